@@ -1,0 +1,199 @@
+"""`DatabaseCatalog`: from a file, a folder, or a Spider or BIRD root to engines by `db_id`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from sense_trl.database.engine import ExecutionLimits, SQLEngine
+from sense_trl.database.sqlite_engine import SQLiteEngine
+from sense_trl.errors import DatabaseError, InputError
+
+__all__ = ["DatabaseCatalog"]
+
+_SQLITE_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
+_DUCKDB_SUFFIXES: Final = (".duckdb",)
+_SUFFIXES: Final = _SQLITE_SUFFIXES + _DUCKDB_SUFFIXES
+# Where Spider (database, test_database) and BIRD (dev_databases, train_databases) keep theirs.
+_ROOT_FOLDERS: Final = (
+    "database",
+    "databases",
+    "test_database",
+    "dev_databases",
+    "train_databases",
+)
+
+
+class DatabaseCatalog:
+    """Names every database of a data set and opens each when it is first asked for.
+
+    Engines are cached per thread, because an engine belongs to the thread that opened it. An
+    engine from the catalog stays the catalog's: `close` closes all of them.
+
+    Args:
+        paths: file of each `db_id`; they are not opened before `engine` is called.
+        source: what to name in error messages as the place that was searched.
+        limits: limits of the engines that the catalog opens.
+
+    Example:
+        >>> catalog = DatabaseCatalog.from_path("spider/")          # doctest: +SKIP
+        >>> catalog.engine("concert_singer").execute("SELECT count(*) FROM singer").rows
+        ((6,),)                                                     # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        *,
+        source: str = "the given paths",
+        limits: ExecutionLimits | None = None,
+    ) -> None:
+        self._paths = {db_id: Path(paths[db_id]) for db_id in sorted(paths)}
+        self._source = source
+        self._limits = ExecutionLimits() if limits is None else limits
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._opened: list[SQLEngine] = []
+        self._closed = False
+
+    @classmethod
+    def from_path(
+        cls, path: str | os.PathLike[str], *, limits: ExecutionLimits | None = None
+    ) -> Self:
+        """Find the databases at `path`.
+
+        Recognised are: one `.sqlite`, `.sqlite3`, `.db` or `.duckdb` file (its stem is the
+        `db_id`); a folder of such files; a folder of folders `<db_id>/<db_id>.sqlite`; a root of
+        Spider or BIRD that holds such folders as `database/`, `databases/`, `test_database/`,
+        `dev_databases/` or `train_databases/`.
+
+        Raises:
+            DatabaseError: `path` does not exist or holds no database.
+            InputError: two files claim the same `db_id`.
+        """
+        root = Path(path).absolute()
+        if not root.exists():
+            raise DatabaseError(f"`path` {root} does not exist")
+        if root.is_file():
+            if root.suffix.lower() not in _SUFFIXES:
+                raise DatabaseError(
+                    f"`path` {root} is no database: expected a file ending in "
+                    f"{', '.join(_SUFFIXES)}, or a folder"
+                )
+            return cls({root.stem: root}, source=str(root), limits=limits)
+        found: dict[str, Path] = {}
+        for folder in (root, *(root / name for name in _ROOT_FOLDERS)):
+            if folder.is_dir():
+                for db_id, file in _scan(folder):
+                    other = found.setdefault(db_id, file)
+                    if other != file:
+                        raise InputError(
+                            f"two databases are called {db_id!r}: {other} and {file}; "
+                            "pass the folder of one of them as `path`"
+                        )
+        if not found:
+            raise DatabaseError(
+                f"no database under {root}: expected *.sqlite, *.db or *.duckdb files, "
+                "<db_id>/<db_id>.sqlite, or a Spider or BIRD root with one of "
+                f"{', '.join(name + '/' for name in _ROOT_FOLDERS)}"
+            )
+        return cls(found, source=str(root), limits=limits)
+
+    @property
+    def db_ids(self) -> tuple[str, ...]:
+        """All database names, sorted."""
+        return tuple(self._paths)
+
+    @property
+    def limits(self) -> ExecutionLimits:
+        """The limits of the engines that the catalog opens."""
+        return self._limits
+
+    def __contains__(self, db_id: object) -> bool:
+        return db_id in self._paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __repr__(self) -> str:
+        return f"DatabaseCatalog({len(self)} databases of {self._source})"
+
+    def path(self, db_id: str) -> Path:
+        """The file of `db_id`.
+
+        Raises:
+            InputError: no such database; the message names near matches.
+        """
+        try:
+            return self._paths[db_id]
+        except KeyError:
+            near = difflib.get_close_matches(db_id, self._paths, n=3)
+            hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
+            raise InputError(
+                f"`db_id` {db_id!r} is not among the {len(self)} databases of {self._source}{hint}"
+            ) from None
+
+    def engine(self, db_id: str) -> SQLEngine:
+        """The calling thread's engine of `db_id`, opened on first use.
+
+        Raises:
+            InputError: no such database, or the catalog is closed.
+            DatabaseError: the file cannot be opened.
+        """
+        if self._closed:
+            raise InputError(f"the catalog of {self._source} is closed; open a new one")
+        # A forked child must not use its parent's connections.
+        key = (os.getpid(), db_id)
+        engines: dict[tuple[int, str], SQLEngine] | None = getattr(self._local, "engines", None)
+        if engines is None:
+            engines = self._local.engines = {}
+        engine = engines.get(key)
+        if engine is None:
+            engine = engines[key] = _open(self.path(db_id), self._limits)
+            with self._lock:
+                self._opened.append(engine)
+        return engine
+
+    def close(self) -> None:
+        """Close every engine of every thread; closing twice is allowed."""
+        self._closed = True
+        with self._lock:
+            opened, self._opened = self._opened, []
+        for engine in opened:
+            engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _scan(folder: Path) -> list[tuple[str, Path]]:
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.is_file() and entry.suffix.lower() in _SUFFIXES:
+            found.append((entry.stem, entry))
+        elif entry.is_dir() and entry.name not in _ROOT_FOLDERS:
+            for suffix in _SUFFIXES:
+                file = entry / f"{entry.name}{suffix}"
+                if file.is_file():
+                    found.append((entry.name, file))
+                    break
+    return found
+
+
+def _open(path: Path, limits: ExecutionLimits) -> SQLEngine:
+    if path.suffix.lower() in _DUCKDB_SUFFIXES:
+        raise DatabaseError(f"cannot open {path}: there is no engine for DuckDB files")
+    return SQLiteEngine(path, limits=limits)

@@ -1,0 +1,226 @@
+"""The one interface through which SQL runs: `SQLEngine`, its limits and its result.
+
+Everything that executes SQL here (pair building, evaluation, rewards) was written by a model or by
+a data set and is hostile until shown otherwise. An engine therefore never raises for what a query
+does: a query that is refused, fails, runs too long or returns too much is a `QueryResult` with the
+matching `QueryStatus`. Only a database that cannot be read raises (`DatabaseError`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from sense_trl.errors import InputError
+
+__all__ = [
+    "ColumnInfo",
+    "ExecutionLimits",
+    "ForeignKeyInfo",
+    "LimitKind",
+    "QueryResult",
+    "QueryStatus",
+    "ReorderingEngine",
+    "SQLEngine",
+    "TableInfo",
+]
+
+
+class QueryStatus(StrEnum):
+    """How the execution of one query ended."""
+
+    OK = "ok"
+    """All rows were read."""
+    SYNTAX_ERROR = "syntax_error"
+    """The text is no statement of the dialect (this includes an empty text and a lone comment)."""
+    EXECUTION_ERROR = "execution_error"
+    """The engine refused or failed: unknown table or column, bad cast, expression too deep."""
+    DENIED = "denied"
+    """The sandbox refused: not a single reading statement, or an object or function not allowed."""
+    TIMEOUT = "timeout"
+    """Stopped by `timeout_s` or `max_steps`; `QueryResult.exceeded` says which."""
+    TOO_LARGE = "too_large"
+    """Stopped by a cap on rows, bytes or memory; `QueryResult.exceeded` says which."""
+
+
+class LimitKind(StrEnum):
+    """The limit that stopped a query."""
+
+    WALL_CLOCK = "wall_clock"
+    """`timeout_s`; depends on the machine and its load."""
+    STEPS = "steps"
+    """`max_steps`; the same on every machine that runs the same engine version."""
+    ROWS = "rows"
+    """`max_rows`."""
+    CELL_BYTES = "cell_bytes"
+    """`max_cell_bytes`, by a value of the result or an intermediate one."""
+    RESULT_BYTES = "result_bytes"
+    """`max_result_bytes`."""
+    MEMORY = "memory"
+    """`memory_limit_bytes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """What one query may use.
+
+    Attributes:
+        timeout_s: wall-clock seconds from the call to the last row, > 0.
+        max_rows: rows of the result, >= 0; one more row gives `TOO_LARGE`.
+        max_cell_bytes: bytes of one text or blob value, intermediate values included, >= 1.
+        max_result_bytes: bytes of all values of the result (text and blobs by length, every other
+            value counts 8), >= 1.
+        memory_limit_bytes: memory of the engine itself, > 0. Who enforces it is written at the
+            engine: SQLite can only limit a whole process, so only a worker process does.
+        max_steps: instructions of SQLite's virtual machine, > 0, or `None` for no such budget.
+            Engines that do not count instructions ignore it.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    timeout_s: float = 30.0
+    max_rows: int = 100_000
+    max_cell_bytes: int = 1_000_000
+    max_result_bytes: int = 64 * 2**20
+    memory_limit_bytes: int = 256 * 2**20
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.timeout_s, (int, float)) and math.isfinite(self.timeout_s)):
+            raise InputError(f"`timeout_s` must be a finite number, got {self.timeout_s!r}")
+        if self.timeout_s <= 0:
+            raise InputError(f"`timeout_s` must be positive, got {self.timeout_s!r}")
+        minima = {
+            "max_rows": 0,
+            "max_cell_bytes": 1,
+            "max_result_bytes": 1,
+            "memory_limit_bytes": 1,
+            "max_steps": 1,
+        }
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if name == "max_steps" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise InputError(f"`{name}` must be an integer >= {minimum}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """What came of one query.
+
+    Attributes:
+        status: how it ended.
+        columns: names of the result columns, () unless `status` is OK.
+        rows: the rows in the order the engine gave them, () unless `status` is OK: a result that
+            was cut short is never handed on.
+        error: the engine's or the sandbox's message, `None` if and only if `status` is OK.
+        elapsed_s: wall-clock seconds.
+        steps: instructions of the virtual machine, rounded down to the engine's polling interval;
+            `None` where the engine does not count.
+        exceeded: the limit that stopped it, set if and only if `status` is TIMEOUT or TOO_LARGE.
+    """
+
+    status: QueryStatus
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    error: str | None
+    elapsed_s: float
+    steps: int | None
+    exceeded: LimitKind | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether all rows were read."""
+        return self.status is QueryStatus.OK
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnInfo:
+    """One column of a table or view.
+
+    `type` is the declared type as written ("" where none is declared); `primary_key` is the
+    column's 1-based position in the primary key, 0 if it is not part of it.
+    """
+
+    name: str
+    type: str
+    not_null: bool
+    primary_key: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKeyInfo:
+    """One foreign key: `columns` of this table refer to `referenced_columns`, in this order.
+
+    `referenced_columns` is resolved to the primary key where the declaration names none; it is ()
+    where the referenced table does not exist or has no primary key.
+    """
+
+    columns: tuple[str, ...]
+    referenced_table: str
+    referenced_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """One table or view, columns and foreign keys in the order of their declaration."""
+
+    name: str
+    columns: tuple[ColumnInfo, ...]
+    foreign_keys: tuple[ForeignKeyInfo, ...]
+    is_view: bool
+
+
+class SQLEngine(Protocol):
+    """A read-only, limited executor over one database.
+
+    An engine belongs to the thread that opened it. Two queries never influence each other: no
+    query can change the database, the settings of the connection or what a later query sees.
+    """
+
+    @property
+    def dialect(self) -> str:
+        """The name of the dialect as sqlglot spells it."""
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+
+    @property
+    def limits(self) -> ExecutionLimits:
+        """The limits that apply where `execute` is given none."""
+
+    def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
+        """Run one reading statement; whatever the query does is in the result, not raised."""
+
+    def get_tables(self) -> tuple[TableInfo, ...]:
+        """Tables and views in the order of their creation, without the engine's own."""
+
+    def close(self) -> None:
+        """Release the database; closing twice is allowed."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+@runtime_checkable
+class ReorderingEngine(Protocol):
+    """An engine that can also run a query in another order that SQL allows as well.
+
+    A query whose rows differ between the two runs has no defined answer.
+    """
+
+    def execute_reordered(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
+        """Run `sql` like `execute`, but scan backwards where no order is asked for."""
