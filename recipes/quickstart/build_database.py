@@ -157,11 +157,7 @@ def build_database(source: Path, output: Path) -> dict[str, int]:
     used_airports = sorted({row[end] for row in flights for end in ("origin", "dest")})
     used_planes = sorted({row["tailnum"] for row in flights})
     weather = sorted(
-        (
-            row
-            for row in iterate_rows(source, "weather.csv")
-            if row["hour"] == WEATHER_HOUR
-        ),
+        (row for row in iterate_rows(source, "weather.csv") if row["hour"] == WEATHER_HOUR),
         key=lambda row: (row["origin"], int(row["month"]), int(row["day"])),
     )
     tables: dict[str, list[tuple[object, ...]]] = {
