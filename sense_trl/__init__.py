@@ -1,0 +1,110 @@
+"""From a database and questions to a better text-to-SQL model.
+
+Two halves that never import each other, so that pairs can be built and verified without torch:
+
+* SQL half: `database, sql -> schema, questions -> prompts -> generation; verification -> pairs ->
+  evaluation`;
+* tensor half: `losses -> collators -> trainers`, which knows no SQL.
+
+They meet in dataset columns, and in `pipeline`, `cli` and the recipes. `tests/
+test_import_direction.py` holds the whole table. The names below load on first use: importing
+`sense_trl` imports nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sense_trl._version import __version__
+
+if TYPE_CHECKING:
+    from sense_trl.collators import DataCollatorForWeightedPreference as DataCollatorForWeightedPreference
+    from sense_trl.database.catalog import DatabaseCatalog as DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits as ExecutionLimits
+    from sense_trl.database.engine import QueryResult as QueryResult
+    from sense_trl.database.engine import QueryStatus as QueryStatus
+    from sense_trl.database.engine import SQLEngine as SQLEngine
+    from sense_trl.database.sqlite_engine import SQLiteEngine as SQLiteEngine
+    from sense_trl.errors import SenseTRLError as SenseTRLError
+    from sense_trl.evaluation.evaluate import EvaluationReport as EvaluationReport
+    from sense_trl.evaluation.evaluate import evaluate_sql as evaluate_sql
+    from sense_trl.evaluation.metrics import execution_accuracy as execution_accuracy
+    from sense_trl.generation.generator import SamplingConfig as SamplingConfig
+    from sense_trl.generation.generator import SQLGenerator as SQLGenerator
+    from sense_trl.generation.transformers_generator import TransformersGenerator as TransformersGenerator
+    from sense_trl.losses.preference import cdpo_loss as cdpo_loss
+    from sense_trl.losses.preference import dpo_loss as dpo_loss
+    from sense_trl.losses.preference import dpop_loss as dpop_loss
+    from sense_trl.losses.reduction import masked_mean as masked_mean
+    from sense_trl.pairs.builder import PreferencePairConfig as PreferencePairConfig
+    from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
+    from sense_trl.pairs.candidates import Candidate as Candidate
+    from sense_trl.prompts import extract_sql as extract_sql
+    from sense_trl.prompts import get_prompt as get_prompt
+    from sense_trl.questions import Question as Question
+    from sense_trl.questions import load_questions as load_questions
+    from sense_trl.schema.formats import format_schema as format_schema
+    from sense_trl.schema.schema import DatabaseSchema as DatabaseSchema
+    from sense_trl.schema.schema import get_schema as get_schema
+    from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
+    from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
+    from sense_trl.verification.comparison import results_match as results_match
+    from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
+    from sense_trl.verification.verifier import Verdict as Verdict
+    from sense_trl.verification.verifier import Verification as Verification
+    from sense_trl.verification.verifier import verify_sql as verify_sql
+
+# Public name to the module that defines it. The imports above say the same to type checkers; a
+# test compares the two.
+_MODULES = {
+    "Candidate": "pairs.candidates",
+    "DataCollatorForWeightedPreference": "collators",
+    "DatabaseCatalog": "database.catalog",
+    "DatabaseSchema": "schema.schema",
+    "EvaluationReport": "evaluation.evaluate",
+    "ExecutionLimits": "database.engine",
+    "PreferencePairConfig": "pairs.builder",
+    "QueryResult": "database.engine",
+    "QueryStatus": "database.engine",
+    "Question": "questions",
+    "SQLEngine": "database.engine",
+    "SQLGenerator": "generation.generator",
+    "SQLVerifier": "verification.verifier",
+    "SQLiteEngine": "database.sqlite_engine",
+    "SamplingConfig": "generation.generator",
+    "SenseDPOConfig": "trainers.sense_dpo_config",
+    "SenseDPOTrainer": "trainers.sense_dpo_trainer",
+    "SenseTRLError": "errors",
+    "TransformersGenerator": "generation.transformers_generator",
+    "Verdict": "verification.verifier",
+    "Verification": "verification.verifier",
+    "build_preference_pairs": "pairs.builder",
+    "cdpo_loss": "losses.preference",
+    "dpo_loss": "losses.preference",
+    "dpop_loss": "losses.preference",
+    "evaluate_sql": "evaluation.evaluate",
+    "execution_accuracy": "evaluation.metrics",
+    "extract_sql": "prompts",
+    "format_schema": "schema.formats",
+    "get_prompt": "prompts",
+    "get_schema": "schema.schema",
+    "load_questions": "questions",
+    "masked_mean": "losses.reduction",
+    "results_match": "verification.comparison",
+    "verify_sql": "verification.verifier",
+}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,24 @@
+"""Measuring text-to-SQL: metrics, per-question records, a report."""
+
+from sense_trl.evaluation.evaluate import EvaluationRecord, EvaluationReport, evaluate_sql
+from sense_trl.evaluation.metrics import (
+    Interval,
+    PairedComparison,
+    bootstrap_interval,
+    compare_paired,
+    execution_accuracy,
+)
+from sense_trl.evaluation.report import ReportSection, write_html_report
+
+__all__ = [
+    "EvaluationRecord",
+    "EvaluationReport",
+    "Interval",
+    "PairedComparison",
+    "ReportSection",
+    "bootstrap_interval",
+    "compare_paired",
+    "evaluate_sql",
+    "execution_accuracy",
+    "write_html_report",
+]

@@ -1,0 +1,167 @@
+"""`evaluate_sql`: predictions against gold, question by question."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sense_trl.errors import InputError
+from sense_trl.evaluation.metrics import Interval, bootstrap_interval, execution_accuracy
+from sense_trl.questions import Question
+from sense_trl.verification.verifier import SQLVerifier, Verdict, VerificationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """One question, its prediction and the verdict.
+
+    Attributes:
+        verdict: correct, wrong or undetermined.
+        reason: why, one of `sense_trl.verification.Reason`.
+        error: the engine's message where there is one.
+    """
+
+    question_id: str
+    db_id: str
+    level: str | None
+    question: str
+    gold_sql: str
+    predicted_sql: str
+    verdict: Verdict
+    reason: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """An evaluated run: the records and the numbers that follow from them.
+
+    Attributes:
+        name: label of the run.
+        records: one per question, in the order of the questions.
+    """
+
+    name: str
+    records: tuple[EvaluationRecord, ...]
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Verdicts in the order of the questions."""
+        return tuple(record.verdict for record in self.records)
+
+    @property
+    def correct(self) -> tuple[bool, ...]:
+        """Whether each prediction is correct."""
+        return tuple(verdict is Verdict.CORRECT for verdict in self.verdicts)
+
+    @property
+    def execution_accuracy(self) -> float:
+        """Share of correct predictions in [0, 1]; undetermined ones are not correct."""
+        return execution_accuracy(self.verdicts)
+
+    @property
+    def interval(self) -> Interval:
+        """95 % bootstrap interval of the execution accuracy."""
+        return bootstrap_interval(self.correct)
+
+    def count(self, verdict: Verdict) -> int:
+        """Number of predictions with this verdict."""
+        return sum(v is verdict for v in self.verdicts)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Predictions by `verdict: reason`, most frequent first."""
+        counts = Counter(f"{r.verdict}: {r.reason}" for r in self.records)
+        return dict(counts.most_common())
+
+    def by_level(self) -> dict[str, tuple[int, int]]:
+        """(correct, all) per difficulty level, in order of first appearance."""
+        table: dict[str, tuple[int, int]] = {}
+        for record, correct in zip(self.records, self.correct, strict=True):
+            done, total = table.get(record.level or "unspecified", (0, 0))
+            table[record.level or "unspecified"] = (done + correct, total + 1)
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain JSON data."""
+        return {
+            "name": self.name,
+            "num_questions": len(self.records),
+            "execution_accuracy": self.execution_accuracy,
+            "interval_95": [self.interval.low, self.interval.high],
+            **{str(verdict): self.count(verdict) for verdict in Verdict},
+            "reasons": self.reasons,
+            "by_level": {level: list(counts) for level, counts in self.by_level().items()},
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write summary and records as JSON."""
+        data = {"summary": self.summary(), "records": [asdict(record) for record in self.records]}
+        Path(path).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> EvaluationReport:
+        """Read what `save` wrote."""
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = [
+            EvaluationRecord(**{**record, "verdict": Verdict(record["verdict"])})
+            for record in data["records"]
+        ]
+        return cls(data["summary"]["name"], tuple(records))
+
+
+def evaluate_sql(
+    questions: Sequence[Question],
+    predictions: Mapping[str, str],
+    verifier: SQLVerifier,
+    *,
+    name: str = "predictions",
+    on_progress: Callable[[int], None] | None = None,
+) -> EvaluationReport:
+    """Execute predictions and compare them with gold.
+
+    Args:
+        questions: the questions to score.
+        predictions: question id to SQL; every question needs one (the empty string is an answer,
+            and a wrong one).
+        verifier: executes and compares; its semantics are the report's.
+        name: label of the run.
+        on_progress: called with the number of predictions verified since the last call.
+
+    Raises:
+        InputError: no questions, or a question without a prediction.
+    """
+    if not questions:
+        raise InputError("`questions` is empty; there is nothing to evaluate.")
+    missing = [q.question_id for q in questions if q.question_id not in predictions]
+    if missing:
+        raise InputError(
+            f"`predictions` lacks {len(missing)} of {len(questions)} questions, first "
+            f"{missing[0]!r}. Predict every question; write an empty string where the model has "
+            "no answer."
+        )
+    requests = [
+        VerificationRequest(q.db_id, predictions[q.question_id], q.gold_sql) for q in questions
+    ]
+    verifications = verifier.verify(requests, on_progress=on_progress)
+    return EvaluationReport(
+        name,
+        tuple(
+            EvaluationRecord(
+                question_id=question.question_id,
+                db_id=question.db_id,
+                level=question.level,
+                question=question.question,
+                gold_sql=question.gold_sql,
+                predicted_sql=predictions[question.question_id],
+                verdict=verification.verdict,
+                reason=str(verification.reason),
+                error=verification.error,
+            )
+            for question, verification in zip(questions, verifications, strict=True)
+        ),
+    )

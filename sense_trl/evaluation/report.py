@@ -1,0 +1,158 @@
+"""`write_html_report`: evaluated runs as one self-contained page.
+
+The page loads nothing: styles and plots are inline, so that it can be mailed, archived and opened
+without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.errors import InputError
+from sense_trl.evaluation.evaluate import EvaluationReport
+from sense_trl.evaluation.metrics import PairedComparison, compare_paired
+from sense_trl.verification.verifier import Verdict
+
+# A difference is called one only below this p-value of the paired test.
+_SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSection:
+    """A table of the report.
+
+    Attributes:
+        title: heading.
+        header: column names.
+        rows: cells, as text.
+        note: a paragraph above the table.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPreview:
+    """The first rows of a query's result, or why there is none."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    num_rows: int = 0
+    error: str | None = None
+
+
+def preview_results(
+    report: EvaluationReport, catalog: DatabaseCatalog, *, max_rows: int = 5, max_chars: int = 60
+) -> dict[tuple[str, str], ResultPreview]:
+    """Execute gold and prediction of every question again, for showing side by side.
+
+    Returns:
+        `(db_id, sql)` to the first `max_rows` rows, values cut to `max_chars` characters.
+    """
+    previews: dict[tuple[str, str], ResultPreview] = {}
+    for record in report.records:
+        for sql in (record.gold_sql, record.predicted_sql):
+            key = (record.db_id, sql)
+            if key not in previews:
+                previews[key] = _preview(catalog, *key, max_rows, max_chars)
+    return previews
+
+
+def _preview(
+    catalog: DatabaseCatalog, db_id: str, sql: str, max_rows: int, max_chars: int
+) -> ResultPreview:
+    result = catalog.engine(db_id).execute(sql)
+    if not result.ok:
+        return ResultPreview(error=f"{result.status}: {result.error}")
+
+    def text(value: object) -> str:
+        shown = "NULL" if value is None else str(value)
+        return shown if len(shown) <= max_chars else shown[: max_chars - 1] + "…"
+
+    rows = tuple(tuple(text(value) for value in row) for row in result.rows[:max_rows])
+    return ResultPreview(tuple(map(str, result.columns)), rows, len(result.rows))
+
+
+def write_html_report(
+    path: str | Path,
+    runs: Sequence[EvaluationReport],
+    *,
+    title: str,
+    subtitle: str = "",
+    sections: Sequence[ReportSection] = (),
+    previews: Mapping[tuple[str, str], ResultPreview] | None = None,
+) -> None:
+    """Write the report of runs on the same questions, in the order they were made.
+
+    Args:
+        path: the HTML file to write.
+        runs: at least one; each is compared with the one before it.
+        title: heading.
+        subtitle: one line under it.
+        sections: further tables, shown after the results.
+        previews: results to show beside each question of the last run, from `preview_results`.
+
+    Raises:
+        InputError: no runs, or runs on different questions.
+    """
+    import jinja2
+
+    if not runs:
+        raise InputError("`runs` is empty; a report needs at least one evaluated run.")
+    ids = [record.question_id for record in runs[0].records]
+    for run in runs[1:]:
+        if [record.question_id for record in run.records] != ids:
+            raise InputError(
+                f"The runs {runs[0].name!r} and {run.name!r} answer different questions. Evaluate "
+                "them on the same questions in the same order."
+            )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sense_trl.evaluation"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    comparisons = [None, *(compare_paired(a.correct, b.correct) for a, b in _successive(runs))]
+    page = environment.get_template("report.html").render(
+        title=title,
+        subtitle=subtitle,
+        runs=runs,
+        comparisons=comparisons,
+        conclusions=[describe_change(a, b) for a, b in _successive(runs)],
+        levels=list(dict.fromkeys(level for run in runs for level in run.by_level())),
+        sections=sections,
+        questions=list(zip(*(run.records for run in runs), strict=True)),
+        previews=previews or {},
+        Verdict=Verdict,
+    )
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def describe_change(before: EvaluationReport, after: EvaluationReport) -> str:
+    """Say in one sentence whether `after` is better than `before`, and how sure that is."""
+    comparison = compare_paired(before.correct, after.correct)
+    points = 100 * (after.execution_accuracy - before.execution_accuracy)
+    counts = (
+        f"{comparison.gained} questions gained, {comparison.lost} lost, "
+        f"{points:+.1f} points, p = {comparison.p_value:.3f}"
+    )
+    return f"{after.name} against {before.name}: {_judgement(comparison)} ({counts})."
+
+
+def _judgement(comparison: PairedComparison) -> str:
+    if comparison.p_value >= _SIGNIFICANCE:
+        return "no difference that these questions can show"
+    return "better" if comparison.gained > comparison.lost else "worse"
+
+
+def _successive(
+    runs: Sequence[EvaluationReport],
+) -> list[tuple[EvaluationReport, EvaluationReport]]:
+    return list(zip(runs, runs[1:], strict=False))

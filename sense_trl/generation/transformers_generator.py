@@ -1,0 +1,363 @@
+"""`TransformersGenerator`: batched sampling from a `transformers` model with a shared prefix.
+
+Questions on one database share the instruction and the schema, which are most of a prompt. Their
+common prefix is run through the model once; each batch starts from a copy of its key/value cache.
+Rows that are finished leave the batch, so that one long answer does not hold up the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sense_trl.errors import InputError, ModelError
+from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
+from sense_trl.prompts import Messages
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# A shorter common prefix is not worth a cache of its own.
+_MIN_PREFIX_TOKENS = 16
+# Finished rows are dropped once they are this share of a batch; dropping copies the cache.
+_COMPACT_SHARE = 0.25
+
+
+@dataclass(slots=True)
+class _Row:
+    """One completion being written."""
+
+    prompt: int
+    sample: int
+    suffix: list[int]
+    tokens: list[int] = field(default_factory=list)
+    finished: bool = False
+
+
+class TransformersGenerator:
+    """Samples SQL from a causal language model.
+
+    Args:
+        model: a model folder, a hub id, or a loaded model.
+        tokenizer: its tokenizer; read from the same folder if `model` is a path.
+        batch_size: completions written at the same time. Memory grows with it.
+        dtype: weights when loading from a path: `"auto"`, `"float32"`, `"bfloat16"`. On CPUs
+            float32 decodes fastest.
+        device: where a model loaded from a path goes; CUDA if there is one.
+        name: label for provenance; the folder's name if not given.
+
+    Raises:
+        ModelError: the folder has no model, no tokenizer, or a tokenizer without a chat template.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        batch_size: int = 32,
+        dtype: str = "auto",
+        device: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        import torch
+
+        if batch_size < 1:
+            raise InputError(f"`batch_size` is {batch_size}; expected at least 1.")
+        if isinstance(model, (str, Path)):
+            tokenizer = tokenizer or load_tokenizer(model)
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self.model: Any = load_model(model, dtype=dtype).to(device)
+            self._name = name or Path(model).name
+        else:
+            if tokenizer is None:
+                raise InputError("`tokenizer` is None; a loaded `model` needs its tokenizer.")
+            self.model = model
+            self._name = name or Path(str(getattr(model, "name_or_path", "model"))).name
+        self.tokenizer: Any = tokenizer
+        check_chat_template(self.tokenizer, self._name)
+        self.batch_size = batch_size
+        self._end_ids = _end_token_ids(self.model, self.tokenizer)
+
+    @property
+    def name(self) -> str:
+        """Label used in provenance columns."""
+        return self._name
+
+    def generate(
+        self,
+        prompts: Sequence[Messages],
+        sampling: SamplingConfig,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Write completions; see `SQLGenerator.generate`.
+
+        A prompt that leaves no room for an answer in the model's context is an `InputError` that
+        names the prompt: prompts are never cut.
+        """
+        import torch
+
+        token_ids = [self._encode(messages) for messages in prompts]
+        self._check_lengths(token_ids, sampling)
+        results: list[list[Completion | None]] = [
+            [None] * sampling.num_generations for _ in prompts
+        ]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for prefix, members in self._groups(token_ids):
+                    cache = self._prefill(prefix) if prefix else None
+                    rows = [
+                        _Row(index, sample, token_ids[index][len(prefix) :])
+                        for index in members
+                        for sample in range(sampling.num_generations)
+                    ]
+                    # Rows of similar length share a batch, so that little of it is padding.
+                    rows.sort(key=lambda row: (-len(row.suffix), row.prompt, row.sample))
+                    for start in range(0, len(rows), self.batch_size):
+                        batch = rows[start : start + self.batch_size]
+                        keys = [json.dumps(prompts[row.prompt]) for row in batch]
+                        self._decode(batch, keys, prefix, cache, sampling)
+                        for row in batch:
+                            results[row.prompt][row.sample] = self._completion(row)
+                        if on_progress is not None:
+                            on_progress(len(batch))
+        finally:
+            self.model.train(was_training)
+        return [[c for c in completions if c is not None] for completions in results]
+
+    def _encode(self, messages: Messages) -> list[int]:
+        ids = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        return [int(token) for token in ids]
+
+    def _check_lengths(self, token_ids: list[list[int]], sampling: SamplingConfig) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is None:
+            return
+        for index, ids in enumerate(token_ids):
+            if len(ids) + sampling.max_new_tokens > limit:
+                raise InputError(
+                    f"Prompt {index} has {len(ids)} tokens; with `max_new_tokens` "
+                    f"{sampling.max_new_tokens} it exceeds the {limit} tokens that {self.name} "
+                    "can read. Use a shorter schema style, or a model with a longer context."
+                )
+
+    def _groups(self, token_ids: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+        """Group prompts that share a long prefix: (prefix, indices into `token_ids`).
+
+        In sorted order prompts on one database are neighbours. A group is extended while at least
+        half of its shortest prompt is shared by all. The samples of a prompt alone in its group
+        share that prompt.
+        """
+        # At least one token stays outside the prefix: its logits start the answer.
+        order = sorted(range(len(token_ids)), key=lambda index: token_ids[index])
+        groups: list[tuple[list[int], list[int]]] = []
+        for index in order:
+            ids = token_ids[index]
+            if groups:
+                prefix, members = groups[-1]
+                common = _common_length(prefix, ids[:-1])
+                shorter = min(len(ids), *(len(token_ids[member]) for member in members))
+                if common >= _MIN_PREFIX_TOKENS and 2 * common >= shorter:
+                    groups[-1] = (ids[:common], [*members, index])
+                    continue
+            groups.append((ids[:-1], [index]))
+        return groups
+
+    def _prefill(self, prefix: list[int]) -> Any:
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        ids = torch.tensor([prefix], device=self.model.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _decode(
+        self,
+        rows: list[_Row],
+        keys: list[str],
+        prefix: list[int],
+        prefix_cache: Any,
+        sampling: SamplingConfig,
+    ) -> None:
+        """Write all completions of `rows` into their `tokens`."""
+        import torch
+        from transformers import DynamicCache
+
+        device = self.model.device
+        uniforms = _uniforms(rows, keys, sampling) if sampling.temperature > 0 else None
+        if prefix_cache is None:
+            cache = DynamicCache(config=self.model.config)
+        else:
+            cache = copy.deepcopy(prefix_cache)
+            cache.batch_repeat_interleave(len(rows))
+        width = max(len(row.suffix) for row in rows)
+        pad_id = self._end_ids[0]
+        ids = torch.tensor(
+            [[pad_id] * (width - len(row.suffix)) + row.suffix for row in rows], device=device
+        )
+        # The padding stands between prefix and suffix; positions count real tokens only.
+        mask = torch.tensor(
+            [
+                [1] * len(prefix) + [0] * (width - len(row.suffix)) + [1] * len(row.suffix)
+                for row in rows
+            ],
+            device=device,
+        )
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(prefix) :]
+        active = list(range(len(rows)))
+        for step in range(sampling.max_new_tokens):
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            draws = None if uniforms is None else uniforms[active, step].to(device)
+            chosen = _choose(logits, draws, sampling)
+            kept = []
+            for slot, token in enumerate(chosen.tolist()):
+                row = rows[active[slot]]
+                if row.finished:
+                    continue
+                row.tokens.append(token)
+                row.finished = token in self._end_ids
+                if not row.finished:
+                    kept.append(slot)
+            if not kept:
+                break
+            if len(kept) <= (1 - _COMPACT_SHARE) * len(active):
+                selected = torch.tensor(kept, device=device)
+                cache.batch_select_indices(selected)
+                chosen, mask, positions = chosen[selected], mask[selected], positions[selected]
+                active = [active[slot] for slot in kept]
+            ids = chosen[:, None]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            positions = positions[:, -1:] + 1
+
+    def _completion(self, row: _Row) -> Completion:
+        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+        return Completion(text.strip(), len(row.tokens), row.finished)
+
+
+def _choose(
+    logits: torch.Tensor, draws: torch.Tensor | None, sampling: SamplingConfig
+) -> torch.Tensor:
+    """The next token of each row: `logits` [rows, vocab], `draws` [rows] uniform in [0, 1)."""
+    import torch
+
+    if draws is None:
+        return logits.argmax(dim=-1)
+    probs = (logits.float() / sampling.temperature).softmax(dim=-1)
+    if sampling.top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True)
+        # A token stays if the mass before it is below top_p: the first always does.
+        ordered = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= sampling.top_p, 0.0)
+        probs = probs.new_zeros(probs.shape).scatter(1, order, ordered)
+    # Inverse transform sampling in float64: one uniform number decides one token, so a row's text
+    # depends on nothing but its own numbers.
+    mass = probs.double().cumsum(dim=-1)
+    targets = draws.double()[:, None] * mass[:, -1:]
+    chosen = torch.searchsorted(mass, targets, right=True).squeeze(1)
+    return chosen.clamp(max=logits.shape[-1] - 1)
+
+
+def _uniforms(rows: list[_Row], keys: list[str], sampling: SamplingConfig) -> torch.Tensor:
+    """Uniform numbers [rows, max_new_tokens], each row from its own seed."""
+    import torch
+
+    return torch.stack(
+        [
+            torch.rand(
+                sampling.max_new_tokens,
+                generator=torch.Generator().manual_seed(
+                    completion_seed(sampling.seed, key, row.sample)
+                ),
+                dtype=torch.float64,
+            )
+            for row, key in zip(rows, keys, strict=True)
+        ]
+    )
+
+
+def _common_length(a: list[int], b: list[int]) -> int:
+    for position, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return position
+    return min(len(a), len(b))
+
+
+def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    ids = [i for i in dict.fromkeys([*ids, tokenizer.eos_token_id]) if i is not None]
+    if not ids:
+        raise ModelError(
+            "The tokenizer and the generation config name no end-of-sequence token, so an answer "
+            "would never end. Set `eos_token` in tokenizer_config.json."
+        )
+    return ids
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """Load the tokenizer of a model folder or hub id.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"`model` {str(path)!r} has no usable tokenizer ({_first_line(error)}). Expected "
+            "tokenizer.json and tokenizer_config.json beside the weights: copy them from the model "
+            "that this one was trained from."
+        ) from error
+
+
+def load_model(path: str | Path, *, dtype: str = "auto") -> Any:
+    """Load a causal language model from a folder or hub id.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"`model` {str(path)!r} cannot be loaded ({_first_line(error)}). Expected a folder with "
+            "config.json and model.safetensors, or the id of a model on the hub."
+        ) from error
+
+
+def check_chat_template(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer that cannot format a conversation.
+
+    Raises:
+        ModelError: it has no chat template.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ModelError(
+            f"The tokenizer of {name!r} has no chat template, so a prompt cannot be formatted. Use "
+            "an instruction-tuned model, or set `chat_template` in tokenizer_config.json."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,18 @@
+"""From candidates and verdicts to a preference dataset with provenance."""
+
+from sense_trl.pairs.builder import (
+    DropReason,
+    PairBuildResult,
+    PreferencePairConfig,
+    build_preference_pairs,
+)
+from sense_trl.pairs.candidates import Candidate, CandidateFile
+
+__all__ = [
+    "Candidate",
+    "CandidateFile",
+    "DropReason",
+    "PairBuildResult",
+    "PreferencePairConfig",
+    "build_preference_pairs",
+]

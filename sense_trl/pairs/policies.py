@@ -1,0 +1,50 @@
+"""Pair policies: which correct query meets which erroneous one.
+
+A policy sees the correct and the erroneous candidates of one question, free of duplicates, and
+returns pairs. It must be a pure function of its arguments, so that a dataset can be built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+
+from sense_trl.pairs.candidates import Candidate
+
+PairPolicy = Callable[
+    [Sequence[Candidate], Sequence[Candidate], int, random.Random],
+    list[tuple[Candidate, Candidate]],
+]
+
+
+def grouped_any(
+    correct: Sequence[Candidate],
+    erroneous: Sequence[Candidate],
+    limit: int,
+    rng: random.Random,
+) -> list[tuple[Candidate, Candidate]]:
+    """Any correct with any erroneous query of the same question, at most `limit` pairs.
+
+    SENSE's release uses this with a limit of one ("grouped-any-limit1"). No erroneous query is used
+    twice before every one was used once; the same holds for correct ones.
+    """
+    rejected = rng.sample(list(erroneous), len(erroneous))
+    chosen = rng.sample(list(correct), len(correct))
+    pairs: list[tuple[Candidate, Candidate]] = []
+    # Shifting one list against the other enumerates the product in rounds of unused partners.
+    for shift in range(len(chosen)):
+        for index, query in enumerate(rejected):
+            if len(pairs) == limit:
+                return pairs
+            pairs.append((chosen[(index + shift) % len(chosen)], query))
+    return pairs
+
+
+POLICIES: dict[str, PairPolicy] = {"grouped_any": grouped_any}
+
+
+def question_rng(seed: int, question_id: str) -> random.Random:
+    """Random numbers that depend on seed and question alone, not on the order of the questions."""
+    digest = hashlib.sha256(f"{seed}\x00{question_id}".encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))

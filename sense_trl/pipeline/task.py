@@ -1,0 +1,199 @@
+"""`TextToSQLTask`: databases, questions and prompts that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.errors import InputError
+from sense_trl.prompts import Messages, get_prompt
+from sense_trl.questions import Question, load_questions
+from sense_trl.schema import SCHEMA_STYLES, DatabaseSchema, format_schema
+from sense_trl.schema import get_schema as read_schema
+from sense_trl.schema import load_spider_schemas
+from sense_trl.verification.verifier import SQLVerifier, Verdict
+
+
+@dataclass
+class DataArguments:
+    """Which databases and questions to work on, and how a schema is written."""
+
+    database: str = field(
+        metadata={
+            "help": "A database file, a folder of databases, or the root of a Spider or BIRD "
+            "download."
+        }
+    )
+    questions: str = field(
+        metadata={
+            "help": "Questions with gold SQL, as .jsonl or .json: `question` and `gold_sql` (or "
+            "Spider's `query`, BIRD's `SQL`), with `db_id` where there are several databases."
+        }
+    )
+    tables_json: str | None = field(
+        default=None,
+        metadata={
+            "help": "Spider's tables.json. Its schemas are used for prompts: many of Spider's "
+            "database files declare no foreign keys."
+        },
+    )
+    split: str | None = field(
+        default=None,
+        metadata={"help": "Use only questions whose `split` is this; all if not given."},
+    )
+    max_questions: int | None = field(
+        default=None,
+        metadata={
+            "help": "Use a random subset of this many questions, drawn with `subset_seed`. All if "
+            "not given."
+        },
+    )
+    subset_seed: int = field(
+        default=0, metadata={"help": "Seed of the subset that `max_questions` draws."}
+    )
+    schema_style: str = field(
+        default="compact",
+        metadata={"help": f"How a schema is written: {', '.join(SCHEMA_STYLES)}."},
+    )
+    max_unusable_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Largest share of questions that may be left out because their database is "
+            "missing or their gold query fails. Each one is named. Above it the run stops."
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TextToSQLTask:
+    """Questions on databases with everything needed to prompt for and to check an answer.
+
+    Attributes:
+        catalog: the databases.
+        questions: usable questions: the database exists and the gold query runs.
+        schemas: schema per database of these questions.
+        schema_style: how schemas are written into prompts.
+        unusable: question id to the reason it was left out.
+    """
+
+    catalog: DatabaseCatalog
+    questions: tuple[Question, ...]
+    schemas: dict[str, DatabaseSchema]
+    schema_style: str
+    unusable: dict[str, str]
+
+    def get_messages(self, question: Question) -> Messages:
+        """The prompt of a question."""
+        schema = self.schemas[question.db_id]
+        text = format_schema(schema, style=self.schema_style)
+        return get_prompt(
+            question.question, text, dialect=schema.dialect, evidence=question.evidence
+        )
+
+    @property
+    def dialect(self) -> str:
+        """The one SQL dialect of the databases."""
+        return next(iter(self.schemas.values())).dialect
+
+    def prompt_completion_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """Rows `{prompt, completion}` (conversational) for supervised fine-tuning on gold."""
+        return [
+            {
+                "prompt": self.get_messages(question),
+                "completion": [{"role": "assistant", "content": question.gold_sql}],
+            }
+            for question in questions
+        ]
+
+
+def load_task(arguments: DataArguments) -> TextToSQLTask:
+    """Open the databases, read the questions and check every gold query once.
+
+    Raises:
+        InputError: unusable arguments or files; more unusable questions than
+            `max_unusable_fraction` allows, each named with the reason.
+        DatabaseError: a database cannot be read.
+    """
+    if arguments.schema_style not in SCHEMA_STYLES:
+        raise InputError(
+            f"`schema_style` is {arguments.schema_style!r}; expected one of "
+            f"{', '.join(SCHEMA_STYLES)}."
+        )
+    catalog = DatabaseCatalog.from_path(arguments.database)
+    only = catalog.db_ids[0] if len(catalog.db_ids) == 1 else None
+    questions = load_questions(arguments.questions, default_db_id=only)
+    if arguments.split is not None:
+        splits = {question.split for question in questions}
+        questions = [q for q in questions if q.split == arguments.split]
+        if not questions:
+            raise InputError(
+                f"`split` is {arguments.split!r}, but no question in {arguments.questions!r} has "
+                f"it; found {sorted(map(str, splits))}."
+            )
+    questions = _subset(questions, arguments.max_questions, arguments.subset_seed)
+    unusable = _unusable(questions, catalog)
+    if len(unusable) > arguments.max_unusable_fraction * len(questions):
+        shown = "\n".join(f"  {place}: {reason}" for place, reason in list(unusable.items())[:10])
+        more = f"\n  ... and {len(unusable) - 10} more" if len(unusable) > 10 else ""
+        raise InputError(
+            f"{len(unusable)} of {len(questions)} questions in {arguments.questions!r} cannot be "
+            f"used:\n{shown}{more}\nMend or remove them, or raise `max_unusable_fraction` (now "
+            f"{arguments.max_unusable_fraction}) to leave them out."
+        )
+    usable = tuple(q for q in questions if q.question_id not in unusable)
+    schemas = _schemas(catalog, {q.db_id for q in usable}, arguments.tables_json)
+    return TextToSQLTask(catalog, usable, schemas, arguments.schema_style, unusable)
+
+
+def _subset(questions: list[Question], size: int | None, seed: int) -> list[Question]:
+    if size is None or size >= len(questions):
+        return questions
+    if size < 1:
+        raise InputError(f"`max_questions` is {size}; expected at least 1.")
+    import random
+
+    kept = set(random.Random(seed).sample(range(len(questions)), size))
+    return [question for index, question in enumerate(questions) if index in kept]
+
+
+def _unusable(questions: Sequence[Question], catalog: DatabaseCatalog) -> dict[str, str]:
+    """Question id to the reason its gold query cannot be executed."""
+    reasons: dict[str, str] = {}
+    known = set(catalog.db_ids)
+    for question in questions:
+        if question.db_id not in known:
+            reasons[question.question_id] = f"the database {question.db_id!r} is not there"
+            continue
+        result = catalog.engine(question.db_id).execute(question.gold_sql)
+        if not result.ok:
+            reasons[question.question_id] = (
+                f"the gold query gives {result.status} ({result.error}): {question.gold_sql}"
+            )
+    return reasons
+
+
+def undetermined_gold(verifier: SQLVerifier, questions: Sequence[Question]) -> dict[str, str]:
+    """Question id to the reason its gold query, though it runs, decides nothing.
+
+    Such questions (empty result, order cut inside a tie, ...) train, but build no pair and can
+    never be answered correctly.
+    """
+    problems: dict[str, str] = {}
+    for question in questions:
+        verification = verifier.verify_gold(question.db_id, question.gold_sql)
+        if verification.verdict is not Verdict.CORRECT:
+            problems[question.question_id] = str(verification.reason)
+    return problems
+
+
+def _schemas(
+    catalog: DatabaseCatalog, db_ids: set[str], tables_json: str | None
+) -> dict[str, DatabaseSchema]:
+    declared = load_spider_schemas(Path(tables_json)) if tables_json else {}
+    return {
+        db_id: declared.get(db_id) or read_schema(catalog.engine(db_id), db_id)
+        for db_id in sorted(db_ids)
+    }

@@ -1,0 +1,160 @@
+"""The two training stages, resumable: supervised fine-tuning and preference training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    import datasets
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+    from sense_trl.trainers import SenseDPOConfig
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint that was written to its end; damaged ones are deleted.
+
+    `transformers` writes `trainer_state.json` last, so a folder where it is missing or unreadable
+    was interrupted, and resuming from it would fail.
+    """
+    folders = sorted(
+        (p for p in Path(output_dir).glob("checkpoint-*") if p.name[11:].isdigit()),
+        key=lambda p: int(p.name[11:]),
+    )
+    while folders:
+        newest = folders.pop()
+        try:
+            json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(newest)
+        except (OSError, ValueError):
+            shutil.rmtree(newest)
+    return None
+
+
+def check_lengths(
+    rows: Iterable[Sequence[list[dict[str, str]]]], tokenizer: Any, max_length: int | None
+) -> int:
+    """Refuse conversations that do not fit, before anything is trained.
+
+    Args:
+        rows: (prompt, answer, ...) per example: every answer is measured behind the prompt.
+        max_length: limit in tokens; `None` for none.
+
+    Returns:
+        The longest conversation in tokens.
+
+    Raises:
+        InputError: some exceed `max_length`; the message counts them and names the longest.
+    """
+    longest, longest_index, too_long = 0, -1, 0
+    for index, (prompt, *answers) in enumerate(rows):
+        length = max(
+            len(
+                tokenizer.apply_chat_template([*prompt, *answer], tokenize=True, return_dict=True)[
+                    "input_ids"
+                ]
+            )
+            for answer in answers
+        )
+        too_long += max_length is not None and length > max_length
+        if length > longest:
+            longest, longest_index = length, index
+    if too_long:
+        raise InputError(
+            f"`max_length` is {max_length}, but {too_long} examples are longer; the longest is "
+            f"example {longest_index} with {longest} tokens. Raise `max_length`, use a shorter "
+            "schema style, or remove them: a cut prompt would train on a half schema."
+        )
+    return longest
+
+
+def train_sft(
+    model: str | Path,
+    dataset: datasets.Dataset,
+    config: SFTConfig,
+    *,
+    peft_config: LoraConfig | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Fine-tune on `{prompt, completion}` rows with TRL's `SFTTrainer`; resumes by itself.
+
+    The final model and tokenizer go to `config.output_dir`. With `peft_config` the adapter is
+    merged into the model before saving, so that the next stage starts from a plain checkpoint.
+
+    Returns:
+        The trainer's metrics.
+    """
+    from trl import SFTTrainer
+
+    from sense_trl.generation.transformers_generator import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    limit = config.max_length
+    check_lengths(((row["prompt"], row["completion"]) for row in dataset), tokenizer, limit)
+    trainer = SFTTrainer(
+        model=load_model(model, dtype="float32" if peft_config is None else "auto"),
+        args=config,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=list(callbacks),
+    )
+    metrics = _train(trainer, config.output_dir)
+    merged = trainer.model.merge_and_unload() if peft_config is not None else trainer.model
+    merged.save_pretrained(config.output_dir)
+    tokenizer.save_pretrained(config.output_dir)
+    return metrics
+
+
+def train_dpo(
+    model: str | Path,
+    dataset: datasets.Dataset,
+    config: SenseDPOConfig,
+    *,
+    peft_config: LoraConfig | None = None,
+    callbacks: Sequence[Any] = (),
+    merge: bool = True,
+) -> dict[str, Any]:
+    """Train on preference pairs with `SenseDPOTrainer`; resumes by itself.
+
+    The adapter goes to `config.output_dir/adapter`. With `merge` the whole model, adapter merged,
+    goes to `config.output_dir`; the base must then be held in 16 or 32 bits.
+
+    Returns:
+        The trainer's metrics.
+    """
+    from sense_trl.generation.transformers_generator import load_model, load_tokenizer
+    from sense_trl.trainers import SenseDPOTrainer
+
+    tokenizer = load_tokenizer(model)
+    trainer = SenseDPOTrainer(
+        model=load_model(model, dtype="auto"),
+        args=config,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=list(callbacks),
+    )
+    metrics = _train(trainer, config.output_dir)
+    output = Path(config.output_dir)
+    if peft_config is not None:
+        trainer.model.save_pretrained(output / "adapter", selected_adapters=["default"])
+    if merge:
+        merged = trainer.model.merge_and_unload() if peft_config is not None else trainer.model
+        merged.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    return metrics
+
+
+def _train(trainer: Any, output_dir: str) -> dict[str, Any]:
+    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
+    metrics = dict(result.metrics)
+    metrics["log_history"] = trainer.state.log_history
+    return metrics

@@ -1,0 +1,235 @@
+"""Questions with their gold SQL: one dataclass, one loader, one leak-free split.
+
+The loader reads JSON Lines (one object per line) and JSON arrays, with the field names of Spider
+(`question`, `query`), BIRD (`question`, `SQL`, `evidence`) and this project (`question`,
+`gold_sql`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sense_trl.errors import InputError
+from sense_trl.sql.parsing import SQLParseError, canonical_sql
+
+# The first name that a record has is used; Spider also has a field `sql`, which holds a parse tree
+# and not a string, so a value that is not a string is passed over.
+_GOLD_SQL_FIELDS = ("gold_sql", "query", "SQL", "sql")
+_LEVEL_FIELDS = ("level", "hardness", "difficulty")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One natural-language question about one database, with the SQL that answers it.
+
+    Attributes:
+        question_id: unique within its file; `<file stem>-<position>` where the file gives none.
+        db_id: the database it is asked of.
+        question: the question as a user would type it.
+        gold_sql: the reference query.
+        split: `"train"`, `"test"` or whatever the file says; `None` if it says nothing.
+        level: difficulty as the file gives it, else `None`.
+        evidence: BIRD's external knowledge; `None` if there is none.
+    """
+
+    question_id: str
+    db_id: str
+    question: str
+    gold_sql: str
+    split: str | None = None
+    level: str | None = None
+    evidence: str | None = None
+
+
+def load_questions(path: str | Path, *, default_db_id: str | None = None) -> list[Question]:
+    """Read questions from a `.jsonl` or `.json` file.
+
+    Args:
+        path: JSON Lines (one object per line, blank lines skipped) or a JSON array of objects.
+        default_db_id: database of the records that name none; without it such a record is an error.
+
+    Raises:
+        InputError: the file is missing or empty, a line is not valid JSON, a field is missing or
+            not a string, or an id occurs twice. The message names file, line and field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"`questions` is {str(path)!r}, which is not a file. Give a JSON Lines file with the "
+            'fields "question" and "gold_sql" (or Spider\'s "query", BIRD\'s "SQL") on every line.'
+        )
+    questions: list[Question] = []
+    seen: dict[str, str] = {}
+    for place, record in _records(path):
+        question = _question(record, place, f"{path.stem}-{len(questions) + 1:05d}", default_db_id)
+        if question.question_id in seen:
+            raise InputError(
+                f"{place}: `question_id` {question.question_id!r} was already used at "
+                f"{seen[question.question_id]}. Give every question its own id, or none at all."
+            )
+        seen[question.question_id] = place
+        questions.append(question)
+    if not questions:
+        raise InputError(f"`questions` {str(path)!r} holds no question. Add at least one line.")
+    return questions
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place for messages, decoded JSON value) of every record in `path`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"`questions` {str(path)!r} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+        ) from error
+    if text.lstrip().startswith("["):
+        try:
+            records = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {error.lineno}: invalid JSON ({error.msg}). The file starts with "
+                "`[`, so it must be one JSON array of objects."
+            ) from error
+        for index, record in enumerate(records):
+            yield f"{path}, record {index + 1}", record
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: invalid JSON ({error.msg} at column {error.colno}): "
+                f"{line.strip()[:80]!r}. Write one JSON object per line."
+            ) from error
+        yield f"{path}, line {number}", record
+
+
+def _question(record: Any, place: str, fallback_id: str, default_db_id: str | None) -> Question:
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{place}: expected a JSON object with the fields `question` and `gold_sql`, "
+            f"got {type(record).__name__}."
+        )
+    text = _required(record, ("question",), place)
+    gold_sql = _required(record, _GOLD_SQL_FIELDS, place)
+    db_id = _optional(record, ("db_id",), place) or default_db_id
+    if db_id is None:
+        raise InputError(
+            f"{place}: the field `db_id` is missing and several databases are given. Name the "
+            f"database of each question in `db_id`. The record has {sorted(record)}."
+        )
+    return Question(
+        question_id=_optional(record, ("question_id", "id"), place) or fallback_id,
+        db_id=db_id,
+        question=text,
+        gold_sql=gold_sql,
+        split=_optional(record, ("split",), place),
+        level=_optional(record, _LEVEL_FIELDS, place),
+        evidence=_optional(record, ("evidence",), place),
+    )
+
+
+def _required(record: dict[str, Any], names: Sequence[str], place: str) -> str:
+    value = next((record[n] for n in names if isinstance(record.get(n), str)), None)
+    if value is None or not value.strip():
+        also = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
+        found = next((n for n in names if n in record), None)
+        problem = "is missing" if found is None else f"is {record[found]!r}, not a non-empty string"
+        raise InputError(
+            f"{place}: the field `{names[0]}`{also} {problem}. The record has {sorted(record)}."
+        )
+    return value.strip()
+
+
+def _optional(record: dict[str, Any], names: Sequence[str], place: str) -> str | None:
+    for name in names:
+        value = record.get(name)
+        if value is None or value == "":
+            continue
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            return str(value)
+        raise InputError(
+            f"{place}: the field `{name}` is {value!r}; expected a string. Leave it out if there "
+            "is nothing to say."
+        )
+    return None
+
+
+def split_questions(
+    questions: Iterable[Question], *, test_fraction: float = 0.3, seed: int = 0, dialect: str
+) -> tuple[list[Question], list[Question]]:
+    """Split into train and test so that no gold query stands on both sides.
+
+    Questions with the same canonical gold SQL on the same database (paraphrases of each other) stay
+    together. Records that already name a split keep it: `"train"` goes to train, everything else
+    (`"test"`, `"dev"`, ...) to test. The other groups are ordered by a hash of seed and content, so
+    the split does not depend on the order of the file, and adding a question moves few others.
+
+    Args:
+        test_fraction: share of the questions without a split that should go to test, in (0, 1).
+        seed: another seed gives another split.
+        dialect: the sqlglot dialect of the gold SQL.
+
+    Raises:
+        InputError: `test_fraction` outside (0, 1), one side empty, or a declared split that puts
+            the same gold query on both sides.
+    """
+    if not 0.0 < test_fraction < 1.0:
+        raise InputError(
+            f"`test_fraction` is {test_fraction}; expected a share between 0 and 1, e.g. 0.3."
+        )
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(_group_key(question, dialect), []).append(question)
+    train: list[Question] = []
+    test: list[Question] = []
+    free: list[tuple[str, list[Question]]] = []
+    for key, group in groups.items():
+        declared = {q.split == "train" for q in group if q.split is not None}
+        if len(declared) == 2:
+            ids = ", ".join(q.question_id for q in group[:4])
+            raise InputError(
+                f"The questions {ids} share one gold query but stand in different splits, so the "
+                "test would measure memory. Put them in the same split, or leave `split` out."
+            )
+        if declared:
+            (train if declared.pop() else test).extend(group)
+        else:
+            free.append((key, group))
+    free.sort(key=lambda item: hashlib.sha256(f"{seed}\n{item[0]}".encode()).digest())
+    wanted = round(test_fraction * sum(len(group) for _, group in free))
+    taken = 0
+    for _, group in free:
+        if taken < wanted:
+            test.extend(group)
+            taken += len(group)
+        else:
+            train.extend(group)
+    for name, side in (("training", train), ("test", test)):
+        if not side:
+            raise InputError(
+                f"The {name} set is empty: {len(train)} training and {len(test)} test questions "
+                "after the split. Give more questions, or mark some with "
+                f'"split": "{"train" if name == "training" else "test"}".'
+            )
+    return sorted(train, key=_by_id), sorted(test, key=_by_id)
+
+
+def _by_id(question: Question) -> str:
+    return question.question_id
+
+
+def _group_key(question: Question, dialect: str) -> str:
+    try:
+        canonical = canonical_sql(question.gold_sql, dialect)
+    except SQLParseError:
+        # A gold query that sqlglot cannot parse may still run; its text is then its identity.
+        canonical = " ".join(question.gold_sql.split()).lower()
+    return f"{question.db_id}\n{canonical}"

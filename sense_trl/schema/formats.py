@@ -1,0 +1,162 @@
+"""`format_schema`: a schema as the text a model reads.
+
+Three styles, from short to long:
+
+* `compact`: one line per table with its column names, then one line per foreign key. The shortest;
+  for small models and wide schemas.
+* `codes`: the same with types, keys and, where asked, sample values, in the spirit of the CodeS
+  prompts (Li et al., 2024, arXiv 2402.16347).
+* `ddl`: `CREATE TABLE` statements, the form large models have seen most.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+from sense_trl.database.engine import ForeignKeyInfo, TableInfo
+from sense_trl.errors import InputError
+from sense_trl.schema.schema import DatabaseSchema
+
+SchemaStyle = Literal["compact", "codes", "ddl"]
+SCHEMA_STYLES: tuple[str, ...] = get_args(SchemaStyle)
+
+# (table, column) to a few values that occur in it.
+SampleValues = Mapping[tuple[str, str], Sequence[object]]
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# Words that SQLite (and, with few exceptions, DuckDB) refuses as a bare table or column name.
+_RESERVED = frozenset(
+    """
+    add all alter and as between case cast check collate commit constraint create cross
+    current_date current_time current_timestamp default deferrable delete distinct drop else
+    escape except exists foreign from full group having if in index inner insert intersect into is
+    isnull join left limit natural not nothing notnull null on or order outer primary raise
+    references returning right select set table then to transaction union unique update using
+    values when where with
+    """.split()
+)
+
+
+def format_schema(
+    schema: DatabaseSchema,
+    *,
+    style: str = "compact",
+    sample_values: SampleValues | None = None,
+) -> str:
+    """Write `schema` as prompt text.
+
+    Args:
+        style: `"compact"`, `"codes"` or `"ddl"`.
+        sample_values: values to show per column (`codes` and `ddl`; `compact` has no place).
+
+    Raises:
+        InputError: unknown style, or sample values for `compact`.
+    """
+    if style not in _STYLES:
+        raise InputError(f"`style` is {style!r}; expected one of {', '.join(SCHEMA_STYLES)}.")
+    if sample_values and style == "compact":
+        raise InputError(
+            '`sample_values` were given with `style="compact"`, which shows none. '
+            'Use "codes" or "ddl".'
+        )
+    return _STYLES[style](schema, sample_values or {})
+
+
+def quote_name(name: str) -> str:
+    """Quote an identifier only if SQL needs it: a model copies what it sees."""
+    if _PLAIN_NAME.match(name) and name.lower() not in _RESERVED:
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _key_lines(schema: DatabaseSchema) -> list[str]:
+    return [_key_line(table, key) for table, key in schema.foreign_keys]
+
+
+def _key_line(table: str, key: ForeignKeyInfo) -> str:
+    return " AND ".join(
+        f"{quote_name(table)}.{quote_name(column)} = "
+        f"{quote_name(key.referenced_table)}.{quote_name(referenced)}"
+        for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
+    )
+
+
+def _compact(schema: DatabaseSchema, sample_values: SampleValues) -> str:
+    lines = [
+        f"{quote_name(t.name)}({', '.join(quote_name(c.name) for c in t.columns)})"
+        for t in schema.tables
+    ]
+    return "\n".join(lines + _key_lines(schema))
+
+
+def _codes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
+    lines = []
+    for table in schema.tables:
+        parts = []
+        for column in table.columns:
+            facts = [column.type.lower()] if column.type else []
+            if column.primary_key:
+                facts.append("primary key")
+            values = sample_values.get((table.name, column.name))
+            if values:
+                facts.append("values: " + ", ".join(_literal(v) for v in values))
+            note = f" ({' | '.join(facts)})" if facts else ""
+            parts.append(quote_name(column.name) + note)
+        lines.append(f"table {quote_name(table.name)}, columns = [ {', '.join(parts)} ]")
+    keys = _key_lines(schema)
+    if keys:
+        lines += ["foreign keys:", *keys]
+    return "\n".join(lines)
+
+
+def _ddl(schema: DatabaseSchema, sample_values: SampleValues) -> str:
+    return "\n\n".join(_create_table(t, sample_values) for t in schema.tables)
+
+
+def _create_table(table: TableInfo, sample_values: SampleValues) -> str:
+    primary = sorted((c for c in table.columns if c.primary_key), key=lambda c: c.primary_key)
+    # Each line with the comment that follows its comma.
+    lines: list[tuple[str, str]] = []
+    for column in table.columns:
+        text = quote_name(column.name) + (f" {column.type}" if column.type else "")
+        if primary == [column]:
+            text += " PRIMARY KEY"
+        elif column.not_null:
+            text += " NOT NULL"
+        values = sample_values.get((table.name, column.name))
+        note = "  -- " + ", ".join(_literal(v) for v in values) if values else ""
+        lines.append((text, note))
+    if len(primary) > 1:
+        lines.append((f"PRIMARY KEY ({', '.join(quote_name(c.name) for c in primary)})", ""))
+    for key in table.foreign_keys:
+        lines.append(
+            (
+                f"FOREIGN KEY ({', '.join(map(quote_name, key.columns))}) REFERENCES "
+                f"{quote_name(key.referenced_table)} "
+                f"({', '.join(map(quote_name, key.referenced_columns))})",
+                "",
+            )
+        )
+    body = "\n".join(
+        f"  {text}{',' if i < len(lines) - 1 else ''}{note}" for i, (text, note) in enumerate(lines)
+    )
+    return f"CREATE {'VIEW' if table.is_view else 'TABLE'} {quote_name(table.name)} (\n{body}\n);"
+
+
+def _literal(value: object) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, (int, float)):
+        return str(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    # A line break inside a value would end the comment that holds it.
+    return "'" + " ".join(text.split()).replace("'", "''") + "'"
+
+
+_STYLES: dict[str, Callable[[DatabaseSchema, SampleValues], str]] = {
+    "compact": _compact,
+    "codes": _codes,
+    "ddl": _ddl,
+}

@@ -1,0 +1,1 @@
+"""Reading and changing SQL text, by sqlglot's trees."""

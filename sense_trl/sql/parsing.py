@@ -1,0 +1,358 @@
+"""Parsing SQL with sqlglot: the tree, a canonical text, and whether the outermost query orders."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from sense_trl.errors import SenseTRLError
+
+__all__ = [
+    "SQLParseError",
+    "canonical_sql",
+    "get_tie_query",
+    "is_volatile",
+    "order_matters",
+    "outer_limit",
+    "parse_sql",
+    "visible_sort_columns",
+]
+
+
+class SQLParseError(SenseTRLError):
+    """A text is not one SQL statement that sqlglot can read in this dialect."""
+
+
+def parse_sql(sql: str, dialect: str) -> exp.Expression:
+    """Parse one statement.
+
+    Args:
+        sql: one statement; a trailing semicolon is allowed.
+        dialect: the dialect's name in sqlglot, such as "sqlite" or "duckdb".
+
+    Raises:
+        SQLParseError: the text is empty, holds several statements, or cannot be parsed.
+    """
+    try:
+        statements = [tree for tree in sqlglot.parse(sql, read=dialect) if tree is not None]
+    except (SqlglotError, RecursionError) as error:
+        raise SQLParseError(f"cannot parse {_shorten(sql)} as {dialect}: {error}") from error
+    except ValueError as error:
+        if not sqlglot.Dialect.get(dialect):
+            raise
+        raise SQLParseError(f"cannot parse {_shorten(sql)} as {dialect}: {error}") from error
+    # A lone semicolon that carries a comment is a statement to sqlglot.
+    statements = [tree for tree in statements if not isinstance(tree, exp.Semicolon)]
+    if len(statements) != 1:
+        raise SQLParseError(f"expected one statement, found {len(statements)} in {_shorten(sql)}")
+    return statements[0]
+
+
+def canonical_sql(sql: str, dialect: str) -> str:
+    """Write a query in one canonical way, to recognise spellings of the same query.
+
+    Unified: white space, comments, case of keywords, functions and identifiers, quotes around
+    table names and qualified columns, `AS`, names of table aliases (numbered in order of
+    appearance unless two scopes share one), `INNER`, `<>` and `!=`, `a > b` and `b < a`, and
+    parentheses around a name, a literal or a call.
+
+    Not unified: an unqualified quoted word (the schema decides whether SQLite takes it for a
+    column or for a string); a table with and without an alias; names of column aliases; the order
+    of conditions, joins and columns; anything that needs the schema or algebra. Two queries with
+    one canonical text give the same rows; the converse does not hold.
+
+    Raises:
+        SQLParseError: the text is not one statement.
+
+    Example:
+        >>> canonical_sql("select T1.Name from singer as T1 where 3 < T1.age", "sqlite")
+        'SELECT t1.name FROM singer AS t1 WHERE t1.age > 3'
+        >>> canonical_sql("SELECT x.name FROM Singer x WHERE x.age>3 -- old", "sqlite")
+        'SELECT t1.name FROM singer AS t1 WHERE t1.age > 3'
+    """
+    tree = parse_sql(sql, dialect).copy()
+    for node in tree.walk():
+        node.comments = None
+    for identifier in tree.find_all(exp.Identifier):
+        name = identifier.name
+        # A quoted name that would not survive without its quotes keeps them.
+        if not _is_maybe_string(identifier) and _PLAIN_NAME.fullmatch(name):
+            identifier.set("this", name.lower())
+            identifier.set("quoted", False)
+    _rename_table_aliases(tree)
+    tree = tree.transform(_canonical_node)
+    text: str = tree.sql(dialect=dialect, normalize_functions="upper", comments=False)
+    return text
+
+
+def order_matters(sql: str, dialect: str) -> bool:
+    """Whether the outermost query asks for an order of its rows.
+
+    An ORDER BY in a subquery, a CTE, a window or an aggregate does not count; one behind a set
+    operation orders the whole result and does; parentheses around the query are looked through.
+
+    Raises:
+        SQLParseError: the text is not one statement. (Texts without the word ORDER are answered
+            without parsing.)
+
+    Example:
+        >>> order_matters("SELECT a FROM t ORDER BY a", "sqlite")
+        True
+        >>> order_matters("SELECT a FROM (SELECT a FROM t ORDER BY a LIMIT 3)", "sqlite")
+        False
+    """
+    if not _ORDER.search(sql):
+        return False
+    return _outer_order(parse_sql(sql, dialect)) is not None
+
+
+def outer_limit(sql: str, dialect: str) -> int | None:
+    """The number of rows the outermost query is cut to, or `None` if it is not cut to a literal.
+
+    Raises:
+        SQLParseError: the text is not one statement. (Texts without LIMIT or FETCH are answered
+            without parsing.)
+    """
+    if not _LIMIT.search(sql):
+        return None
+    return _literal_limit(_unwrap(parse_sql(sql, dialect)))
+
+
+def is_volatile(sql: str) -> bool:
+    """Whether a query may answer differently tomorrow, or twice in a row, on the same data.
+
+    Looks for `random`, `randomblob`, `uuid` and the current date and time by their words, so a
+    string that spells one of them counts too; that errs on the side of caution.
+    """
+    return _VOLATILE.search(sql) is not None
+
+
+def visible_sort_columns(sql: str, dialect: str) -> tuple[int, ...] | None:
+    """Result columns (0-based) that hold the sort keys of the outermost query, in order.
+
+    `None` where it does not order, where a key is not among the result columns, or where a
+    collation lets unequal values tie.
+
+    Raises:
+        SQLParseError: the text is not one statement.
+    """
+    if not _ORDER.search(sql):
+        return None
+    query = _unwrap(parse_sql(sql, dialect))
+    order = _outer_order(query)
+    if order is None or next(query.find_all(exp.Collate), None) is not None:
+        return None
+    projections = _output_projections(query)
+    if projections is None:
+        return None
+    found = []
+    for ordered in order.expressions:
+        index = _projection_index(ordered.this, projections)
+        if index is None:
+            return None
+        found.append(index)
+    return tuple(found)
+
+
+def get_tie_query(sql: str, dialect: str, *, limit: int | None) -> str | None:
+    """Rewrite an ordered query so that its last column tells which rows tie.
+
+    The rewritten query gives the same rows in an allowed order, with one more column at the end:
+    the dense rank of the row under the sort keys of the outermost query, so two rows tie if and
+    only if their last values are equal, collations and NULL included.
+
+    Args:
+        sql: the query.
+        dialect: its dialect.
+        limit: rows to keep instead of the query's own LIMIT (its OFFSET stays); `None` for all.
+
+    Returns:
+        The text, or `None` where the query does not order or cannot be rewritten this way
+        (DISTINCT, set operations and VALUES whose keys are not result columns).
+
+    Raises:
+        SQLParseError: the text is not one statement.
+    """
+    query = _unwrap(parse_sql(sql, dialect)).copy()
+    order = _outer_order(query)
+    if order is None:
+        return None
+    projections = _output_projections(query)
+    if isinstance(query, exp.Select) and query.args.get("distinct") is None:
+        keys = []
+        for ordered in order.expressions:
+            key = ordered.copy()
+            index = None if projections is None else _named_index(key.this, projections)
+            if index is not None and projections is not None:
+                key.set("this", projections[index].unalias().copy())
+            elif _is_ordinal(key.this):
+                return None
+            keys.append(key)
+        rank = exp.Window(this=exp.DenseRank(), order=exp.Order(expressions=keys))
+        query.append("expressions", exp.alias_(rank, "_tie_rank"))
+        _set_limit(query, limit)
+        text: str = query.sql(dialect=dialect)
+        return text
+    return None
+
+
+# ---------------------------------------------------------------------- helpers
+
+_ORDER: Final = re.compile(r"\border\b", re.IGNORECASE)
+_LIMIT: Final = re.compile(r"\b(limit|fetch)\b", re.IGNORECASE)
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+_VOLATILE: Final = re.compile(
+    r"""
+    \b(?:random|randomblob|uuid|gen_random_uuid|now|today|get_current_\w+|transaction_timestamp)\s*\(
+    | \bcurrent_(?:date|time|timestamp)\b | \blocaltime(?:stamp)?\b
+    | ['"]now['"]
+    | \b(?:date|time|datetime|julianday|unixepoch)\s*\(\s*\)
+    | \bstrftime\s*\(\s*'[^']*'\s*\)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_FLIPPED: Final[dict[type[Any], type[Any]]] = {exp.LT: exp.GT, exp.LTE: exp.GTE}
+
+
+def _shorten(sql: str) -> str:
+    return repr(sql if len(sql) <= 200 else sql[:200] + "…")
+
+
+def _unwrap(tree: exp.Expression) -> exp.Expression:
+    """Look through parentheses around the whole query that carry no clause of their own."""
+    while isinstance(tree, (exp.Subquery, exp.Paren)):
+        if any(tree.args.get(part) for part in ("order", "limit", "offset", "alias")):
+            return tree
+        tree = tree.this
+    return tree
+
+
+def _outer_order(tree: exp.Expression) -> exp.Expression | None:
+    tree = _unwrap(tree)
+    order: exp.Expression | None = tree.args.get("order")
+    if order is None and isinstance(tree, exp.Subquery):
+        # "(SELECT ... ORDER BY a) LIMIT 3": the outer clause keeps the inner order.
+        return _outer_order(tree.this)
+    return order
+
+
+def _literal_limit(query: exp.Expression) -> int | None:
+    limit = query.args.get("limit")
+    if limit is None:
+        return None
+    count = limit.args.get("expression") or limit.args.get("count")
+    if isinstance(count, exp.Literal) and not count.is_string:
+        try:
+            return int(count.this)
+        except ValueError:
+            return None
+    return None
+
+
+def _set_limit(query: exp.Expression, limit: int | None) -> None:
+    if limit is not None:
+        query.set("limit", exp.Limit(expression=exp.Literal.number(limit)))
+    elif query.args.get("offset") is not None:
+        # SQLite has no OFFSET without LIMIT.
+        query.set("limit", exp.Limit(expression=exp.Literal.number(2**62)))
+    else:
+        query.set("limit", None)
+
+
+def _output_projections(query: exp.Expression) -> list[exp.Expression] | None:
+    """The result columns in order, or `None` where a star hides them."""
+    while isinstance(query, exp.SetOperation):
+        query = _unwrap(query.this)
+    if not isinstance(query, exp.Select):
+        return None
+    projections: list[exp.Expression] = query.expressions
+    if any(projection.is_star for projection in projections):
+        return None
+    return projections
+
+
+def _is_ordinal(key: exp.Expression) -> bool:
+    return isinstance(key, exp.Literal) and not key.is_string
+
+
+def _named_index(key: exp.Expression, projections: list[exp.Expression]) -> int | None:
+    """Index of the result column that `key` names by number or by alias."""
+    if _is_ordinal(key):
+        position = int(key.this) if key.this.isdigit() else 0
+        return position - 1 if 1 <= position <= len(projections) else None
+    if isinstance(key, exp.Column) and not key.table:
+        for index, projection in enumerate(projections):
+            if isinstance(projection, exp.Alias) and projection.alias.lower() == key.name.lower():
+                return index
+    return None
+
+
+def _projection_index(key: exp.Expression, projections: list[exp.Expression]) -> int | None:
+    index = _named_index(key, projections)
+    if index is not None:
+        return index
+    for index, projection in enumerate(projections):
+        if _same(projection.unalias(), key):
+            return index
+    return None
+
+
+def _same(left: exp.Expression, right: exp.Expression) -> bool:
+    """Whether two expressions are written alike up to the case of names."""
+    if left == right:
+        return True
+    return bool(left.sql().lower() == right.sql().lower()) and not list(left.find_all(exp.Literal))
+
+
+def _is_maybe_string(identifier: exp.Identifier) -> bool:
+    """A quoted, unqualified column may be a string literal to SQLite."""
+    column = identifier.parent
+    return bool(identifier.quoted) and isinstance(column, exp.Column) and not column.table
+
+
+def _rename_table_aliases(tree: exp.Expression) -> None:
+    renamed: dict[str, str] = {}
+    defined: list[str] = []
+    for table_alias in tree.find_all(exp.TableAlias):
+        if isinstance(table_alias.parent, (exp.Table, exp.Subquery)) and table_alias.name:
+            defined.append(table_alias.name)
+    # The same alias in two scopes means two things; such a query keeps its own names.
+    taken = {table.name for table in tree.find_all(exp.Table)}
+    if len(set(defined)) != len(defined) or taken & set(defined):
+        return
+    # Outer scopes before inner ones, left to right, as they are written.
+    for position, name in enumerate(sorted(defined, key=_written_order(tree)), start=1):
+        renamed[name] = f"t{position}"
+    if set(renamed.values()) & (taken | {cte.alias for cte in tree.find_all(exp.CTE)}):
+        return
+    for table_alias in tree.find_all(exp.TableAlias):
+        if isinstance(table_alias.parent, (exp.Table, exp.Subquery)) and table_alias.name:
+            table_alias.set("this", exp.to_identifier(renamed[table_alias.name]))
+    for column in tree.find_all(exp.Column):
+        if column.table in renamed:
+            column.set("table", exp.to_identifier(renamed[column.table]))
+
+
+def _written_order(tree: exp.Expression) -> Any:
+    order: dict[str, int] = {}
+    for position, node in enumerate(tree.dfs()):
+        if isinstance(node, exp.TableAlias):
+            order.setdefault(node.name, position)
+    return order.__getitem__
+
+
+def _canonical_node(node: exp.Expression) -> exp.Expression:
+    for less, greater in _FLIPPED.items():
+        if type(node) is less:
+            return greater(this=node.expression, expression=node.this)
+    if isinstance(node, exp.Join) and node.args.get("kind") == "INNER":
+        node.set("kind", None)
+    if isinstance(node, exp.Paren) and isinstance(
+        node.this, (exp.Column, exp.Literal, exp.Func, exp.Paren)
+    ):
+        return node.this
+    return node

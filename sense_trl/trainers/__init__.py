@@ -1,0 +1,6 @@
+"""Trainers on top of TRL's. They know no SQL: data comes in as dataset columns."""
+
+from sense_trl.trainers.sense_dpo_config import SenseDPOConfig
+from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer
+
+__all__ = ["SenseDPOConfig", "SenseDPOTrainer"]

@@ -1,0 +1,90 @@
+"""Everything of TRL that its top level does not promise, in one place.
+
+Supported: TRL 1.16 up to, not including, 2.0. TRL documents `compute_loss`, `compute_ref_log_probs`
+and replacing `data_collator` as extension points; the rest of what the trainers touch is listed
+here, and each entry has a canary in `tests/trainers/test_trl_compat.py` that names it when a TRL
+release moves it:
+
+* `DPOTrainer._prepare_dataset(dataset, processing_class, args, dataset_name)`: tokenises, and
+  filters by `args.max_length`;
+* `DPOTrainer._set_signature_columns_if_needed` and the list `_signature_columns`;
+* `DPOTrainer.loss_types`, `.loss_weights`, `.precompute_ref_logps`: read afresh at every loss;
+* `DPOTrainer.compute_loss` calls the `model` it is given once with `fused_lm_head=True`, and the
+  output's `log_probs` are `[2B, L - 1]`, zero outside the answers, chosen rows first;
+* `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
+* the class attributes `_tag_names`, `_name` and `_paper` of the model card.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+from trl import DPOConfig
+
+# The loss types of TRL 1.16.0. Newer ones are read from TRL's own description of the field.
+_TRL_1_16_LOSS_TYPES = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
+
+LABEL_SMOOTHING_READERS = frozenset({"robust", "exo_pair", "aot", "aot_unpaired"})
+"""TRL's loss types that use `label_smoothing`; all others ignore it without a word."""
+
+
+def get_trl_loss_types() -> tuple[str, ...]:
+    """The values of `loss_type` that the installed TRL knows."""
+    help_text = next(f.metadata["help"] for f in fields(DPOConfig) if f.name == "loss_type")
+    documented = re.findall(r"`'(\w+)'`", help_text)
+    return tuple(dict.fromkeys([*_TRL_1_16_LOSS_TYPES, *documented]))
+
+
+class RecordedForward:
+    """Stands in for the model in `DPOTrainer.compute_loss` and keeps the policy's output.
+
+    TRL computes all its losses and metrics inside one method without a hook, so a loss of our own
+    would need either a second forward or a copy of that method. Handing TRL this object instead
+    leaves it in charge of how the model is called (router logits, prompt-learning adapters) and of
+    every metric, while our loss terms read the same log-probabilities, gradient included.
+
+    Args:
+        model: the callable TRL would have been given, wrapped or not.
+    """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self._model = model
+        self._output: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._model(*args, **kwargs)
+        if kwargs.get("fused_lm_head"):
+            assert self._output is None, "TRL ran the policy twice within one loss"
+            self._output = output
+        return output
+
+    def get_per_token_logps(self, seq_len: int) -> Tensor:
+        """Log-probabilities `[2B, seq_len - 1]`, zero outside the answers, chosen rows first.
+
+        Args:
+            seq_len: L of the batch. Prompt-learning adapters put virtual tokens in front, whose
+                positions are cut off here.
+        """
+        assert self._output is not None, "TRL did not run the policy through the model it was given"
+        per_token_logps: Tensor = self._output.log_probs
+        return per_token_logps[:, -(seq_len - 1) :]

@@ -1,0 +1,174 @@
+"""Configuration of `SenseDPOTrainer`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+
+from trl import DPOConfig
+
+from sense_trl.errors import InputError
+from sense_trl.trainers._trl_compat import LABEL_SMOOTHING_READERS, get_trl_loss_types
+
+logger = logging.getLogger(__name__)
+
+SENSE_LOSS_TYPES = ("cdpo", "dpop")
+"""The values of `loss_type` that TRL does not have."""
+
+WEIGHTABLE_LOSS_TYPES = ("sigmoid", "cdpo", "dpop", "sft")
+"""The values of `loss_type` that a weight per pair can be applied to."""
+
+_DEFAULT_CDPO_LABEL_SMOOTHING = 0.1
+
+
+@dataclass
+class SenseDPOConfig(DPOConfig):  # type: ignore[misc]
+    r"""Options of `SenseDPOTrainer`: those of `trl.DPOConfig` and the ones below.
+
+    Three of TRL's own fields differ: `loss_type` also accepts `"cdpo"` and `"dpop"` and defaults to
+    `["cdpo"]`; `label_smoothing` is resolved from the loss; `max_length` defaults to 2048, and a
+    pair that does not fit is never cut.
+
+    Raises:
+        InputError: an option is out of range, or would be ignored by the chosen loss.
+
+    Example:
+        >>> config = SenseDPOConfig(output_dir="out", loss_type=["cdpo", "sft"], use_cpu=True)
+        >>> config.label_smoothing
+        0.1
+    """
+
+    loss_type: list[str] = field(
+        default_factory=lambda: ["cdpo"],
+        metadata={
+            "help": "Loss, or list of losses that are added up with `loss_weights`. Besides "
+            "TRL's: 'cdpo', conservative DPO, which the released code of SENSE trains with (arXiv "
+            "2408.03256), and 'dpop', DPO-Positive (arXiv 2402.13228). Text-to-SQL often profits "
+            "from an anchor on the chosen answer: ['cdpo', 'sft']."
+        },
+    )
+    label_smoothing: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability that the label of a pair is wrong. Left out, it is 0.1 when "
+            "`loss_type` has 'cdpo' and 0 otherwise. Used by 'cdpo', 'robust', 'exo_pair', 'aot' "
+            "and 'aot_unpaired', which share the one value; a positive value that no loss uses is "
+            "an error. 'cdpo' with 0 is DPO."
+        },
+    )
+    dpop_lambda: float = field(
+        default=50.0,
+        metadata={
+            "help": "Weight of DPO-Positive's penalty on a chosen answer that is less likely than "
+            "under the reference. Used by 'dpop' only. The default is the value used for Smaug "
+            "(arXiv 2402.13228)."
+        },
+    )
+    pair_weight_column: str | None = field(
+        default="pair_weight",
+        metadata={
+            "help": "Dataset column with one weight per pair, used when the dataset has it; null "
+            "never looks. Weights are at least 0 and are scaled to a mean of 1 over each dataset. "
+            "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'."
+        },
+    )
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Type in which trainable adapter weights are stored. 'float32' keeps the "
+            "small updates that TRL loses by casting the adapters of quantised models to "
+            "bfloat16; 'auto' leaves them as TRL made them, which FSDP with quantised models "
+            "needs.",
+            "choices": ["float32", "auto"],
+        },
+    )
+    max_length: int | None = field(
+        default=2048,
+        metadata={
+            "help": "Longest prompt plus answer in tokens; null for no limit. A pair with a "
+            "longer side is left out as `max_dropped_fraction` allows; nothing is ever cut. TRL's "
+            "default of 1024 is less than many schemas."
+        },
+    )
+    max_dropped_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Largest share of the pairs of a dataset that may be left out because they "
+            "exceed `max_length`. With more, training does not start. The default, 0, leaves out "
+            "nothing unasked."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        loss_type: str | list[str] = self.loss_type
+        self.loss_type = [loss_type] if isinstance(loss_type, str) else loss_type
+        self._check_loss_type()
+        self._resolve_label_smoothing()
+        if not (math.isfinite(self.dpop_lambda) and self.dpop_lambda >= 0.0):
+            raise InputError(
+                f"`dpop_lambda` is {self.dpop_lambda!r}, expected a finite number of at least 0."
+            )
+        if self.adapter_dtype not in ("float32", "auto"):
+            raise InputError(
+                f"`adapter_dtype` is {self.adapter_dtype!r}, expected 'float32' or 'auto'."
+            )
+        if not 0.0 <= self.max_dropped_fraction < 1.0:
+            raise InputError(
+                f"`max_dropped_fraction` is {self.max_dropped_fraction!r}, expected a share in "
+                "[0, 1)."
+            )
+        super().__post_init__()
+
+    def _check_loss_type(self) -> None:
+        known = (*SENSE_LOSS_TYPES, *get_trl_loss_types())
+        if not self.loss_type:
+            raise InputError("`loss_type` is empty, expected at least one loss, e.g. ['cdpo'].")
+        for loss_type in self.loss_type:
+            if loss_type not in known:
+                raise InputError(
+                    f"`loss_type` has {loss_type!r}, expected one of {', '.join(map(repr, known))}."
+                )
+        sense = [loss_type for loss_type in self.loss_type if loss_type in SENSE_LOSS_TYPES]
+        if not sense:
+            return
+        # These three change what TRL feeds into its losses, and ours are defined without them.
+        for name, unset in (("ld_alpha", None), ("use_weighting", False)):
+            if (value := getattr(self, name)) != unset:
+                raise InputError(
+                    f"`{name}` is {value!r}, but the loss {sense[0]!r} is not defined with it. "
+                    f"Leave `{name}` at {unset!r} or use one of TRL's losses."
+                )
+        if self.f_divergence_type != "reverse_kl":
+            raise InputError(
+                f"`f_divergence_type` is {self.f_divergence_type!r}, but the loss {sense[0]!r} is "
+                "defined with 'reverse_kl'. Leave it there or use one of TRL's losses."
+            )
+
+    def _resolve_label_smoothing(self) -> None:
+        if self.label_smoothing is None:
+            has_cdpo = "cdpo" in self.loss_type
+            self.label_smoothing = _DEFAULT_CDPO_LABEL_SMOOTHING if has_cdpo else 0.0
+        if "cdpo" in self.loss_type and not 0.0 <= self.label_smoothing < 0.5:
+            raise InputError(
+                f"`label_smoothing` is {self.label_smoothing!r}, expected for 'cdpo' the "
+                "probability that a pair's label is wrong, in [0, 0.5)."
+            )
+        if self.label_smoothing == 0.0:
+            return
+        readers = [t for t in self.loss_type if t == "cdpo" or t in LABEL_SMOOTHING_READERS]
+        # `sft` compares no answers, so there is no label it could smooth.
+        ignoring = [t for t in self.loss_type if t not in readers and t != "sft"]
+        if not readers:
+            raise InputError(
+                f"`label_smoothing` is {self.label_smoothing!r}, but `loss_type` {self.loss_type!r}"
+                " ignores it. Use loss_type 'cdpo', which is DPO ('sigmoid') with label smoothing, "
+                "or set `label_smoothing` to 0."
+            )
+        if ignoring:
+            logger.warning(
+                "`label_smoothing` %s is used by %s and ignored by %s.",
+                self.label_smoothing,
+                ", ".join(readers),
+                ", ".join(ignoring),
+            )

@@ -1,0 +1,492 @@
+"""Preference training from weak and strong data (SENSE) on TRL's `DPOTrainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import IterableDataset
+from torch import Tensor
+from trl import DPOTrainer
+
+from sense_trl.collators import PAIR_WEIGHT, DataCollatorForWeightedPreference
+from sense_trl.errors import InputError
+from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
+from sense_trl.trainers._trl_compat import RecordedForward
+from sense_trl.trainers.quantization import (
+    disable_cpu_weight_repacking,
+    upcast_trainable_to_float32,
+)
+from sense_trl.trainers.sense_dpo_config import (
+    SENSE_LOSS_TYPES,
+    WEIGHTABLE_LOSS_TYPES,
+    SenseDPOConfig,
+)
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZED_COLUMNS = frozenset({"prompt_ids", "chosen_ids", "rejected_ids"})
+# Columns by which a row is named in messages, in this order, besides its number.
+_IDENTIFIER_COLUMNS = ("pair_id", "question_id", "id", "db_id")
+_NUM_NAMED_PAIRS = 5
+
+
+class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    """TRL's `DPOTrainer` with conservative DPO, DPO-Positive, pair weights and no silent cuts.
+
+    * `loss_type` also takes `"cdpo"` and `"dpop"`, alone or in a list with TRL's losses.
+    * A dataset column `pair_weight` weights each pair's loss, scaled once to a mean of 1 over the
+      dataset (not per batch: the step size would then depend on which pairs meet). The chosen
+      answer's tokens in `"sft"` are weighted likewise. Weighting does not change the `rewards/*`
+      and `logps/*` metrics.
+    * A pair longer than `max_length` is never cut. Pairs that do not fit are counted, named, and
+      left out if they are at most `max_dropped_fraction` of the dataset; else training does not
+      start.
+    * Datasets that hold `prompt_ids`, `chosen_ids` and `rejected_ids` are taken as they are.
+    * Adapters of quantised models are stored in float32, and 4-bit models on a CPU are kept from
+      bitsandbytes' in-place repacking.
+
+    Everything else is TRL's: arguments, reference (disabled adapter, `ref_model`, or precomputed),
+    metrics, checkpoints. With TRL's losses and without weights the result equals `DPOTrainer`'s bit
+    for bit. Each of our losses adds the metric `losses/<loss_type>`, unweighted by `loss_weights`.
+
+    Like every loss of TRL's `DPOTrainer`, a micro-batch counts as its mean over pairs, so
+    accumulating gradients over equal micro-batches equals one large batch for the losses that are
+    one value per pair. `"sft"` is a mean over the tokens of a micro-batch and is not exactly so.
+
+    Args:
+        args: `SenseDPOConfig`; None takes its defaults.
+        model, ref_model, data_collator, train_dataset, eval_dataset, processing_class,
+        compute_metrics, callbacks, optimizers, quantization_config, peft_config: as in
+            `trl.DPOTrainer`. A `data_collator` of your own needs to know nothing about weights.
+
+    Raises:
+        InputError: `args` is not a `SenseDPOConfig`, too many pairs exceed `max_length`, or the
+            weights are unusable or meet a loss that cannot be weighted.
+
+    Example:
+        >>> from datasets import Dataset  # doctest: +SKIP
+        >>> from peft import LoraConfig
+        >>> from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+        >>> pairs = Dataset.from_list(
+        ...     [
+        ...         {
+        ...             "prompt": "singer(id, name, age)\\nHow many singers are there?\\nSQL: ",
+        ...             "chosen": "SELECT COUNT(*) FROM singer",
+        ...             "rejected": "SELECT COUNT(age) FROM singer",
+        ...         }
+        ...     ]
+        ...     * 8
+        ... )
+        >>> trainer = SenseDPOTrainer(
+        ...     model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ...     args=SenseDPOConfig(
+        ...         output_dir="sense-dpo", loss_type=["cdpo", "sft"], max_steps=4, use_cpu=True
+        ...     ),
+        ...     train_dataset=pairs,
+        ...     peft_config=LoraConfig(r=8, target_modules="all-linear"),
+        ... )
+        >>> trainer.train()
+        >>> trainer.save_model()
+    """
+
+    _tag_names = ["trl", "dpo", "sense"]  # noqa: RUF012 - TRL declares it as an instance-level list
+    _name = "SENSE DPO"
+    _paper = {  # noqa: RUF012
+        "title": "Synthesizing Text-to-SQL Data from Weak and Strong LLMs",
+        "id": "2408.03256",
+        "citation": textwrap.dedent("""\
+            @inproceedings{yang2024synthesizing,
+                title     = {{Synthesizing Text-to-SQL Data from Weak and Strong LLMs}},
+                author    = {Jiaxi Yang and Binyuan Hui and Min Yang and Jian Yang and Junyang Lin and Chang Zhou},
+                year      = 2024,
+                booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
+            }"""),  # noqa: E501
+    }
+
+    args: SenseDPOConfig
+    # Attributes of TRL's trainer that are read or replaced here.
+    data_collator: Any
+    loss_types: list[str]
+    loss_weights: list[float]
+    precompute_ref_logps: bool
+    _signature_columns: Any
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        args: SenseDPOConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = SenseDPOConfig(
+                output_dir=f"{name.rstrip('/').split('/')[-1] or 'model'}-SenseDPO"
+            )
+        elif not isinstance(args, SenseDPOConfig):
+            raise InputError(
+                f"`args` is a {type(args).__name__}, expected a SenseDPOConfig. It takes the same "
+                "options as trl.DPOConfig."
+            )
+        # TRL rounds the adapters of a quantised PeftModel to bfloat16 by giving `.data` a new
+        # tensor. For an adapter that was trained before, upcasting afterwards would not bring the
+        # lost digits back, and the policy would start away from its own reference copy.
+        float32_adapter = [
+            (parameter, parameter.data)
+            for parameter in ([] if isinstance(model, str) else model.parameters())
+            if parameter.requires_grad and parameter.dtype == torch.float32
+        ]
+        super().__init__(
+            model=model,
+            ref_model=ref_model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        self._guard_quantized_models()
+        if args.adapter_dtype == "float32" and hasattr(self.model, "peft_config"):
+            if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+                logger.warning(
+                    "`adapter_dtype` 'float32' is not applied under DeepSpeed ZeRO-3, which needs "
+                    "one type for all parameters; 'auto' is used."
+                )
+            else:
+                for parameter, data in float32_adapter:
+                    if parameter.requires_grad and parameter.dtype != torch.float32:
+                        parameter.data = data.to(parameter.device)
+                upcast_trainable_to_float32(self.model)
+        # Documented by TRL: the collator may be replaced once the trainer is built.
+        self.data_collator = DataCollatorForWeightedPreference(self.data_collator)
+
+    def _guard_quantized_models(self) -> None:
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                disable_cpu_weight_repacking(model)
+
+    # ---------------------------------------------------------------------------------- data
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: SenseDPOConfig, dataset_name: str
+    ) -> Any:
+        """Tokenise unless that is done, leave out or refuse what is too long, scale the weights."""
+        columns = _get_column_names(dataset)
+        if args.precompute_ref_log_probs:
+            # Left from an earlier pass over the same dataset (`evaluate(trainer.eval_dataset)`);
+            # TRL appends the columns again and fails on the duplicates.
+            stale = columns & {"ref_chosen_logps", "ref_rejected_logps"}
+            dataset = dataset.remove_columns(sorted(stale)) if stale else dataset
+        if not columns >= _TOKENIZED_COLUMNS:
+            # Without `max_length` TRL does not filter, so that the pairs can be counted here. A
+            # shallow copy, because `dataclasses.replace` would run `__post_init__` again.
+            unlimited = copy.copy(args)
+            unlimited.max_length = None
+            dataset = super()._prepare_dataset(dataset, processing_class, unlimited, dataset_name)
+        if args.max_length is not None:
+            dataset = _leave_out_long_pairs(dataset, dataset_name, args)
+        if args.pair_weight_column is None:
+            return dataset
+        if args.pair_weight_column in columns:
+            self._check_losses_can_be_weighted(args)
+            return _scale_pair_weights(dataset, dataset_name, args.pair_weight_column)
+        if args.pair_weight_column != PAIR_WEIGHT:
+            raise InputError(
+                f"`pair_weight_column` is {args.pair_weight_column!r}, but the {dataset_name} "
+                f"dataset has only the columns {sorted(columns)}. Name one of them, or leave the "
+                "option out."
+            )
+        return dataset
+
+    @staticmethod
+    def _check_losses_can_be_weighted(args: SenseDPOConfig) -> None:
+        advice = (
+            "Remove the column, set `pair_weight_column` to null, or change the option named first."
+        )
+        for loss_type in args.loss_type:
+            if loss_type not in WEIGHTABLE_LOSS_TYPES:
+                raise InputError(
+                    f"`loss_type` {loss_type!r} cannot be weighted per pair, but the dataset has "
+                    f"the weight column {args.pair_weight_column!r}. Available with weights: "
+                    f"{', '.join(WEIGHTABLE_LOSS_TYPES)}. {advice}"
+                )
+        for name, unset in (
+            ("ld_alpha", None),
+            ("use_weighting", False),
+            ("f_divergence_type", "reverse_kl"),
+        ):
+            if (value := getattr(args, name)) != unset:
+                raise InputError(
+                    f"`{name}` is {value!r}, expected {unset!r} together with the weight column "
+                    f"{args.pair_weight_column!r}. {advice}"
+                )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # The Trainer removes every column that is not listed here.
+        is_unset = self._signature_columns is None
+        super()._set_signature_columns_if_needed()
+        if is_unset:
+            self._signature_columns.append(PAIR_WEIGHT)
+
+    # ---------------------------------------------------------------------------------- loss
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Summed log-probabilities of the reference, chosen and rejected, `[B]` each, in nats."""
+        # With `precompute_ref_log_probs` TRL calls this inside its constructor, in eval mode,
+        # which is the first forward of a model that it has loaded itself.
+        self._guard_quantized_models()
+        # TRL hands every entry that it does not know to the model's forward.
+        inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
+        return super().compute_ref_log_probs(model, inputs)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Loss of one micro-batch, a scalar: TRL's terms and ours over one forward of the policy.
+
+        `num_items_in_batch` is always None here, since preference batches have no `labels`.
+        """
+        weights = inputs.get(PAIR_WEIGHT)
+        inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
+        our_types = SENSE_LOSS_TYPES if weights is None else WEIGHTABLE_LOSS_TYPES
+        if not set(self.args.loss_type) & set(our_types):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        if not self.precompute_ref_logps:
+            ref_model = self.model if self.ref_model is None else self.ref_model
+            ref_chosen_logps, ref_rejected_logps = self.compute_ref_log_probs(ref_model, inputs)
+            inputs |= {
+                "ref_chosen_logps": ref_chosen_logps,
+                "ref_rejected_logps": ref_rejected_logps,
+            }
+
+        policy = RecordedForward(model)
+        with self._only_trl_terms(our_types):
+            result = super().compute_loss(policy, inputs, return_outputs, num_items_in_batch)
+        trl_loss, *outputs = result if return_outputs else (result,)
+
+        per_token_logps = policy.get_per_token_logps(inputs["completion_mask"].size(1))
+        loss = trl_loss
+        for loss_type, loss_weight in zip(self.loss_types, self.loss_weights, strict=True):
+            if loss_type in our_types:
+                term = self._compute_term(loss_type, per_token_logps, inputs, weights)
+                loss = loss + term * loss_weight
+                mode = "train" if self.model.training else "eval"
+                value = self.accelerator.gather(term.detach()).mean().item()
+                self._metrics[mode][f"losses/{loss_type}"].append(value)
+        return (loss, *outputs) if return_outputs else loss
+
+    @contextlib.contextmanager
+    def _only_trl_terms(self, our_types: tuple[str, ...]) -> Iterator[None]:
+        """Let TRL compute its own losses and read the reference from the batch."""
+        saved = self.loss_types, self.loss_weights, self.precompute_ref_logps
+        kept = [
+            (loss_type, weight)
+            for loss_type, weight in zip(self.loss_types, self.loss_weights, strict=True)
+            if loss_type not in our_types
+        ]
+        self.loss_types = [loss_type for loss_type, _ in kept]
+        self.loss_weights = [weight for _, weight in kept]
+        self.precompute_ref_logps = True
+        try:
+            yield
+        finally:
+            self.loss_types, self.loss_weights, self.precompute_ref_logps = saved
+
+    def _compute_term(
+        self,
+        loss_type: str,
+        per_token_logps: Tensor,
+        inputs: dict[str, Any],
+        pair_weights: Tensor | None,
+    ) -> Tensor:
+        """One loss of the list as a scalar, before its entry of `loss_weights`.
+
+        Args:
+            per_token_logps: `[2B, L - 1]`, zero outside the answers, chosen rows first.
+            inputs: `completion_mask` `[2B, L]`, `ref_chosen_logps`, `ref_rejected_logps` `[B]`.
+            pair_weights: `[B]` with a mean of 1 over the dataset, or None for no weights.
+        """
+        if loss_type == "sft":
+            chosen_logps, _ = per_token_logps.chunk(2)
+            chosen_mask, _ = inputs["completion_mask"][:, 1:].chunk(2)
+            nll = -chosen_logps if pair_weights is None else -chosen_logps * pair_weights[:, None]
+            # The divisor stays the unweighted token count: dividing by the weighted one would
+            # cancel the weight of a micro-batch of one pair.
+            return masked_mean(nll, chosen_mask)
+        logps = (
+            *per_token_logps.sum(dim=1).chunk(2),
+            inputs["ref_chosen_logps"],
+            inputs["ref_rejected_logps"],
+        )
+        if loss_type == "sigmoid":
+            losses = dpo_loss(*logps, beta=self.args.beta)
+        elif loss_type == "cdpo":
+            eps = self.args.label_smoothing
+            assert eps is not None, "SenseDPOConfig resolves it"
+            losses = cdpo_loss(*logps, beta=self.args.beta, label_smoothing=eps)
+        elif loss_type == "dpop":
+            losses = dpop_loss(*logps, beta=self.args.beta, dpop_lambda=self.args.dpop_lambda)
+        else:
+            raise AssertionError(f"no loss term for {loss_type!r}")
+        return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
+
+
+def _get_column_names(dataset: Any) -> set[str]:
+    # A streamed dataset may not know its columns before its first example is read.
+    return set(dataset.column_names or next(iter(dataset)))
+
+
+def _name_pair(row: dict[str, Any], index: int | None) -> str:
+    parts = [] if index is None else [f"row {index}"]
+    parts += [f"{column} {row[column]!r}" for column in _IDENTIFIER_COLUMNS if column in row]
+    return ", ".join(parts) or "a pair"
+
+
+def _leave_out_long_pairs(dataset: Any, dataset_name: str, args: SenseDPOConfig) -> Any:
+    """Drop pairs with a side above `max_length`, up to the allowed share, and say which."""
+    max_length = args.max_length
+    assert max_length is not None
+    if isinstance(dataset, IterableDataset):
+        return _refuse_long_pairs_of_stream(dataset, dataset_name, args)
+    lengths = np.concatenate(
+        [
+            np.add(
+                _get_list_lengths(table, "prompt_ids"),
+                np.maximum(
+                    _get_list_lengths(table, "chosen_ids"), _get_list_lengths(table, "rejected_ids")
+                ),
+            )
+            for table in dataset.select_columns(sorted(_TOKENIZED_COLUMNS))
+            .with_format("arrow")
+            .iter(batch_size=1000)
+        ]
+    )
+    too_long = np.flatnonzero(lengths > max_length)
+    if not len(too_long):
+        return dataset
+    identifiers = dataset.select_columns(
+        [column for column in _IDENTIFIER_COLUMNS if column in dataset.column_names]
+    )
+    named = "; ".join(
+        f"{_name_pair(identifiers[int(index)], int(index))}: {lengths[index]} tokens"
+        for index in too_long[:_NUM_NAMED_PAIRS]
+    )
+    if len(too_long) > _NUM_NAMED_PAIRS:
+        named += f"; and {len(too_long) - _NUM_NAMED_PAIRS} more"
+    fraction = len(too_long) / len(dataset)
+    found = (
+        f"{len(too_long)} of {len(dataset)} pairs ({fraction:.2%}) of the {dataset_name} dataset "
+        f"are longer than `max_length` {max_length}"
+    )
+    if fraction > args.max_dropped_fraction:
+        raise InputError(
+            f"{found}, more than `max_dropped_fraction` {args.max_dropped_fraction} allows: "
+            f"{named}. Set `max_length` to {lengths.max()} to keep them all, shorten their "
+            f"prompts, or set `max_dropped_fraction` to at least {_round_up(fraction)} to leave "
+            "them out."
+        )
+    logger.warning("%s and left out: %s.", found, named)
+    return dataset.select(np.flatnonzero(lengths <= max_length))
+
+
+def _round_up(fraction: float) -> float:
+    return math.ceil(fraction * 10_000) / 10_000
+
+
+def _get_list_lengths(table: Any, column: str) -> np.ndarray:
+    return table.column(column).combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+
+
+def _refuse_long_pairs_of_stream(
+    dataset: IterableDataset, dataset_name: str, args: SenseDPOConfig
+) -> IterableDataset:
+    if args.max_dropped_fraction > 0:
+        raise InputError(
+            f"`max_dropped_fraction` is {args.max_dropped_fraction}, but the {dataset_name} "
+            "dataset is an IterableDataset, of which no share is known before it is read to its "
+            "end. Set it to 0 and filter the stream, or use a Dataset."
+        )
+
+    max_length = args.max_length
+    assert max_length is not None
+
+    def check(example: dict[str, Any]) -> dict[str, Any]:
+        answer = max(len(example["chosen_ids"]), len(example["rejected_ids"]))
+        if (length := len(example["prompt_ids"]) + answer) > max_length:
+            raise InputError(
+                f"{_name_pair(example, None)} of the {dataset_name} dataset has {length} tokens, "
+                f"more than `max_length` {max_length}. Raise `max_length` or filter the "
+                "stream."
+            )
+        return example
+
+    return dataset.map(check)
+
+
+def _scale_pair_weights(dataset: Any, dataset_name: str, column: str) -> Any:
+    """Put the weights of `column`, scaled to a mean of 1, into the column `pair_weight`."""
+    if isinstance(dataset, IterableDataset):
+        logger.info(
+            "The weights of the %s dataset are used as they are: the mean of a stream is not "
+            "known.",
+            dataset_name,
+        )
+        return dataset.map(
+            lambda row: {PAIR_WEIGHT: float(_check_weights([row[column]], column, dataset_name)[0])}
+        )
+    weights = _check_weights(dataset.select_columns(column)[:][column], column, dataset_name)
+    mean = weights.mean()
+    if mean == 0:
+        raise InputError(
+            f"Every weight of the column {column!r} of the {dataset_name} dataset is 0, expected "
+            "at least one above. Correct the column or set `pair_weight_column` to null."
+        )
+    if abs(mean - 1) > 1e-6:
+        logger.info(
+            "Scaled the pair weights of the %s dataset (column %r) from a mean of %.6g to 1.",
+            dataset_name,
+            column,
+            mean,
+        )
+        weights = weights / mean
+    if PAIR_WEIGHT in dataset.column_names:
+        dataset = dataset.remove_columns(PAIR_WEIGHT)
+    return dataset.add_column(PAIR_WEIGHT, weights)
+
+
+def _check_weights(values: Any, column: str, dataset_name: str) -> np.ndarray:
+    """`values` as float64 `[num_pairs]`, all finite and at least 0."""
+    for index, value in enumerate(values):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and math.isfinite(value) and value >= 0):
+            raise InputError(
+                f"Row {index} of the weight column {column!r} of the {dataset_name} dataset is "
+                f"{value!r}, expected a finite number of at least 0."
+            )
+    return np.asarray(values, dtype=np.float64)

@@ -1,0 +1,495 @@
+"""Comparing two results: `strict` (sound), `spider` and `bird` (as the official evaluators do)."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final, Literal, TypeAlias, get_args
+
+from sense_trl.database.engine import QueryResult
+from sense_trl.errors import InputError
+from sense_trl.sql.parsing import SQLParseError, order_matters, visible_sort_columns
+
+__all__ = ["Comparison", "Reason", "Semantics", "Verdict", "results_match"]
+
+Semantics: TypeAlias = Literal["strict", "spider", "bird"]
+Row: TypeAlias = tuple[object, ...]
+
+# Two floats are one number if they differ by less than this. Far above what the order of a sum
+# changes in double precision (some 1e-14), far below a second in a Julian day number (5e-12).
+_RELATIVE_TOLERANCE: Final = 1e-12
+_ABSOLUTE_TOLERANCE: Final = 1e-12
+
+# Column matching is polynomial for all but strongly regular tables; this many times it may choose
+# one of several columns that look alike before the answer is `UNDETERMINED`.
+_MAX_SEARCH_NODES: Final = 2_000
+
+
+class Verdict(StrEnum):
+    """What is known about a prediction."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNDETERMINED = "undetermined"
+
+
+class Reason(StrEnum):
+    """Why a verdict is what it is; `verdict` tells which one a reason belongs to."""
+
+    RESULTS_EQUAL = "results_equal"
+
+    ROW_COUNT_DIFFERS = "row_count_differs"
+    COLUMN_COUNT_DIFFERS = "column_count_differs"
+    VALUES_DIFFER = "values_differ"
+    ORDER_DIFFERS = "order_differs"
+    PREDICTION_SYNTAX_ERROR = "prediction_syntax_error"
+    PREDICTION_EXECUTION_ERROR = "prediction_execution_error"
+    PREDICTION_DENIED = "prediction_denied"
+    PREDICTION_STEP_BUDGET = "prediction_step_budget"
+    """It needed far more work than gold (see `verify_sql`)."""
+
+    BOTH_EMPTY = "both_empty"
+    ORDER_UNKNOWN = "order_unknown"
+    """The same rows in another order, and gold's ties could not be seen."""
+    COLUMN_SEARCH_CAP = "column_search_cap"
+    """Too many columns look alike to tell whether one order of columns fits."""
+    PREDICTION_TIMEOUT = "prediction_timeout"
+    PREDICTION_TOO_LARGE = "prediction_too_large"
+    PREDICTION_NOT_DETERMINISTIC = "prediction_not_deterministic"
+    """It calls `random` or reads the clock."""
+    GOLD_EMPTY = "gold_empty"
+    GOLD_SYNTAX_ERROR = "gold_syntax_error"
+    GOLD_EXECUTION_ERROR = "gold_execution_error"
+    GOLD_DENIED = "gold_denied"
+    GOLD_TIMEOUT = "gold_timeout"
+    GOLD_STEP_BUDGET = "gold_step_budget"
+    GOLD_TOO_LARGE = "gold_too_large"
+    GOLD_NOT_DETERMINISTIC = "gold_not_deterministic"
+    """It calls `random`, reads the clock, or answers otherwise when scanned backwards."""
+    GOLD_LIMIT_TIE = "gold_limit_tie"
+    """Its LIMIT cuts between rows that tie under its ORDER BY and differ."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that this reason explains."""
+        if self is Reason.RESULTS_EQUAL:
+            return Verdict.CORRECT
+        return Verdict.WRONG if self in _WRONG else Verdict.UNDETERMINED
+
+
+_WRONG: Final = frozenset(
+    {
+        Reason.ROW_COUNT_DIFFERS,
+        Reason.COLUMN_COUNT_DIFFERS,
+        Reason.VALUES_DIFFER,
+        Reason.ORDER_DIFFERS,
+        Reason.PREDICTION_SYNTAX_ERROR,
+        Reason.PREDICTION_EXECUTION_ERROR,
+        Reason.PREDICTION_DENIED,
+        Reason.PREDICTION_STEP_BUDGET,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The outcome of comparing two results; `verdict` always is `reason.verdict`."""
+
+    verdict: Verdict
+    reason: Reason
+
+
+_OUTCOMES: Final = {reason: Comparison(reason.verdict, reason) for reason in Reason}
+
+
+def results_match(
+    predicted: QueryResult,
+    gold: QueryResult,
+    *,
+    semantics: Semantics = "strict",
+    gold_sql: str,
+    dialect: str,
+    tie_groups: Callable[[], Sequence[Hashable] | None] | None = None,
+) -> Comparison:
+    """Compare the result of a prediction with gold's.
+
+    `strict`: the two hold the same bag of rows, for one order of the predicted columns. Where the
+    outermost query of gold orders, the rows also come in gold's order, rows that tie under gold's
+    sort keys in any order among themselves. Two empty results are `UNDETERMINED`: any query with
+    no match gives one. Names of columns do not matter. Values are equal as follows:
+
+    * NULL equals NULL and nothing else.
+    * Numbers (int, float, Decimal, bool as 0 and 1) are equal by value: exactly between integers,
+      otherwise within 1e-12 relative or absolute. Close values are merged along chains, so that
+      equality stays transitive. NaN equals NaN.
+    * Text equals text code point by code point; text never equals a number, a date or bytes.
+    * bytes equal bytes.
+    * A date equals the same date and the timestamp at its midnight; timestamps with a time zone
+      are equal if they are the same instant, and never equal one without.
+    * Lists and structs are equal element by element, by these rules; anything else by its text
+      and type.
+
+    `spider`: the test-suite evaluator's `result_eq`. Python equality of values (1 == 1.0, no
+    tolerance), columns in any order, duplicates count, order counts where the text of gold
+    contains "order by" in any place; two empty results are equal whatever their columns.
+    `gold_sql` is the text after that evaluator's own changes (`verify_sql` makes them).
+
+    `bird`: set equality of rows with columns in their order; neither duplicates nor the order of
+    rows count.
+
+    Args:
+        predicted: result of the prediction, status OK.
+        gold: result of gold, status OK.
+        semantics: which comparison.
+        gold_sql: the text of gold, which decides whether order counts.
+        dialect: the dialect of `gold_sql` as sqlglot spells it.
+        tie_groups: gives one value per row of gold, equal for rows that tie under gold's sort
+            keys, or `None` if unknown. Called only where the bags agree and the orders do not.
+            Without it ties are seen where all sort keys are result columns.
+
+    Returns:
+        Verdict and reason. Time is polynomial in the size of the results; a table whose columns
+        cannot be told apart by that is `UNDETERMINED` (`COLUMN_SEARCH_CAP`).
+
+    Raises:
+        InputError: a result's status is not OK, or `semantics` is unknown.
+        SQLParseError: `strict`, and gold contains ORDER but cannot be parsed.
+    """
+    for name, result in (("predicted", predicted), ("gold", gold)):
+        if not result.ok:
+            raise InputError(
+                f"`{name}` must be a complete result, its status is {result.status}; "
+                "`verify_sql` decides about queries that did not run"
+            )
+    if semantics == "strict":
+        return _OUTCOMES[_strict(predicted, gold, gold_sql, dialect, tie_groups)]
+    if semantics == "spider":
+        ordered = "order by" in gold_sql.lower()
+        return _OUTCOMES[_spider(predicted.rows, gold.rows, ordered=ordered)]
+    if semantics == "bird":
+        equal = predicted.rows == gold.rows or set(predicted.rows) == set(gold.rows)
+        return _OUTCOMES[Reason.RESULTS_EQUAL if equal else Reason.VALUES_DIFFER]
+    raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+
+
+# ---------------------------------------------------------------------- spider
+
+
+def _spider(predicted: Sequence[Row], gold: Sequence[Row], *, ordered: bool) -> Reason:
+    if not predicted and not gold:
+        return Reason.RESULTS_EQUAL
+    if len(predicted) != len(gold):
+        return Reason.ROW_COUNT_DIFFERS
+    if len(predicted[0]) != len(gold[0]):
+        return Reason.COLUMN_COUNT_DIFFERS
+    # The official script rejects by this first. It is not implied by the search below: the text
+    # of 1 and 1.0 sorts differently, so rows that are equal can be rejected here.
+    left, right = [_sorted_row(row) for row in gold], [_sorted_row(row) for row in predicted]
+    if left != right if ordered else set(left) != set(right):
+        return Reason.VALUES_DIFFER
+    return _match_columns(
+        predicted, gold, groups=range(len(gold)) if ordered else None, mismatch=Reason.VALUES_DIFFER
+    )
+
+
+def _sorted_row(row: Row) -> Row:
+    return tuple(sorted(row, key=lambda value: str(value) + str(type(value))))
+
+
+# ---------------------------------------------------------------------- strict
+
+
+def _strict(
+    predicted: QueryResult,
+    gold: QueryResult,
+    gold_sql: str,
+    dialect: str,
+    tie_groups: Callable[[], Sequence[Hashable] | None] | None,
+) -> Reason:
+    if not predicted.rows and not gold.rows:
+        return Reason.BOTH_EMPTY
+    if len(predicted.rows) != len(gold.rows):
+        return Reason.ROW_COUNT_DIFFERS
+    if len(predicted.rows[0]) != len(gold.rows[0]):
+        return Reason.COLUMN_COUNT_DIFFERS
+    if predicted.rows == gold.rows:
+        return Reason.RESULTS_EQUAL
+    left, right = _canonical_tables(predicted.rows, gold.rows)
+    unordered = _match_columns(left, right, groups=None, mismatch=Reason.VALUES_DIFFER)
+    if unordered is not Reason.RESULTS_EQUAL or len(right) == 1:
+        return unordered
+    if not order_matters(gold_sql, dialect):
+        return unordered
+    in_order = _match_columns(left, right, groups=range(len(right)), mismatch=Reason.ORDER_DIFFERS)
+    if in_order is Reason.RESULTS_EQUAL:
+        return in_order
+    groups = tie_groups() if tie_groups is not None else _visible_ties(right, gold_sql, dialect)
+    if groups is None:
+        return Reason.ORDER_UNKNOWN
+    return _match_columns(left, right, groups=_runs(groups), mismatch=Reason.ORDER_DIFFERS)
+
+
+def _visible_ties(rows: Sequence[Row], sql: str, dialect: str) -> Sequence[Hashable] | None:
+    columns = visible_sort_columns(sql, dialect)
+    if columns is None or max(columns) >= len(rows[0]):
+        return None
+    return [tuple(row[column] for column in columns) for row in rows]
+
+
+def _runs(values: Sequence[Hashable]) -> list[int]:
+    """Number the runs of equal neighbours: [a, a, b, a] -> [0, 0, 1, 2]."""
+    runs: list[int] = []
+    for index, value in enumerate(values):
+        if index == 0:
+            runs.append(0)
+        else:
+            runs.append(runs[-1] + (value != values[index - 1]))
+    return runs
+
+
+def _canonical_tables(
+    left: Sequence[Row], right: Sequence[Row]
+) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Replace values so that those `strict` calls equal are equal and hash alike."""
+    plain = True
+    floats: set[float] = set()
+    ints: set[int] = set()
+    for table in (left, right):
+        for row in table:
+            for value in row:
+                kind = type(value)
+                if kind is float:
+                    floats.add(value)  # type: ignore[arg-type]
+                elif kind is int:
+                    ints.add(value)  # type: ignore[arg-type]
+                elif kind is not str and value is not None and kind is not bytes:
+                    plain = False
+    if not plain:
+        left, right = ([tuple(map(_canonical_value, row)) for row in t] for t in (left, right))
+        numbers = [v for table in (left, right) for row in table for v in _leaves(row)]
+        floats = {v for v in numbers if isinstance(v, float)}
+        ints = {v for v in numbers if type(v) is int}
+    representative = _merge_close(floats, ints) if floats else {}
+    if representative:
+
+        def replace(value: object) -> object:
+            if type(value) is float:
+                return representative.get(value, value)
+            if type(value) is tuple:
+                return tuple(map(replace, value))
+            return value
+
+        left, right = ([tuple(map(replace, row)) for row in t] for t in (left, right))
+    return left, right
+
+
+def _leaves(value: object) -> Iterable[object]:
+    if type(value) is tuple:
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _canonical_value(value: object) -> object:
+    if value is None or type(value) in (int, str, bytes):
+        return value
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        return value
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return float(value)
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is not None:
+            return ("instant", value.astimezone(datetime.UTC))
+        return ("timestamp", value)
+    if isinstance(value, datetime.date):
+        return ("timestamp", datetime.datetime(value.year, value.month, value.day))
+    if isinstance(value, (list, tuple)):
+        return ("list", *map(_canonical_value, value))
+    if isinstance(value, dict):
+        items = ((str(key), _canonical_value(item)) for key, item in value.items())
+        return ("struct", *sorted(items, key=lambda item: item[0]))
+    return ("other", type(value).__name__, str(value))
+
+
+def _merge_close(floats: set[float], ints: set[int]) -> dict[float, object]:
+    """Map each float that is not to be compared as it is to the value that stands for it."""
+    representative: dict[float, object] = {v: ("nan",) for v in floats if math.isnan(v)}
+    finite = [v for v in floats if math.isfinite(v)]
+    # Integers beyond 2**53 have no float of their own and stay exact.
+    exact = {float(v) for v in ints if abs(v) <= 2**53}
+    ordered = sorted(exact.union(finite))
+    chain: list[float] = []
+
+    def close_chain() -> None:
+        if len(chain) > 1:
+            whole = [v for v in chain if v in exact]
+            stands = whole[0] if whole else chain[0]
+            for v in chain:
+                # Integers never move, or two of them could become one.
+                if v not in exact:
+                    representative[v] = stands
+
+    for value in ordered:
+        if chain and not math.isclose(
+            value, chain[-1], rel_tol=_RELATIVE_TOLERANCE, abs_tol=_ABSOLUTE_TOLERANCE
+        ):
+            close_chain()
+            chain.clear()
+        chain.append(value)
+    close_chain()
+    return representative
+
+
+# ---------------------------------------------------------------------- columns
+
+
+def _match_columns(
+    predicted: Sequence[Row],
+    gold: Sequence[Row],
+    *,
+    groups: Sequence[int] | None,
+    mismatch: Reason,
+) -> Reason:
+    """Look for an order of the predicted columns that makes the two bags of rows equal.
+
+    Args:
+        predicted: rows, as many and as wide as gold's.
+        gold: rows, at least one.
+        groups: a number per row position; rows may only be exchanged within equal numbers.
+            `None` allows any exchange.
+        mismatch: the reason where no order of columns fits.
+    """
+    if groups is not None:
+        predicted = [(group, *row) for group, row in zip(groups, predicted, strict=True)]
+        gold = [(group, *row) for group, row in zip(groups, gold, strict=True)]
+    gold_bag = Counter(gold)
+    if Counter(predicted) == gold_bag:
+        return Reason.RESULTS_EQUAL
+    if len(gold[0]) == 1 + (groups is not None):
+        return mismatch
+    found = _ColumnSearch(predicted, gold, pinned=groups is not None).run()
+    if found is None:
+        return Reason.COLUMN_SEARCH_CAP
+    return Reason.RESULTS_EQUAL if found else mismatch
+
+
+class _ColumnSearch:
+    """Colour refinement on the columns and rows of two tables, with backtracking.
+
+    Columns that can correspond get the same colour: at first by the bag of their values, then in
+    turns by the bag of (value, colour of the row), and rows by the bag of (value, colour of the
+    column). Where columns of one table keep one colour, one of them is matched with each
+    candidate in turn. Every match is checked by comparing bags of whole rows, so the answer is
+    exact; colours only prune.
+    """
+
+    def __init__(self, predicted: Sequence[Row], gold: Sequence[Row], *, pinned: bool) -> None:
+        self._pinned = pinned
+        ids: dict[object, int] = {}
+        # Numbers for values: equal values get one number in both tables.
+        self._columns = tuple(
+            [tuple(ids.setdefault(value, len(ids)) for value in column) for column in zip(*table)]
+            for table in (predicted, gold)
+        )
+        self._gold_bag = Counter(zip(*self._columns[1], strict=True))
+        self._nodes = 0
+
+    def run(self) -> bool | None:
+        """Whether a match exists; `None` if the search gave up."""
+        colours = []
+        for columns in self._columns:
+            colours.append([_bag_colour(column) for column in columns])
+        if self._pinned:
+            colours[0][0] = colours[1][0] = -1
+        return self._search(colours[0], colours[1])
+
+    def _search(self, predicted: list[int], gold: list[int]) -> bool | None:
+        self._nodes += 1
+        if self._nodes > _MAX_SEARCH_NODES:
+            return None
+        refined = self._refine(predicted, gold)
+        if refined is None:
+            return False
+        predicted, gold = refined
+        classes: dict[int, list[int]] = {}
+        for column, colour in enumerate(gold):
+            classes.setdefault(colour, []).append(column)
+        open_classes = []
+        for colour, members in classes.items():
+            # Columns equal in every row are interchangeable.
+            if len({self._columns[1][member] for member in members}) > 1:
+                open_classes.append((len(members), colour, members))
+        if not open_classes:
+            return self._check(predicted, gold)
+        _, colour, members = min(open_classes)
+        chosen = members[0]
+        tried = set()
+        for candidate, candidate_colour in enumerate(predicted):
+            vector = self._columns[0][candidate]
+            if candidate_colour != colour or vector in tried:
+                continue
+            tried.add(vector)
+            marked_predicted, marked_gold = list(predicted), list(gold)
+            marked_predicted[candidate] = marked_gold[chosen] = hash((colour, "chosen"))
+            outcome = self._search(marked_predicted, marked_gold)
+            if outcome is not False:
+                return outcome
+        return False
+
+    def _refine(self, predicted: list[int], gold: list[int]) -> tuple[list[int], list[int]] | None:
+        while True:
+            if sorted(predicted) != sorted(gold):
+                return None
+            kinds = len(set(gold))
+            if kinds == len(gold):
+                return predicted, gold
+            rows = [
+                _row_colours(columns, colours)
+                for columns, colours in zip(self._columns, (predicted, gold), strict=True)
+            ]
+            if Counter(rows[0]) != Counter(rows[1]):
+                return None
+            predicted, gold = (
+                [
+                    hash((colour, sum(map(hash, zip(column, row_colours, strict=True)))))
+                    for column, colour in zip(columns, colours, strict=True)
+                ]
+                for columns, colours, row_colours in zip(
+                    self._columns, (predicted, gold), rows, strict=True
+                )
+            )
+            if len(set(gold)) == kinds:
+                return (predicted, gold) if sorted(predicted) == sorted(gold) else None
+
+    def _check(self, predicted: list[int], gold: list[int]) -> bool:
+        places: dict[int, list[int]] = {}
+        for column, colour in enumerate(predicted):
+            places.setdefault(colour, []).append(column)
+        order = [places[colour].pop() for colour in gold]
+        rows = zip(*(self._columns[0][column] for column in order), strict=True)
+        return Counter(rows) == self._gold_bag
+
+
+def _bag_colour(values: Iterable[int]) -> int:
+    return hash(frozenset(Counter(values).items()))
+
+
+def _row_colours(columns: Sequence[Sequence[int]], colours: Sequence[int]) -> list[int]:
+    """One number per row: a sum over its cells, so the order of columns does not matter."""
+    totals = [0] * len(columns[0])
+    for column, colour in zip(columns, colours, strict=True):
+        known = {value: hash((value, colour)) for value in set(column)}
+        totals = [total + known[value] for total, value in zip(totals, column, strict=True)]
+    return totals
