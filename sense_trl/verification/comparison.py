@@ -13,9 +13,9 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from sense_trl.database.engine import QueryResult
 from sense_trl.errors import InputError
-from sense_trl.sql.parsing import SQLParseError, order_matters, visible_sort_columns
+from sense_trl.sql.parsing import order_matters, visible_sort_columns
 
-__all__ = ["Comparison", "Reason", "Semantics", "Verdict", "results_match"]
+__all__ = ["Comparison", "Reason", "Semantics", "Verdict", "bags_equal", "results_match"]
 
 Semantics: TypeAlias = Literal["strict", "spider", "bird"]
 Row: TypeAlias = tuple[object, ...]
@@ -175,6 +175,16 @@ def results_match(
         equal = predicted.rows == gold.rows or set(predicted.rows) == set(gold.rows)
         return _OUTCOMES[Reason.RESULTS_EQUAL if equal else Reason.VALUES_DIFFER]
     raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+
+
+def bags_equal(left: Sequence[Row], right: Sequence[Row]) -> bool:
+    """Whether two results hold the same bag of rows, columns in place, values as `strict` does."""
+    if left == right:
+        return True
+    if len(left) != len(right):
+        return False
+    left, right = _canonical_tables(left, right)
+    return Counter(left) == Counter(right)
 
 
 # ---------------------------------------------------------------------- spider
@@ -400,7 +410,10 @@ class _ColumnSearch:
         ids: dict[object, int] = {}
         # Numbers for values: equal values get one number in both tables.
         self._columns = tuple(
-            [tuple(ids.setdefault(value, len(ids)) for value in column) for column in zip(*table)]
+            [
+                tuple(ids.setdefault(value, len(ids)) for value in column)
+                for column in zip(*table, strict=True)
+            ]
             for table in (predicted, gold)
         )
         self._gold_bag = Counter(zip(*self._columns[1], strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self, get_args
@@ -26,7 +26,13 @@ from sense_trl.sql.parsing import (
     order_matters,
     outer_limit,
 )
-from sense_trl.verification.comparison import Reason, Semantics, Verdict, results_match
+from sense_trl.verification.comparison import (
+    Reason,
+    Semantics,
+    Verdict,
+    bags_equal,
+    results_match,
+)
 
 __all__ = [
     "Reason",
@@ -309,25 +315,10 @@ def _find_ambiguity(
         backwards = engine.execute_reordered(sql, limits=generous)
         if backwards.exceeded is LimitKind.WALL_CLOCK:
             return Reason.GOLD_TIMEOUT
-        if not _same_answer(backwards, result, sql, engine.dialect):
+        # As bags: rows that tie may come in another order.
+        if not backwards.ok or not bags_equal(backwards.rows, result.rows):
             return Reason.GOLD_NOT_DETERMINISTIC
     return _find_limit_tie(sql, result, engine, generous)
-
-
-def _same_answer(backwards: QueryResult, result: QueryResult, sql: str, dialect: str) -> bool:
-    if not backwards.ok:
-        return False
-    if backwards.rows == result.rows:
-        return True
-    # As a bag: rows that tie may come in another order. The position of columns is fixed, so
-    # each column is compared under its own number.
-    return not result.rows or (
-        sorted(map(repr, backwards.rows)) == sorted(map(repr, result.rows))
-        or results_match(
-            backwards, result, semantics="strict", gold_sql="", dialect=dialect
-        ).verdict
-        is Verdict.CORRECT
-    )
 
 
 def _find_limit_tie(
@@ -369,9 +360,9 @@ def _get_tie_groups(
         if tie_sql is not None:
             ranked = engine.execute(tie_sql, limits=_gold_limits(engine, limits))
             bare = tuple(row[:-1] for row in ranked.rows)
-            if ranked.ok and sorted(map(repr, bare)) == sorted(map(repr, gold.result.rows)):
+            if ranked.ok and bags_equal(bare, gold.result.rows):
                 # The ranks come in order, so they fit gold's rows position by position.
-                gold.tie_groups = tuple(row[-1] for row in ranked.rows)  # type: ignore[misc]
+                gold.tie_groups = tuple(row[-1] for row in ranked.rows)
     return gold.tie_groups
 
 
