@@ -12,16 +12,19 @@ from sense_trl.database.engine import (
     TableInfo,
 )
 from sense_trl.database.sqlite_engine import SQLiteEngine
+from sense_trl.database.worker import IsolatedSQLiteEngine, SQLiteWorker
 
 __all__ = [
     "ColumnInfo",
     "DatabaseCatalog",
     "ExecutionLimits",
     "ForeignKeyInfo",
+    "IsolatedSQLiteEngine",
     "LimitKind",
     "QueryResult",
     "QueryStatus",
     "SQLEngine",
     "SQLiteEngine",
+    "SQLiteWorker",
     "TableInfo",
 ]

@@ -184,15 +184,14 @@ class SQLVerifier:
         self,
         requests: Iterable[VerificationRequest],
         *,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> list[Verification]:
         """Verify all requests.
 
         Args:
             requests: in any order; equal ones are verified once.
-            on_progress: called as `on_progress(done, total)` after each distinct request, counted
-                in requests; `done` rises to `total`. An exception from it, or Ctrl-C, ends the
-                call and leaves the verifier usable.
+            on_progress: called with the number of requests verified since the last call. An
+                exception from it, or Ctrl-C, ends the call and leaves the verifier usable.
 
         Returns:
             One verification per request, in the order of the requests.
@@ -210,12 +209,10 @@ class SQLVerifier:
         # One database and one gold query after the other: caches of pages and results stay warm.
         distinct = sorted(places, key=lambda request: (request.db_id, request.gold_sql))
         verified: dict[VerificationRequest, Verification] = {}
-        done = 0
         for request in distinct:
             verified[request] = self._verify_one(request)
-            done += len(places[request])
             if on_progress is not None:
-                on_progress(done, len(requests))
+                on_progress(len(places[request]))
         return [verified[request] for request in requests]
 
     def verify_gold(self, db_id: str, gold_sql: str) -> Verification:

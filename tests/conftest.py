@@ -1,0 +1,52 @@
+"""Fixtures shared by the tests: real data where it is, and small databases made on the spot."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; tests that need it are skipped where it is absent."""
+    path = Path(os.environ.get("SENSE_TRL_DATA", _DEFAULT_DATA))
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path} (set SENSE_TRL_DATA to its folder)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def spider_databases(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Spider's databases as <db_id>/<db_id>.sqlite, unpacked once per session."""
+    archive = shared_data / "spider" / "databases.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"no Spider databases at {archive}")
+    target = tmp_path_factory.mktemp("spider")
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    found = next(path for path in target.rglob("*.sqlite"))
+    return found.parents[1]
+
+
+FreshDB = Callable[..., Path]
+
+
+@pytest.fixture
+def fresh_db(tmp_path: Path) -> FreshDB:
+    """Builds an SQLite file from a script: `fresh_db("CREATE TABLE ...", name="pets")`."""
+
+    def build(script: str, *, name: str = "fresh") -> Path:
+        path = tmp_path / f"{name}.sqlite"
+        connection = sqlite3.connect(path)
+        connection.executescript(script)
+        connection.close()
+        return path
+
+    return build
