@@ -1,13 +1,15 @@
 """Tiny tokenizers and models built offline, for the tests of the tensor half.
 
 Importing this module pins the environment that such tests need: no network, no telemetry, no
-tokenizer threads. Llama and Qwen2 differ in the biases of their attention projections.
+tokenizer threads, one torch thread. Llama and Qwen2 differ in the biases of their attention
+projections.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -24,6 +26,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+# With so little work per operation a second thread only waits, for seconds on a busy machine.
+torch.set_num_threads(1)
 
 ARCHITECTURES = ("llama", "qwen2")
 VOCAB_SIZE = 384
@@ -97,3 +102,52 @@ def save_tiny_model(folder: Path, architecture: str, *, seed: int = 0) -> str:
     build_tiny_model(architecture, seed=seed).save_pretrained(path)
     build_tiny_tokenizer().save_pretrained(path)
     return str(path)
+
+
+# Preference pairs of text-to-SQL, of different lengths.
+PAIRS = [
+    {
+        "question_id": f"q{i}",
+        "prompt": f"CREATE TABLE {table} (id INTEGER, name TEXT, age INTEGER)\nHow many?\n",
+        "chosen": f"SELECT COUNT(*) FROM {table}" + (" WHERE age > 20" if i % 2 else ""),
+        "rejected": f"SELECT name FROM {table} ORDER BY age" + (" LIMIT 1" if i % 3 else ""),
+    }
+    for i, table in enumerate(
+        ["singer", "concert", "stadium", "country", "album", "song", "band", "city"]
+    )
+]
+
+
+def get_weights(trainer: Any) -> dict[str, torch.Tensor]:
+    """Copies of the trainable parameters by name."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in trainer.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def assert_same_weights(first: Any, second: Any, **tolerance: float) -> None:
+    """Equal bit for bit, unless `rtol` and `atol` are given."""
+    weights, others = get_weights(first), get_weights(second)
+    assert weights.keys() == others.keys()
+    assert weights
+    for name in weights:
+        if tolerance:
+            torch.testing.assert_close(weights[name], others[name], **tolerance)
+        else:
+            assert torch.equal(weights[name], others[name]), name
+
+
+def get_history(trainer: Any, key: str) -> list[float]:
+    """The logged values of one metric, in order."""
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def get_comparable_logs(trainer: Any) -> list[dict[str, float]]:
+    """All logged values but those that measure time."""
+    timing = ("runtime", "per_second", "total_flos")
+    return [
+        {k: v for k, v in entry.items() if not any(t in k for t in timing)}
+        for entry in trainer.state.log_history
+    ]

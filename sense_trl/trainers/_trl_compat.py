@@ -11,6 +11,7 @@ release moves it:
 * `DPOTrainer.loss_types`, `.loss_weights`, `.precompute_ref_logps`: read afresh at every loss;
 * `DPOTrainer.compute_loss` calls the `model` it is given once with `fused_lm_head=True`, and the
   output's `log_probs` are `[2B, L - 1]`, zero outside the answers, chosen rows first;
+* `DPOConfig.gradient_checkpointing` is the name under which TRL sets its default;
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
 * the class attributes `_tag_names`, `_name` and `_paper` of the model card.
 """
@@ -53,6 +54,18 @@ def get_trl_loss_types() -> tuple[str, ...]:
     help_text = next(f.metadata["help"] for f in fields(DPOConfig) if f.name == "loss_type")
     documented = re.findall(r"`'(\w+)'`", help_text)
     return tuple(dict.fromkeys([*_TRL_1_16_LOSS_TYPES, *documented]))
+
+
+def use_current_checkpointing_names(config: DPOConfig) -> None:
+    """Move `gradient_checkpointing*` of a config that is being built to their current names.
+
+    TRL 1.16 sets a default under the old names, which transformers 5.23 deprecates: every config
+    would warn about an option that its user never set. The meaning does not change.
+    """
+    for name in ("checkpointing", "checkpointing_kwargs"):
+        current, old = f"activation_{name}", f"gradient_{name}"
+        if hasattr(config, current) and getattr(config, current) is None:
+            setattr(config, current, getattr(config, old))
 
 
 class RecordedForward:

@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from trl import DPOConfig
 
 from sense_trl.errors import InputError
-from sense_trl.trainers._trl_compat import LABEL_SMOOTHING_READERS, get_trl_loss_types
+from sense_trl.trainers._trl_compat import (
+    LABEL_SMOOTHING_READERS,
+    get_trl_loss_types,
+    use_current_checkpointing_names,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +122,7 @@ class SenseDPOConfig(DPOConfig):  # type: ignore[misc]
                 f"`max_dropped_fraction` is {self.max_dropped_fraction!r}, expected a share in "
                 "[0, 1)."
             )
+        use_current_checkpointing_names(self)
         super().__post_init__()
 
     def _check_loss_type(self) -> None:

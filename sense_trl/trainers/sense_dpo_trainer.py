@@ -72,29 +72,46 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             weights are unusable or meet a loss that cannot be weighted.
 
     Example:
-        >>> from datasets import Dataset  # doctest: +SKIP
-        >>> from peft import LoraConfig
-        >>> from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
-        >>> pairs = Dataset.from_list(
-        ...     [
-        ...         {
-        ...             "prompt": "singer(id, name, age)\\nHow many singers are there?\\nSQL: ",
-        ...             "chosen": "SELECT COUNT(*) FROM singer",
-        ...             "rejected": "SELECT COUNT(age) FROM singer",
-        ...         }
-        ...     ]
-        ...     * 8
-        ... )
-        >>> trainer = SenseDPOTrainer(
-        ...     model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        ...     args=SenseDPOConfig(
-        ...         output_dir="sense-dpo", loss_type=["cdpo", "sft"], max_steps=4, use_cpu=True
-        ...     ),
-        ...     train_dataset=pairs,
-        ...     peft_config=LoraConfig(r=8, target_modules="all-linear"),
-        ... )
-        >>> trainer.train()
-        >>> trainer.save_model()
+
+    ```python
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+
+    schema = "singer(id, name, age)"
+    pairs = Dataset.from_list(
+        [
+            {
+                "prompt": f"{schema}\\nHow many singers are there?\\n",
+                "chosen": "SELECT COUNT(*) FROM singer",
+                "rejected": "SELECT COUNT(age) FROM singer",
+                "pair_weight": 1.0,
+            },
+            {
+                "prompt": f"{schema}\\nWho is the oldest singer?\\n",
+                "chosen": "SELECT name FROM singer ORDER BY age DESC LIMIT 1",
+                "rejected": "SELECT MAX(name) FROM singer",
+                "pair_weight": 0.5,
+            },
+        ]
+    )
+    trainer = SenseDPOTrainer(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        args=SenseDPOConfig(
+            output_dir="sense-dpo",
+            loss_type=["cdpo", "sft"],
+            loss_weights=[1.0, 0.1],
+            learning_rate=5e-6,
+            num_train_epochs=1,
+            use_cpu=True,
+        ),
+        train_dataset=pairs,
+        peft_config=LoraConfig(r=16, target_modules="all-linear"),
+    )
+    trainer.train()
+    trainer.save_model()
+    ```
     """
 
     _tag_names = ["trl", "dpo", "sense"]  # noqa: RUF012 - TRL declares it as an instance-level list
@@ -207,7 +224,8 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         if args.max_length is not None:
             dataset = _leave_out_long_pairs(dataset, dataset_name, args)
         if args.pair_weight_column is None:
-            return dataset
+            # The collator takes any column of this name for weights.
+            return dataset.remove_columns(PAIR_WEIGHT) if PAIR_WEIGHT in columns else dataset
         if args.pair_weight_column in columns:
             self._check_losses_can_be_weighted(args)
             return _scale_pair_weights(dataset, dataset_name, args.pair_weight_column)

@@ -1,119 +1,22 @@
+"""Losses, references, weights and resuming of `SenseDPOTrainer`, compared with TRL's trainer."""
+
 from __future__ import annotations
 
-import logging
+import inspect
 import math
 
 import pytest
 import tiny_models
 import torch
-from datasets import Dataset, IterableDataset
-from peft import LoraConfig
+from tiny_models import PAIRS, assert_same_weights, get_comparable_logs, get_history
+from transformers import BitsAndBytesConfig
 from trl import DPOConfig, DPOTrainer
 
 from sense_trl.errors import InputError
-from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+from sense_trl.trainers import SenseDPOTrainer
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-
-PAIRS = [
-    {
-        "question_id": f"q{i}",
-        "prompt": f"CREATE TABLE {table} (id INTEGER, name TEXT, age INTEGER)\nHow many?\n",
-        "chosen": f"SELECT COUNT(*) FROM {table}" + (" WHERE age > 20" if i % 2 else ""),
-        "rejected": f"SELECT name FROM {table} ORDER BY age" + (" LIMIT 1" if i % 3 else ""),
-    }
-    for i, table in enumerate(
-        ["singer", "concert", "stadium", "country", "album", "song", "band", "city"]
-    )
-]
-
-
-@pytest.fixture(scope="module")
-def model_paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {name: tiny_models.save_tiny_model(folder, name) for name in tiny_models.ARCHITECTURES}
-
-
-@pytest.fixture
-def train(model_paths, tmp_path):
-    """Builds and trains a trainer; keywords are options of the config."""
-
-    def run(
-        loss_type=None,
-        *,
-        pairs=PAIRS,
-        architecture="llama",
-        lora=True,
-        trainer_class=SenseDPOTrainer,
-        resume_from=None,
-        eval_pairs=None,
-        start=True,
-        ref_model=None,
-        **options,
-    ):
-        defaults = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 4,
-            "max_steps": 2,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "logging_steps": 1,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "dataloader_pin_memory": False,
-        }
-        if loss_type is not None:
-            defaults["loss_type"] = loss_type
-        config_class = SenseDPOConfig if trainer_class is SenseDPOTrainer else DPOConfig
-        trainer = trainer_class(
-            model=model_paths[architecture],
-            ref_model=ref_model,
-            args=config_class(**{**defaults, **options}),
-            train_dataset=Dataset.from_list(pairs) if isinstance(pairs, list) else pairs,
-            eval_dataset=None if eval_pairs is None else Dataset.from_list(eval_pairs),
-            peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
-        )
-        if start:
-            trainer.train(resume_from_checkpoint=resume_from)
-        return trainer
-
-    return run
-
-
-def get_weights(trainer):
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in trainer.model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def assert_same_weights(first, second, **tolerance):
-    first, second = get_weights(first), get_weights(second)
-    assert first.keys() == second.keys()
-    assert first
-    for name in first:
-        if tolerance:
-            torch.testing.assert_close(first[name], second[name], **tolerance)
-        else:
-            assert torch.equal(first[name], second[name]), name
-
-
-def get_history(trainer, key):
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
-
-
-def get_comparable_logs(trainer):
-    timing = ("runtime", "per_second", "total_flos")
-    return [
-        {k: v for k, v in entry.items() if not any(t in k for t in timing)}
-        for entry in trainer.state.log_history
-    ]
 
 
 # ------------------------------------------------------------------------- equality with TRL
@@ -269,46 +172,6 @@ def test_weights_count_in_the_sft_term_of_a_single_pair(train):
     assert losses == pytest.approx([1.5 * expected[0], 0.5 * expected[1]], rel=1e-5)
 
 
-def test_weights_are_scaled_to_a_mean_of_one_and_said_so(train, caplog):
-    pairs = [{**pair, "confidence": w} for pair, w in zip(PAIRS, [4, 0, 2, 2] * 2, strict=True)]
-    with caplog.at_level(logging.INFO, logger="sense_trl"):
-        trainer = train(["cdpo"], pairs=pairs, pair_weight_column="confidence", start=False)
-    assert list(trainer.train_dataset["pair_weight"]) == [2, 0, 1, 1] * 2
-    assert "from a mean of 2 to 1" in caplog.text
-
-
-def test_weights_can_be_left_unused(train):
-    pairs = [{**pair, "pair_weight": 1.0 + i} for i, pair in enumerate(PAIRS)]
-    assert_same_weights(
-        train(["cdpo"], pairs=pairs, pair_weight_column=None), train(["cdpo"], pairs=PAIRS)
-    )
-
-
-@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf, None, "2"])
-def test_unusable_weights_are_refused(train, weight):
-    pairs = [{**PAIRS[0], "pair_weight": weight}, {**PAIRS[1], "pair_weight": weight}]
-    with pytest.raises(InputError, match="Row 0 of the weight column 'pair_weight'"):
-        train(["cdpo"], pairs=pairs)
-
-
-def test_weights_of_zero_only_are_refused(train):
-    with pytest.raises(InputError, match="Every weight"):
-        train(["cdpo"], pairs=[{**pair, "pair_weight": 0} for pair in PAIRS])
-
-
-def test_a_missing_weight_column_is_refused(train):
-    with pytest.raises(InputError, match="`pair_weight_column` is 'weight'"):
-        train(["cdpo"], pair_weight_column="weight")
-
-
-def test_a_loss_that_cannot_be_weighted_is_refused(train):
-    pairs = [{**pair, "pair_weight": 1.0} for pair in PAIRS]
-    with pytest.raises(InputError, match="`loss_type` 'ipo' cannot be weighted"):
-        train(["ipo"], pairs=pairs)
-    with pytest.raises(InputError, match=r"`ld_alpha` is 0\.5"):
-        train(["sigmoid"], pairs=pairs, ld_alpha=0.5)
-
-
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_a_resumed_run_ends_with_the_same_weights(train, tmp_path, lora):
     options = {
@@ -360,69 +223,6 @@ def test_the_adapter_is_back_after_the_reference_was_computed(train):
     assert loss.item() != pytest.approx(math.log(2), abs=1e-6)
 
 
-# -------------------------------------------------------------------------------- the data
-
-
-LONG = {**PAIRS[1], "question_id": "too-long", "prompt": PAIRS[1]["prompt"] * 20}
-
-
-def test_a_pair_that_does_not_fit_fails_the_run_by_default(train):
-    with pytest.raises(InputError) as error:
-        train(["cdpo"], pairs=[*PAIRS, LONG], max_length=200)
-    for part in ("1 of 9 pairs (11.11%)", "train dataset", "row 8", "'too-long'", "0.1112"):
-        assert part in str(error.value)
-
-
-def test_the_advice_of_the_error_works(train):
-    with pytest.raises(InputError, match=r"Set `max_length` to (\d+)") as error:
-        train(["cdpo"], pairs=[*PAIRS, LONG], max_length=200)
-    needed = int(str(error.value).split("Set `max_length` to ")[1].split()[0])
-    pairs = [*PAIRS, LONG]
-    assert len(train(["cdpo"], pairs=pairs, max_length=needed, start=False).train_dataset) == 9
-    with pytest.raises(InputError):
-        train(["cdpo"], pairs=pairs, max_length=needed - 1)
-    kept = train(["cdpo"], pairs=pairs, max_length=200, max_dropped_fraction=0.1112, start=False)
-    assert len(kept.train_dataset) == 8
-
-
-def test_dropped_pairs_are_named_and_do_not_count_in_the_weights(train, caplog):
-    pairs = [{**pair, "pair_weight": 2.0} for pair in PAIRS] + [{**LONG, "pair_weight": 50.0}]
-    trainer = train(["cdpo"], pairs=pairs, max_length=200, max_dropped_fraction=0.2, start=False)
-    assert list(trainer.train_dataset["pair_weight"]) == [1.0] * 8
-    assert "too-long" not in list(trainer.train_dataset["question_id"])
-    assert "question_id 'too-long'" in caplog.text
-
-
-def test_the_rejected_answer_counts_as_well(train):
-    long_answer = {**PAIRS[0], "rejected": PAIRS[0]["rejected"] * 20}
-    with pytest.raises(InputError, match="1 of 1 pairs"):
-        train(["cdpo"], pairs=[long_answer], max_length=200)
-
-
-def test_no_limit_keeps_everything(train):
-    trainer = train(["cdpo"], pairs=[*PAIRS, LONG], max_length=None, start=False)
-    assert len(trainer.train_dataset) == 9
-
-
-def test_tokenized_pairs_are_taken_as_they_are(train):
-    text = train(["cdpo"])
-    columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
-    ids = train(["cdpo"], pairs=text.train_dataset.select_columns(columns))
-    assert_same_weights(text, ids)
-
-
-def test_a_stream_is_trained_on_and_refused_where_it_is_too_long(train):
-    def stream(pairs):
-        return IterableDataset.from_generator(lambda: iter(pairs * 4))
-
-    trainer = train(["cdpo"], pairs=stream([{**pair, "pair_weight": 1.0} for pair in PAIRS]))
-    assert_same_weights(trainer, train(["cdpo"], pairs=stream(PAIRS)))
-    with pytest.raises(InputError, match="too-long"):
-        train(["cdpo"], pairs=stream([LONG]), max_length=200)
-    with pytest.raises(InputError, match=r"`max_dropped_fraction` is 0\.1"):
-        train(["cdpo"], pairs=stream(PAIRS), max_dropped_fraction=0.1)
-
-
 # ------------------------------------------------------------------------------- arguments
 
 
@@ -433,8 +233,69 @@ def test_a_trl_config_is_refused(model_paths, tmp_path):
         )
 
 
+def test_the_example_of_the_docstring_runs(model_paths, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    example = inspect.getdoc(SenseDPOTrainer).split("```python\n")[1].split("```")[0]
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in example
+    exec(example.replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_paths["llama"]), {})
+    assert (tmp_path / "sense-dpo" / "adapter_model.safetensors").exists()
+
+
 def test_the_model_card_names_the_method(train, tmp_path):
     train(["cdpo"], save_strategy="steps", save_steps=1, max_steps=1)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "SENSE DPO" in card
     assert "2408.03256" in card
+
+
+# ----------------------------------------------------------------------------- 4-bit models
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_4bit_training_with_evaluation_in_between(train, precompute):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    nf4 = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": "float32",
+    }
+    options = {"model_init_kwargs": {"quantization_config": BitsAndBytesConfig(**nf4)}}
+    plain, evaluated = (
+        train(
+            ["cdpo"],
+            max_steps=4,
+            learning_rate=5e-6,
+            eval_pairs=PAIRS[:2],
+            precompute_ref_log_probs=with_eval and precompute,
+            eval_strategy="steps" if with_eval else "no",
+            eval_steps=1,
+            **options,
+        )
+        for with_eval in (False, True)
+    )
+    # bitsandbytes repacks the weights in eval mode and gets the gradients wrong afterwards.
+    torch.testing.assert_close(
+        get_history(plain, "grad_norm"), get_history(evaluated, "grad_norm"), rtol=1e-3, atol=1e-5
+    )
+    weights = tiny_models.get_weights(evaluated)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    # In bfloat16 a step of 5e-6 is rounded away nearly everywhere.
+    before = train(["cdpo"], start=False, **options)
+    changed = [
+        (weights[name] != weight).float().mean().item()
+        for name, weight in tiny_models.get_weights(before).items()
+    ]
+    assert min(changed) > 0.9
+
+
+def test_adapter_dtype_auto_leaves_what_trl_makes(train):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    trainer = train(
+        ["cdpo"],
+        start=False,
+        adapter_dtype="auto",
+        model_init_kwargs={"quantization_config": BitsAndBytesConfig(load_in_4bit=True)},
+    )
+    dtypes = {weight.dtype for weight in tiny_models.get_weights(trainer).values()}
+    assert dtypes == {torch.bfloat16}

@@ -1,0 +1,68 @@
+"""A trainer on a tiny model, ready in a fraction of a second."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+from datasets import Dataset
+from peft import LoraConfig
+from tiny_models import PAIRS
+from trl import DPOConfig
+
+from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+
+
+@pytest.fixture(scope="module")
+def model_paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {name: tiny_models.save_tiny_model(folder, name) for name in tiny_models.ARCHITECTURES}
+
+
+@pytest.fixture
+def train(model_paths, tmp_path):
+    """Builds and trains a trainer; keywords are options of the config."""
+
+    def run(
+        loss_type=None,
+        *,
+        pairs=PAIRS,
+        architecture="llama",
+        lora=True,
+        trainer_class=SenseDPOTrainer,
+        resume_from=None,
+        eval_pairs=None,
+        start=True,
+        ref_model=None,
+        **options,
+    ):
+        defaults = {
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "max_steps": 2,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "logging_steps": 1,
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "dataloader_pin_memory": False,
+        }
+        if loss_type is not None:
+            defaults["loss_type"] = loss_type
+        config_class = SenseDPOConfig if trainer_class is SenseDPOTrainer else DPOConfig
+        trainer = trainer_class(
+            model=model_paths[architecture],
+            ref_model=ref_model,
+            args=config_class(**{**defaults, **options}),
+            train_dataset=Dataset.from_list(pairs) if isinstance(pairs, list) else pairs,
+            eval_dataset=None if eval_pairs is None else Dataset.from_list(eval_pairs),
+            peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
+        )
+        if start:
+            trainer.train(resume_from_checkpoint=resume_from)
+        return trainer
+
+    return run
