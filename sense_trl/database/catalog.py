@@ -41,9 +41,16 @@ class DatabaseCatalog:
         limits: limits of the engines that the catalog opens.
 
     Example:
-        >>> catalog = DatabaseCatalog.from_path("spider/")          # doctest: +SKIP
-        >>> catalog.engine("concert_singer").execute("SELECT count(*) FROM singer").rows
-        ((6,),)                                                     # doctest: +SKIP
+        >>> import sqlite3, tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> connection = sqlite3.connect(folder / "pets.sqlite")
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name")
+        >>> connection.close()
+        >>> with DatabaseCatalog.from_path(folder) as catalog:
+        ...     catalog.db_ids
+        ...     catalog.engine("pets").execute("SELECT count(*) FROM pet").rows
+        ('pets',)
+        ((1,),)
     """
 
     def __init__(

@@ -40,7 +40,8 @@ _PARSER_CAPS: Final = {
     sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
-    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 0,
+    # Not 0: full-text tables bind parameters in statements of their own.
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 100,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
@@ -226,7 +227,10 @@ class SQLiteEngine:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; the engine cannot be used afterwards, closing twice is allowed."""
+        """Close the connections; the engine cannot be used afterwards.
+
+        Closing twice is allowed, and so is closing from another thread while no query runs.
+        """
         self._closed = True
         self._disconnect()
 
@@ -251,8 +255,9 @@ class SQLiteEngine:
         """Run `sql` with `PRAGMA reverse_unordered_selects`, on a connection of its own.
 
         Scans without an ORDER BY run backwards, so a query whose answer hangs on the order of
-        storage (LIMIT without ORDER BY, a bare column in a GROUP BY) shows another answer. Ties
-        of an ORDER BY are *not* reversed. Arguments, result and errors as in `execute`.
+        storage (LIMIT without ORDER BY, `group_concat`) shows another answer. What SQLite sorts
+        itself is *not* reversed: neither ties of an ORDER BY nor the rows of a group, so a bare
+        column beside a GROUP BY looks well defined. Arguments, result and errors as in `execute`.
         """
         return self._execute(sql, self._limits if limits is None else limits, reverse=True)
 
@@ -294,7 +299,11 @@ class SQLiteEngine:
         immutable = not any(_size(file) for file in beside)
         uri = self._path.as_uri() + ("?mode=ro&immutable=1" if immutable else "?mode=ro")
         try:
-            return sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
+            # `_check_usable` watches over threads, with a better message; SQLite's own check
+            # would forbid another thread even to close.
+            return sqlite3.connect(
+                uri, uri=True, isolation_level=None, cached_statements=0, check_same_thread=False
+            )
         except sqlite3.Error as error:
             raise DatabaseError(f"cannot open {self._path}: {error}") from error
 

@@ -351,8 +351,7 @@ def _canonical_node(node: exp.Expression) -> exp.Expression:
             return greater(this=node.expression, expression=node.this)
     if isinstance(node, exp.Join) and node.args.get("kind") == "INNER":
         node.set("kind", None)
-    if isinstance(node, exp.Paren) and isinstance(
-        node.this, (exp.Column, exp.Literal, exp.Func, exp.Paren)
-    ):
-        return node.this
+    atoms = (exp.Column, exp.Literal, exp.Func, exp.Paren)
+    while isinstance(node, exp.Paren) and isinstance(node.this, atoms):
+        node = node.this
     return node

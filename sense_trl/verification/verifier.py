@@ -93,7 +93,8 @@ def verify_sql(
     Gold is looked at first. It must run within the limits and 200 M instructions; under `strict`
     it must also have one answer: it may not call `random` or read the clock, must give the same
     rows when tables are scanned backwards, and its LIMIT may not cut between differing rows that
-    tie. Otherwise the verdict is undetermined and the prediction is not run.
+    tie. Otherwise the verdict is undetermined and the prediction is not run. Not seen: a column
+    that is neither grouped by nor aggregated, of which SQLite picks one value per group.
 
     The prediction may use 30 times the instructions that gold used, at least 2 M: the same verdict
     on every machine. More is wrong (`PREDICTION_STEP_BUDGET`) under `strict` and, since the
@@ -123,10 +124,17 @@ def verify_sql(
         InputError: `semantics` is unknown.
 
     Example:
+        >>> import sqlite3, tempfile, pathlib
         >>> from sense_trl.database.sqlite_engine import SQLiteEngine
-        >>> with SQLiteEngine("concert_singer.sqlite") as engine:                # doctest: +SKIP
-        ...     verify_sql("SELECT count(*) FROM singer", gold_sql, engine).verdict
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pets.sqlite"
+        >>> connection = sqlite3.connect(file)
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 3 AS age")
+        >>> connection.close()
+        >>> with SQLiteEngine(file) as engine:
+        ...     verify_sql("SELECT age, name FROM pet", "SELECT name, age FROM pet", engine).verdict
+        ...     verify_sql("SELECT name FROM pet", "SELECT age FROM pet", engine).reason
         <Verdict.CORRECT: 'correct'>
+        <Reason.VALUES_DIFFER: 'values_differ'>
     """
     _check_semantics(semantics)
     gold = _examine_gold(gold_sql, engine, semantics, limits)
