@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from sense_trl._version import __version__
 
 if TYPE_CHECKING:
-    from sense_trl.collators import DataCollatorForWeightedPreference as DataCollatorForWeightedPreference
+    from sense_trl.collators import (
+        DataCollatorForWeightedPreference as DataCollatorForWeightedPreference,
+    )
     from sense_trl.database.catalog import DatabaseCatalog as DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits as ExecutionLimits
     from sense_trl.database.engine import QueryResult as QueryResult
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from sense_trl.evaluation.metrics import execution_accuracy as execution_accuracy
     from sense_trl.generation.generator import SamplingConfig as SamplingConfig
     from sense_trl.generation.generator import SQLGenerator as SQLGenerator
-    from sense_trl.generation.transformers_generator import TransformersGenerator as TransformersGenerator
+    from sense_trl.generation.transformers_generator import (
+        TransformersGenerator as TransformersGenerator,
+    )
     from sense_trl.losses.preference import cdpo_loss as cdpo_loss
     from sense_trl.losses.preference import dpo_loss as dpo_loss
     from sense_trl.losses.preference import dpop_loss as dpop_loss

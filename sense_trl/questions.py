@@ -137,7 +137,7 @@ def _question(record: Any, place: str, fallback_id: str, default_db_id: str | No
 
 
 def _required(record: dict[str, Any], names: Sequence[str], place: str) -> str:
-    value = next((record[n] for n in names if isinstance(record.get(n), str)), None)
+    value: str | None = next((record[n] for n in names if isinstance(record.get(n), str)), None)
     if value is None or not value.strip():
         also = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
         found = next((n for n in names if n in record), None)

@@ -6,6 +6,7 @@ without a network.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,4 +156,4 @@ def _judgement(comparison: PairedComparison) -> str:
 def _successive(
     runs: Sequence[EvaluationReport],
 ) -> list[tuple[EvaluationReport, EvaluationReport]]:
-    return list(zip(runs, runs[1:], strict=False))
+    return list(itertools.pairwise(runs))

@@ -41,8 +41,8 @@ class SamplingConfig:
             raise InputError(f"`max_new_tokens` is {self.max_new_tokens}; expected at least 1.")
         if self.temperature == 0 and self.num_generations > 1:
             raise InputError(
-                f"`num_generations` is {self.num_generations} with `temperature` 0: greedy decoding "
-                "would write the same completion each time. Set a temperature, e.g. 1.0."
+                f"`num_generations` is {self.num_generations} with `temperature` 0: greedy "
+                "decoding would write the same completion each time. Set a temperature, e.g. 1.0."
             )
 
 

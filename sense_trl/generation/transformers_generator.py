@@ -301,8 +301,8 @@ def _common_length(a: list[int], b: list[int]) -> int:
 
 def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    ids = [i for i in dict.fromkeys([*ids, tokenizer.eos_token_id]) if i is not None]
+    named = [*(configured if isinstance(configured, list) else [configured])]
+    ids = [int(i) for i in dict.fromkeys([*named, tokenizer.eos_token_id]) if i is not None]
     if not ids:
         raise ModelError(
             "The tokenizer and the generation config name no end-of-sequence token, so an answer "
@@ -341,8 +341,8 @@ def load_model(path: str | Path, *, dtype: str = "auto") -> Any:
         return AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"`model` {str(path)!r} cannot be loaded ({_first_line(error)}). Expected a folder with "
-            "config.json and model.safetensors, or the id of a model on the hub."
+            f"`model` {str(path)!r} cannot be loaded ({_first_line(error)}). Expected a folder "
+            "with config.json and model.safetensors, or the id of a model on the hub."
         ) from error
 
 

@@ -308,18 +308,19 @@ def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
 
     message = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
     conversations = ("prompt", "chosen", "rejected")
-    numbers = {"temperature": "float64", "top_p": "float64", "seed": "int64", "pair_weight": "float64"}
-    text = (
-        "question_id db_id question gold_sql chosen_sql rejected_sql chosen_source rejected_source "
-        "chosen_model rejected_model rejected_reason rejected_error chosen_candidate_id "
-        "rejected_candidate_id"
-    ).split()
+    numbers = {"temperature": "float64", "top_p": "float64", "seed": "int64"}
+    text = [
+        *("question_id", "db_id", "question", "gold_sql", "chosen_sql", "rejected_sql"),
+        *("chosen_source", "rejected_source", "chosen_model", "rejected_model"),
+        *("rejected_reason", "rejected_error", "chosen_candidate_id", "rejected_candidate_id"),
+    ]
     # Given explicitly, so that a dataset without a single pair has its columns too.
     features = datasets.Features(
         {
             **dict.fromkeys(conversations, message),
             **{name: datasets.Value("string") for name in text},
             **{name: datasets.Value(kind) for name, kind in numbers.items()},
+            "pair_weight": datasets.Value("float64"),
         }
     )
     columns = {name: [row[name] for row in rows] for name in features}

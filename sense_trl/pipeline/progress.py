@@ -69,7 +69,7 @@ def progress_callback(bar: StageBar) -> Any:
     """A `transformers` callback that moves `bar` with the optimizer steps and shows the loss."""
     from transformers import TrainerCallback
 
-    class _BarCallback(TrainerCallback):
+    class _BarCallback(TrainerCallback):  # type: ignore[misc]
         """Reports to the stage's bar."""
 
         def __init__(self) -> None:

@@ -11,9 +11,8 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question, load_questions
-from sense_trl.schema import SCHEMA_STYLES, DatabaseSchema, format_schema
+from sense_trl.schema import SCHEMA_STYLES, DatabaseSchema, format_schema, load_spider_schemas
 from sense_trl.schema import get_schema as read_schema
-from sense_trl.schema import load_spider_schemas
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 

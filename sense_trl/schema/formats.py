@@ -28,14 +28,17 @@ SampleValues = Mapping[tuple[str, str], Sequence[object]]
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # Words that SQLite (and, with few exceptions, DuckDB) refuses as a bare table or column name.
 _RESERVED = frozenset(
-    """
-    add all alter and as between case cast check collate commit constraint create cross
-    current_date current_time current_timestamp default deferrable delete distinct drop else
-    escape except exists foreign from full group having if in index inner insert intersect into is
-    isnull join left limit natural not nothing notnull null on or order outer primary raise
-    references returning right select set table then to transaction union unique update using
-    values when where with
-    """.split()
+    re.findall(
+        r"\w+",
+        """
+        add all alter and as between case cast check collate commit constraint create cross
+        current_date current_time current_timestamp default deferrable delete distinct drop else
+        escape except exists foreign from full group having if in index inner insert intersect
+        into is isnull join left limit natural not nothing notnull null on or order outer
+        primary raise references returning right select set table then to transaction union
+        unique update using values when where with
+        """,
+    )
 )
 
 

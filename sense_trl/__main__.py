@@ -1,0 +1,7 @@
+"""`python -m sense_trl` is `sense-trl`."""
+
+import sys
+
+from sense_trl.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The command `sense-trl`: parse, call, print."""

@@ -1,0 +1,506 @@
+"""The main job: from a database and questions to a better model and a report.
+
+Baseline evaluation, supervised fine-tuning, sampling from the fine-tuned model as the weak one,
+execution, verdicts, preference pairs, preference training, evaluation, report. Every stage leaves
+its result in the output folder; a stage whose result is there is not done again, and the long ones
+continue in the middle.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sense_trl._files import sha256_of, write_text_atomically
+from sense_trl._version import __version__
+from sense_trl.errors import InputError
+from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.evaluation.report import (
+    ReportSection,
+    describe_change,
+    preview_results,
+    write_html_report,
+)
+from sense_trl.generation.generator import SamplingConfig
+from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
+from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pipeline.pretrained import get_smollm2
+from sense_trl.pipeline.progress import (
+    StageBar,
+    peak_memory_bytes,
+    progress_callback,
+    stage_bar,
+)
+from sense_trl.pipeline.quickstart_config import QuickstartConfig
+from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task, undetermined_gold
+from sense_trl.questions import Question, split_questions
+from sense_trl.verification.verifier import SQLVerifier, Verdict
+
+if TYPE_CHECKING:
+    import datasets
+    from peft import LoraConfig
+
+# Larger models do not fit a common machine with float32 weights, gradients and two moments each.
+_FULL_FINE_TUNING_LIMIT = 400_000_000
+
+
+def run_quickstart(config: QuickstartConfig, console: Console) -> Path:
+    """Run the main job, or what is left of it.
+
+    Args:
+        config: all settings.
+        console: where progress and the result table are shown.
+
+    Returns:
+        Path of `report.html`.
+
+    Raises:
+        SenseTRLError: unusable input; what earlier stages wrote stays.
+    """
+    return _Quickstart(config, console).run()
+
+
+class _Quickstart:
+    """One run: holds what the stages share."""
+
+    def __init__(self, config: QuickstartConfig, console: Console) -> None:
+        self.config = config
+        self.console = console
+        self.output = Path(config.output_dir)
+        self.costs: dict[str, dict[str, float]] = {}
+
+    def run(self) -> Path:
+        config = self.config
+        # Questions and databases are checked before anything is downloaded or written.
+        task, train, test = self._load_data()
+        model = Path(config.model) if config.model else None
+        if model is None:
+            with self._stage("model"), self.console.status("Preparing SmolLM2-135M-Instruct"):
+                model = get_smollm2()
+        self._claim_output(model)
+        self.console.print(
+            f"[bold]{len(train)} training and {len(test)} test questions[/] on "
+            f"{len({q.db_id for q in task.questions})} database(s); model {model.name}; "
+            f"output {self.output}"
+        )
+        verifier = SQLVerifier(task.catalog)
+        open_gold = undetermined_gold(verifier, [*train, *test])
+        runs = [self._evaluate("baseline", "baseline", model, task, test, verifier)]
+        weak = self._supervised(model, task, train)
+        runs.append(self._evaluate("sft", "after SFT", weak, task, test, verifier))
+        candidates = self._sample(weak, task, train)
+        pairs, account = self._pairs(task, train, candidates, verifier)
+        if len(pairs):
+            strong = self._preference(weak, pairs)
+            runs.append(self._evaluate("dpo", "after SENSE DPO", strong, task, test, verifier))
+        else:
+            self.console.print(
+                "[yellow]No preference pair could be built, so there is no preference training: "
+                f"{json.dumps(account['dropped_questions'])}[/]"
+            )
+        report = self._report(runs, account, task, open_gold, model, len(train))
+        self._show(runs, account, report)
+        task.catalog.close()
+        return report
+
+    # Stages
+
+    def _load_data(self) -> tuple[TextToSQLTask, list[Question], list[Question]]:
+        config = self.config
+        embedded = files("sense_trl") / "data" / "nycflights"
+        task = load_task(
+            DataArguments(
+                database=config.database or str(embedded / "nycflights.sqlite"),
+                questions=config.questions or str(embedded / "questions.jsonl"),
+                schema_style=config.schema_style,
+            )
+        )
+        train, test = split_questions(
+            task.questions,
+            test_fraction=config.test_fraction,
+            seed=config.seed,
+            dialect=task.dialect,
+        )
+        train = _first(train, config.max_train_questions, "max_train_questions")
+        return task, train, _first(test, config.max_test_questions, "max_test_questions")
+
+    def _evaluate(
+        self,
+        key: str,
+        name: str,
+        model: Path,
+        task: TextToSQLTask,
+        questions: Sequence[Question],
+        verifier: SQLVerifier,
+    ) -> EvaluationReport:
+        path = self.output / f"evaluation-{key}.json"
+        if not path.exists():
+            with self._stage(f"evaluate {key}"):
+                with self._bar(f"Evaluate {key}", len(questions)) as bar:
+                    file = self._generate(
+                        model,
+                        task,
+                        questions,
+                        SamplingConfig(max_new_tokens=self.config.max_new_tokens),
+                        self.output / f"predictions-{key}.jsonl",
+                        bar,
+                    )
+                predictions = {candidate.question_id: candidate.sql for candidate in file}
+                evaluate_sql(questions, predictions, verifier, name=name).save(path)
+        return EvaluationReport.load(path)
+
+    def _supervised(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> Path:
+        import datasets
+        from trl import SFTConfig
+
+        from sense_trl.pipeline.training import train_sft
+
+        folder = self.output / "sft"
+        config = self.config
+        rows = datasets.Dataset.from_list(task.prompt_completion_rows(train))
+        arguments = SFTConfig(
+            output_dir=str(folder),
+            num_train_epochs=config.sft_epochs,
+            learning_rate=config.sft_learning_rate,
+            max_length=config.max_length,
+            **self._training(len(rows), config.sft_epochs, config.sft_batch_size),
+        )
+        lora = None if _num_parameters(model) <= _FULL_FINE_TUNING_LIMIT else self._lora()
+
+        def train_stage(callback: Any) -> dict[str, Any]:
+            return train_sft(model, rows, arguments, peft_config=lora, callbacks=[callback])
+
+        self._train("sft", "Supervised fine-tuning", arguments.max_steps, train_stage)
+        return folder
+
+    def _sample(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> CandidateFile:
+        path = self.output / "candidates.jsonl"
+        config = self.config
+        file = CandidateFile(path) if path.exists() else None
+        if file is not None and all(q.question_id in file for q in train):
+            return file
+        sampling = SamplingConfig(
+            num_generations=config.num_generations,
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+        )
+        with self._stage("sample"), self._bar("Sample candidates", len(train)) as bar:
+            return self._generate(model, task, train, sampling, path, bar)
+
+    def _pairs(
+        self,
+        task: TextToSQLTask,
+        train: Sequence[Question],
+        candidates: CandidateFile,
+        verifier: SQLVerifier,
+    ) -> tuple[datasets.Dataset, dict[str, Any]]:
+        import datasets
+
+        path, account = self.output / "pairs.parquet", self.output / "pairs.json"
+        if not account.exists():
+            with self._stage("pairs"), self._bar("Execute, build pairs", len(candidates)) as bar:
+                result = build_preference_pairs(
+                    train,
+                    candidates,
+                    verifier,
+                    get_messages=task.get_messages,
+                    config=PreferencePairConfig(
+                        limit=self.config.pairs_per_question, seed=self.config.seed
+                    ),
+                    dialect=task.dialect,
+                    on_progress=bar.advance,
+                )
+                bar.set(len(candidates))
+                temporary = path.with_suffix(".tmp")
+                result.dataset.to_parquet(temporary)
+                temporary.replace(path)
+                write_text_atomically(account, json.dumps(result.summary(), indent=1))
+        pairs = datasets.Dataset.from_parquet(str(path), cache_dir=str(self.output / ".cache"))
+        return pairs, json.loads(account.read_text(encoding="utf-8"))
+
+    def _preference(self, weak: Path, pairs: datasets.Dataset) -> Path:
+        from sense_trl.pipeline.training import train_dpo
+        from sense_trl.trainers import SenseDPOConfig
+
+        folder = self.output / "dpo"
+        config = self.config
+        losses = {"cdpo": 1.0, "sft": config.sft_weight}
+        losses = {name: weight for name, weight in losses.items() if weight > 0}
+        arguments = SenseDPOConfig(
+            output_dir=str(folder),
+            loss_type=list(losses),
+            loss_weights=list(losses.values()),
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            num_train_epochs=config.dpo_epochs,
+            learning_rate=config.dpo_learning_rate,
+            max_length=config.max_length,
+            **self._training(len(pairs), config.dpo_epochs, config.dpo_batch_size),
+        )
+
+        def train_stage(callback: Any) -> dict[str, Any]:
+            return train_dpo(weak, pairs, arguments, peft_config=self._lora(), callbacks=[callback])
+
+        self._train("dpo", "Preference training", arguments.max_steps, train_stage)
+        return folder
+
+    # Shared by the stages
+
+    def _generate(
+        self,
+        model: Path,
+        task: TextToSQLTask,
+        questions: Sequence[Question],
+        sampling: SamplingConfig,
+        path: Path,
+        bar: StageBar,
+    ) -> CandidateFile:
+        import torch
+
+        from sense_trl.generation.transformers_generator import TransformersGenerator
+
+        # float32 decodes fastest on CPUs; on a GPU the checkpoint's own type is right.
+        dtype = "auto" if torch.cuda.is_available() else "float32"
+        generator = TransformersGenerator(model, batch_size=self.config.batch_size, dtype=dtype)
+        return sample_candidates(
+            task,
+            questions,
+            generator,
+            sampling,
+            path,
+            source="weak",
+            # Enough questions to fill a batch: what a crash can cost is one chunk.
+            chunk_size=max(1, self.config.batch_size // sampling.num_generations),
+            on_progress=bar.advance,
+        )
+
+    def _training(self, num_rows: int, epochs: float, batch_size: int) -> dict[str, Any]:
+        """Arguments that both training stages share."""
+        import torch
+
+        steps = max(1, round(epochs * num_rows / batch_size))
+        return {
+            "max_steps": steps,
+            "per_device_train_batch_size": batch_size,
+            "use_cpu": not torch.cuda.is_available(),
+            "bf16": not torch.cuda.is_available() or torch.cuda.is_bf16_supported(),
+            "gradient_checkpointing": torch.cuda.is_available(),
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": max(1, steps // 10),
+            "logging_steps": max(1, steps // 20),
+            "save_steps": max(1, steps // 4),
+            "save_total_limit": 1,
+            "seed": self.config.seed,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+    def _lora(self) -> LoraConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.config.lora_r,
+            lora_alpha=2 * self.config.lora_r,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+
+    def _train(
+        self, key: str, title: str, steps: int, train: Callable[[Any], dict[str, Any]]
+    ) -> None:
+        """Run a training stage unless its metrics, written last, are there."""
+        done = self.output / key / "metrics.json"
+        if done.exists():
+            return
+        with self._stage(key), self._bar(title, steps) as bar:
+            metrics = train(progress_callback(bar))
+        write_text_atomically(done, json.dumps(metrics, indent=1))
+        for checkpoint in done.parent.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        gc.collect()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Add the block's wall time to the stage's cost, over interrupted runs too."""
+        path = self.output / "costs.json"
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if path.exists():
+                self.costs = json.loads(path.read_text(encoding="utf-8"))
+            entry = self.costs.setdefault(name, {"wall_s": 0.0, "peak_memory_bytes": 0.0})
+            entry["wall_s"] += time.monotonic() - started
+            entry["peak_memory_bytes"] = max(entry["peak_memory_bytes"], peak_memory_bytes())
+            if self.output.is_dir():
+                write_text_atomically(path, json.dumps(self.costs, indent=1))
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[StageBar]:
+        with stage_bar(self.console, title, total) as bar:
+            yield bar
+
+    def _claim_output(self, model: Path) -> None:
+        """Make the output folder this run's, or refuse one that holds a run with other settings."""
+        settings = asdict(self.config)
+        for name in ("output_dir", "overwrite"):
+            del settings[name]
+        settings["model"] = str(model)
+        settings["version"] = __version__
+        for name in ("database", "questions"):
+            value = settings[name]
+            if value is not None and Path(value).is_file():
+                settings[f"{name}_sha256"] = sha256_of(value)
+        path = self.output / "settings.json"
+        if self.config.overwrite and path.exists():
+            shutil.rmtree(self.output)
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            changed = [
+                f"{name} was {found.get(name)!r}, now {settings.get(name)!r}"
+                for name in sorted({*found, *settings})
+                if found.get(name) != settings.get(name)
+            ]
+            if changed:
+                raise InputError(
+                    f"`output_dir` {str(self.output)!r} holds a run with other settings: "
+                    f"{'; '.join(changed)}. Choose another --output-dir, or start over with "
+                    "--overwrite."
+                )
+        elif self.output.exists() and any(self.output.iterdir()):
+            raise InputError(
+                f"`output_dir` {str(self.output)!r} is not empty and holds no run of the "
+                "quickstart. Choose another --output-dir."
+            )
+        write_text_atomically(path, json.dumps(settings, indent=1))
+
+    # The end
+
+    def _report(
+        self,
+        runs: Sequence[EvaluationReport],
+        account: dict[str, Any],
+        task: TextToSQLTask,
+        open_gold: dict[str, str],
+        model: Path,
+        num_train: int,
+    ) -> Path:
+        data = {
+            "runs": [run.summary() for run in runs],
+            "changes": [describe_change(a, b) for a, b in itertools.pairwise(runs)],
+            "pairs": account,
+            "gold_without_verdict": open_gold,
+            "costs": self.costs,
+            "settings": json.loads((self.output / "settings.json").read_text(encoding="utf-8")),
+        }
+        write_text_atomically(self.output / "report.json", json.dumps(data, indent=1))
+        path = self.output / "report.html"
+        write_html_report(
+            path,
+            runs,
+            title="Text-to-SQL quickstart: before and after",
+            subtitle=f"{model.name}, {num_train} training questions, sense-trl {__version__}",
+            sections=[
+                _pairs_section(account),
+                _cost_section(self.costs),
+                ReportSection(
+                    "Gold queries that decide nothing",
+                    ("question", "reason"),
+                    tuple(open_gold.items()),
+                    "Their result does not tell a right answer from a wrong one. They build no "
+                    "pair and count as undetermined."
+                    if open_gold
+                    else "None: every gold query gives a result that can be compared.",
+                ),
+                ReportSection(
+                    "Settings",
+                    ("setting", "value"),
+                    tuple((name, str(value)) for name, value in data["settings"].items()),
+                ),
+            ],
+            previews=preview_results(runs[-1], task.catalog),
+        )
+        return path
+
+    def _show(
+        self, runs: Sequence[EvaluationReport], account: dict[str, Any], report: Path
+    ) -> None:
+        table = Table(title="Execution accuracy on held-out questions")
+        for column in ("run", "accuracy", "95 % interval", "correct", "wrong", "undetermined"):
+            table.add_column(column, justify="left" if column == "run" else "right")
+        for run in runs:
+            table.add_row(
+                run.name,
+                f"{100 * run.execution_accuracy:.1f} %",
+                f"{100 * run.interval.low:.1f} - {100 * run.interval.high:.1f}",
+                *(str(run.count(verdict)) for verdict in Verdict),
+            )
+        self.console.print(table)
+        for before, after in itertools.pairwise(runs):
+            self.console.print(describe_change(before, after))
+        wall = sum(cost["wall_s"] for cost in self.costs.values())
+        peak = max((cost["peak_memory_bytes"] for cost in self.costs.values()), default=0)
+        self.console.print(
+            f"{account['num_pairs']} preference pairs; {wall / 60:.1f} minutes; peak memory "
+            f"{peak / 2**30:.1f} GiB"
+        )
+        self.console.print(f"Report: [bold]{report}[/]")
+
+
+def _first(questions: list[Question], limit: int | None, name: str) -> list[Question]:
+    if limit is not None and limit < 1:
+        raise InputError(f"`{name}` is {limit}; expected at least 1.")
+    return questions[:limit]
+
+
+def _num_parameters(model: Path) -> int:
+    """Parameters of a model from its config alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return int(
+            AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(str(model))
+            ).num_parameters()
+        )
+
+
+def _pairs_section(account: dict[str, Any]) -> ReportSection:
+    rows = [("pairs", account["num_pairs"]), ("candidates", account["num_candidates"])]
+    rows += [(f"verdict {name}", count) for name, count in account["verdicts"].items()]
+    for table in ("dropped_questions", "dropped_candidates"):
+        kind = table.removeprefix("dropped_").removesuffix("s")
+        rows += [(f"{kind} left out: {r}", n) for r, n in account[table].items()]
+    return ReportSection(
+        "Preference pairs",
+        ("what", "count"),
+        tuple((name, str(count)) for name, count in rows),
+        "Chosen: gold SQL that was executed. Rejected: SQL of the fine-tuned model that was "
+        "executed and is definitely wrong. Undetermined verdicts build no pair.",
+    )
+
+
+def _cost_section(costs: dict[str, dict[str, float]]) -> ReportSection:
+    return ReportSection(
+        "Cost",
+        ("stage", "wall time", "peak memory of the process so far"),
+        tuple(
+            (name, f"{cost['wall_s']:.0f} s", f"{cost['peak_memory_bytes'] / 2**30:.1f} GiB")
+            for name, cost in costs.items()
+        ),
+    )
