@@ -471,7 +471,7 @@ class SQLiteEngine:
                 self._exceeded = LimitKind.ROWS
                 return None
             complete = len(chunk) < chunk_rows
-            if not complete or len(rows) > chunk_rows or worst_row > limits.max_result_bytes:
+            if not complete or len(rows) > chunk_rows:
                 for row in rows[counted:]:
                     for value in row:
                         total_bytes += len(value) if isinstance(value, (str, bytes)) else 8

@@ -56,8 +56,8 @@ def canonical_sql(sql: str, dialect: str) -> str:
     """Write a query in one canonical way, to recognise spellings of the same query.
 
     Unified: white space, comments, case of keywords, functions and identifiers, quotes around
-    table names and qualified columns, `AS`, names of table aliases (numbered in order of
-    appearance unless two scopes share one), `INNER`, `<>` and `!=`, `a > b` and `b < a`, and
+    table names and qualified columns, `AS`, names of table aliases (numbered as they appear,
+    unless one is also the name of a table), `INNER`, `<>` and `!=`, `a > b` and `b < a`, and
     parentheses around a name, a literal or a call.
 
     Not unified: an unqualified quoted word (the schema decides whether SQLite takes it for a
@@ -315,34 +315,29 @@ def _is_maybe_string(identifier: exp.Identifier) -> bool:
 
 
 def _rename_table_aliases(tree: exp.Expression) -> None:
-    renamed: dict[str, str] = {}
-    defined: list[str] = []
-    for table_alias in tree.find_all(exp.TableAlias):
-        if isinstance(table_alias.parent, (exp.Table, exp.Subquery)) and table_alias.name:
-            defined.append(table_alias.name)
-    # The same alias in two scopes means two things; such a query keeps its own names.
+    """Number the aliases t1, t2, ... as they are written.
+
+    One name gets one number wherever it stands, so scopes keep shadowing each other as before.
+    """
+    aliases = [
+        node
+        for node in tree.dfs()
+        if isinstance(node, exp.TableAlias)
+        and isinstance(node.parent, (exp.Table, exp.Subquery))
+        and node.name
+    ]
+    names = list(dict.fromkeys(alias.name for alias in aliases))
+    renamed = {name: f"t{position}" for position, name in enumerate(names, start=1)}
     taken = {table.name for table in tree.find_all(exp.Table)}
-    if len(set(defined)) != len(defined) or taken & set(defined):
+    taken |= {cte.alias for cte in tree.find_all(exp.CTE)}
+    # Where an alias or its new name is also a table's, `x.a` may mean either.
+    if taken & (set(names) | set(renamed.values())):
         return
-    # Outer scopes before inner ones, left to right, as they are written.
-    for position, name in enumerate(sorted(defined, key=_written_order(tree)), start=1):
-        renamed[name] = f"t{position}"
-    if set(renamed.values()) & (taken | {cte.alias for cte in tree.find_all(exp.CTE)}):
-        return
-    for table_alias in tree.find_all(exp.TableAlias):
-        if isinstance(table_alias.parent, (exp.Table, exp.Subquery)) and table_alias.name:
-            table_alias.set("this", exp.to_identifier(renamed[table_alias.name]))
+    for alias in aliases:
+        alias.set("this", exp.to_identifier(renamed[alias.name]))
     for column in tree.find_all(exp.Column):
         if column.table in renamed:
             column.set("table", exp.to_identifier(renamed[column.table]))
-
-
-def _written_order(tree: exp.Expression) -> Any:
-    order: dict[str, int] = {}
-    for position, node in enumerate(tree.dfs()):
-        if isinstance(node, exp.TableAlias):
-            order.setdefault(node.name, position)
-    return order.__getitem__
 
 
 def _canonical_node(node: exp.Expression) -> exp.Expression:

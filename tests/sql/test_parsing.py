@@ -83,7 +83,7 @@ def test_spellings_of_one_query_have_one_canonical_text(left: str, right: str) -
         ("SELECT x.a FROM t x, t y WHERE x.i < y.i", "SELECT y.a FROM t x, t y WHERE x.i < y.i"),
         ("SELECT count(a) FROM t", "SELECT count(DISTINCT a) FROM t"),
         ("SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC"),
-        # One alias in two scopes: renaming by name would mix them up.
+        # One alias in two scopes is not two aliases.
         (
             "SELECT x.a FROM t x WHERE x.b IN (SELECT x.b FROM u x)",
             "SELECT x.a FROM t x WHERE x.b IN (SELECT y.b FROM u y WHERE y.b = x.b)",
@@ -92,6 +92,18 @@ def test_spellings_of_one_query_have_one_canonical_text(left: str, right: str) -
 )
 def test_different_queries_keep_different_texts(left: str, right: str) -> None:
     assert canonical_sql(left, "sqlite") != canonical_sql(right, "sqlite")
+
+
+def test_an_alias_that_is_also_a_table_keeps_its_name() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(
+        "CREATE TABLE a (x); INSERT INTO a VALUES (1), (2);"
+        "CREATE TABLE b (y); INSERT INTO b VALUES (2);"
+    )
+    sql = "SELECT b.x FROM a AS b WHERE b.x IN (SELECT b.y FROM b)"
+    assert connection.execute(sql).fetchall() == [(2,)]
+    assert connection.execute(canonical_sql(sql, "sqlite")).fetchall() == [(2,)]
+    connection.close()
 
 
 def test_the_canonical_text_of_gold_gives_golds_rows(
