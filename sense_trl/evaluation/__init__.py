@@ -4,7 +4,7 @@ from sense_trl.evaluation.evaluate import EvaluationRecord, EvaluationReport, ev
 from sense_trl.evaluation.metrics import (
     Interval,
     PairedComparison,
-    bootstrap_interval,
+    accuracy_interval,
     compare_paired,
     execution_accuracy,
 )
@@ -16,7 +16,7 @@ __all__ = [
     "Interval",
     "PairedComparison",
     "ReportSection",
-    "bootstrap_interval",
+    "accuracy_interval",
     "compare_paired",
     "evaluate_sql",
     "execution_accuracy",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sense_trl.errors import InputError
-from sense_trl.evaluation.metrics import Interval, bootstrap_interval, execution_accuracy
+from sense_trl.evaluation.metrics import Interval, accuracy_interval, execution_accuracy
 from sense_trl.questions import Question
 from sense_trl.verification.verifier import SQLVerifier, Verdict, VerificationRequest
 
@@ -65,8 +65,8 @@ class EvaluationReport:
 
     @property
     def interval(self) -> Interval:
-        """95 % bootstrap interval of the execution accuracy."""
-        return bootstrap_interval(self.correct)
+        """95 % interval (Wilson) of the execution accuracy."""
+        return accuracy_interval(self.correct)
 
     def count(self, verdict: Verdict) -> int:
         """Number of predictions with this verdict."""

@@ -315,10 +315,18 @@ def load_tokenizer(path: str | Path) -> Any:
     """Load the tokenizer of a model folder or hub id.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: the folder is missing, or has no readable tokenizer.
     """
     from transformers import AutoTokenizer
 
+    # A hub id has the form owner/name or name; anything else can only be meant as a folder.
+    looks_local = Path(path).is_absolute() or len(Path(path).parts) != 2 or Path(path).is_dir()
+    if looks_local and not (Path(path) / "config.json").is_file():
+        raise ModelError(
+            f"`model` {str(path)!r} is not a model folder: it has no config.json. Give a folder "
+            "with config.json, model.safetensors and the tokenizer's files, or the id of a model "
+            "on the hub (owner/name)."
+        )
     try:
         return AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

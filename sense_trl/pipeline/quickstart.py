@@ -34,6 +34,7 @@ from sense_trl.evaluation.report import (
     write_html_report,
 )
 from sense_trl.generation.generator import SamplingConfig
+from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pipeline.pretrained import get_smollm2
@@ -86,8 +87,10 @@ class _Quickstart:
         config = self.config
         # Questions and databases are checked before anything is downloaded or written.
         task, train, test = self._load_data()
-        model = Path(config.model) if config.model else None
-        if model is None:
+        if config.model is not None:
+            model = Path(config.model)
+            check_chat_template(load_tokenizer(model), model.name)
+        else:
             with self._stage("model"), self.console.status("Preparing SmolLM2-135M-Instruct"):
                 model = get_smollm2()
         self._claim_output(model)

@@ -154,6 +154,10 @@ def train_dpo(
 
 
 def _train(trainer: Any, output_dir: str) -> dict[str, Any]:
+    from transformers import PrinterCallback
+
+    # It prints every log as a dict; the stage's progress bar shows the loss.
+    trainer.remove_callback(PrinterCallback)
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
     metrics = dict(result.metrics)
     metrics["log_history"] = trainer.state.log_history

@@ -1,0 +1,194 @@
+"""Labels that can be defended one by one."""
+
+from pathlib import Path
+
+import pytest
+from conftest import FreshDB
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.errors import InputError
+from sense_trl.pairs import (
+    Candidate,
+    DropReason,
+    PreferencePairConfig,
+    build_preference_pairs,
+)
+from sense_trl.pairs.policies import grouped_any, question_rng
+from sense_trl.prompts import get_prompt
+from sense_trl.questions import Question
+from sense_trl.verification.verifier import SQLVerifier, Verdict
+
+PETS = """
+CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INTEGER);
+INSERT INTO pet VALUES (1, 'Rex', 3), (2, 'Tom', 5), (3, 'Ann', 5), (4, 'Zoe', 9);
+"""
+QUESTIONS = [
+    Question("q1", "pets", "How many pets are there?", "SELECT COUNT(*) FROM pet"),
+    Question("q2", "pets", "Who is older than 4?", "SELECT name FROM pet WHERE age > 4"),
+    Question("q3", "pets", "Who is 100?", "SELECT name FROM pet WHERE age = 100"),
+    Question("q4", "pets", "Names?", "SELECT nme FROM pet"),
+]
+NEVER_ENDS = (
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
+)
+
+
+@pytest.fixture
+def catalog(fresh_db: FreshDB) -> DatabaseCatalog:
+    return DatabaseCatalog.from_path(fresh_db(PETS, name="pets"))
+
+
+def _candidate(question_id: str, sql: str, sample: int = 0, **fields: object) -> Candidate:
+    values = {"text": sql, "source": "weak", "model": "m", **fields}
+    return Candidate(question_id, sample, sql, **values)  # type: ignore[arg-type]
+
+
+def _build(catalog: DatabaseCatalog, candidates: list[Candidate], **config: object):  # type: ignore[no-untyped-def]
+    with SQLVerifier(catalog) as verifier:
+        return build_preference_pairs(
+            QUESTIONS,
+            candidates,
+            verifier,
+            get_messages=lambda q: get_prompt(q.question, "pet(id, name, age)"),
+            config=PreferencePairConfig(**config),  # type: ignore[arg-type]
+        )
+
+
+def test_a_wrong_candidate_is_rejected_against_gold_with_its_provenance(
+    catalog: DatabaseCatalog,
+) -> None:
+    wrong = _candidate("q1", "SELECT COUNT(age) + 1 FROM pet", 4, temperature=1.0, seed=7)
+    result = _build(catalog, [wrong])
+    (row,) = result.dataset.to_list()
+    assert row["prompt"] == get_prompt("How many pets are there?", "pet(id, name, age)")
+    assert row["chosen"] == [{"role": "assistant", "content": "SELECT COUNT(*) FROM pet"}]
+    assert row["rejected"] == [{"role": "assistant", "content": wrong.sql}]
+    assert (row["chosen_source"], row["rejected_source"]) == ("gold", "weak")
+    assert row["rejected_candidate_id"] == wrong.candidate_id
+    assert (row["temperature"], row["seed"], row["pair_weight"]) == (1.0, 7, 1.0)
+    assert row["rejected_reason"]
+    assert result.verdicts == {"wrong": 1}
+
+
+def test_everything_left_out_is_counted_by_reason(catalog: DatabaseCatalog) -> None:
+    result = _build(
+        catalog,
+        [
+            _candidate("q1", "select count( * ) from PET"),
+            _candidate("q1", "SELECT 4", 1),
+            _candidate("q2", "SELECT nam FROM pet", 0),
+            _candidate("q2", "SELECT  nam FROM pet", 1),
+            _candidate("q2", "", 2),
+            _candidate("q2", "SELECT name FROM pet WHERE age", 3, finished=False),
+            _candidate("q2", NEVER_ENDS, 4),
+            _candidate("q3", "SELECT 1", 0),
+            _candidate("q4", "SELECT 1", 0),
+        ],
+    )
+    assert [row["question_id"] for row in result.dataset] == ["q2"]
+    assert result.dropped_questions == {
+        DropReason.GOLD_UNDETERMINED: 2,
+        DropReason.NO_ERRONEOUS: 1,
+    }
+    assert set(result.gold_problems) == {"q3", "q4"}
+    assert result.dropped_candidates[DropReason.CANDIDATE_SAME_AS_GOLD] == 1
+    assert result.dropped_candidates[DropReason.CANDIDATE_DUPLICATE] == 1
+    assert result.dropped_candidates[DropReason.CANDIDATE_EMPTY] == 1
+    assert result.dropped_candidates[DropReason.CANDIDATE_UNFINISHED] == 1
+    assert result.num_candidates == 9
+    assert result.summary()["num_pairs"] == 1
+
+
+def test_correct_samples_may_be_chosen_where_asked(catalog: DatabaseCatalog) -> None:
+    candidates = [
+        _candidate("q1", "SELECT COUNT(id) FROM pet", 0),
+        _candidate("q1", "SELECT 5", 1),
+    ]
+    (row,) = _build(catalog, candidates, chosen_sources=("weak",)).dataset.to_list()
+    assert (row["chosen_sql"], row["chosen_source"]) == ("SELECT COUNT(id) FROM pet", "weak")
+    result = _build(catalog, candidates[1:], chosen_sources=("weak",))
+    assert result.dropped_questions[DropReason.NO_CORRECT] == 2
+    assert len(result.dataset) == 0
+    assert "chosen_sql" in result.dataset.column_names
+
+
+def test_a_candidate_of_an_unknown_question_is_refused(catalog: DatabaseCatalog) -> None:
+    with pytest.raises(InputError, match="'zz', which is not among the 4 questions"):
+        _build(catalog, [_candidate("zz", "SELECT 1")])
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"policy": "best"}, "policy"),
+        ({"limit": 0}, "limit"),
+        ({"chosen_sources": ("oracle",)}, "chosen_sources"),
+        ({"rejected_sources": ()}, "rejected_sources"),
+        ({"rejected_sources": ("gold",)}, "definition of correct"),
+    ],
+)
+def test_bad_settings_are_refused(config: dict[str, object], name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        PreferencePairConfig(**config)  # type: ignore[arg-type]
+
+
+SQL = st.sampled_from(
+    [
+        "SELECT COUNT(*) FROM pet", "SELECT 4", "SELECT 5", "SELECT COUNT(id) FROM pet", "SELECT",
+        "SELECT name FROM pet WHERE age >= 5", "SELECT name FROM pet WHERE age > 5", "", ";",
+        "SELECT nme FROM pet", "DELETE FROM pet", "SELECT 1; DROP TABLE pet", "-- nothing",
+        "SELECT name FROM pet WHERE 1 = 0", "PRAGMA user_version", "SELECT name FROM pet LIMIT 2",
+        "I do not know.", "SELECT name FROM pet WHERE age > 4 ORDER BY name",
+    ]
+)  # fmt: skip
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.tuples(st.sampled_from(["q1", "q2", "q3", "q4"]), SQL), max_size=14),
+    st.integers(1, 4),
+    st.randoms(use_true_random=False),
+)
+def test_every_label_holds_when_checked_again(
+    catalog: DatabaseCatalog, drawn: list[tuple[str, str]], limit: int, rng: object
+) -> None:
+    candidates = [_candidate(q, sql, i) for i, (q, sql) in enumerate(drawn)]
+    sources = {"chosen_sources": ("gold", "weak"), "limit": limit}
+    result = _build(catalog, candidates, **sources)
+    rows = result.dataset.to_list()
+    with SQLVerifier(catalog) as verifier:
+        for row in rows:
+            assert row["chosen_sql"] != row["rejected_sql"]
+            for side, verdict in (("chosen", Verdict.CORRECT), ("rejected", Verdict.WRONG)):
+                request = (row["db_id"], row[f"{side}_sql"], row["gold_sql"])
+                from sense_trl.verification.verifier import VerificationRequest
+
+                (found,) = verifier.verify([VerificationRequest(*request)])
+                assert found.verdict is verdict
+    assert not {row["question_id"] for row in rows} & {"q3", "q4"}
+    assert all([r["question_id"] for r in rows].count(q) <= limit for q in ("q1", "q2"))
+    again = _build(catalog, candidates, **sources).dataset.to_list()
+    assert again == rows
+
+
+def test_the_policy_uses_everything_once_before_anything_twice() -> None:
+    correct = [_candidate("q", f"c{i}") for i in range(2)]
+    erroneous = [_candidate("q", f"e{i}") for i in range(3)]
+    pairs = grouped_any(correct, erroneous, 3, question_rng(0, "q"))
+    assert {rejected.sql for _, rejected in pairs} == {"e0", "e1", "e2"}
+    assert {chosen.sql for chosen, _ in pairs} == {"c0", "c1"}
+    every = grouped_any(correct, erroneous, 99, question_rng(0, "q"))
+    assert len(every) == len({(c.sql, e.sql) for c, e in every}) == 6
+
+
+def test_parquet_is_the_same_bytes_for_the_same_input(
+    catalog: DatabaseCatalog, tmp_path: Path
+) -> None:
+    candidates = [_candidate("q1", "SELECT 5"), _candidate("q2", "SELECT 1", 1)]
+    for name in ("a", "b"):
+        _build(catalog, candidates).dataset.to_parquet(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -1,0 +1,73 @@
+"""Schemas as prompt text."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
+from sense_trl.database.sqlite_engine import SQLiteEngine
+from sense_trl.errors import InputError
+from sense_trl.schema import DatabaseSchema, format_schema, get_schema
+
+SCHEMA = DatabaseSchema(
+    "d",
+    "sqlite",
+    (
+        TableInfo("singer", (ColumnInfo("id", "INTEGER", True, 1), ColumnInfo("full name", "TEXT", True, 0)), (), False),
+        TableInfo(
+            "order",
+            (ColumnInfo("singer", "INT", False, 1), ColumnInfo("n", "", False, 2)),
+            (ForeignKeyInfo(("singer",), "singer", ("id",)),),
+            False,
+        ),
+    ),
+)  # fmt: skip
+
+
+def test_compact_is_names_and_keys() -> None:
+    assert format_schema(SCHEMA) == (
+        'singer(id, "full name")\n"order"(singer, n)\n"order".singer = singer.id'
+    )
+
+
+def test_codes_has_types_keys_and_values() -> None:
+    text = format_schema(SCHEMA, style="codes", sample_values={("singer", "full name"): ["O'Neil", None]})
+    assert text.splitlines() == [
+        "table singer, columns = [ id (integer | primary key), "
+        "\"full name\" (text | values: 'O''Neil', NULL) ]",
+        'table "order", columns = [ singer (int | primary key), n (primary key) ]',
+        "foreign keys:",
+        '"order".singer = singer.id',
+    ]
+
+
+def test_ddl_can_be_executed_and_gives_the_schema_back(tmp_path: Path) -> None:
+    path = tmp_path / "d.sqlite"
+    connection = sqlite3.connect(path)
+    values = {("order", "n"): ["a\nb", 2]}
+    connection.executescript(format_schema(SCHEMA, style="ddl", sample_values=values))
+    connection.close()
+    with SQLiteEngine(path) as engine:
+        assert format_schema(get_schema(engine)) == format_schema(SCHEMA)
+        assert get_schema(engine).foreign_keys == SCHEMA.foreign_keys
+
+
+def test_names_that_need_quotes_work_in_a_query(tmp_path: Path) -> None:
+    from sense_trl.schema.formats import quote_name
+
+    names = ["order", "a b", 'q"x', "1st", "plain", "Größe", "select"]
+    path = tmp_path / "n.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute(f"CREATE TABLE t ({', '.join(map(quote_name, names))})")
+    connection.close()
+    with SQLiteEngine(path) as engine:
+        assert [c.name for c in engine.get_tables()[0].columns] == names
+        assert engine.execute(f"SELECT {', '.join(map(quote_name, names))} FROM t").ok
+
+
+def test_an_unknown_style_and_unusable_values_are_refused() -> None:
+    with pytest.raises(InputError, match="`style` is 'xml'"):
+        format_schema(SCHEMA, style="xml")
+    with pytest.raises(InputError, match="shows none"):
+        format_schema(SCHEMA, sample_values={("singer", "id"): [1]})

@@ -1,0 +1,112 @@
+"""Which part of the package may import which: the architecture as data."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
+
+ANY = {"errors", "_files", "_version"}
+SQL_HALF = {
+    "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
+}  # fmt: skip
+TENSOR_HALF = {"losses", "collators", "trainers"}
+
+MAY_IMPORT = {
+    "errors": set(),
+    "_files": set(),
+    "_version": set(),
+    "database": set(),
+    "sql": set(),
+    "questions": {"sql"},
+    "schema": {"database", "sql"},
+    "prompts": {"schema"},
+    "generation": {"prompts"},
+    "verification": {"database", "sql"},
+    "pairs": {"verification", "prompts", "sql", "questions"},
+    "losses": set(),
+    "collators": set(),
+    "trainers": {"losses", "collators"},
+    "evaluation": SQL_HALF,
+    "pipeline": SQL_HALF | TENSOR_HALF | {"evaluation"},
+    "cli": SQL_HALF | TENSOR_HALF | {"evaluation", "pipeline"},
+}
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imported_layers(path: Path) -> set[str]:
+    layers = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the whole path"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [node.module] if node.module != "sense_trl" else names
+        layers |= {n.split(".")[1] for n in names if n.startswith("sense_trl.")}
+    return layers
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or not p.stem.startswith("__"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_layer_imports_only_what_the_table_allows(path: Path) -> None:
+    layer = _layer(path)
+    assert layer in MAY_IMPORT, f"{layer} is a new layer: give it a row in MAY_IMPORT"
+    allowed = MAY_IMPORT[layer] | {layer} | ANY
+    assert _imported_layers(path) <= allowed
+
+
+def test_the_two_halves_do_not_know_each_other() -> None:
+    assert not any(MAY_IMPORT[layer] & TENSOR_HALF for layer in SQL_HALF)
+    assert not any(MAY_IMPORT[layer] & SQL_HALF for layer in TENSOR_HALF)
+
+
+def _modules_after(code: str) -> set[str]:
+    code += "\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "trl", "datasets", "numpy", "sqlglot", "rich", "jinja2"}
+    assert not heavy & _modules_after("import sense_trl")
+
+
+def test_the_sql_half_works_without_torch() -> None:
+    code = "\n".join(f"import sense_trl.{layer}" for layer in sorted(SQL_HALF | {"evaluation"}))
+    assert not {"torch", "transformers", "trl"} & _modules_after(code)
+
+
+def test_the_command_line_parser_imports_nothing_heavy() -> None:
+    code = "from sense_trl.cli.main import make_parser; make_parser()"
+    assert not {"torch", "transformers", "trl", "datasets", "sqlglot"} & _modules_after(code)
+
+
+def test_every_public_name_loads_and_is_known_to_type_checkers() -> None:
+    import sense_trl
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.name: node.module.removeprefix("sense_trl.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == sense_trl._MODULES
+    assert list(sense_trl._MODULES) == sorted(sense_trl._MODULES)
+    for name in sense_trl.__all__:
+        assert getattr(sense_trl, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        sense_trl.no_such_name  # noqa: B018

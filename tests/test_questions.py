@@ -1,0 +1,129 @@
+"""Reading questions, and splitting them without leaks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sense_trl.errors import InputError
+from sense_trl.questions import Question, load_questions, split_questions
+
+
+def _write(folder: Path, text: str, name: str = "q.jsonl") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("field", ["gold_sql", "query", "SQL", "sql"])
+def test_the_gold_field_of_spider_bird_and_ours_is_read(tmp_path: Path, field: str) -> None:
+    path = _write(tmp_path, json.dumps({"db_id": "d", "question": "how many?", field: " SELECT 1 "}))
+    assert load_questions(path) == [Question("q-00001", "d", "how many?", "SELECT 1")]
+
+
+def test_spiders_parse_tree_in_sql_is_passed_over(tmp_path: Path) -> None:
+    record = {"db_id": "d", "question": "q", "query": "SELECT 2", "sql": {"select": []}}
+    assert load_questions(_write(tmp_path, json.dumps(record)))[0].gold_sql == "SELECT 2"
+
+
+def test_an_array_reads_like_lines_and_optional_fields_are_kept(tmp_path: Path) -> None:
+    record = {
+        "question_id": 7, "db_id": "d", "question": "q", "SQL": "SELECT 1",
+        "evidence": "x means y", "difficulty": "simple", "split": "test",
+    }  # fmt: skip
+    lines = load_questions(_write(tmp_path, json.dumps(record) + "\n\n"))
+    array = load_questions(_write(tmp_path, json.dumps([record]), "q.json"))
+    assert lines == array
+    assert lines == [Question("7", "d", "q", "SELECT 1", "test", "simple", "x means y")]
+
+
+GOOD = '{"question": "q", "gold_sql": "SELECT 1", "db_id": "d"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["holds no question"]),
+        (GOOD + "{broken\n", ["line 2", "invalid JSON", "{broken"]),
+        (GOOD + '"text"\n', ["line 2", "JSON object", "str"]),
+        (GOOD + '{"gold_sql": "SELECT 1", "db_id": "d"}', ["line 2", "`question`", "is missing"]),
+        (GOOD + '{"question": "q", "db_id": "d"}', ["line 2", "`gold_sql`", "query, SQL"]),
+        (GOOD + '{"question": "q", "gold_sql": " ", "db_id": "d"}', ["line 2", "not a non-empty"]),
+        (GOOD + '{"question": "q", "gold_sql": "SELECT 1"}', ["line 2", "`db_id` is missing"]),
+        (GOOD + '{"question": "q", "gold_sql": "s", "db_id": ["d"]}', ["line 2", "`db_id`", "['d']"]),
+        (
+            '{"question_id": "a", "question": "q", "gold_sql": "s", "db_id": "d"}\n' * 2,
+            ["line 2", "'a' was already used", "line 1"],
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_by_line_field_and_remedy(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_questions(_write(tmp_path, text))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a file"):
+        load_questions(tmp_path / "none.jsonl")
+    (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_questions(tmp_path / "b.jsonl")
+
+
+def _questions(gold: list[int], split: str | None = None) -> list[Question]:
+    return [Question(f"q{i}", "d", "?", f"SELECT {g}", split) for i, g in enumerate(gold)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 12), min_size=6, max_size=30).filter(lambda x: len(set(x)) >= 4),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+def test_no_gold_query_is_on_both_sides_and_order_does_not_matter(
+    gold: list[int], seed: int, rng: object
+) -> None:
+    questions = _questions(gold)
+    train, test = split_questions(questions, test_fraction=0.3, seed=seed, dialect="sqlite")
+    assert not {q.gold_sql for q in train} & {q.gold_sql for q in test}
+    assert sorted(q.question_id for q in [*train, *test]) == sorted(q.question_id for q in questions)
+    rng.shuffle(questions)  # type: ignore[attr-defined]
+    assert split_questions(questions, test_fraction=0.3, seed=seed, dialect="sqlite") == (train, test)
+
+
+def test_paraphrases_that_differ_in_case_and_layout_stay_together() -> None:
+    pair = [
+        Question("a", "d", "how many?", "SELECT COUNT(*) FROM t"),
+        Question("b", "d", "count them", "select  count(*)  from T"),
+    ]
+    rest = _questions([1, 2, 3, 4])
+    for seed in range(8):
+        train, test = split_questions(
+            [*pair, *rest], test_fraction=0.4, seed=seed, dialect="sqlite"
+        )
+        assert {"a", "b"} <= {q.question_id for q in train} or {"a", "b"} <= {
+            q.question_id for q in test
+        }
+
+
+def test_a_declared_split_is_kept_and_a_leak_in_it_refused() -> None:
+    train, test = split_questions(
+        [*_questions([1, 2], "train"), Question("t", "d", "?", "SELECT 9", "dev")],
+        dialect="sqlite",
+    )
+    assert ([q.question_id for q in train], [q.question_id for q in test]) == (["q0", "q1"], ["t"])
+    leak = [Question("a", "d", "?", "SELECT 1", "train"), Question("b", "d", "?", "select 1", "test")]
+    with pytest.raises(InputError, match=r"a, b share one gold query"):
+        split_questions(leak, dialect="sqlite")
+
+
+def test_an_empty_side_and_a_bad_fraction_are_refused() -> None:
+    with pytest.raises(InputError, match="training set is empty"):
+        split_questions(_questions([1], "test"), dialect="sqlite")
+    with pytest.raises(InputError, match="`test_fraction` is 1"):
+        split_questions(_questions([1, 2]), test_fraction=1.0, dialect="sqlite")
