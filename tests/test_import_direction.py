@@ -54,7 +54,9 @@ def _imported_layers(path: Path) -> set[str]:
     return layers
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or not p.stem.startswith("__"))
+FILES = sorted(
+    p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or not p.stem.startswith("__")
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

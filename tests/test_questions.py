@@ -19,7 +19,9 @@ def _write(folder: Path, text: str, name: str = "q.jsonl") -> Path:
 
 @pytest.mark.parametrize("field", ["gold_sql", "query", "SQL", "sql"])
 def test_the_gold_field_of_spider_bird_and_ours_is_read(tmp_path: Path, field: str) -> None:
-    path = _write(tmp_path, json.dumps({"db_id": "d", "question": "how many?", field: " SELECT 1 "}))
+    path = _write(
+        tmp_path, json.dumps({"db_id": "d", "question": "how many?", field: " SELECT 1 "})
+    )
     assert load_questions(path) == [Question("q-00001", "d", "how many?", "SELECT 1")]
 
 
@@ -52,7 +54,10 @@ GOOD = '{"question": "q", "gold_sql": "SELECT 1", "db_id": "d"}\n'
         (GOOD + '{"question": "q", "db_id": "d"}', ["line 2", "`gold_sql`", "query, SQL"]),
         (GOOD + '{"question": "q", "gold_sql": " ", "db_id": "d"}', ["line 2", "not a non-empty"]),
         (GOOD + '{"question": "q", "gold_sql": "SELECT 1"}', ["line 2", "`db_id` is missing"]),
-        (GOOD + '{"question": "q", "gold_sql": "s", "db_id": ["d"]}', ["line 2", "`db_id`", "['d']"]),
+        (
+            GOOD + '{"question": "q", "gold_sql": "s", "db_id": ["d"]}',
+            ["line 2", "`db_id`", "['d']"],
+        ),
         (
             '{"question_id": "a", "question": "q", "gold_sql": "s", "db_id": "d"}\n' * 2,
             ["line 2", "'a' was already used", "line 1"],
@@ -91,9 +96,14 @@ def test_no_gold_query_is_on_both_sides_and_order_does_not_matter(
     questions = _questions(gold)
     train, test = split_questions(questions, test_fraction=0.3, seed=seed, dialect="sqlite")
     assert not {q.gold_sql for q in train} & {q.gold_sql for q in test}
-    assert sorted(q.question_id for q in [*train, *test]) == sorted(q.question_id for q in questions)
+    assert sorted(q.question_id for q in [*train, *test]) == sorted(
+        q.question_id for q in questions
+    )
     rng.shuffle(questions)  # type: ignore[attr-defined]
-    assert split_questions(questions, test_fraction=0.3, seed=seed, dialect="sqlite") == (train, test)
+    assert split_questions(questions, test_fraction=0.3, seed=seed, dialect="sqlite") == (
+        train,
+        test,
+    )
 
 
 def test_paraphrases_that_differ_in_case_and_layout_stay_together() -> None:
@@ -117,7 +127,10 @@ def test_a_declared_split_is_kept_and_a_leak_in_it_refused() -> None:
         dialect="sqlite",
     )
     assert ([q.question_id for q in train], [q.question_id for q in test]) == (["q0", "q1"], ["t"])
-    leak = [Question("a", "d", "?", "SELECT 1", "train"), Question("b", "d", "?", "select 1", "test")]
+    leak = [
+        Question("a", "d", "?", "SELECT 1", "train"),
+        Question("b", "d", "?", "select 1", "test"),
+    ]
     with pytest.raises(InputError, match=r"a, b share one gold query"):
         split_questions(leak, dialect="sqlite")
 

@@ -106,7 +106,7 @@ class _Quickstart:
         runs.append(self._evaluate("sft", "after SFT", weak, task, test, verifier))
         candidates = self._sample(weak, task, train)
         pairs, account = self._pairs(task, train, candidates, verifier)
-        if len(pairs):
+        if pairs is not None:
             strong = self._preference(weak, pairs)
             runs.append(self._evaluate("dpo", "after SENSE DPO", strong, task, test, verifier))
         else:
@@ -210,7 +210,7 @@ class _Quickstart:
         train: Sequence[Question],
         candidates: CandidateFile,
         verifier: SQLVerifier,
-    ) -> tuple[datasets.Dataset, dict[str, Any]]:
+    ) -> tuple[datasets.Dataset | None, dict[str, Any]]:
         import datasets
 
         path, account = self.output / "pairs.parquet", self.output / "pairs.json"
@@ -232,8 +232,11 @@ class _Quickstart:
                 result.dataset.to_parquet(temporary)
                 temporary.replace(path)
                 write_text_atomically(account, json.dumps(result.summary(), indent=1))
+        summary = json.loads(account.read_text(encoding="utf-8"))
+        if summary["num_pairs"] == 0:
+            return None, summary
         pairs = datasets.Dataset.from_parquet(str(path), cache_dir=str(self.output / ".cache"))
-        return pairs, json.loads(account.read_text(encoding="utf-8"))
+        return pairs, summary
 
     def _preference(self, weak: Path, pairs: datasets.Dataset) -> Path:
         from sense_trl.pipeline.training import train_dpo

@@ -11,7 +11,8 @@ from sense_trl.pairs.candidates import Candidate, CandidateFile
 
 def _group(question_id: str, size: int = 2) -> list[Candidate]:
     return [
-        Candidate(question_id, i, f"SELECT {i}", f"SELECT 'ü\n{i}'", "weak", "m") for i in range(size)
+        Candidate(question_id, i, f"SELECT {i}", f"SELECT 'ü\n{i}'", "weak", "m")
+        for i in range(size)
     ]
 
 

@@ -32,7 +32,9 @@ def test_compact_is_names_and_keys() -> None:
 
 
 def test_codes_has_types_keys_and_values() -> None:
-    text = format_schema(SCHEMA, style="codes", sample_values={("singer", "full name"): ["O'Neil", None]})
+    text = format_schema(
+        SCHEMA, style="codes", sample_values={("singer", "full name"): ["O'Neil", None]}
+    )
     assert text.splitlines() == [
         "table singer, columns = [ id (integer | primary key), "
         "\"full name\" (text | values: 'O''Neil', NULL) ]",

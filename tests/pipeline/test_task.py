@@ -1,0 +1,116 @@
+"""Loading a task: every unusable input is named before anything is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import FreshDB
+
+from sense_trl.errors import DatabaseError, InputError
+from sense_trl.pipeline.task import DataArguments, load_task, undetermined_gold
+from sense_trl.verification.verifier import SQLVerifier
+
+SCRIPT = """
+CREATE TABLE owner (id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE pet (id INTEGER PRIMARY KEY, owner_id INTEGER REFERENCES owner (id));
+INSERT INTO owner VALUES (1, 'Ann'); INSERT INTO pet VALUES (1, 1), (2, 1);
+"""
+
+
+def _write(folder: Path, records: list[dict[str, object]]) -> str:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return str(path)
+
+
+def test_prompts_hold_schema_and_question(fresh_db: FreshDB, tmp_path: Path) -> None:
+    questions = _write(
+        tmp_path, [{"question": "How many?", "gold_sql": "SELECT COUNT(*) FROM pet"}]
+    )
+    task = load_task(DataArguments(str(fresh_db(SCRIPT, name="pets")), questions))
+    (row,) = task.prompt_completion_rows(task.questions)
+    assert row["prompt"][0]["content"].endswith(
+        "owner(id, name)\npet(id, owner_id)\npet.owner_id = owner.id"
+    )
+    assert row["prompt"][1]["content"] == "How many?"
+    assert row["completion"] == [{"role": "assistant", "content": "SELECT COUNT(*) FROM pet"}]
+    assert task.questions[0].db_id == "pets"
+
+
+def test_unusable_gold_is_named_and_stops_above_the_threshold(
+    fresh_db: FreshDB, tmp_path: Path
+) -> None:
+    records: list[dict[str, object]] = [
+        {"question": "ok", "gold_sql": "SELECT 1"},
+        {"question": "bad", "gold_sql": "SELECT nme FROM pet", "question_id": "bad-one"},
+        {"question": "lost", "gold_sql": "SELECT 1", "db_id": "zoo"},
+        {"question": "ok", "gold_sql": "SELECT 2"},
+    ]
+    database, questions = str(fresh_db(SCRIPT, name="pets")), _write(tmp_path, records)
+    with pytest.raises(InputError) as caught:
+        load_task(DataArguments(database, questions, max_unusable_fraction=0.4))
+    for words in ("2 of 4", "bad-one", "no such column: nme", "SELECT nme", "'zoo' is not there"):
+        assert words in str(caught.value)
+    task = load_task(DataArguments(database, questions, max_unusable_fraction=0.5))
+    assert len(task.questions) == 2
+    assert set(task.unusable) == {"bad-one", "questions-00003"}
+
+
+def test_splits_and_subsets(fresh_db: FreshDB, tmp_path: Path) -> None:
+    records: list[dict[str, object]] = [
+        {"question": "q", "gold_sql": f"SELECT {i}", "split": "train" if i % 2 else "test"}
+        for i in range(10)
+    ]
+    database, questions = str(fresh_db(SCRIPT, name="pets")), _write(tmp_path, records)
+    train = load_task(DataArguments(database, questions, split="train")).questions
+    assert [q.gold_sql for q in train] == [f"SELECT {i}" for i in (1, 3, 5, 7, 9)]
+    subsets = [
+        load_task(DataArguments(database, questions, max_questions=4, subset_seed=s)).questions
+        for s in (0, 0, 1)
+    ]
+    assert subsets[0] == subsets[1] != subsets[2]
+    assert all(len(s) == 4 for s in subsets)
+    with pytest.raises(InputError, match=r"`split` is 'dev'.*\['test', 'train'\]"):
+        load_task(DataArguments(database, questions, split="dev"))
+    with pytest.raises(InputError, match="`max_questions` is 0"):
+        load_task(DataArguments(database, questions, max_questions=0))
+    with pytest.raises(InputError, match="`schema_style` is 'xml'"):
+        load_task(DataArguments(database, questions, schema_style="xml"))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    path.write_text("hello, this is not a database, however long it may be " * 30)
+    questions = _write(tmp_path, [{"question": "q", "gold_sql": "SELECT 1"}])
+    with pytest.raises((DatabaseError, InputError), match=r"x\.sqlite"):
+        load_task(DataArguments(str(path), questions))
+    with pytest.raises((DatabaseError, InputError), match=r"none\.sqlite"):
+        load_task(DataArguments(str(tmp_path / "none.sqlite"), questions))
+
+
+def test_gold_that_decides_nothing_is_listed(fresh_db: FreshDB, tmp_path: Path) -> None:
+    records: list[dict[str, object]] = [
+        {"question": "ok", "gold_sql": "SELECT COUNT(*) FROM pet", "question_id": "a"},
+        {"question": "empty", "gold_sql": "SELECT id FROM pet WHERE id > 9", "question_id": "b"},
+    ]
+    database = str(fresh_db(SCRIPT, name="pets"))
+    task = load_task(DataArguments(database, _write(tmp_path, records)))
+    with SQLVerifier(task.catalog) as verifier:
+        assert undetermined_gold(verifier, task.questions) == {"b": "gold_empty"}
+
+
+def test_spider_layout_uses_the_keys_of_tables_json(
+    shared_data: Path, spider_databases: Path
+) -> None:
+    spider = shared_data / "spider"
+    task = load_task(
+        DataArguments(
+            str(spider_databases),
+            str(spider / "dev.jsonl"),
+            tables_json=str(spider / "tables.json"),
+            max_questions=40,
+            max_unusable_fraction=0.1,
+        )
+    )
+    text = task.get_messages(next(q for q in task.questions if q.db_id == "world_1"))[0]["content"]
+    assert "city.CountryCode = country.Code" in text

@@ -1,0 +1,43 @@
+"""What the training stages add to the trainers: resuming and the length check."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from sense_trl.errors import InputError
+from sense_trl.pipeline.training import check_lengths, last_complete_checkpoint
+
+
+def _checkpoint(folder: Path, step: int, state: str | None) -> None:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(b"x")
+    if state is not None:
+        (path / "trainer_state.json").write_text(state)
+
+
+def test_a_half_written_checkpoint_is_deleted_and_the_one_before_is_used(tmp_path: Path) -> None:
+    _checkpoint(tmp_path, 5, json.dumps({"global_step": 5}))
+    _checkpoint(tmp_path, 10, json.dumps({"global_step": 10}))
+    _checkpoint(tmp_path, 15, '{"global_st')
+    _checkpoint(tmp_path, 20, None)
+    (tmp_path / "checkpoint-best").mkdir()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["checkpoint-10", "checkpoint-5", "checkpoint-best"]
+    assert last_complete_checkpoint(tmp_path / "nothing") is None
+
+
+def test_too_long_examples_are_counted_and_the_longest_named() -> None:
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    prompt = [{"role": "user", "content": "SELECT"}]
+    answers = [[{"role": "assistant", "content": "SELECT name " * n}] for n in (1, 5, 30, 20)]
+    rows = [(prompt, answer) for answer in answers]
+    longest = check_lengths(rows, tokenizer, None)
+    assert check_lengths(rows, tokenizer, longest) == longest
+    with pytest.raises(
+        InputError, match=rf"is 40, but 2 examples.*example 2 with {longest} tokens"
+    ):
+        check_lengths(rows, tokenizer, 40)
