@@ -215,6 +215,33 @@ def test_precomputing_works_with_weights_and_again_at_evaluation(train):
     assert again["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_policy_and_reference_each_run_once(train):
+    trainer = train(["cdpo"], ref_model=tiny_models.build_tiny_model("llama"), start=False)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    calls = []
+    trainer.ref_model.register_forward_hook(lambda *_: calls.append("reference"))
+    trainer.model.register_forward_hook(lambda *_: calls.append("policy"))
+    trainer.compute_loss(trainer.model, batch)
+    assert sorted(calls) == ["policy", "reference"]
+
+
+def test_weights_never_reach_the_model(train):
+    trainer = train(["cdpo"], pairs=[{**pair, "pair_weight": 1.0} for pair in PAIRS], start=False)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert "pair_weight" in batch
+    seen = []
+
+    def model(**kwargs):
+        seen.extend(kwargs)
+        return trainer.model(**kwargs)
+
+    trainer.compute_loss(model, batch)
+    trainer.compute_ref_log_probs(model, batch)
+    assert "input_ids" in seen
+    assert "pair_weight" not in seen
+    assert "pair_weight" in batch  # the caller's batch is not changed
+
+
 def test_the_adapter_is_back_after_the_reference_was_computed(train):
     trainer = train(["cdpo"], max_steps=3)
     batch = trainer.data_collator([trainer.train_dataset[0]])

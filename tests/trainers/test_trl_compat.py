@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_models import PAIRS
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
 
 from sense_trl.trainers import SenseDPOTrainer
 from sense_trl.trainers import _trl_compat as compat
@@ -146,6 +147,13 @@ def test_log_probs_are_zero_outside_the_answers_and_chosen_come_first(trl_traine
     torch.testing.assert_close(per_token_logps, expected, rtol=1e-4, atol=1e-4)
     chosen = trl_trainer.train_dataset[0]["chosen_ids"]
     assert batch["input_ids"][0][batch["completion_mask"][0].bool()].tolist() == chosen
+
+
+def test_positions_of_virtual_tokens_are_cut_off():
+    log_probs = torch.arange(12.0).reshape(2, 6)  # 3 virtual tokens before 4 real ones
+    policy = compat.RecordedForward(lambda **_: FusedCausalLMOutput(log_probs=log_probs))
+    policy(fused_lm_head=True)
+    assert policy.get_per_token_logps(4).tolist() == [[3, 4, 5], [9, 10, 11]]
 
 
 def test_metrics_are_lists_that_log_averages(trl_trainer):
