@@ -80,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from rich.console import Console
 
+    from sense_trl.pipeline.cpu import keep_freed_memory, wait_without_spinning
+
+    wait_without_spinning()
+    keep_freed_memory()
     console = Console(stderr=True)
     try:
         if command == "quickstart":

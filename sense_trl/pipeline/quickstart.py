@@ -244,6 +244,8 @@ class _Quickstart:
 
         folder = self.output / "dpo"
         config = self.config
+        if config.max_pairs is not None and config.max_pairs < len(pairs):
+            pairs = pairs.shuffle(seed=config.seed).select(range(config.max_pairs))
         losses = {"cdpo": 1.0, "sft": config.sft_weight}
         losses = {name: weight for name, weight in losses.items() if weight > 0}
         arguments = SenseDPOConfig(

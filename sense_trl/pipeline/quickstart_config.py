@@ -59,21 +59,25 @@ class QuickstartConfig:
         default=64, metadata={"help": "Completions written at the same time when generating."}
     )
     max_new_tokens: int = field(
-        default=96, metadata={"help": "Longest answer when generating, in tokens."}
+        default=80, metadata={"help": "Longest answer when generating, in tokens."}
     )
-    sft_epochs: float = field(default=2.0, metadata={"help": "Epochs of supervised fine-tuning."})
+    sft_epochs: float = field(default=1.0, metadata={"help": "Epochs of supervised fine-tuning."})
     sft_learning_rate: float = field(
-        default=2e-4, metadata={"help": "Learning rate of supervised fine-tuning."}
+        default=3e-4, metadata={"help": "Learning rate of supervised fine-tuning."}
     )
     sft_batch_size: int = field(
         default=8, metadata={"help": "Questions per optimizer step of supervised fine-tuning."}
     )
     num_generations: int = field(
-        default=8, metadata={"help": "Candidates the weak model samples per training question."}
+        default=4, metadata={"help": "Candidates the weak model samples per training question."}
     )
     temperature: float = field(default=1.0, metadata={"help": "Temperature of that sampling."})
     pairs_per_question: int = field(
         default=1, metadata={"help": "Preference pairs per question at most."}
+    )
+    max_pairs: int | None = field(
+        default=120,
+        metadata={"help": "Train on at most this many pairs, drawn at random."},
     )
     dpo_epochs: float = field(default=1.0, metadata={"help": "Epochs of preference training."})
     dpo_learning_rate: float = field(
@@ -115,6 +119,8 @@ class QuickstartConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise InputError(f"`max_pairs` is {self.max_pairs}; expected at least 1.")
         if not self.temperature > 0:
             raise InputError(
                 f"`temperature` is {self.temperature}; the candidates must differ, so it has to be "

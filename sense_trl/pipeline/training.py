@@ -94,7 +94,9 @@ def train_sft(
     from trl import SFTTrainer
 
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
+    from sense_trl.trainers import score_trained_positions_only
 
+    score_trained_positions_only()
     tokenizer = load_tokenizer(model)
     limit = config.max_length
     check_lengths(((row["prompt"], row["completion"]) for row in dataset), tokenizer, limit)
@@ -131,8 +133,9 @@ def train_dpo(
         The trainer's metrics.
     """
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
-    from sense_trl.trainers import SenseDPOTrainer
+    from sense_trl.trainers import SenseDPOTrainer, score_trained_positions_only
 
+    score_trained_positions_only()
     tokenizer = load_tokenizer(model)
     trainer = SenseDPOTrainer(
         model=load_model(model, dtype="auto"),

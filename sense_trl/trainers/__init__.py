@@ -1,6 +1,7 @@
 """Trainers on top of TRL's. They know no SQL: data comes in as dataset columns."""
 
+from sense_trl.trainers._trl_compat import score_trained_positions_only
 from sense_trl.trainers.sense_dpo_config import SenseDPOConfig
 from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer
 
-__all__ = ["SenseDPOConfig", "SenseDPOTrainer"]
+__all__ = ["SenseDPOConfig", "SenseDPOTrainer", "score_trained_positions_only"]

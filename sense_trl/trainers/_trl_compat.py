@@ -13,6 +13,8 @@ release moves it:
   output's `log_probs` are `[2B, L - 1]`, zero outside the answers, chosen rows first;
 * `DPOConfig.gradient_checkpointing` is the name under which TRL sets its default;
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
+* `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
+  only, and the kernels behind it ask a name of their own;
 * the class attributes `_tag_names`, `_name` and `_paper` of the model card.
 """
 
@@ -23,8 +25,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 from trl import DPOConfig
+from trl.trainer import utils as trl_utils
 
 # The loss types of TRL 1.16.0. Newer ones are read from TRL's own description of the field.
 _TRL_1_16_LOSS_TYPES = (
@@ -66,6 +70,28 @@ def use_current_checkpointing_names(config: DPOConfig) -> None:
         current, old = f"activation_{name}", f"gradient_{name}"
         if hasattr(config, current) and getattr(config, current) is None:
             setattr(config, current, getattr(config, old))
+
+
+def score_trained_positions_only() -> None:
+    """Have TRL's fused head on a CPU project only the positions that are trained on.
+
+    TRL 1.16 does so where Triton runs; elsewhere it projects every prompt position onto the whole
+    vocabulary, forward and backward, and drops the result (fixed shapes spare some accelerators a
+    recompilation, which means nothing on a CPU). With the long prompts of text-to-SQL that is half
+    of a step: leaving it out took 8 steps of SmolLM2-135M from 99 s to 60 s on two cores. Values
+    and gradients are the same up to the rounding of a matrix product with fewer rows.
+
+    It holds for all trainers of the process and cannot be undone; a second call does nothing.
+    """
+    original = trl_utils._use_triton
+    if getattr(original, "covers_cpu", False):
+        return
+
+    def compact_on(device: torch.device) -> bool:
+        return device.type == "cpu" or original(device)
+
+    compact_on.covers_cpu = True  # type: ignore[attr-defined]
+    trl_utils._use_triton = compact_on
 
 
 class RecordedForward:

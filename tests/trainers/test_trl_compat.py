@@ -168,3 +168,47 @@ def test_model_card_attributes_exist():
     for name in ("_tag_names", "_name", "_paper"):
         assert type(getattr(DPOTrainer, name)) is type(getattr(SenseDPOTrainer, name))
     assert DPOTrainer._paper.keys() == SenseDPOTrainer._paper.keys()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_scoring_trained_positions_only_changes_no_value_and_projects_fewer_rows(
+    architecture, monkeypatch
+):
+    from tiny_models import VOCAB_SIZE, build_tiny_model
+    from trl.trainer import utils as trl_utils
+
+    labels = torch.full((2, 12), -100)
+    labels[0, 8:], labels[1, 10:] = 7, 9
+    ids = torch.arange(24).reshape(2, 12) % VOCAB_SIZE
+    rows = []
+
+    def run():
+        model = build_tiny_model(architecture)
+        trl_utils.add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+        output = model(input_ids=ids, labels=labels, fused_lm_head=True)
+        (-output.log_probs.sum()).backward()
+        return output, {n: p.grad.clone() for n, p in model.named_parameters()}
+
+    kernel = trl_utils._ChunkedLogProbFunction
+
+    class Counting(kernel):
+        @classmethod
+        def apply(cls, hidden, *rest):
+            rows.append(hidden.shape[0])
+            return kernel.apply(hidden, *rest)
+
+    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", Counting)
+    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)
+    expected, expected_gradients = run()
+    compat.score_trained_positions_only()
+    compat.score_trained_positions_only()
+    found, gradients = run()
+    # 2 rows of 11 predicting positions, of which 4 and 2 are trained.
+    assert rows == [22, 6]
+    for name in ("log_probs", "entropy", "is_top1"):
+        torch.testing.assert_close(
+            getattr(found, name) * (labels[:, 1:] != -100),
+            getattr(expected, name) * (labels[:, 1:] != -100),
+        )
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient)

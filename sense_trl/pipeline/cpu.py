@@ -1,0 +1,37 @@
+"""What makes a process fast on a few CPU cores."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def wait_without_spinning() -> None:
+    """Let OpenMP threads sleep at barriers; takes effect if torch is not imported yet.
+
+    By default they spin, which on two cores with anything else running made a training step of
+    SmolLM2-135M up to 20 times slower; sleeping costs about 5 % on an idle machine. A setting of
+    the user wins.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep large freed blocks instead of returning them to the system.
+
+    Every forward pass allocates and frees hundreds of megabytes. Returned each time, they come back
+    as pages that the kernel has to clear: a quarter of the time of a training step on two cores (8
+    steps of SmolLM2-135M: 60 s to 44 s), at the same peak memory. Only glibc has these settings;
+    elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 2**28)
