@@ -1,7 +1,7 @@
 """`TransformersGenerator`: batched sampling from a `transformers` model with a shared prefix.
 
 Questions on one database share the instruction and the schema, which are most of a prompt. Their
-common prefix is run through the model once; each batch starts from a copy of its key/value cache.
+common prefix is run through the model once and its keys and values are held once for all rows.
 Rows that are finished leave the batch, so that one long answer does not hold up the rest.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
+from sense_trl.generation.shared_prefix import shared_prefix_attention, supports_shared_prefix
 from sense_trl.prompts import Messages
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class TransformersGenerator:
         try:
             with torch.inference_mode():
                 for prefix, members in self._groups(token_ids):
-                    cache = self._prefill(prefix) if prefix else None
+                    cache = self._prefill(prefix)
                     rows = [
                         _Row(index, sample, token_ids[index][len(prefix) :])
                         for index in members
@@ -192,39 +193,29 @@ class TransformersGenerator:
     ) -> None:
         """Write all completions of `rows` into their `tokens`."""
         import torch
-        from transformers import DynamicCache
 
         device = self.model.device
         uniforms = _uniforms(rows, keys, sampling) if sampling.temperature > 0 else None
-        if prefix_cache is None:
-            cache = DynamicCache(config=self.model.config)
-        else:
-            cache = copy.deepcopy(prefix_cache)
-            cache.batch_repeat_interleave(len(rows))
-        width = max(len(row.suffix) for row in rows)
+        # Every prompt is read once, whatever the number of its samples.
+        suffixes = {row.prompt: row.suffix for row in rows}
+        width = max(map(len, suffixes.values()))
         pad_id = self._end_ids[0]
         ids = torch.tensor(
-            [[pad_id] * (width - len(row.suffix)) + row.suffix for row in rows], device=device
+            [[pad_id] * (width - len(s)) + s for s in suffixes.values()], device=device
         )
         # The padding stands between prefix and suffix; positions count real tokens only.
-        mask = torch.tensor(
-            [
-                [1] * len(prefix) + [0] * (width - len(row.suffix)) + [1] * len(row.suffix)
-                for row in rows
-            ],
-            device=device,
+        real = torch.tensor(
+            [[False] * (width - len(s)) + [True] * len(s) for s in suffixes.values()], device=device
         )
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(prefix) :]
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0) + len(prefix)
+        forward = _Forward(self.model, prefix_cache, len(prefix), len(suffixes))
+        logits = forward(ids, real, positions)
+        place = {prompt: index for index, prompt in enumerate(suffixes)}
+        source = torch.tensor([place[row.prompt] for row in rows], device=device)
+        forward.select(source)
+        logits, real, positions = logits[source], real[source], positions[source]
         active = list(range(len(rows)))
         for step in range(sampling.max_new_tokens):
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
             draws = None if uniforms is None else uniforms[active, step].to(device)
             chosen = _choose(logits, draws, sampling)
             kept = []
@@ -236,20 +227,81 @@ class TransformersGenerator:
                 row.finished = token in self._end_ids
                 if not row.finished:
                     kept.append(slot)
-            if not kept:
+            if not kept or step + 1 == sampling.max_new_tokens:
                 break
             if len(kept) <= (1 - _COMPACT_SHARE) * len(active):
                 selected = torch.tensor(kept, device=device)
-                cache.batch_select_indices(selected)
-                chosen, mask, positions = chosen[selected], mask[selected], positions[selected]
+                forward.select(selected)
+                chosen, real, positions = chosen[selected], real[selected], positions[selected]
                 active = [active[slot] for slot in kept]
-            ids = chosen[:, None]
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            real = torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
             positions = positions[:, -1:] + 1
+            logits = forward(chosen[:, None], real, positions)
 
     def _completion(self, row: _Row) -> Completion:
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
         return Completion(text.strip(), len(row.tokens), row.finished)
+
+
+class _Forward:
+    """Runs a model behind a shared prefix, holding the cache of what comes after it.
+
+    Models that `supports_shared_prefix` knows read the prefix from one place; for all others its
+    cache is copied to every row, which any model with a `DynamicCache` can do.
+    """
+
+    def __init__(self, model: Any, prefix_cache: Any, prefix_length: int, num_rows: int) -> None:
+        from transformers import DynamicCache
+
+        self._model = model
+        self._prefix_length = prefix_length
+        self._shared = prefix_cache if supports_shared_prefix(model) else None
+        if self._shared is not None:
+            self._cache = DynamicCache(config=model.config)
+        else:
+            self._cache = copy.deepcopy(prefix_cache)
+            self._cache.batch_repeat_interleave(num_rows)
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep the rows with these indices, in this order; an index may occur several times."""
+        self._cache.batch_select_indices(rows)
+
+    def __call__(
+        self, ids: torch.Tensor, real: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [rows, vocab] of the last position.
+
+        Args:
+            ids: new tokens [rows, n].
+            real: [rows, all tokens behind the prefix], false at padding.
+            positions: of the new tokens [rows, n], the prefix counted.
+        """
+        import torch
+
+        options: dict[str, Any] = {
+            "input_ids": ids,
+            "position_ids": positions,
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        if self._shared is None:
+            prefix = real.new_ones(len(real), self._prefix_length)
+            mask = torch.cat([prefix, real], dim=1).long()
+            return self._last(self._model(attention_mask=mask, **options))
+        num_keys = real.shape[1]
+        order = torch.arange(num_keys, device=real.device)
+        causal = order[None, :] <= order[num_keys - ids.shape[1] :, None]
+        mask = (real[:, None, :] & causal)[:, None]
+        with shared_prefix_attention(self._model):
+            return self._last(
+                self._model(attention_mask=mask, shared_prefix=self._shared, **options)
+            )
+
+    @staticmethod
+    def _last(output: Any) -> torch.Tensor:
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
 
 
 def _choose(

@@ -7,7 +7,10 @@ import tiny_models
 import torch
 
 from sense_trl.errors import InputError, ModelError
+from sense_trl.generation import shared_prefix
+from sense_trl.generation import transformers_generator as generator_module
 from sense_trl.generation.generator import SamplingConfig, completion_seed
+from sense_trl.generation.shared_prefix import supports_shared_prefix
 from sense_trl.generation.transformers_generator import (
     TransformersGenerator,
     _choose,
@@ -77,6 +80,48 @@ def test_samples_do_not_depend_on_batch_size_or_company(architecture: str) -> No
         PROMPTS, SamplingConfig(num_generations=3, temperature=1.0, max_new_tokens=10, seed=4)
     )
     assert other != whole
+
+
+def test_models_without_prefix_support_write_the_same(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greedy = SamplingConfig(max_new_tokens=12)
+    sampling = SamplingConfig(num_generations=3, temperature=1.0, max_new_tokens=12)
+    generator = _generator(architecture, batch_size=5)
+    assert supports_shared_prefix(generator.model)
+    expected = [generator.generate(PROMPTS, s) for s in (greedy, sampling)]
+    monkeypatch.setattr(generator_module, "supports_shared_prefix", lambda model: False)
+    assert [generator.generate(PROMPTS, s) for s in (greedy, sampling)] == expected
+
+
+def test_attention_in_small_pieces_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = _generator("qwen2")
+    expected = generator.generate(PROMPTS, SamplingConfig(max_new_tokens=8))
+    monkeypatch.setattr(shared_prefix, "_MAX_SCORE_BYTES", 1)
+    assert generator.generate(PROMPTS, SamplingConfig(max_new_tokens=8)) == expected
+
+
+def test_the_attention_implementation_is_restored_after_an_error() -> None:
+    model = tiny_models.build_tiny_model("llama")
+    before = model.config._attn_implementation
+    with pytest.raises(ZeroDivisionError), shared_prefix.shared_prefix_attention(model):
+        assert model.config._attn_implementation != before
+        raise ZeroDivisionError
+    assert model.config._attn_implementation == before
+
+
+def test_sliding_windows_and_unknown_models_are_not_given_a_shared_prefix() -> None:
+    model = tiny_models.build_tiny_model("qwen2")
+    assert supports_shared_prefix(model)
+    model.config.use_sliding_window, model.config.sliding_window = True, 64
+    assert not supports_shared_prefix(model)
+    model.config.use_sliding_window = False
+    assert supports_shared_prefix(model)
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not supports_shared_prefix(model)
+    model = tiny_models.build_tiny_model("llama")
+    model.config.model_type = "mamba"
+    assert not supports_shared_prefix(model)
 
 
 def test_finished_rows_end_and_the_rest_goes_on() -> None:

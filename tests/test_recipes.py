@@ -1,0 +1,57 @@
+"""Every YAML of every recipe parses into the arguments of its script; a typo does not."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+SCRIPTS = {
+    "sft": "train_sft.py",
+    "pairs": "build_pairs.py",
+    "dpo": "train_dpo.py",
+    "evaluate": "evaluate.py",
+}
+CONFIGS = sorted(RECIPES.glob("*/*.yaml"))
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+
+def _script(stage: str) -> ModuleType:
+    path = RECIPES / SCRIPTS[stage]
+    spec = importlib.util.spec_from_file_location(f"recipe_{stage}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_recipes() -> None:
+    assert {path.stem for path in CONFIGS} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_config_parses_and_every_value_arrives(path: Path) -> None:
+    groups = _script(path.stem).make_parser().parse_args_and_config(["--config", str(path)])
+    values = yaml.safe_load(path.read_text())
+    for name, value in values.items():
+        owners = [group for group in groups if hasattr(group, name)]
+        assert owners, name
+        found = getattr(owners[0], name)
+        # What transformers makes of "none", and TRL of a list of one name.
+        known = {("report_to", "none"): [], ("lora_target_modules", "['all-linear']"): "all-linear"}
+        value = known.get((name, str(value)), value)
+        assert found == value or str(getattr(found, "value", found)) == str(value), name
+    assert (path.parent / "README.md").is_file()
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_an_unknown_key_is_refused(stage: str, tmp_path: Path) -> None:
+    text = next(p for p in CONFIGS if p.stem == stage).read_text()
+    typo = tmp_path / "typo.yaml"
+    typo.write_text(text + "\nmax_qestions: 3\n")
+    with pytest.raises(ValueError, match="max_qestions"):
+        _script(stage).make_parser().parse_args_and_config(["--config", str(typo)])
