@@ -23,11 +23,14 @@ if TYPE_CHECKING:
         DataCollatorForWeightedPreference as DataCollatorForWeightedPreference,
     )
     from sense_trl.database.catalog import DatabaseCatalog as DatabaseCatalog
+    from sense_trl.database.duckdb_engine import DuckDBEngine as DuckDBEngine
+    from sense_trl.database.duckdb_import import convert_sqlite as convert_sqlite
     from sense_trl.database.engine import ExecutionLimits as ExecutionLimits
     from sense_trl.database.engine import QueryResult as QueryResult
     from sense_trl.database.engine import QueryStatus as QueryStatus
     from sense_trl.database.engine import SQLEngine as SQLEngine
     from sense_trl.database.sqlite_engine import SQLiteEngine as SQLiteEngine
+    from sense_trl.database.worker import IsolatedEngine as IsolatedEngine
     from sense_trl.errors import SenseTRLError as SenseTRLError
     from sense_trl.evaluation.evaluate import EvaluationReport as EvaluationReport
     from sense_trl.evaluation.evaluate import evaluate_sql as evaluate_sql
@@ -51,13 +54,15 @@ if TYPE_CHECKING:
     from sense_trl.schema.formats import format_schema as format_schema
     from sense_trl.schema.schema import DatabaseSchema as DatabaseSchema
     from sense_trl.schema.schema import get_schema as get_schema
+    from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
     from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
     from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
+    from sense_trl.verification.comparison import Verdict as Verdict
     from sense_trl.verification.comparison import results_match as results_match
+    from sense_trl.verification.judging import Verification as Verification
+    from sense_trl.verification.judging import VerificationRequest as VerificationRequest
+    from sense_trl.verification.judging import verify_sql as verify_sql
     from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
-    from sense_trl.verification.verifier import Verdict as Verdict
-    from sense_trl.verification.verifier import Verification as Verification
-    from sense_trl.verification.verifier import verify_sql as verify_sql
 
 # Public name to the module that defines it. The imports above say the same to type checkers; a
 # test compares the two.
@@ -66,8 +71,10 @@ _MODULES = {
     "DataCollatorForWeightedPreference": "collators",
     "DatabaseCatalog": "database.catalog",
     "DatabaseSchema": "schema.schema",
+    "DuckDBEngine": "database.duckdb_engine",
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionLimits": "database.engine",
+    "IsolatedEngine": "database.worker",
     "PreferencePairConfig": "pairs.builder",
     "QueryResult": "database.engine",
     "QueryStatus": "database.engine",
@@ -81,10 +88,12 @@ _MODULES = {
     "SenseDPOTrainer": "trainers.sense_dpo_trainer",
     "SenseTRLError": "errors",
     "TransformersGenerator": "generation.transformers_generator",
-    "Verdict": "verification.verifier",
-    "Verification": "verification.verifier",
+    "Verdict": "verification.comparison",
+    "Verification": "verification.judging",
+    "VerificationRequest": "verification.judging",
     "build_preference_pairs": "pairs.builder",
     "cdpo_loss": "losses.preference",
+    "convert_sqlite": "database.duckdb_import",
     "dpo_loss": "losses.preference",
     "dpop_loss": "losses.preference",
     "evaluate_sql": "evaluation.evaluate",
@@ -96,7 +105,8 @@ _MODULES = {
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
     "results_match": "verification.comparison",
-    "verify_sql": "verification.verifier",
+    "sqlite_to_duckdb": "sql.transpile",
+    "verify_sql": "verification.judging",
 }
 
 __all__ = ["__version__", *_MODULES]

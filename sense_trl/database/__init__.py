@@ -11,20 +11,22 @@ from sense_trl.database.engine import (
     SQLEngine,
     TableInfo,
 )
+from sense_trl.database.opening import open_engine
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.database.worker import IsolatedSQLiteEngine, SQLiteWorker
+from sense_trl.database.worker import EngineWorker, IsolatedEngine
 
 __all__ = [
     "ColumnInfo",
     "DatabaseCatalog",
+    "EngineWorker",
     "ExecutionLimits",
     "ForeignKeyInfo",
-    "IsolatedSQLiteEngine",
+    "IsolatedEngine",
     "LimitKind",
     "QueryResult",
     "QueryStatus",
     "SQLEngine",
     "SQLiteEngine",
-    "SQLiteWorker",
     "TableInfo",
+    "open_engine",
 ]

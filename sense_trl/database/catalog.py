@@ -11,14 +11,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
-from sense_trl.database.sqlite_engine import SQLiteEngine
+from sense_trl.database.opening import DATABASE_SUFFIXES, open_engine
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["DatabaseCatalog"]
 
-_SQLITE_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
-_DUCKDB_SUFFIXES: Final = (".duckdb",)
-_SUFFIXES: Final = _SQLITE_SUFFIXES + _DUCKDB_SUFFIXES
 # Where Spider (database, test_database) and BIRD (dev_databases, train_databases) keep theirs.
 _ROOT_FOLDERS: Final = (
     "database",
@@ -87,10 +84,10 @@ class DatabaseCatalog:
         if not root.exists():
             raise DatabaseError(f"`path` {root} does not exist")
         if root.is_file():
-            if root.suffix.lower() not in _SUFFIXES:
+            if root.suffix.lower() not in DATABASE_SUFFIXES:
                 raise DatabaseError(
                     f"`path` {root} is no database: expected a file ending in "
-                    f"{', '.join(_SUFFIXES)}, or a folder"
+                    f"{', '.join(DATABASE_SUFFIXES)}, or a folder"
                 )
             return cls({root.stem: root}, source=str(root), limits=limits)
         found: dict[str, Path] = {}
@@ -161,7 +158,7 @@ class DatabaseCatalog:
             engines = self._local.engines = {}
         engine = engines.get(key)
         if engine is None:
-            engine = engines[key] = _open(self.path(db_id), self._limits)
+            engine = engines[key] = open_engine(self.path(db_id), limits=self._limits)
             with self._lock:
                 self._opened.append(engine)
         return engine
@@ -189,18 +186,12 @@ class DatabaseCatalog:
 def _scan(folder: Path) -> list[tuple[str, Path]]:
     found = []
     for entry in sorted(folder.iterdir()):
-        if entry.is_file() and entry.suffix.lower() in _SUFFIXES:
+        if entry.is_file() and entry.suffix.lower() in DATABASE_SUFFIXES:
             found.append((entry.stem, entry))
         elif entry.is_dir() and entry.name not in _ROOT_FOLDERS:
-            for suffix in _SUFFIXES:
+            for suffix in DATABASE_SUFFIXES:
                 file = entry / f"{entry.name}{suffix}"
                 if file.is_file():
                     found.append((entry.name, file))
                     break
     return found
-
-
-def _open(path: Path, limits: ExecutionLimits) -> SQLEngine:
-    if path.suffix.lower() in _DUCKDB_SUFFIXES:
-        raise DatabaseError(f"cannot open {path}: there is no engine for DuckDB files")
-    return SQLiteEngine(path, limits=limits)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 from sense_trl.errors import InputError
 
@@ -28,6 +28,10 @@ __all__ = [
     "SQLEngine",
     "TableInfo",
 ]
+
+
+OUT_OF_MEMORY: Final = "out of memory"
+"""`QueryResult.error` where `LimitKind.MEMORY` stopped the query."""
 
 
 class QueryStatus(StrEnum):
@@ -182,11 +186,33 @@ class SQLEngine(Protocol):
 
     An engine belongs to the thread that opened it. Two queries never influence each other: no
     query can change the database, the settings of the connection or what a later query sees.
+
+    `SQLiteEngine` and `DuckDBEngine` are here. An adapter for a database server (PostgreSQL,
+    MySQL) implements the same members and has to bring the same guarantees with the server's
+    means; the tests in `tests/database/test_engine_contract.py` run against any engine:
+
+    * connect as a role that may only SELECT from the one schema, in a session that is read-only
+      (`default_transaction_read_only`, `START TRANSACTION READ ONLY`), and roll back and reset
+      the session (`DISCARD ALL`) after every query;
+    * accept one statement, through a protocol that takes no more (prepared statements);
+    * limit on the server (`statement_timeout`, `max_execution_time`, `work_mem`), and cancel from
+      a second connection when the server does not obey; read through a server-side cursor, so
+      that the caps on rows and bytes hold while reading;
+    * refuse functions that reach files, other hosts or other sessions (`pg_read_file`, `dblink`,
+      `lo_import`, `pg_terminate_backend`, `LOAD_FILE`): revoke them from the role;
+    * map the server's error classes to `QueryStatus`; a lost connection is a `DatabaseError`.
+
+    `path` is then the file that describes the connection, and the adapter is handed to
+    `verify_sql`, which asks for nothing but this protocol.
     """
 
     @property
     def dialect(self) -> str:
         """The name of the dialect as sqlglot spells it."""
+
+    @property
+    def version(self) -> str:
+        """Name and version of the library that runs the queries; answers may depend on it."""
 
     @property
     def path(self) -> Path:

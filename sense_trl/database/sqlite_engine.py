@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from sense_trl.database.engine import (
+    OUT_OF_MEMORY,
     ColumnInfo,
     ExecutionLimits,
     ForeignKeyInfo,
@@ -148,7 +149,8 @@ class SQLiteEngine:
 
     Text that is not UTF-8 is decoded with the bad bytes left out, as Spider's evaluator does.
 
-    Not protected, because SQLite offers no way inside a process:
+    Not protected, because SQLite offers no way inside a process (`IsolatedEngine` and
+    `SQLVerifier` with workers cover the first two):
 
     * Single long operations cannot be interrupted: planning a join of dozens of tables, and one
       call of `instr`, `replace`, `like` or `glob` on values near `max_cell_bytes`. They can
@@ -201,6 +203,11 @@ class SQLiteEngine:
         _check_file(self._path)
         self._fingerprint = _fingerprint(self._path)
         self._connection = self._connect(reverse=False)
+
+    @property
+    def version(self) -> str:
+        """The version of SQLite."""
+        return f"sqlite {sqlite3.sqlite_version}"
 
     @property
     def path(self) -> Path:
@@ -500,7 +507,7 @@ class SQLiteEngine:
             case LimitKind.RESULT_BYTES:
                 return QueryStatus.TOO_LARGE, f"more than {limits.max_result_bytes} bytes of rows"
             case LimitKind.MEMORY:
-                return QueryStatus.TOO_LARGE, "out of memory"
+                return QueryStatus.TOO_LARGE, OUT_OF_MEMORY
             case None:
                 raise AssertionError("no limit was exceeded")
 

@@ -1,17 +1,18 @@
-"""SQLite in a process of its own, which can be killed: `SQLiteWorker`, `IsolatedSQLiteEngine`."""
+"""Engines in a process of their own, which can be killed: `EngineWorker`, `IsolatedEngine`."""
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import marshal
 import os
-import select
-import signal
-import struct
-import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,23 +22,32 @@ from sense_trl.database.engine import (
     LimitKind,
     QueryResult,
     QueryStatus,
+    ReorderingEngine,
+    SQLEngine,
     TableInfo,
 )
-from sense_trl.database.sqlite_engine import SQLiteEngine, set_process_heap_limit
-from sense_trl.errors import DatabaseError, ExecutionBackendError, InputError
+from sense_trl.database.opening import dialect_of, open_engine, version_of
+from sense_trl.database.process import (
+    WorkerGoneError,
+    WorkerLateError,
+    WorkerProcess,
+    limit_process_memory,
+    serve_messages,
+)
+from sense_trl.database.sqlite_engine import set_process_heap_limit
+from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["IsolatedSQLiteEngine", "SQLiteWorker"]
+__all__ = ["EngineCache", "EngineWorker", "IsolatedEngine", "limit_worker_memory"]
 
 # A worker that has not answered this long after the query's own limit hangs in an operation that
-# SQLite cannot interrupt, and is killed.
-_GRACE_S: Final = 0.25
-# Starting takes 0.1 s on an idle machine.
-_START_TIMEOUT_S: Final = 60.0
+# the engine cannot interrupt, and is killed.
+GRACE_S: Final = 0.25
 _MAX_OPEN_ENGINES: Final = 64
-_LENGTH: Final = struct.Struct("<Q")
+# What the interpreter and the engine's own structures may use beyond `memory_limit_bytes`.
+_MEMORY_SLACK_BYTES: Final = 160 * 2**20
 
 
-class SQLiteWorker:
+class EngineWorker:
     """One process that runs queries for this one, replaced whenever it had to be killed.
 
     It keeps the engines it has opened (up to 64), limits its memory (SQLite's heap limit is per
@@ -45,15 +55,18 @@ class SQLiteWorker:
     worker serves one caller at a time; calls from several threads queue.
 
     Args:
-        memory_limit_bytes: heap limit of SQLite in the worker.
+        memory_limit_bytes: heap limit of SQLite in the worker; the whole process may use 160 MB
+            more where the system can limit it (Linux).
     """
 
     def __init__(self, *, memory_limit_bytes: int = ExecutionLimits().memory_limit_bytes) -> None:
         self._memory_limit_bytes = memory_limit_bytes
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: WorkerProcess | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._num_kills = 0
+        # Of the process that runs now.
+        self._num_answers = 0
 
     @property
     def num_kills(self) -> int:
@@ -68,46 +81,62 @@ class SQLiteWorker:
     def execute(
         self, path: Path, sql: str, limits: ExecutionLimits, *, reverse: bool = False
     ) -> QueryResult:
-        """Run one query on the database at `path`; see `SQLiteEngine.execute`.
+        """Run one query on the database at `path`; see `SQLEngine.execute`.
 
         Raises:
             DatabaseError: the file cannot be read.
             ExecutionBackendError: no worker process can be started.
             InputError: the worker is closed.
         """
-        request = marshal.dumps(
-            (
-                str(path),
-                # Lone surrogates do not survive the pipe as text.
-                sql.encode("utf-8", "surrogatepass"),
-                limits.timeout_s,
-                limits.max_rows,
-                limits.max_cell_bytes,
-                limits.max_result_bytes,
-                limits.max_steps,
-                reverse,
-            )
-        )
         with self._lock:
             if self._closed:
-                raise InputError("the SQLite worker is closed; open a new one")
+                raise InputError("the worker of this engine is closed; open a new one")
             started = time.perf_counter()
             # A worker may have been killed from outside; then the query is innocent and is asked
             # once more. A second death is its own doing.
+            out_of_memory: QueryResult | None = None
             for _ in range(2):
-                process = self._process or self._start()
-                answer = self._ask(process, request, limits.timeout_s + _GRACE_S)
-                if isinstance(answer, bytes):
-                    return _unpack_result(answer, path)
-                self._kill()
-                if answer is LimitKind.WALL_CLOCK:
+                left_s = limits.timeout_s - (time.perf_counter() - started)
+                own = replace(limits, timeout_s=max(left_s, 0.01)) if out_of_memory else limits
+                request = marshal.dumps((str(path), sql, pack_limits(own), reverse))
+                if self._process is None:
+                    self._process = WorkerProcess(
+                        "sense_trl.database.worker:serve", [str(self._memory_limit_bytes)]
+                    )
+                    self._num_answers = 0
+                try:
+                    self._process.send(request)
+                    result = unpack_result(self._process.receive(own.timeout_s + GRACE_S))
+                    self._num_answers += 1
+                    if result.exceeded is not LimitKind.MEMORY or self._num_answers == 1:
+                        return result
+                    # Allocators keep what earlier queries needed. A new process decides, so that
+                    # the answer depends on this query alone.
+                    self._kill()
+                    self._num_kills -= 1
+                    out_of_memory = result
+                except WorkerLateError:
+                    self._kill()
+                    exceeded = LimitKind.WALL_CLOCK
                     status, message = QueryStatus.TIMEOUT, f"stopped after {limits.timeout_s:g} s"
                     break
+                except WorkerGoneError:
+                    self._kill()
+                except DatabaseError:
+                    raise
+                except BaseException:
+                    # Interrupted between question and answer (Ctrl-C): the pipe is out of step.
+                    self._kill()
+                    raise
             else:
-                answer = LimitKind.MEMORY
+                exceeded = LimitKind.MEMORY
                 status, message = QueryStatus.TOO_LARGE, "ended the worker process twice"
-            elapsed_s = time.perf_counter() - started
-            return QueryResult(status, (), (), message, elapsed_s, None, answer)
+            if out_of_memory is not None:
+                # The second attempt did not end in what was left of its time.
+                return out_of_memory
+            return QueryResult(
+                status, (), (), message, time.perf_counter() - started, None, exceeded
+            )
 
     def close(self) -> None:
         """End the process; closing twice is allowed."""
@@ -128,105 +157,57 @@ class SQLiteWorker:
     ) -> None:
         self.close()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        if os.name != "posix":
-            raise ExecutionBackendError(
-                "SQLite workers wait on pipes with a deadline, which this system cannot; use "
-                "`SQLiteEngine`, and mind what it says about operations it cannot interrupt"
-            )
-        # Not multiprocessing: its spawn imports the caller's main module, and its fork copies a
-        # process that may hold a GPU and threads.
-        code = "from sense_trl.database.worker import _serve; _serve()"
-        environment = dict(os.environ)
-        root = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(
-            part for part in (root, environment.get("PYTHONPATH")) if part
-        )
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, str(os.getpid()), str(self._memory_limit_bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-                bufsize=0,
-            )
-        except OSError as error:
-            raise ExecutionBackendError(f"cannot start an SQLite worker: {error}") from error
-        self._process = process
-        ready = _read_message(process.stdout, time.perf_counter() + _START_TIMEOUT_S)
-        if ready != b"ready":
-            self._kill()
-            raise ExecutionBackendError(
-                f"the SQLite worker did not start (exit status {process.returncode}); "
-                f"try `{sys.executable} -c 'import sense_trl.database.worker'`"
-            )
-        return process
-
-    def _ask(
-        self, process: subprocess.Popen[bytes], request: bytes, timeout_s: float
-    ) -> bytes | LimitKind | None:
-        """The answer, WALL_CLOCK if none came in time, `None` if the process is gone."""
-        deadline = time.perf_counter() + timeout_s
-        try:
-            _write_message(process.stdin, request)
-            answer = _read_message(process.stdout, deadline)
-        except (BrokenPipeError, ConnectionResetError):
-            return None
-        except BaseException:
-            # Interrupted between question and answer (Ctrl-C): the pipe is out of step.
-            self._kill()
-            raise
-        if answer is None and time.perf_counter() >= deadline:
-            return LimitKind.WALL_CLOCK
-        return answer
-
     def _kill(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        self._num_kills += 1
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            self._num_kills += 1
+            process.kill()
 
 
-class IsolatedSQLiteEngine:
-    """A `SQLiteEngine` in a worker process: what cannot be interrupted is killed.
+class IsolatedEngine:
+    """A `SQLiteEngine` or `DuckDBEngine` in a worker process: what cannot be interrupted is killed.
 
-    Everything said of `SQLiteEngine` holds, and what it cannot protect from is covered: a query
-    that outlives `timeout_s` by 0.25 s takes its process with it (`TIMEOUT`), and SQLite's memory
-    is limited to `memory_limit_bytes` of the worker (`TOO_LARGE`). A query costs some 50 µs more.
+    Everything said of the engine itself holds, and what it cannot protect from is covered: a
+    query that outlives `timeout_s` by 0.25 s takes its process with it (`TIMEOUT`), and the
+    memory of the process is limited (`TOO_LARGE`). A query costs some 50 µs more.
 
-    Not protected: a bug of SQLite that runs foreign code runs it with the rights of this user;
-    the worker is a process, not a container.
+    Not protected: a bug of the database library that runs foreign code runs it with the rights of
+    this user. The worker is a process, not a container: it sees the same files, network and
+    devices.
 
     Args:
-        path: the database file.
+        path: the database file; its suffix decides the engine, `.duckdb` is DuckDB's.
         limits: the limits that hold where `execute` is given none.
         worker: a worker to share between engines; without one the engine starts its own and
             closes it.
 
     Raises:
-        DatabaseError: `path` is missing, a directory, empty or not an SQLite database.
+        DatabaseError: `path` is missing, a directory, empty or not a database.
     """
-
-    dialect: Final = "sqlite"
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
         limits: ExecutionLimits | None = None,
-        worker: SQLiteWorker | None = None,
+        worker: EngineWorker | None = None,
     ) -> None:
         self._path = Path(path).absolute()
         self._limits = ExecutionLimits() if limits is None else limits
         # Fails here, and not at the first query, if the file is no database.
-        SQLiteEngine(self._path).close()
+        open_engine(self._path).close()
         self._owns_worker = worker is None
-        self._worker = worker or SQLiteWorker(memory_limit_bytes=self._limits.memory_limit_bytes)
+        self._worker = worker or EngineWorker(memory_limit_bytes=self._limits.memory_limit_bytes)
+
+    @property
+    def dialect(self) -> str:
+        """The name of the dialect as sqlglot spells it."""
+        return dialect_of(self._path)
+
+    @property
+    def version(self) -> str:
+        """Name and version of the library."""
+        return version_of(self.dialect)
 
     @property
     def path(self) -> Path:
@@ -239,17 +220,18 @@ class IsolatedSQLiteEngine:
         return self._limits
 
     @property
-    def worker(self) -> SQLiteWorker:
+    def worker(self) -> EngineWorker:
         """The worker that runs the queries."""
         return self._worker
 
     def __repr__(self) -> str:
-        return f"IsolatedSQLiteEngine({str(self._path)!r})"
+        return f"IsolatedEngine({str(self._path)!r})"
 
     def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
-        """Run one reading statement; see `SQLiteEngine.execute`.
+        """Run one reading statement; see `SQLEngine.execute`.
 
-        `memory_limit_bytes` of `limits` is not used: the worker's limit was set at its start.
+        `memory_limit_bytes` of `limits` does not change the limit of SQLite's heap: that of the
+        worker was set at its start.
 
         Raises:
             DatabaseError: the file cannot be read.
@@ -259,12 +241,12 @@ class IsolatedSQLiteEngine:
         return self._worker.execute(self._path, sql, limits or self._limits)
 
     def execute_reordered(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
-        """Run `sql` with scans reversed; see `SQLiteEngine.execute_reordered`."""
+        """Run `sql` in another allowed order; see `ReorderingEngine.execute_reordered`."""
         return self._worker.execute(self._path, sql, limits or self._limits, reverse=True)
 
     def get_tables(self) -> tuple[TableInfo, ...]:
-        """Read the tables and views; see `SQLiteEngine.get_tables`."""
-        with SQLiteEngine(self._path) as engine:
+        """Read the tables and views; see `SQLEngine.get_tables`."""
+        with open_engine(self._path) as engine:
             return engine.get_tables()
 
     def close(self) -> None:
@@ -285,50 +267,49 @@ class IsolatedSQLiteEngine:
 
 
 # ---------------------------------------------------------------------- the wire
-#
-# marshal, not pickle: a worker that a query has taken over can send data, but no code.
 
 
-def _read_message(pipe: Any, deadline: float | None) -> bytes | None:
-    """One message, or `None` if the pipe ends or the deadline (of `perf_counter`) passes."""
-    header = _read_exactly(pipe, _LENGTH.size, deadline)
-    if header is None:
-        return None
-    return _read_exactly(pipe, _LENGTH.unpack(header)[0], deadline)
+def pack_limits(limits: ExecutionLimits) -> tuple[Any, ...]:
+    """Limits as marshal can write them."""
+    return (
+        limits.timeout_s,
+        limits.max_rows,
+        limits.max_cell_bytes,
+        limits.max_result_bytes,
+        limits.memory_limit_bytes,
+        limits.max_steps,
+    )
 
 
-def _read_exactly(pipe: Any, size: int, deadline: float | None) -> bytes | None:
-    parts: list[bytes] = []
-    while size > 0:
-        timeout_s = None if deadline is None else max(deadline - time.perf_counter(), 0.0)
-        if not select.select([pipe], [], [], timeout_s)[0]:
-            return None
-        part = os.read(pipe.fileno(), min(size, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def unpack_limits(packed: tuple[Any, ...]) -> ExecutionLimits:
+    """The inverse of `pack_limits`."""
+    return ExecutionLimits(*packed)
 
 
-def _write_message(pipe: Any, message: bytes) -> None:
-    view = memoryview(_LENGTH.pack(len(message)) + message)
-    while view:
-        view = view[pipe.write(view) :]
-
-
-def _pack_result(result: QueryResult) -> bytes:
+def pack_result(result: QueryResult) -> bytes:
+    """A result as bytes, for a pipe or a file."""
     exceeded = None if result.exceeded is None else str(result.exceeded)
-    # SQLite's values are None, int, float, str and bytes: marshal has all of them.
-    rows: Any = result.rows
     head = (str(result.status), result.columns, result.error, result.elapsed_s, result.steps)
-    return marshal.dumps((*head, exceeded, rows))
+    rows: Any = result.rows
+    try:
+        # SQLite's values are None, int, float, str and bytes: marshal has all of them.
+        return marshal.dumps((*head, exceeded, True, rows))
+    except ValueError:
+        encoded: Any = tuple(tuple(map(_encode_value, row)) for row in result.rows)
+        return marshal.dumps((*head, exceeded, False, encoded))
 
 
-def _unpack_result(answer: bytes, path: Path) -> QueryResult:
-    status, columns, error, elapsed_s, steps, exceeded, rows = marshal.loads(answer)
+def unpack_result(packed: bytes) -> QueryResult:
+    """The inverse of `pack_result`.
+
+    Raises:
+        DatabaseError: the worker could not read the file.
+    """
+    status, columns, error, elapsed_s, steps, exceeded, plain, rows = marshal.loads(packed)
     if status == "database_error":
         raise DatabaseError(error)
+    if not plain:
+        rows = tuple(tuple(map(_decode_value, row)) for row in rows)
     return QueryResult(
         QueryStatus(status),
         columns,
@@ -340,53 +321,106 @@ def _unpack_result(answer: bytes, path: Path) -> QueryResult:
     )
 
 
+def _encode_value(value: object) -> object:
+    """Write what marshal has no type for as a tuple that begins with a tag."""
+    match value:
+        case None | bool() | int() | float() | str() | bytes():
+            return value
+        case decimal.Decimal():
+            return ("decimal", str(value))
+        case datetime.datetime():
+            return ("datetime", value.isoformat())
+        case datetime.date():
+            return ("date", value.isoformat())
+        case datetime.time():
+            return ("time", value.isoformat())
+        case datetime.timedelta():
+            return ("timedelta", value.days, value.seconds, value.microseconds)
+        case uuid.UUID():
+            return ("uuid", str(value))
+        case list():
+            return ("list", *map(_encode_value, value))
+        case tuple():
+            return ("tuple", *map(_encode_value, value))
+        case dict():
+            return ("dict", *((_encode_value(k), _encode_value(v)) for k, v in value.items()))
+        case _:
+            return ("text", str(value))
+
+
+def _decode_value(value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    tag, *parts = value
+    match tag:
+        case "decimal":
+            return decimal.Decimal(parts[0])
+        case "datetime":
+            return datetime.datetime.fromisoformat(parts[0])
+        case "date":
+            return datetime.date.fromisoformat(parts[0])
+        case "time":
+            return datetime.time.fromisoformat(parts[0])
+        case "timedelta":
+            return datetime.timedelta(*parts)
+        case "uuid":
+            return uuid.UUID(parts[0])
+        case "list":
+            return [_decode_value(part) for part in parts]
+        case "tuple":
+            return tuple(_decode_value(part) for part in parts)
+        case "dict":
+            return {_decode_value(k): _decode_value(v) for k, v in parts}
+        case _:
+            return parts[0]
+
+
 # ---------------------------------------------------------------------- inside the worker
 
 
-def _serve() -> None:
-    """Answer queries on standard input until it ends (the main function of the worker)."""
-    parent_id, memory_limit_bytes = int(sys.argv[1]), int(sys.argv[2])
-    # Answers go to a private copy of standard output, so that nothing else can write between.
-    output = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    source = os.fdopen(os.dup(0), "rb", buffering=0)
-    threading.Thread(target=_end_with_parent, args=(parent_id,), daemon=True).start()
-    # Ctrl-C in a terminal reaches the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class EngineCache:
+    """The engines that a worker keeps open, the least recently used closed first."""
+
+    def __init__(self) -> None:
+        self._engines: OrderedDict[str, SQLEngine] = OrderedDict()
+
+    def get(self, path: str) -> SQLEngine:
+        """The engine over the file at `path`.
+
+        Raises:
+            DatabaseError: the file cannot be opened.
+        """
+        engine = self._engines.get(path)
+        if engine is None:
+            engine = self._engines[path] = open_engine(Path(path))
+            if len(self._engines) > _MAX_OPEN_ENGINES:
+                self._engines.popitem(last=False)[1].close()
+        self._engines.move_to_end(path)
+        return engine
+
+
+def limit_worker_memory(memory_limit_bytes: int) -> None:
+    """Limit SQLite's heap and the whole process (runs once, in the child)."""
     set_process_heap_limit(memory_limit_bytes)
-    engines: OrderedDict[str, SQLiteEngine] = OrderedDict()
-    _write_message(output, b"ready")
-    while (request := _read_message(source, None)) is not None:
+    limit_process_memory(memory_limit_bytes + _MEMORY_SLACK_BYTES)
+
+
+def serve() -> None:
+    """Answer queries on standard input until it ends (the main function of the worker)."""
+    limit_worker_memory(int(sys.argv[2]))
+    engines = EngineCache()
+
+    def answer(request: bytes, send: Callable[[bytes], None]) -> None:
+        path, sql, limits, reverse = marshal.loads(request)
         try:
-            answer = _pack_result(_answer(marshal.loads(request), engines))
+            engine = engines.get(path)
+            if reverse and isinstance(engine, ReorderingEngine):
+                result = engine.execute_reordered(sql, limits=unpack_limits(limits))
+            else:
+                result = engine.execute(sql, limits=unpack_limits(limits))
+            packed = pack_result(result)
         except DatabaseError as error:
-            answer = marshal.dumps(("database_error", (), str(error), 0.0, None, None, ()))
-        _write_message(output, answer)
+            packed = marshal.dumps(("database_error", (), str(error), 0.0, None, None, True, ()))
+        send(packed)
 
-
-def _answer(request: tuple[Any, ...], engines: OrderedDict[str, SQLiteEngine]) -> QueryResult:
-    path, sql_bytes, timeout_s, max_rows, max_cell, max_result, max_steps, reverse = request
-    sql = sql_bytes.decode("utf-8", "surrogatepass")
-    limits = ExecutionLimits(
-        timeout_s=timeout_s,
-        max_rows=max_rows,
-        max_cell_bytes=max_cell,
-        max_result_bytes=max_result,
-        max_steps=max_steps,
-    )
-    engine = engines.get(path)
-    if engine is None:
-        engine = engines[path] = SQLiteEngine(path)
-        if len(engines) > _MAX_OPEN_ENGINES:
-            engines.popitem(last=False)[1].close()
-    engines.move_to_end(path)
-    if reverse:
-        return engine.execute_reordered(sql, limits=limits)
-    return engine.execute(sql, limits=limits)
-
-
-def _end_with_parent(parent_id: int) -> None:
-    """End this process when its parent is gone, even in the middle of a query."""
-    while os.getppid() == parent_id:
-        time.sleep(1.0)
-    os._exit(1)
+    serve_messages(answer)

@@ -15,6 +15,7 @@ __all__ = [
     "SQLParseError",
     "canonical_sql",
     "get_tie_query",
+    "get_unlimited_query",
     "is_volatile",
     "order_matters",
     "outer_limit",
@@ -198,6 +199,23 @@ def get_tie_query(sql: str, dialect: str, *, limit: int | None) -> str | None:
         text: str = query.sql(dialect=dialect)
         return text
     return None
+
+
+def get_unlimited_query(sql: str, dialect: str) -> str:
+    """Rewrite a query without the LIMIT and OFFSET of its outermost query.
+
+    Raises:
+        SQLParseError: the text is not one statement.
+
+    Example:
+        >>> get_unlimited_query("SELECT a FROM t LIMIT 3 OFFSET 1", "duckdb")
+        'SELECT a FROM t'
+    """
+    query = _unwrap(parse_sql(sql, dialect)).copy()
+    query.set("limit", None)
+    query.set("offset", None)
+    text: str = query.sql(dialect=dialect)
+    return text
 
 
 # ---------------------------------------------------------------------- helpers

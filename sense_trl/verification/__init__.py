@@ -1,12 +1,8 @@
 """Comparing results and deciding about predictions."""
 
 from sense_trl.verification.comparison import Comparison, Reason, Semantics, Verdict, results_match
-from sense_trl.verification.verifier import (
-    SQLVerifier,
-    Verification,
-    VerificationRequest,
-    verify_sql,
-)
+from sense_trl.verification.judging import Verification, VerificationRequest, verify_sql
+from sense_trl.verification.verifier import SQLVerifier
 
 __all__ = [
     "Comparison",

@@ -50,18 +50,20 @@ class Reason(StrEnum):
     PREDICTION_SYNTAX_ERROR = "prediction_syntax_error"
     PREDICTION_EXECUTION_ERROR = "prediction_execution_error"
     PREDICTION_DENIED = "prediction_denied"
-    PREDICTION_STEP_BUDGET = "prediction_step_budget"
-    """It needed far more work than gold (see `verify_sql`)."""
 
     BOTH_EMPTY = "both_empty"
     ORDER_UNKNOWN = "order_unknown"
     """The same rows in another order, and gold's ties could not be seen."""
     COLUMN_SEARCH_CAP = "column_search_cap"
     """Too many columns look alike to tell whether one order of columns fits."""
+    PREDICTION_STEP_BUDGET = "prediction_step_budget"
+    """It needed far more work than gold (see `verify_sql`); it may still be right."""
     PREDICTION_TIMEOUT = "prediction_timeout"
     PREDICTION_TOO_LARGE = "prediction_too_large"
     PREDICTION_NOT_DETERMINISTIC = "prediction_not_deterministic"
     """It calls `random` or reads the clock."""
+    WORKER_DIED = "worker_died"
+    """Verifying it ended two worker processes: out of memory, or a bug of the engine."""
     GOLD_EMPTY = "gold_empty"
     GOLD_SYNTAX_ERROR = "gold_syntax_error"
     GOLD_EXECUTION_ERROR = "gold_execution_error"
@@ -91,7 +93,6 @@ _WRONG: Final = frozenset(
         Reason.PREDICTION_SYNTAX_ERROR,
         Reason.PREDICTION_EXECUTION_ERROR,
         Reason.PREDICTION_DENIED,
-        Reason.PREDICTION_STEP_BUDGET,
     }
 )
 

@@ -1,38 +1,31 @@
-"""Deciding whether a predicted query answers as gold does: `verify_sql`, `SQLVerifier`."""
+"""Verifying many predictions at once: `SQLVerifier`."""
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+import asyncio
+import os
+import queue
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, get_args
+from typing import Final, Self
 
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.database.engine import (
-    ExecutionLimits,
-    LimitKind,
-    QueryResult,
-    QueryStatus,
-    ReorderingEngine,
-    SQLEngine,
-)
+from sense_trl.database.engine import ExecutionLimits
+from sense_trl.database.process import workers_are_supported
 from sense_trl.errors import InputError
-from sense_trl.sql.parsing import (
-    SQLParseError,
-    get_tie_query,
-    is_volatile,
-    order_matters,
-    outer_limit,
+from sense_trl.verification.comparison import Reason, Semantics, Verdict
+from sense_trl.verification.gold_cache import GoldCache, prune_cache
+from sense_trl.verification.judging import (
+    Verification,
+    VerificationRequest,
+    check_semantics,
+    verify_against,
+    verify_gold_itself,
+    verify_sql,
 )
-from sense_trl.verification.comparison import (
-    Reason,
-    Semantics,
-    Verdict,
-    bags_equal,
-    results_match,
-)
+from sense_trl.verification.pool import Outcome, VerificationPool
 
 __all__ = [
     "Reason",
@@ -43,118 +36,54 @@ __all__ = [
     "verify_sql",
 ]
 
-# Work of a prediction relative to gold's, in instructions of the virtual machine.
-_STEPS_PER_GOLD_STEP: Final = 30
-_MIN_STEP_BUDGET: Final = 2_000_000
-_MAX_GOLD_STEPS: Final = 200_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What is known about one prediction.
-
-    Attributes:
-        verdict: correct, wrong or undetermined.
-        reason: why; belongs to exactly one verdict.
-        predicted_status: how the prediction ended; `None` if it was not run because gold already
-            decided. OK also where reading stopped one row past gold's number of rows.
-        gold_status: how gold ended.
-        error: the message of the query that failed (the prediction's, or gold's if gold failed).
-        elapsed_s: seconds the prediction ran; the only field that is not reproducible.
-    """
-
-    verdict: Verdict
-    reason: Reason
-    predicted_status: QueryStatus | None
-    gold_status: QueryStatus
-    error: str | None
-    elapsed_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class VerificationRequest:
-    """One prediction to verify against `gold_sql` on the database `db_id`."""
-
-    db_id: str
-    predicted_sql: str
-    gold_sql: str
-
-
-def verify_sql(
-    predicted_sql: str,
-    gold_sql: str,
-    engine: SQLEngine,
-    *,
-    semantics: Semantics = "strict",
-    limits: ExecutionLimits | None = None,
-) -> Verification:
-    """Run a prediction and gold on one database and compare what they return.
-
-    Gold is looked at first. It must run within the limits and 200 M instructions; under `strict`
-    it must also have one answer: it may not call `random` or read the clock, must give the same
-    rows when tables are scanned backwards, and its LIMIT may not cut between differing rows that
-    tie. Otherwise the verdict is undetermined and the prediction is not run. Not seen: a column
-    that is neither grouped by nor aggregated, of which SQLite picks one value per group.
-
-    The prediction may use 30 times the instructions that gold used, at least 2 M: the same verdict
-    on every machine. More is wrong (`PREDICTION_STEP_BUDGET`) under `strict` and, since the
-    official evaluators know no such budget, undetermined beyond 200 M under `spider` and `bird`.
-    What the wall clock stops (`timeout_s`) is undetermined, never wrong. A result with more rows
-    or bytes than gold can have is wrong under `strict` and `spider`; one that exceeds a limit in
-    any other way (a huge value, memory; any excess under `bird`, which ignores duplicates) is
-    undetermined.
-
-    `spider` changes the texts as the official script does before running them: "value" becomes
-    "1" in the prediction, `> =` is closed up, DISTINCT is deleted from both, everything behind
-    the first statement is dropped, and YEAR(CURDATE()) becomes 2020. Differences that remain, on
-    purpose: a text without a statement and a statement that writes are wrong here even where gold
-    is empty (the official ones count them as an empty result, and let the write happen), and gold
-    that fails is undetermined (Spider's script aborts, BIRD's counts 0). Text that is not UTF-8
-    is decoded leniently also under `bird`, whose script scores such a result 0.
-
-    Args:
-        predicted_sql: the model's text.
-        gold_sql: the reference.
-        engine: an engine over the database.
-        semantics: "strict", "spider" or "bird", see `results_match`.
-        limits: limits of each query instead of the engine's.
-
-    Raises:
-        DatabaseError: the database cannot be read.
-        InputError: `semantics` is unknown.
-
-    Example:
-        >>> import sqlite3, tempfile, pathlib
-        >>> from sense_trl.database.sqlite_engine import SQLiteEngine
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pets.sqlite"
-        >>> connection = sqlite3.connect(file)
-        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 3 AS age")
-        >>> connection.close()
-        >>> with SQLiteEngine(file) as engine:
-        ...     verify_sql("SELECT age, name FROM pet", "SELECT name, age FROM pet", engine).verdict
-        ...     verify_sql("SELECT name FROM pet", "SELECT age FROM pet", engine).reason
-        <Verdict.CORRECT: 'correct'>
-        <Reason.VALUES_DIFFER: 'values_differ'>
-    """
-    _check_semantics(semantics)
-    gold = _examine_gold(gold_sql, engine, semantics, limits)
-    return _verify(predicted_sql, gold, engine, semantics, limits)
+_MAX_DEFAULT_WORKERS: Final = 2
 
 
 class SQLVerifier:
-    """Verifies many predictions, doing no work twice.
+    """Verifies many predictions in worker processes, doing no work twice.
 
-    Gold results are kept per database and text; equal requests are verified once. Verdicts do not
-    depend on the order of the requests or on what was verified before.
+    Gold is examined once per database and text, equal requests are verified once. Verdicts do not
+    depend on the number of workers, the order of the requests or what was verified before; what
+    depends on the machine (seconds, memory) gives `UNDETERMINED` and nothing else.
+
+    With workers, queries run and results are compared in processes of their own, which are
+    replaced when they die: no query outlives `timeout_s` by more than half a second, and
+    `memory_limit_bytes` holds. With `num_workers=0` everything runs in the calling thread, and
+    what `SQLiteEngine` says about operations that cannot be interrupted and about memory applies.
+
+    What the workers do not protect from: a bug in the database library that lets a query run code
+    runs it with the rights of this user. They are processes, not containers; run the whole
+    program in a container or under another user where the SQL may be written to attack you.
+
+    Methods may be called from several threads at once. Processes start with the first call and
+    end with `close`, with the verifier, or when this process is gone.
 
     Args:
         catalog: where the databases are.
         semantics: "strict", "spider" or "bird", see `results_match`.
         limits: limits of each query; the catalog's by default.
-        num_workers: worker processes; 0 runs in the calling thread.
+        num_workers: worker processes; `None` is one per CPU and at most 2, and 0 on systems other
+            than POSIX, where there are no workers.
+        cache_dir: folder for what is known about gold, shared between runs and processes (see
+            `GoldCache`); `None` keeps it in memory only.
+        max_cache_bytes: `close` deletes the oldest files of `cache_dir` beyond this size.
 
     Raises:
-        InputError: `semantics` is unknown or `num_workers` is not 0.
+        InputError: `semantics` is unknown, `num_workers` is negative, or workers are asked for
+            where there are none.
+
+    Example:
+        >>> import sqlite3, tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> connection = sqlite3.connect(folder / "pets.sqlite")
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 3 AS age")
+        >>> connection.close()
+        >>> gold = "SELECT name FROM pet"
+        >>> predictions = ["SELECT name FROM pet WHERE age > 2", "SELECT age FROM pet"]
+        >>> with DatabaseCatalog.from_path(folder) as catalog, SQLVerifier(catalog) as verifier:
+        ...     requests = [VerificationRequest("pets", sql, gold) for sql in predictions]
+        ...     [str(verification.verdict) for verification in verifier.verify(requests)]
+        ['correct', 'wrong']
     """
 
     def __init__(
@@ -163,15 +92,34 @@ class SQLVerifier:
         *,
         semantics: Semantics = "strict",
         limits: ExecutionLimits | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        max_cache_bytes: int = 2**30,
     ) -> None:
-        _check_semantics(semantics)
-        if num_workers != 0:
-            raise InputError(f"`num_workers` must be 0 (in the calling thread), got {num_workers}")
+        check_semantics(semantics)
+        if num_workers is None:
+            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+            num_workers = min(cpus, _MAX_DEFAULT_WORKERS) if workers_are_supported() else 0
+        if not isinstance(num_workers, int) or isinstance(num_workers, bool) or num_workers < 0:
+            raise InputError(
+                f"`num_workers` must be an integer >= 0 (0: in the calling thread), "
+                f"got {num_workers!r}"
+            )
+        if num_workers and not workers_are_supported():
+            raise InputError(
+                f"`num_workers` is {num_workers}, but this system has no worker processes; use 0"
+            )
+        if max_cache_bytes < 0:
+            raise InputError(f"`max_cache_bytes` must be >= 0, got {max_cache_bytes!r}")
         self._catalog = catalog
-        self._semantics = semantics
+        self._semantics: Semantics = semantics
         self._limits = catalog.limits if limits is None else limits
-        self._gold: dict[tuple[str, str], _Gold] = {}
+        self._num_workers = num_workers
+        self._cache_folder = None if cache_dir is None else Path(cache_dir).absolute()
+        self._max_cache_bytes = max_cache_bytes
+        self._cache = GoldCache(semantics, self._limits, folder=self._cache_folder)
+        self._pool: VerificationPool | None = None
+        self._finalizer: weakref.finalize[..., SQLVerifier] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -184,9 +132,32 @@ class SQLVerifier:
     ) -> None:
         self.close()
 
+    @property
+    def num_workers(self) -> int:
+        """Worker processes that are used; 0 if everything runs in the calling thread."""
+        return self._num_workers
+
+    @property
+    def num_replaced_workers(self) -> int:
+        """Workers that died or were killed because of a query since the last `close`."""
+        return 0 if self._pool is None else self._pool.num_replaced
+
+    @property
+    def worker_process_ids(self) -> tuple[int, ...]:
+        """Ids of the worker processes that run now."""
+        return () if self._pool is None else self._pool.process_ids
+
     def close(self) -> None:
-        """Forget cached gold results. The catalog stays open: it is the caller's."""
-        self._gold.clear()
+        """End the workers and forget cached gold; the next call would start them again.
+
+        The catalog stays open: it is the caller's.
+        """
+        if self._finalizer is not None:
+            self._finalizer()
+        self._pool = None
+        self._cache.clear()
+        if self._cache_folder is not None and self._cache_folder.is_dir():
+            prune_cache(self._cache_folder, self._max_cache_bytes)
 
     def verify(
         self,
@@ -198,8 +169,9 @@ class SQLVerifier:
 
         Args:
             requests: in any order; equal ones are verified once.
-            on_progress: called with the number of requests verified since the last call. An
-                exception from it, or Ctrl-C, ends the call and leaves the verifier usable.
+            on_progress: called in this thread with the number of requests verified since the last
+                call. An exception from it, or Ctrl-C, ends the call and leaves the verifier
+                usable.
 
         Returns:
             One verification per request, in the order of the requests.
@@ -207,21 +179,70 @@ class SQLVerifier:
         Raises:
             InputError: a `db_id` is unknown; raised before anything runs.
             DatabaseError: a database cannot be read.
+            ExecutionBackendError: workers cannot be started.
         """
-        requests = list(requests)
-        places: dict[VerificationRequest, list[int]] = {}
-        for place, request in enumerate(requests):
-            places.setdefault(request, []).append(place)
-        for db_id in sorted({request.db_id for request in places}):
-            self._catalog.path(db_id)
-        # One database and one gold query after the other: caches of pages and results stay warm.
-        distinct = sorted(places, key=lambda request: (request.db_id, request.gold_sql))
-        verified: dict[VerificationRequest, Verification] = {}
-        for request in distinct:
-            verified[request] = self._verify_one(request)
-            if on_progress is not None:
-                on_progress(len(places[request]))
-        return [verified[request] for request in requests]
+        plan = _Plan(list(requests), self._catalog)
+        if not plan.distinct:
+            return []
+        if self._num_workers == 0:
+            self._cache.forget_timeouts()
+            for number, request in enumerate(plan.distinct):
+                count = plan.store([(number, self._verify_here(request))])
+                if on_progress is not None:
+                    on_progress(count)
+            return plan.results()
+        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        pool = self._get_pool()
+        job = pool.submit(plan.items(self._catalog), outcomes.put)
+        try:
+            while plan.num_open:
+                outcome = outcomes.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                count = plan.store(outcome)
+                if on_progress is not None:
+                    on_progress(count)
+        except BaseException:
+            pool.cancel(job)
+            raise
+        return plan.results()
+
+    async def averify(self, requests: Iterable[VerificationRequest]) -> list[Verification]:
+        """Verify all requests without blocking the event loop; see `verify`.
+
+        Cancelling the task stops the work. With `num_workers=0` a thread of the loop's default
+        executor runs the queries, and cancelling only stops the waiting.
+        """
+        plan = _Plan(list(requests), self._catalog)
+        if not plan.distinct:
+            return []
+        if self._num_workers == 0:
+            return await asyncio.to_thread(self.verify, plan.requests)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def receive(outcome: Outcome) -> None:
+            if done.done():
+                return
+            if isinstance(outcome, BaseException):
+                done.set_exception(outcome)
+                return
+            plan.store(outcome)
+            if not plan.num_open:
+                done.set_result(None)
+
+        pool = self._get_pool()
+
+        def emit(outcome: Outcome) -> None:
+            loop.call_soon_threadsafe(receive, outcome)
+
+        job = pool.submit(plan.items(self._catalog), emit)
+        try:
+            await done
+        except BaseException:
+            pool.cancel(job)
+            raise
+        return plan.results()
 
     def verify_gold(self, db_id: str, gold_sql: str) -> Verification:
         """Verify gold against itself.
@@ -233,256 +254,73 @@ class SQLVerifier:
             InputError: `db_id` is unknown.
             DatabaseError: the database cannot be read.
         """
-        gold = self._get_gold(db_id, gold_sql)
-        reason = gold.problem
-        if reason is None:
-            reason = Reason.RESULTS_EQUAL if gold.result.rows else Reason.GOLD_EMPTY
-        status = gold.result.status
-        return Verification(
-            reason.verdict, reason, status, status, gold.result.error, gold.result.elapsed_s
-        )
+        path = self._catalog.path(db_id)
+        if self._num_workers == 0:
+            self._cache.forget_timeouts()
+            return verify_gold_itself(self._cache.get(self._catalog.engine(db_id), gold_sql))
+        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        pool = self._get_pool()
+        job = pool.submit([(str(path), gold_sql, None)], outcomes.put)
+        try:
+            outcome = outcomes.get()
+        except BaseException:
+            pool.cancel(job)
+            raise
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome[0][1]
 
-    def _verify_one(self, request: VerificationRequest) -> Verification:
-        gold = self._get_gold(request.db_id, request.gold_sql)
+    def _verify_here(self, request: VerificationRequest) -> Verification:
         engine = self._catalog.engine(request.db_id)
-        return _verify(request.predicted_sql, gold, engine, self._semantics, self._limits)
+        gold = self._cache.get(engine, request.gold_sql)
+        return verify_against(request.predicted_sql, gold, engine, self._semantics, self._limits)
 
-    def _get_gold(self, db_id: str, gold_sql: str) -> _Gold:
-        key = (db_id, gold_sql)
-        gold = self._gold.get(key)
-        if gold is None:
-            engine = self._catalog.engine(db_id)
-            gold = _examine_gold(gold_sql, engine, self._semantics, self._limits)
-            # Seconds depend on the load; a gold that ran out of them gets another chance later.
-            if gold.problem is not Reason.GOLD_TIMEOUT:
-                self._gold[key] = gold
-        return gold
-
-
-# ---------------------------------------------------------------------- gold
-
-
-@dataclass(slots=True)
-class _Gold:
-    """Gold's text as it is run, its result, and what is wrong with it."""
-
-    sql: str
-    result: QueryResult
-    problem: Reason | None
-    tie_groups: tuple[Hashable, ...] | None = None
-    ties_known: bool = False
+    def _get_pool(self) -> VerificationPool:
+        pool = self._pool
+        if pool is None or not pool.belongs_here:
+            pool = VerificationPool(
+                self._semantics, self._limits, self._num_workers, self._cache_folder
+            )
+            if self._finalizer is not None:
+                # A fork's copy of the parent's pool: not ours to close.
+                self._finalizer.detach()
+            self._pool = pool
+            self._finalizer = weakref.finalize(self, pool.close)
+        return pool
 
 
-_GOLD_PROBLEMS: Final = {
-    QueryStatus.SYNTAX_ERROR: Reason.GOLD_SYNTAX_ERROR,
-    QueryStatus.EXECUTION_ERROR: Reason.GOLD_EXECUTION_ERROR,
-    QueryStatus.DENIED: Reason.GOLD_DENIED,
-    QueryStatus.TOO_LARGE: Reason.GOLD_TOO_LARGE,
-}
-_PREDICTION_PROBLEMS: Final = {
-    QueryStatus.SYNTAX_ERROR: Reason.PREDICTION_SYNTAX_ERROR,
-    QueryStatus.EXECUTION_ERROR: Reason.PREDICTION_EXECUTION_ERROR,
-    QueryStatus.DENIED: Reason.PREDICTION_DENIED,
-}
+class _Plan:
+    """Which distinct requests there are, and what has become of them."""
 
+    def __init__(self, requests: Sequence[VerificationRequest], catalog: DatabaseCatalog) -> None:
+        self.requests = requests
+        repeats: dict[VerificationRequest, int] = {}
+        for request in requests:
+            repeats[request] = repeats.get(request, 0) + 1
+        for db_id in sorted({request.db_id for request in repeats}):
+            catalog.path(db_id)
+        # One database and one gold query after the other: caches of pages and results stay warm.
+        self.distinct = sorted(repeats, key=lambda request: (request.db_id, request.gold_sql))
+        self._repeats = repeats
+        self._verified: dict[VerificationRequest, Verification] = {}
 
-def _gold_limits(engine: SQLEngine, limits: ExecutionLimits | None) -> ExecutionLimits:
-    limits = engine.limits if limits is None else limits
-    return replace(limits, max_steps=min(limits.max_steps or _MAX_GOLD_STEPS, _MAX_GOLD_STEPS))
+    @property
+    def num_open(self) -> int:
+        return len(self.distinct) - len(self._verified)
 
+    def items(self, catalog: DatabaseCatalog) -> list[tuple[str, str, str | None]]:
+        paths = {db_id: str(catalog.path(db_id)) for db_id in {r.db_id for r in self.distinct}}
+        return [(paths[r.db_id], r.gold_sql, r.predicted_sql) for r in self.distinct]
 
-def _examine_gold(
-    gold_sql: str, engine: SQLEngine, semantics: Semantics, limits: ExecutionLimits | None
-) -> _Gold:
-    sql = _spider_text(gold_sql) if semantics == "spider" else gold_sql
-    gold_limits = _gold_limits(engine, limits)
-    result = engine.execute(sql, limits=gold_limits)
-    problem = None
-    if result.status is QueryStatus.TIMEOUT:
-        problem = (
-            Reason.GOLD_STEP_BUDGET if result.exceeded is LimitKind.STEPS else Reason.GOLD_TIMEOUT
-        )
-    elif not result.ok:
-        problem = _GOLD_PROBLEMS[result.status]
-    elif semantics == "strict":
-        problem = _find_ambiguity(sql, result, engine, gold_limits)
-    return _Gold(sql, result, problem)
+    def store(self, outcome: Sequence[tuple[int, Verification]]) -> int:
+        """Take finished items; returns how many requests they answer."""
+        count = 0
+        for number, verification in outcome:
+            request = self.distinct[number]
+            assert request not in self._verified, "one item was verified twice"
+            self._verified[request] = verification
+            count += self._repeats[request]
+        return count
 
-
-def _find_ambiguity(
-    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
-) -> Reason | None:
-    if is_volatile(sql):
-        return Reason.GOLD_NOT_DETERMINISTIC
-    # Twice the budget: scanning backwards can take a few instructions more.
-    generous = replace(limits, max_steps=2 * (limits.max_steps or _MAX_GOLD_STEPS))
-    if isinstance(engine, ReorderingEngine):
-        backwards = engine.execute_reordered(sql, limits=generous)
-        if backwards.exceeded is LimitKind.WALL_CLOCK:
-            return Reason.GOLD_TIMEOUT
-        # As bags: rows that tie may come in another order.
-        if not backwards.ok or not bags_equal(backwards.rows, result.rows):
-            return Reason.GOLD_NOT_DETERMINISTIC
-    return _find_limit_tie(sql, result, engine, generous)
-
-
-def _find_limit_tie(
-    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
-) -> Reason | None:
-    try:
-        limit = outer_limit(sql, engine.dialect)
-        # Fewer rows than the limit: nothing was cut.
-        if limit is None or len(result.rows) < limit or limit == 0:
-            return None
-        if not order_matters(sql, engine.dialect):
-            return None
-        for rows_kept in (limit + 1, None):
-            tie_sql = get_tie_query(sql, engine.dialect, limit=rows_kept)
-            if tie_sql is None:
-                return None
-            ranked = engine.execute(tie_sql, limits=limits)
-            if not ranked.ok:
-                return Reason.GOLD_LIMIT_TIE if rows_kept is None else None
-            if len(ranked.rows) <= limit or ranked.rows[limit][-1] != ranked.rows[limit - 1][-1]:
-                return None
-            tied = {row[:-1] for row in ranked.rows if row[-1] == ranked.rows[limit][-1]}
-            if len(tied) > 1:
-                return Reason.GOLD_LIMIT_TIE
-    except SQLParseError:
-        # SQLite reads a little more than sqlglot; the scan backwards has found no ambiguity.
-        return None
-    return None
-
-
-def _get_tie_groups(
-    gold: _Gold, engine: SQLEngine, limits: ExecutionLimits | None
-) -> tuple[Hashable, ...] | None:
-    """Tie groups of gold's rows from its sort keys; `None` if they cannot be had."""
-    if not gold.ties_known:
-        gold.ties_known = True
-        limit = outer_limit(gold.sql, engine.dialect)
-        tie_sql = get_tie_query(gold.sql, engine.dialect, limit=limit)
-        if tie_sql is not None:
-            ranked = engine.execute(tie_sql, limits=_gold_limits(engine, limits))
-            bare = tuple(row[:-1] for row in ranked.rows)
-            if ranked.ok and bags_equal(bare, gold.result.rows):
-                # The ranks come in order, so they fit gold's rows position by position.
-                gold.tie_groups = tuple(row[-1] for row in ranked.rows)
-    return gold.tie_groups
-
-
-# ---------------------------------------------------------------------- prediction
-
-
-def _verify(
-    predicted_sql: str,
-    gold: _Gold,
-    engine: SQLEngine,
-    semantics: Semantics,
-    limits: ExecutionLimits | None,
-) -> Verification:
-    gold_status = gold.result.status
-    if gold.problem is not None:
-        return Verification(
-            gold.problem.verdict, gold.problem, None, gold_status, gold.result.error, 0.0
-        )
-    started = time.perf_counter()
-    if semantics == "spider":
-        predicted_sql = _spider_text(predicted_sql.replace("value", "1"))
-    result = engine.execute(
-        predicted_sql, limits=_prediction_limits(gold, engine, semantics, limits)
-    )
-    status = result.status
-    if result.ok:
-        if semantics == "strict" and is_volatile(predicted_sql):
-            reason = Reason.PREDICTION_NOT_DETERMINISTIC
-        else:
-            reason = _compare(result, gold, engine, semantics, limits)
-    elif status is QueryStatus.TIMEOUT:
-        out_of_steps = result.exceeded is LimitKind.STEPS and semantics == "strict"
-        reason = Reason.PREDICTION_STEP_BUDGET if out_of_steps else Reason.PREDICTION_TIMEOUT
-    elif status is QueryStatus.TOO_LARGE:
-        reason = Reason.PREDICTION_TOO_LARGE
-        if semantics != "bird" and result.exceeded is LimitKind.ROWS:
-            reason, status = Reason.ROW_COUNT_DIFFERS, QueryStatus.OK
-        elif semantics != "bird" and result.exceeded is LimitKind.RESULT_BYTES:
-            reason = Reason.VALUES_DIFFER
-    else:
-        reason = _PREDICTION_PROBLEMS[status]
-    elapsed_s = time.perf_counter() - started
-    error = None if status is QueryStatus.OK else result.error
-    return Verification(reason.verdict, reason, status, gold_status, error, elapsed_s)
-
-
-def _prediction_limits(
-    gold: _Gold, engine: SQLEngine, semantics: Semantics, limits: ExecutionLimits | None
-) -> ExecutionLimits:
-    limits = engine.limits if limits is None else limits
-    max_steps = _MAX_GOLD_STEPS
-    if semantics == "strict" and gold.result.steps is not None:
-        max_steps = max(_MIN_STEP_BUDGET, _STEPS_PER_GOLD_STEP * gold.result.steps)
-    max_rows = limits.max_rows
-    if semantics != "bird":
-        # One row more than gold's already decides.
-        max_rows = min(max_rows, len(gold.result.rows))
-    return replace(
-        limits, max_steps=min(limits.max_steps or max_steps, max_steps), max_rows=max_rows
-    )
-
-
-def _compare(
-    result: QueryResult,
-    gold: _Gold,
-    engine: SQLEngine,
-    semantics: Semantics,
-    limits: ExecutionLimits | None,
-) -> Reason:
-    try:
-        return results_match(
-            result,
-            gold.result,
-            semantics=semantics,
-            gold_sql=gold.sql,
-            dialect=engine.dialect,
-            tie_groups=lambda: _get_tie_groups(gold, engine, limits),
-        ).reason
-    except SQLParseError:
-        # The bags agree, and whether gold orders cannot be read.
-        return Reason.ORDER_UNKNOWN
-
-
-def _check_semantics(semantics: str) -> None:
-    if semantics not in get_args(Semantics):
-        raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
-
-
-# ---------------------------------------------------------------------- Spider's changes
-
-# What the tokenizer of Spider's script takes for one token, as far as deleting DISTINCT and
-# finding the first statement need to know.
-_TOKEN: Final = re.compile(
-    r"""
-    --[^\r\n]* | \#[^\r\n]* | /\*.*?\*/
-    | '(?:''|\\'|[^'])*' | "(?:""|\\"|[^"])*" | `(?:``|[^`])*`
-    | \w[$\#\w]* | .
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_CURRENT_YEAR: Final = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
-
-
-def _spider_text(sql: str) -> str:
-    """The text that Spider's script runs for `sql`."""
-    sql = sql.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
-    kept = []
-    depth = 0
-    for token in _TOKEN.findall(sql):
-        if token == "(":
-            depth += 1
-        elif token == ")":
-            depth -= 1
-        if token.lower() != "distinct":
-            kept.append(token)
-        if token == ";" and depth <= 0:
-            break
-    return _CURRENT_YEAR.sub("2020", "".join(kept))
+    def results(self) -> list[Verification]:
+        return [self._verified[request] for request in self.requests]

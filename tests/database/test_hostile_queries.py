@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.engine import ExecutionLimits, QueryStatus
-from sense_trl.database.worker import IsolatedSQLiteEngine
+from sense_trl.database.worker import IsolatedEngine
 
 _TIMEOUT_S = 1.0
 _LATE_S = 0.5
@@ -23,19 +24,27 @@ _OUTCOMES = {
     QueryStatus.SYNTAX_ERROR: "error",
     QueryStatus.EXECUTION_ERROR: "error",
 }
-_GOLD = "SELECT count(*), sum(rid), min(airline), group_concat(DISTINCT codeshare) FROM routes"
+_GOLD = "SELECT count(*), sum(rid), min(airline), count(DISTINCT codeshare) FROM routes"
 
 
-@pytest.fixture(scope="module")
-def database(spider_databases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = tmp_path_factory.mktemp("hostile") / "flight_4.sqlite"
-    shutil.copy(spider_databases / "flight_4" / "flight_4.sqlite", copy)
+@pytest.fixture(scope="module", params=["sqlite", "duckdb"])
+def database(
+    request: pytest.FixtureRequest,
+    spider_databases: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    source = spider_databases / "flight_4" / "flight_4.sqlite"
+    copy = tmp_path_factory.mktemp("hostile") / f"flight_4.{request.param}"
+    if request.param == "sqlite":
+        shutil.copy(source, copy)
+    else:
+        convert_sqlite(source, copy)
     return copy
 
 
 @pytest.fixture(scope="module")
-def engine(database: Path) -> Iterator[IsolatedSQLiteEngine]:
-    with IsolatedSQLiteEngine(database, limits=ExecutionLimits(timeout_s=_TIMEOUT_S)) as engine:
+def engine(database: Path) -> Iterator[IsolatedEngine]:
+    with IsolatedEngine(database, limits=ExecutionLimits(timeout_s=_TIMEOUT_S)) as engine:
         assert engine.execute(_GOLD).ok
         yield engine
 
@@ -48,17 +57,17 @@ def _peak_memory_mb(process_id: int | None) -> float:
 
 
 def test_hostile_queries_end_well_and_do_no_harm(
-    shared_data: Path, database: Path, engine: IsolatedSQLiteEngine, tmp_path: Path
+    shared_data: Path, database: Path, engine: IsolatedEngine, tmp_path: Path
 ) -> None:
     lines = (shared_data / "hostile_queries.jsonl").read_text(encoding="utf-8").splitlines()
-    corpus = [query for query in map(json.loads, lines) if query["dialect"] == "sqlite"]
-    assert len(corpus) >= 60
+    corpus = [query for query in map(json.loads, lines) if query["dialect"] == engine.dialect]
+    assert len(corpus) >= 40
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     other = tmp_path / "other.sqlite"
     sqlite3.connect(other).executescript("CREATE TABLE secret (x)")
-    with sqlite3.connect(database) as connection:
-        gold = tuple(connection.execute(_GOLD).fetchall())
+    gold = engine.execute(_GOLD).rows
+    assert gold[0][0] == 67_240
     digest = hashlib.sha256(database.read_bytes()).hexdigest()
     own_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

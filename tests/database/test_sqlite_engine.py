@@ -16,7 +16,7 @@ from sense_trl.database.engine import (
     QueryStatus,
 )
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.database.worker import IsolatedSQLiteEngine, SQLiteWorker
+from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError, InputError
 
 SCRIPT = """
@@ -33,20 +33,20 @@ CREATE VIEW adult AS SELECT name FROM singer WHERE age >= 18;
 CREATE VIEW broken AS SELECT x FROM gone;
 """
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"
-Engine = SQLiteEngine | IsolatedSQLiteEngine
+Engine = SQLiteEngine | IsolatedEngine
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[SQLiteWorker]:
-    with SQLiteWorker() as worker:
+def worker() -> Iterator[EngineWorker]:
+    with EngineWorker() as worker:
         yield worker
 
 
 @pytest.fixture(params=["in-process", "isolated"])
-def engine(request: pytest.FixtureRequest, fresh_db, worker: SQLiteWorker) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, fresh_db, worker: EngineWorker) -> Iterator[Engine]:
     path = fresh_db(SCRIPT)
     if request.param == "isolated":
-        with IsolatedSQLiteEngine(path, worker=worker) as engine:
+        with IsolatedEngine(path, worker=worker) as engine:
             yield engine
     else:
         with SQLiteEngine(path) as engine:
@@ -235,7 +235,7 @@ def test_rows_in_a_write_ahead_log_are_seen(fresh_db) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("engine_class", [SQLiteEngine, IsolatedSQLiteEngine])
+@pytest.mark.parametrize("engine_class", [SQLiteEngine, IsolatedEngine])
 def test_what_is_no_database_is_refused_at_once(engine_class, tmp_path: Path) -> None:
     text = tmp_path / "notes.sqlite"
     text.write_text("these are notes, not a database")
@@ -332,7 +332,7 @@ def test_impossible_limits_are_refused_by_name(name: str, value: float) -> None:
 
 def test_killed_workers_are_replaced_and_lose_nothing(fresh_db) -> None:
     path = fresh_db(SCRIPT)
-    with IsolatedSQLiteEngine(path) as engine:
+    with IsolatedEngine(path) as engine:
         for number in range(12):
             assert engine.execute(f"SELECT {number}").rows == ((number,),)
             process_id = engine.worker.process_id
@@ -345,7 +345,7 @@ def test_killed_workers_are_replaced_and_lose_nothing(fresh_db) -> None:
 def test_an_operation_that_cannot_be_interrupted_is_killed(fresh_db) -> None:
     path = fresh_db(SCRIPT)
     slow = "SELECT instr(zeroblob(900000), zeroblob(450000) || x'01')"
-    with IsolatedSQLiteEngine(path, limits=ExecutionLimits(timeout_s=0.3)) as engine:
+    with IsolatedEngine(path, limits=ExecutionLimits(timeout_s=0.3)) as engine:
         assert engine.execute("SELECT 1").ok
         started = time.perf_counter()
         result = engine.execute(slow)
@@ -361,7 +361,7 @@ def test_memory_of_a_worker_is_limited(fresh_db) -> None:
         "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r LIMIT 1000000) "
         "SELECT count(DISTINCT hex(zeroblob(30)) || x) FROM r"
     )
-    with IsolatedSQLiteEngine(path, limits=limits) as engine:
+    with IsolatedEngine(path, limits=limits) as engine:
         result = engine.execute(big_sort)
         assert (result.status, result.exceeded) == (QueryStatus.TOO_LARGE, LimitKind.MEMORY)
         assert engine.execute("SELECT 1").ok

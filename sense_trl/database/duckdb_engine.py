@@ -1,0 +1,511 @@
+"""`DuckDBEngine`: one DuckDB file, read-only, sandboxed and limited, in the calling process."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+
+from sense_trl.database.engine import (
+    OUT_OF_MEMORY,
+    ColumnInfo,
+    ExecutionLimits,
+    ForeignKeyInfo,
+    LimitKind,
+    QueryResult,
+    QueryStatus,
+    TableInfo,
+)
+from sense_trl.errors import DatabaseError, InputError
+
+__all__ = ["DuckDBEngine"]
+
+_MAX_SQL_CHARS: Final = 200_000
+_CHUNK_ROWS: Final = 1_000
+_MAX_REOPENS: Final = 3
+
+# Set before the database is attached; the last two only afterwards, because attaching is access
+# to a file and would be refused.
+_CONFIG: Final = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_persistent_secrets": "false",
+    # Otherwise a table name may be a variable of the Python program.
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+    "max_expression_depth": "250",
+    "threads": "1",
+}
+_LOCKS: Final = ("SET enable_external_access = false", "SET lock_configuration = true")
+
+# Functions that read or change the state of the connection, or run text as SQL. The
+# configuration is locked without them; this keeps one query from reaching the next.
+_REFUSED_FUNCTIONS: Final = re.compile(
+    r"""
+    \b(?P<name> setseed | write_log | checkpoint | force_checkpoint | nextval | currval | query
+      | query_table | json_execute_serialized_sql | (?:enable|disable)_\w+ | truncate_duckdb_logs
+      | set_config | getvariable | duckdb_secrets | which_secret | duckdb_settings
+      | current_setting | getenv )
+    "? (?: \s | --[^\n]*\n | /\*.*?\*/ )* \(
+    """,
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+_LOCKED: Final = re.compile(
+    r"configuration has been locked|read-only mode|disabled by configuration|"
+    r"file system operations are disabled",
+    re.IGNORECASE,
+)
+_ZONED: Final = re.compile("WITH TIME ZONE|TIMESTAMPTZ|TIMETZ", re.IGNORECASE)
+
+
+class DuckDBEngine:
+    """A read-only DuckDB database that runs untrusted queries inside the calling process.
+
+    How a query is held:
+
+    * the file is attached read-only to a private instance with one thread, a memory limit, no
+      temporary files, no extensions loaded on demand, no access to files or network, no
+      replacement scans (a table name is never a Python variable), and locked configuration;
+    * DuckDB's own parser splits the text: exactly one statement, of kind SELECT (so WITH, VALUES,
+      FROM, TABLE, DESCRIBE, SUMMARIZE and SHOW too; not EXPLAIN, PRAGMA, CALL, nor a PIVOT that
+      has to create a type), and none of the functions that change or reveal the state of the
+      connection;
+    * a watching thread interrupts it at `timeout_s`; caps on rows and bytes while rows are read.
+
+    `max_steps` is ignored: DuckDB counts no instructions, so what is too slow is stopped by the
+    wall clock only. `max_cell_bytes` holds for values of the result, not for intermediate ones.
+    Timestamps with a time zone come as text in UTC.
+
+    Not protected, because DuckDB offers no way inside a process (`IsolatedEngine` and
+    `SQLVerifier` with workers cover both): some operations cannot be interrupted and outlive
+    `timeout_s` (planning very large queries, one call of a string function on huge values); and
+    `memory_limit_bytes` is exceeded by string functions, which allocate outside DuckDB's buffers.
+
+    Args:
+        path: the database file.
+        limits: the limits that hold where `execute` is given none; `memory_limit_bytes` is fixed
+            when the engine opens.
+
+    Raises:
+        DatabaseError: `path` is missing, a directory, or not a DuckDB database.
+
+    Example:
+        >>> import duckdb, tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pets.duckdb"
+        >>> with duckdb.connect(str(file)) as connection:
+        ...     _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name")
+        >>> with DuckDBEngine(file) as engine:
+        ...     engine.execute("SELECT name FROM pet").rows
+        ...     engine.execute("FROM read_text('/etc/hostname')").status
+        (('Rex',),)
+        <QueryStatus.DENIED: 'denied'>
+    """
+
+    dialect: Final = "duckdb"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, limits: ExecutionLimits | None = None
+    ) -> None:
+        self._path = Path(path).absolute()
+        self._limits = ExecutionLimits() if limits is None else limits
+        self._owner = (os.getpid(), threading.get_ident())
+        self._closed = False
+        self._connection: Any = None
+        self._fingerprint = _fingerprint(self._path)
+        self._connection = self._connect()
+
+    @property
+    def version(self) -> str:
+        """The version of DuckDB."""
+        return f"duckdb {duckdb.__version__}"
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the database file."""
+        return self._path
+
+    @property
+    def limits(self) -> ExecutionLimits:
+        """The limits that hold where `execute` is given none."""
+        return self._limits
+
+    def __repr__(self) -> str:
+        return f"DuckDBEngine({str(self._path)!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the engine cannot be used afterwards. Closing twice is allowed."""
+        self._closed = True
+        self._disconnect()
+
+    def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
+        """Run one reading statement.
+
+        Args:
+            sql: the text as the model wrote it; one trailing semicolon is allowed.
+            limits: limits of this query instead of the engine's, except `memory_limit_bytes`.
+
+        Returns:
+            The result; see `QueryStatus` for what each ending means. `steps` is `None`.
+
+        Raises:
+            DatabaseError: the file is unreadable, gone, or changes faster than the query can be
+                repeated.
+            InputError: the engine is closed or belongs to another thread or process.
+        """
+        self._check_usable()
+        limits = self._limits if limits is None else limits
+        started = time.perf_counter()
+        for _ in range(_MAX_REOPENS):
+            result = self._run(sql, limits, started)
+            if _fingerprint(self._path) == self._fingerprint:
+                return result
+            self._disconnect()
+            self._fingerprint = _fingerprint(self._path)
+        raise DatabaseError(
+            f"{self._path} changed during each of {_MAX_REOPENS} runs of a query; "
+            "work on a copy that nobody writes to"
+        )
+
+    def get_tables(self) -> tuple[TableInfo, ...]:
+        """Read the tables and views of the schema `main` in the order of their creation.
+
+        Raises:
+            DatabaseError: the schema cannot be read.
+            InputError: the engine is closed or belongs to another thread or process.
+        """
+        self._check_usable()
+        connection = self._get_connection()
+        try:
+            return _read_tables(connection)
+        except duckdb.Error as error:
+            raise DatabaseError(f"cannot read the schema of {self._path}: {error}") from error
+
+    # ------------------------------------------------------------------ connections
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise InputError(f"the engine of {self._path} is closed; open a new one")
+        here = (os.getpid(), threading.get_ident())
+        if here != self._owner:
+            raise InputError(
+                f"the engine of {self._path} was opened by thread {self._owner[1]} of process "
+                f"{self._owner[0]} and is used by thread {here[1]} of process {here[0]}; "
+                "open one engine per thread (`DatabaseCatalog.engine` does)"
+            )
+
+    def _connect(self) -> Any:
+        _check_file(self._path)
+        config = {**_CONFIG, "memory_limit": f"{max(self._limits.memory_limit_bytes, 2**20)}B"}
+        # A private instance in memory: DuckDB shares one instance between all connections of a
+        # process to one file, and with it the configuration.
+        connection = duckdb.connect(":memory:", config=config)
+        quoted = str(self._path).replace("'", "''")
+        try:
+            connection.execute(f"ATTACH '{quoted}' AS {_ALIAS} (READ_ONLY, TYPE duckdb)")
+            connection.execute(f"USE {_ALIAS}")
+            for lock in _LOCKS:
+                connection.execute(lock)
+        except duckdb.Error as error:
+            connection.close()
+            raise DatabaseError(f"cannot open {self._path} as DuckDB: {error}") from error
+        return connection
+
+    def _get_connection(self) -> Any:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # ------------------------------------------------------------------ one query
+
+    def _run(self, sql: str, limits: ExecutionLimits, started: float) -> QueryResult:
+        def ended(
+            status: QueryStatus, message: str | None, exceeded: LimitKind | None = None
+        ) -> QueryResult:
+            elapsed_s = time.perf_counter() - started
+            return QueryResult(status, (), (), message, elapsed_s, None, exceeded)
+
+        if len(sql) > _MAX_SQL_CHARS:
+            return ended(QueryStatus.DENIED, f"longer than {_MAX_SQL_CHARS} characters")
+        if "\x00" in sql:
+            return ended(QueryStatus.SYNTAX_ERROR, "the text contains a null character")
+        try:
+            sql.encode()
+        except UnicodeEncodeError as error:
+            return ended(QueryStatus.SYNTAX_ERROR, str(error))
+        connection = self._get_connection()
+        deadline = started + limits.timeout_s
+        late = _WATCHDOG.watch(connection, deadline)
+        try:
+            statements = connection.extract_statements(sql)
+            refused = _refuse_statements(sql, statements)
+            if refused is not None:
+                return ended(*refused)
+            cursor = connection.execute(statements[0])
+            description = cursor.description or []
+            zoned = [_ZONED.search(str(column[1])) is not None for column in description]
+            if any(zoned):
+                cursor = connection.execute(_zones_as_text(statements[0].query, zoned))
+            rows, exceeded = _fetch(cursor, limits, deadline)
+        except (duckdb.Error, MemoryError, ValueError, OverflowError) as error:
+            return self._classify(error, limits, late.is_set(), ended)
+        finally:
+            _WATCHDOG.unwatch(connection)
+        if exceeded is not None:
+            self._abandon(connection)
+            status, message = _describe(exceeded, limits)
+            return ended(status, message, exceeded)
+        columns = tuple(column[0] for column in description)
+        elapsed_s = time.perf_counter() - started
+        return QueryResult(QueryStatus.OK, columns, tuple(rows), None, elapsed_s, None)
+
+    def _abandon(self, connection: Any) -> None:
+        """Drop a result that was not read to its end; it would hold its memory."""
+        try:
+            connection.execute("SELECT 1").fetchall()
+        except duckdb.Error:
+            self._disconnect()
+
+    def _classify(
+        self, error: Exception, limits: ExecutionLimits, was_late: bool, ended: Any
+    ) -> QueryResult:
+        message = str(error)
+        if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
+            # Either makes the instance unusable.
+            self._disconnect()
+        if was_late or isinstance(error, duckdb.InterruptException):
+            status, message = _describe(LimitKind.WALL_CLOCK, limits)
+            return ended(status, message, LimitKind.WALL_CLOCK)  # type: ignore[no-any-return]
+        if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or (
+            "bad_alloc" in message or "failed to allocate" in message.lower()
+        ):
+            status, message = _describe(LimitKind.MEMORY, limits)
+            return ended(status, message, LimitKind.MEMORY)  # type: ignore[no-any-return]
+        if isinstance(error, duckdb.PermissionException) or _LOCKED.search(message):
+            status = QueryStatus.DENIED
+        elif isinstance(error, (duckdb.ParserException, duckdb.SyntaxException)):
+            status = QueryStatus.SYNTAX_ERROR
+        elif isinstance(error, duckdb.IOException) and str(self._path) in message:
+            raise DatabaseError(f"{self._path} cannot be read: {message}") from error
+        else:
+            status = QueryStatus.EXECUTION_ERROR
+        return ended(status, message)  # type: ignore[no-any-return]
+
+
+_ALIAS: Final = "main_database"
+
+
+class _Watchdog:
+    """One thread that interrupts the connections whose deadline has passed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watched: dict[int, tuple[float, Any, threading.Event]] = {}
+        self._wakes_at = float("inf")
+        self._process_id: int | None = None
+
+    def watch(self, connection: Any, deadline: float) -> threading.Event:
+        """Interrupt `connection` at `deadline`; the event tells afterwards whether it was."""
+        late = threading.Event()
+        with self._changed:
+            # A forked child has no such thread.
+            if self._process_id != os.getpid():
+                self._process_id = os.getpid()
+                self._watched.clear()
+                threading.Thread(target=self._run, daemon=True, name="duckdb-watchdog").start()
+            self._watched[id(connection)] = (deadline, connection, late)
+            if deadline < self._wakes_at:
+                self._changed.notify()
+        return late
+
+    def unwatch(self, connection: Any) -> None:
+        """Leave `connection` alone from now on."""
+        with self._changed:
+            self._watched.pop(id(connection), None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.perf_counter()
+                for deadline, connection, late in list(self._watched.values()):
+                    if deadline <= now:
+                        late.set()
+                        # Again and again until `unwatch`: an interrupt can fall between the
+                        # phases of a query, which then goes on.
+                        connection.interrupt()
+                    # A waiting thread must not keep it from being closed and freed.
+                    del connection
+                self._wakes_at = min(
+                    (max(deadline, now + 0.02) for deadline, _, _ in self._watched.values()),
+                    default=float("inf"),
+                )
+                wait_s = self._wakes_at - now
+                self._changed.wait(None if wait_s == float("inf") else wait_s)
+
+
+_WATCHDOG: Final = _Watchdog()
+
+
+def _refuse_statements(sql: str, statements: list[Any]) -> tuple[QueryStatus, str] | None:
+    if not statements:
+        return QueryStatus.SYNTAX_ERROR, "the text holds no statement"
+    if len(statements) > 1:
+        return QueryStatus.DENIED, "more than one statement"
+    kind = statements[0].type
+    if kind != duckdb.StatementType.SELECT:
+        return QueryStatus.DENIED, f"{kind.name} is not allowed, only queries"
+    if statements[0].named_parameters:
+        return QueryStatus.EXECUTION_ERROR, "the query has parameters, and no values are given"
+    function = _REFUSED_FUNCTIONS.search(sql)
+    if function is not None:
+        return QueryStatus.DENIED, f"function {function['name']} is not allowed"
+    return None
+
+
+def _zones_as_text(query: str, zoned: list[bool]) -> str:
+    """The same rows with timestamps with a time zone as text; as objects they need `pytz`."""
+    columns = ", ".join(
+        f"#{number}::VARCHAR" if is_zoned else f"#{number}"
+        for number, is_zoned in enumerate(zoned, start=1)
+    )
+    return f"SELECT {columns} FROM (\n{query.rstrip().rstrip(';')}\n)"
+
+
+def _fetch(
+    cursor: Any, limits: ExecutionLimits, deadline: float
+) -> tuple[list[tuple[object, ...]], LimitKind | None]:
+    rows: list[tuple[object, ...]] = []
+    total_bytes = 0
+    while True:
+        chunk = cursor.fetchmany(min(_CHUNK_ROWS, limits.max_rows + 1 - len(rows)))
+        for row in chunk:
+            for value in row:
+                size = _size(value)
+                if size > limits.max_cell_bytes and size > 8:
+                    return [], LimitKind.CELL_BYTES
+                total_bytes += size
+        rows += chunk
+        if len(rows) > limits.max_rows:
+            return [], LimitKind.ROWS
+        if total_bytes > limits.max_result_bytes:
+            return [], LimitKind.RESULT_BYTES
+        if not chunk:
+            return rows, None
+        if time.perf_counter() > deadline:
+            return [], LimitKind.WALL_CLOCK
+
+
+def _size(value: object) -> int:
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, (list, tuple)):
+        return 8 + sum(map(_size, value))
+    if isinstance(value, dict):
+        return 8 + sum(_size(key) + _size(item) for key, item in value.items())
+    return 8
+
+
+def _describe(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[QueryStatus, str]:
+    match exceeded:
+        case LimitKind.WALL_CLOCK:
+            return QueryStatus.TIMEOUT, f"stopped after {limits.timeout_s:g} s"
+        case LimitKind.ROWS:
+            return QueryStatus.TOO_LARGE, f"more than {limits.max_rows} rows"
+        case LimitKind.CELL_BYTES:
+            return QueryStatus.TOO_LARGE, f"a value of more than {limits.max_cell_bytes} bytes"
+        case LimitKind.RESULT_BYTES:
+            return QueryStatus.TOO_LARGE, f"more than {limits.max_result_bytes} bytes of rows"
+        case LimitKind.MEMORY:
+            return QueryStatus.TOO_LARGE, OUT_OF_MEMORY
+        case LimitKind.STEPS:
+            raise AssertionError("DuckDB counts no instructions")
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except FileNotFoundError as error:
+        raise DatabaseError(f"no database at {path}: the file does not exist") from error
+    except IsADirectoryError as error:
+        raise DatabaseError(
+            f"{path} is a folder, not a DuckDB file; `DatabaseCatalog.from_path` reads folders"
+        ) from error
+    except OSError as error:
+        raise DatabaseError(f"cannot open {path}: {error}") from error
+    if not head:
+        raise DatabaseError(f"{path} is empty (0 bytes): not a DuckDB database")
+    if head[8:12] != b"DUCK":
+        raise DatabaseError(f"{path} is not a DuckDB database: it begins with {head!r}")
+
+
+def _read_tables(connection: Any) -> tuple[TableInfo, ...]:
+    where = f"WHERE database_name = '{_ALIAS}' AND schema_name = 'main'"
+    entries = connection.execute(
+        f"SELECT table_name, table_oid, false FROM duckdb_tables() {where} AND NOT internal "
+        f"UNION ALL SELECT view_name, view_oid, true FROM duckdb_views() {where} AND NOT internal "
+        "ORDER BY 2"
+    ).fetchall()
+    described: dict[str, list[tuple[str, str, bool]]] = {}
+    for table, column, type_, nullable in connection.execute(
+        "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
+        f"{where} ORDER BY table_oid, column_index"
+    ).fetchall():
+        described.setdefault(table, []).append((column, type_, not nullable))
+    primary_keys: dict[str, list[str]] = {}
+    foreign_keys: dict[str, list[ForeignKeyInfo]] = {}
+    for table, kind, columns, referenced_table, referenced_columns in connection.execute(
+        "SELECT table_name, constraint_type, constraint_column_names, referenced_table, "
+        f"referenced_column_names FROM duckdb_constraints() {where} ORDER BY constraint_index"
+    ).fetchall():
+        if kind == "PRIMARY KEY":
+            primary_keys[table] = columns
+        elif kind == "FOREIGN KEY":
+            key = ForeignKeyInfo(tuple(columns), referenced_table, tuple(referenced_columns))
+            foreign_keys.setdefault(table, []).append(key)
+    return tuple(
+        TableInfo(
+            name,
+            tuple(
+                ColumnInfo(column, type_, not_null, _position(primary_keys.get(name, []), column))
+                for column, type_, not_null in described.get(name, [])
+            ),
+            tuple(foreign_keys.get(name, [])),
+            is_view,
+        )
+        for name, _, is_view in entries
+    )
+
+
+def _position(keys: list[str], column: str) -> int:
+    return keys.index(column) + 1 if column in keys else 0

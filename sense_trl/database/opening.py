@@ -1,0 +1,44 @@
+"""Which engine a database file needs: `open_engine`."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from sense_trl.database.engine import ExecutionLimits, SQLEngine
+from sense_trl.database.sqlite_engine import SQLiteEngine
+
+__all__ = ["DATABASE_SUFFIXES", "dialect_of", "open_engine", "version_of"]
+
+_SQLITE_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
+_DUCKDB_SUFFIXES: Final = (".duckdb",)
+DATABASE_SUFFIXES: Final = _SQLITE_SUFFIXES + _DUCKDB_SUFFIXES
+
+
+def dialect_of(path: Path) -> str:
+    """The dialect of the database at `path`, by its suffix: "duckdb" or "sqlite"."""
+    return "duckdb" if path.suffix.lower() in _DUCKDB_SUFFIXES else "sqlite"
+
+
+def version_of(dialect: str) -> str:
+    """Name and version of the library that runs this dialect."""
+    if dialect == "duckdb":
+        import duckdb
+
+        return f"duckdb {duckdb.__version__}"
+    return f"sqlite {sqlite3.sqlite_version}"
+
+
+def open_engine(path: Path, *, limits: ExecutionLimits | None = None) -> SQLEngine:
+    """Open the database at `path` with the engine that its suffix asks for.
+
+    Raises:
+        DatabaseError: the file is missing or cannot be read.
+    """
+    if dialect_of(path) == "duckdb":
+        # Loading DuckDB takes 0.1 s and is left to those who have such a file.
+        from sense_trl.database.duckdb_engine import DuckDBEngine
+
+        return DuckDBEngine(path, limits=limits)
+    return SQLiteEngine(path, limits=limits)

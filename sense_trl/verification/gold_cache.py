@@ -1,0 +1,223 @@
+"""Keeping what is known about gold queries, in memory and on disk: `GoldCache`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import marshal
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from sense_trl._files import sha256_of
+from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
+from sense_trl.database.worker import pack_result, unpack_result
+from sense_trl.verification.comparison import Reason, Semantics
+from sense_trl.verification.judging import GoldExamination, examine_gold
+
+__all__ = ["GoldCache", "prune_cache"]
+
+# Part of every key: raise it when an entry or the examination of gold changes its meaning.
+_FORMAT: Final = 1
+# Gold that runs faster than this is run again: that costs less than reading a file.
+_MIN_STORED_S: Final = 0.002
+_MAX_STORED_BYTES: Final = 16 * 2**20
+_SUFFIX: Final = ".gold"
+_DIGEST_BYTES: Final = 32
+_Key: TypeAlias = tuple[Path, int, int, int, str]
+
+
+class GoldCache:
+    """Examines each gold query once and keeps what came of it.
+
+    In memory the least recently used results go first when they exceed `max_memory_bytes` by a
+    rough estimate. On disk there is one file per gold query, named by the hash of everything that
+    the answer depends on: content of the database file, text, version of the engine, semantics
+    and limits. Files are written aside and renamed, so several processes may share a folder; a
+    file that is damaged is ignored and written anew. Not stored on disk: what took less than 2 ms
+    (running it again is as fast), results above 16 MB, databases with a write-ahead log beside
+    them, and what the wall clock stopped.
+
+    Args:
+        semantics: of the verifications.
+        limits: limits of each query.
+        folder: where to keep files; `None` keeps nothing on disk. `prune_cache` bounds its size.
+        max_memory_bytes: bound of the estimate of what is kept in memory.
+    """
+
+    def __init__(
+        self,
+        semantics: Semantics,
+        limits: ExecutionLimits,
+        *,
+        folder: Path | None = None,
+        max_memory_bytes: int = 128 * 2**20,
+    ) -> None:
+        self._semantics: Semantics = semantics
+        self._limits = limits
+        self._folder = folder
+        self._max_memory_bytes = max_memory_bytes
+        self._known: OrderedDict[_Key, tuple[GoldExamination, int]] = OrderedDict()
+        self._used_bytes = 0
+        self._lock = threading.Lock()
+        self._timed_out: dict[_Key, GoldExamination] = {}
+        self._database_hashes: dict[tuple[Path, int, int], str] = {}
+
+    def get(self, engine: SQLEngine, gold_sql: str) -> GoldExamination:
+        """What is known about `gold_sql` on the database of `engine`.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        stat = engine.path.stat()
+        # Another file under the same name has other answers.
+        key = (engine.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, gold_sql)
+        found = self._known.get(key)
+        if found is not None:
+            with contextlib.suppress(KeyError):  # another thread may just have dropped it
+                self._known.move_to_end(key)
+            return found[0]
+        if key in self._timed_out:
+            return self._timed_out[key]
+        file = self._file(engine, gold_sql)
+        gold = None if file is None else _read(file)
+        if gold is None:
+            gold = examine_gold(gold_sql, engine, self._semantics, self._limits)
+            if file is not None:
+                _write(file, gold)
+        if gold.problem is Reason.GOLD_TIMEOUT:
+            self._timed_out[key] = gold
+        else:
+            self._keep(key, gold)
+        return gold
+
+    def forget_timeouts(self) -> None:
+        """Give gold that ran out of seconds another chance: seconds depend on the load."""
+        self._timed_out.clear()
+
+    def clear(self) -> None:
+        """Forget everything in memory; files stay."""
+        self._known.clear()
+        self._timed_out.clear()
+        self._used_bytes = 0
+
+    def _keep(self, key: _Key, gold: GoldExamination) -> None:
+        size = _estimate_bytes(gold.result)
+        with self._lock:
+            _, replaced = self._known.pop(key, (None, 0))
+            self._known[key] = (gold, size)
+            self._used_bytes += size - replaced
+            while self._used_bytes > self._max_memory_bytes and len(self._known) > 1:
+                _, (_, dropped) = self._known.popitem(last=False)
+                self._used_bytes -= dropped
+
+    def _file(self, engine: SQLEngine, gold_sql: str) -> Path | None:
+        if self._folder is None:
+            return None
+        content = self._database_hash(engine.path)
+        if content is None:
+            return None
+        limits = self._limits
+        parts = (
+            _FORMAT,
+            content,
+            gold_sql,
+            engine.version,
+            self._semantics,
+            limits.max_rows,
+            limits.max_cell_bytes,
+            limits.max_result_bytes,
+            limits.memory_limit_bytes,
+            limits.max_steps,
+        )
+        name = hashlib.sha256(marshal.dumps(parts, 2)).hexdigest()
+        return self._folder / name[:2] / (name + _SUFFIX)
+
+    def _database_hash(self, path: Path) -> str | None:
+        try:
+            if os.path.getsize(f"{path}-wal") > 0:
+                return None
+        except OSError:
+            pass  # There is none, which is the usual case.
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._database_hashes:
+            self._database_hashes[key] = sha256_of(path)
+        return self._database_hashes[key]
+
+
+def prune_cache(folder: Path, max_bytes: int) -> int:
+    """Delete the oldest entries of a cache folder until the rest fits into `max_bytes`.
+
+    Returns:
+        The number of entries deleted.
+    """
+    entries = []
+    for file in folder.glob(f"*/*{_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # pruned by another process
+            stat = file.stat()
+            entries.append((stat.st_mtime_ns, stat.st_size, file))
+    excess = sum(size for _, size, _ in entries) - max_bytes
+    deleted = 0
+    for _, size, file in sorted(entries):
+        if excess <= 0:
+            break
+        file.unlink(missing_ok=True)
+        excess -= size
+        deleted += 1
+    return deleted
+
+
+def _estimate_bytes(result: QueryResult) -> int:
+    if not result.rows:
+        return 500
+    # The first rows stand for all; 50 is an object's own size.
+    sample = result.rows[:20]
+    cells = sum(
+        50 + (len(value) if isinstance(value, (str, bytes)) else 0)
+        for row in sample
+        for value in row
+    )
+    return 500 + len(result.rows) * (60 + cells // len(sample))
+
+
+def _write(file: Path, gold: GoldExamination) -> None:
+    if gold.problem is Reason.GOLD_TIMEOUT or gold.result.elapsed_s < _MIN_STORED_S:
+        return
+    problem = None if gold.problem is None else str(gold.problem)
+    body = marshal.dumps((gold.sql, problem, pack_result(gold.result)))
+    if len(body) > _MAX_STORED_BYTES:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as output:
+            output.write(hashlib.sha256(body).digest() + body)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read(file: Path) -> GoldExamination | None:
+    """The entry, or `None` if there is none or it is damaged."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return None
+    body = data[_DIGEST_BYTES:]
+    # The hash comes first: marshal must not see bytes that nobody wrote.
+    if hashlib.sha256(body).digest() != data[:_DIGEST_BYTES]:
+        return None
+    try:
+        loaded: tuple[Any, ...] = marshal.loads(body)
+        sql, problem, result = loaded
+        return GoldExamination(
+            sql, unpack_result(result), None if problem is None else Reason(problem)
+        )
+    except (ValueError, EOFError, TypeError):
+        # Written by another version of Python.
+        return None

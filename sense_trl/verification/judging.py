@@ -1,0 +1,413 @@
+"""Deciding whether one predicted query answers as gold does: `verify_sql`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Final, get_args
+
+from sense_trl.database.engine import (
+    ExecutionLimits,
+    LimitKind,
+    QueryResult,
+    QueryStatus,
+    ReorderingEngine,
+    SQLEngine,
+)
+from sense_trl.errors import InputError
+from sense_trl.sql.parsing import (
+    SQLParseError,
+    get_tie_query,
+    get_unlimited_query,
+    is_volatile,
+    order_matters,
+    outer_limit,
+)
+from sense_trl.verification.comparison import (
+    Reason,
+    Semantics,
+    Verdict,
+    bags_equal,
+    results_match,
+)
+
+__all__ = [
+    "GoldExamination",
+    "Verification",
+    "VerificationRequest",
+    "check_semantics",
+    "examine_gold",
+    "verify_against",
+    "verify_gold_itself",
+    "verify_sql",
+]
+
+# Work of a prediction relative to gold's, in instructions of the virtual machine. Of 3,666 distinct
+# predictions of five models on Spider dev, 9 take more than 1 M and the heaviest takes 18 M (2,300
+# times gold's, 0.2 s); a right one takes 210 times gold's. The floor is five times the heaviest,
+# some 1 to 2 s.
+_STEPS_PER_GOLD_STEP: Final = 30
+_MIN_STEP_BUDGET: Final = 100_000_000
+_MAX_GOLD_STEPS: Final = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What is known about one prediction.
+
+    Attributes:
+        verdict: correct, wrong or undetermined.
+        reason: why; belongs to exactly one verdict.
+        predicted_status: how the prediction ended; `None` if it was not run because gold already
+            decided. OK also where reading stopped one row past gold's number of rows.
+        gold_status: how gold ended; `None` if the worker died before it could tell.
+        error: the message of the query that failed (the prediction's, or gold's if gold failed).
+        elapsed_s: seconds the prediction ran; the only field that is not reproducible.
+    """
+
+    verdict: Verdict
+    reason: Reason
+    predicted_status: QueryStatus | None
+    gold_status: QueryStatus | None
+    error: str | None
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationRequest:
+    """One prediction to verify against `gold_sql` on the database `db_id`."""
+
+    db_id: str
+    predicted_sql: str
+    gold_sql: str
+
+
+def verify_sql(
+    predicted_sql: str,
+    gold_sql: str,
+    engine: SQLEngine,
+    *,
+    semantics: Semantics = "strict",
+    limits: ExecutionLimits | None = None,
+) -> Verification:
+    """Run a prediction and gold on one database and compare what they return.
+
+    Gold is looked at first. It must run within the limits and 200 M instructions; under `strict`
+    it must also have one answer: it may not call `random` or read the clock, must give the same
+    rows when tables are scanned backwards, and its LIMIT may not cut between differing rows that
+    tie. Otherwise the verdict is undetermined and the prediction is not run. Not seen: a column
+    that is neither grouped by nor aggregated, of which SQLite picks one value per group.
+
+    The prediction may use 30 times the instructions that gold used, at least 100 M (200 M under
+    `spider` and `bird`): the same verdict on every machine. What needs more is undetermined
+    (`PREDICTION_STEP_BUDGET`), because slow SQL can be right; so is what the wall clock stops
+    (`timeout_s`). A result with more rows
+    or bytes than gold can have is wrong under `strict` and `spider`; one that exceeds a limit in
+    any other way (a huge value, memory; any excess under `bird`, which ignores duplicates) is
+    undetermined.
+
+    `spider` changes the texts as the official script does before running them: "value" becomes
+    "1" in the prediction, `> =` is closed up, DISTINCT is deleted from both, everything behind
+    the first statement is dropped, and YEAR(CURDATE()) becomes 2020. Differences that remain, on
+    purpose: a text without a statement and a statement that writes are wrong here even where gold
+    is empty (the official ones count them as an empty result, and let the write happen), and gold
+    that fails is undetermined (Spider's script aborts, BIRD's counts 0). Text that is not UTF-8
+    is decoded leniently also under `bird`, whose script scores such a result 0.
+
+    Args:
+        predicted_sql: the model's text.
+        gold_sql: the reference.
+        engine: an engine over the database.
+        semantics: "strict", "spider" or "bird", see `results_match`.
+        limits: limits of each query instead of the engine's.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+        InputError: `semantics` is unknown.
+
+    Example:
+        >>> import sqlite3, tempfile, pathlib
+        >>> from sense_trl.database.sqlite_engine import SQLiteEngine
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pets.sqlite"
+        >>> connection = sqlite3.connect(file)
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 3 AS age")
+        >>> connection.close()
+        >>> with SQLiteEngine(file) as engine:
+        ...     verify_sql("SELECT age, name FROM pet", "SELECT name, age FROM pet", engine).verdict
+        ...     verify_sql("SELECT name FROM pet", "SELECT age FROM pet", engine).reason
+        <Verdict.CORRECT: 'correct'>
+        <Reason.VALUES_DIFFER: 'values_differ'>
+    """
+    check_semantics(semantics)
+    gold = examine_gold(gold_sql, engine, semantics, limits)
+    return verify_against(predicted_sql, gold, engine, semantics, limits)
+
+
+# ---------------------------------------------------------------------- gold
+
+
+@dataclass(slots=True)
+class GoldExamination:
+    """What is known about a gold query.
+
+    Attributes:
+        sql: the text as it is run.
+        result: what it gave.
+        problem: why it cannot decide about predictions, `None` if it can.
+        tie_groups: one value per row, equal for rows that tie; `None` if that cannot be known.
+        ties_known: whether `tie_groups` has been looked for.
+    """
+
+    sql: str
+    result: QueryResult
+    problem: Reason | None
+    tie_groups: tuple[Hashable, ...] | None = None
+    ties_known: bool = False
+
+
+_GOLD_PROBLEMS: Final = {
+    QueryStatus.SYNTAX_ERROR: Reason.GOLD_SYNTAX_ERROR,
+    QueryStatus.EXECUTION_ERROR: Reason.GOLD_EXECUTION_ERROR,
+    QueryStatus.DENIED: Reason.GOLD_DENIED,
+    QueryStatus.TOO_LARGE: Reason.GOLD_TOO_LARGE,
+}
+_PREDICTION_PROBLEMS: Final = {
+    QueryStatus.SYNTAX_ERROR: Reason.PREDICTION_SYNTAX_ERROR,
+    QueryStatus.EXECUTION_ERROR: Reason.PREDICTION_EXECUTION_ERROR,
+    QueryStatus.DENIED: Reason.PREDICTION_DENIED,
+}
+
+
+def _gold_limits(engine: SQLEngine, limits: ExecutionLimits | None) -> ExecutionLimits:
+    limits = engine.limits if limits is None else limits
+    return replace(limits, max_steps=min(limits.max_steps or _MAX_GOLD_STEPS, _MAX_GOLD_STEPS))
+
+
+def examine_gold(
+    gold_sql: str, engine: SQLEngine, semantics: Semantics, limits: ExecutionLimits | None
+) -> GoldExamination:
+    """Run gold and look for what makes it unfit; see `verify_sql`."""
+    sql = _spider_text(gold_sql) if semantics == "spider" else gold_sql
+    gold_limits = _gold_limits(engine, limits)
+    result = engine.execute(sql, limits=gold_limits)
+    problem = None
+    if result.status is QueryStatus.TIMEOUT:
+        problem = (
+            Reason.GOLD_STEP_BUDGET if result.exceeded is LimitKind.STEPS else Reason.GOLD_TIMEOUT
+        )
+    elif not result.ok:
+        problem = _GOLD_PROBLEMS[result.status]
+    elif semantics == "strict":
+        problem = _find_ambiguity(sql, result, engine, gold_limits)
+    return GoldExamination(sql, result, problem)
+
+
+def _find_ambiguity(
+    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
+) -> Reason | None:
+    if is_volatile(sql):
+        return Reason.GOLD_NOT_DETERMINISTIC
+    # Twice the budget: scanning backwards can take a few instructions more.
+    generous = replace(limits, max_steps=2 * (limits.max_steps or _MAX_GOLD_STEPS))
+    if isinstance(engine, ReorderingEngine):
+        backwards = engine.execute_reordered(sql, limits=generous)
+        if backwards.exceeded is LimitKind.WALL_CLOCK:
+            return Reason.GOLD_TIMEOUT
+        # As bags: rows that tie may come in another order.
+        if not backwards.ok or not bags_equal(backwards.rows, result.rows):
+            return Reason.GOLD_NOT_DETERMINISTIC
+    elif _cuts_without_order(sql, result, engine, generous):
+        return Reason.GOLD_NOT_DETERMINISTIC
+    return _find_limit_tie(sql, result, engine, generous)
+
+
+def _cuts_without_order(
+    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
+) -> bool:
+    """Whether LIMIT picks some of several rows in no order, for engines that cannot reorder."""
+    try:
+        limit = outer_limit(sql, engine.dialect)
+        if not limit or len(result.rows) < limit or order_matters(sql, engine.dialect):
+            return False
+        whole = engine.execute(get_unlimited_query(sql, engine.dialect), limits=limits)
+    except SQLParseError:
+        return False
+    return not whole.ok or (len(whole.rows) > limit and len(set(map(repr, whole.rows))) > 1)
+
+
+def _find_limit_tie(
+    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
+) -> Reason | None:
+    try:
+        limit = outer_limit(sql, engine.dialect)
+        # Fewer rows than the limit: nothing was cut.
+        if limit is None or len(result.rows) < limit or limit == 0:
+            return None
+        if not order_matters(sql, engine.dialect):
+            return None
+        for rows_kept in (limit + 1, None):
+            tie_sql = get_tie_query(sql, engine.dialect, limit=rows_kept)
+            if tie_sql is None:
+                return None
+            ranked = engine.execute(tie_sql, limits=limits)
+            if not ranked.ok:
+                return Reason.GOLD_LIMIT_TIE if rows_kept is None else None
+            if len(ranked.rows) <= limit or ranked.rows[limit][-1] != ranked.rows[limit - 1][-1]:
+                return None
+            tied = {row[:-1] for row in ranked.rows if row[-1] == ranked.rows[limit][-1]}
+            if len(tied) > 1:
+                return Reason.GOLD_LIMIT_TIE
+    except SQLParseError:
+        # SQLite reads a little more than sqlglot; the scan backwards has found no ambiguity.
+        return None
+    return None
+
+
+def _get_tie_groups(
+    gold: GoldExamination, engine: SQLEngine, limits: ExecutionLimits | None
+) -> tuple[Hashable, ...] | None:
+    """Tie groups of gold's rows from its sort keys; `None` if they cannot be had."""
+    if not gold.ties_known:
+        limit = outer_limit(gold.sql, engine.dialect)
+        tie_sql = get_tie_query(gold.sql, engine.dialect, limit=limit)
+        if tie_sql is not None:
+            ranked = engine.execute(tie_sql, limits=_gold_limits(engine, limits))
+            bare = tuple(row[:-1] for row in ranked.rows)
+            if ranked.ok and bags_equal(bare, gold.result.rows):
+                # The ranks come in order, so they fit gold's rows position by position.
+                gold.tie_groups = tuple(row[-1] for row in ranked.rows)
+        # Last, because another thread may read it.
+        gold.ties_known = True
+    return gold.tie_groups
+
+
+# ---------------------------------------------------------------------- prediction
+
+
+def verify_against(
+    predicted_sql: str,
+    gold: GoldExamination,
+    engine: SQLEngine,
+    semantics: Semantics,
+    limits: ExecutionLimits | None,
+) -> Verification:
+    """Decide about one prediction whose gold is known; see `verify_sql`."""
+    gold_status = gold.result.status
+    if gold.problem is not None:
+        return Verification(
+            gold.problem.verdict, gold.problem, None, gold_status, gold.result.error, 0.0
+        )
+    started = time.perf_counter()
+    if semantics == "spider":
+        predicted_sql = _spider_text(predicted_sql.replace("value", "1"))
+    result = engine.execute(
+        predicted_sql, limits=_prediction_limits(gold, engine, semantics, limits)
+    )
+    status = result.status
+    if result.ok:
+        if semantics == "strict" and is_volatile(predicted_sql):
+            reason = Reason.PREDICTION_NOT_DETERMINISTIC
+        else:
+            reason = _compare(result, gold, engine, semantics, limits)
+    elif status is QueryStatus.TIMEOUT:
+        out_of_steps = result.exceeded is LimitKind.STEPS
+        reason = Reason.PREDICTION_STEP_BUDGET if out_of_steps else Reason.PREDICTION_TIMEOUT
+    elif status is QueryStatus.TOO_LARGE:
+        reason = Reason.PREDICTION_TOO_LARGE
+        if semantics != "bird" and result.exceeded is LimitKind.ROWS:
+            reason, status = Reason.ROW_COUNT_DIFFERS, QueryStatus.OK
+        elif semantics != "bird" and result.exceeded is LimitKind.RESULT_BYTES:
+            reason = Reason.VALUES_DIFFER
+    else:
+        reason = _PREDICTION_PROBLEMS[status]
+    elapsed_s = time.perf_counter() - started
+    error = None if status is QueryStatus.OK else result.error
+    return Verification(reason.verdict, reason, status, gold_status, error, elapsed_s)
+
+
+def _prediction_limits(
+    gold: GoldExamination, engine: SQLEngine, semantics: Semantics, limits: ExecutionLimits | None
+) -> ExecutionLimits:
+    limits = engine.limits if limits is None else limits
+    max_steps = _MAX_GOLD_STEPS
+    if semantics == "strict" and gold.result.steps is not None:
+        max_steps = max(_MIN_STEP_BUDGET, _STEPS_PER_GOLD_STEP * gold.result.steps)
+    max_rows = limits.max_rows
+    if semantics != "bird":
+        # One row more than gold's already decides.
+        max_rows = min(max_rows, len(gold.result.rows))
+    return replace(
+        limits, max_steps=min(limits.max_steps or max_steps, max_steps), max_rows=max_rows
+    )
+
+
+def _compare(
+    result: QueryResult,
+    gold: GoldExamination,
+    engine: SQLEngine,
+    semantics: Semantics,
+    limits: ExecutionLimits | None,
+) -> Reason:
+    try:
+        return results_match(
+            result,
+            gold.result,
+            semantics=semantics,
+            gold_sql=gold.sql,
+            dialect=engine.dialect,
+            tie_groups=lambda: _get_tie_groups(gold, engine, limits),
+        ).reason
+    except SQLParseError:
+        # The bags agree, and whether gold orders cannot be read.
+        return Reason.ORDER_UNKNOWN
+
+
+def verify_gold_itself(gold: GoldExamination) -> Verification:
+    """Gold as its own prediction: correct, or undetermined with the reason."""
+    reason = gold.problem
+    if reason is None:
+        reason = Reason.RESULTS_EQUAL if gold.result.rows else Reason.GOLD_EMPTY
+    status = gold.result.status
+    return Verification(
+        reason.verdict, reason, status, status, gold.result.error, gold.result.elapsed_s
+    )
+
+
+def check_semantics(semantics: str) -> None:
+    """Raise `InputError` if `semantics` is not one of the known ones."""
+    if semantics not in get_args(Semantics):
+        raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+
+
+# ---------------------------------------------------------------------- Spider's changes
+
+# What the tokenizer of Spider's script takes for one token, as far as deleting DISTINCT and
+# finding the first statement need to know.
+_TOKEN: Final = re.compile(
+    r"""
+    --[^\r\n]* | \#[^\r\n]* | /\*.*?\*/
+    | '(?:''|\\'|[^'])*' | "(?:""|\\"|[^"])*" | `(?:``|[^`])*`
+    | \w[$\#\w]* | .
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_CURRENT_YEAR: Final = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
+
+
+def _spider_text(sql: str) -> str:
+    """The text that Spider's script runs for `sql`."""
+    sql = sql.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
+    kept = []
+    depth = 0
+    for token in _TOKEN.findall(sql):
+        if token == "(":
+            depth += 1
+        elif token == ")":
+            depth -= 1
+        if token.lower() != "distinct":
+            kept.append(token)
+        if token == ";" and depth <= 0:
+            break
+    return _CURRENT_YEAR.sub("2020", "".join(kept))

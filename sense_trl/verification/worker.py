@@ -1,0 +1,229 @@
+"""What a verification worker does: runs and compares whole chunks of predictions.
+
+Only texts and verdicts cross the pipe; results stay where they were read.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from sense_trl.database.engine import (
+    OUT_OF_MEMORY,
+    ExecutionLimits,
+    QueryResult,
+    QueryStatus,
+    SQLEngine,
+)
+from sense_trl.database.process import serve_messages
+from sense_trl.database.worker import GRACE_S, EngineCache, limit_worker_memory, unpack_limits
+from sense_trl.errors import DatabaseError
+from sense_trl.verification.comparison import Reason
+from sense_trl.verification.gold_cache import GoldCache
+from sense_trl.verification.judging import (
+    Verification,
+    verify_against,
+    verify_gold_itself,
+)
+
+__all__ = ["pack_settings", "serve", "unpack_verification"]
+
+# Results are sent when this much time has passed since the last ones, and at the end of a chunk.
+_FLUSH_S: Final = 0.1
+_WATCH_S: Final = 0.05
+_ALIVE_S: Final = 1.0
+
+
+def pack_settings(
+    semantics: str, limits: tuple[object, ...], cache_folder: Path | None
+) -> list[str]:
+    """Arguments for a worker process."""
+    folder = None if cache_folder is None else str(cache_folder)
+    return [json.dumps({"semantics": semantics, "limits": limits, "cache_folder": folder})]
+
+
+def pack_verification(index: int, verification: Verification) -> tuple[object, ...]:
+    """A verification as marshal can write it; its verdict follows from its reason."""
+    predicted, gold = verification.predicted_status, verification.gold_status
+    return (
+        index,
+        str(verification.reason),
+        None if predicted is None else str(predicted),
+        None if gold is None else str(gold),
+        verification.error,
+        verification.elapsed_s,
+    )
+
+
+def unpack_verification(packed: tuple[Any, ...]) -> tuple[int, Verification]:
+    """The inverse of `pack_verification`."""
+    index, reason_text, predicted, gold, error, elapsed_s = packed
+    reason = Reason(reason_text)
+    return index, Verification(
+        reason.verdict,
+        reason,
+        None if predicted is None else QueryStatus(predicted),
+        None if gold is None else QueryStatus(gold),
+        error,
+        elapsed_s,
+    )
+
+
+class _Watch:
+    """Ends the process when a query outlives its limit in an operation that nothing interrupts.
+
+    The database library runs without Python's lock, so this thread runs while a query hangs. It
+    first delivers what is finished and names the item that hangs.
+    """
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._deadline: float | None = None
+        self._finished: list[tuple[object, ...]] = []
+        self._flushed_at = 0.0
+        self._busy = False
+        # The item in work, and whether gold or the prediction runs.
+        self.index = -1
+        self.in_gold = False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._busy = True
+            self._flushed_at = time.perf_counter()
+
+    def query_starts(self, timeout_s: float) -> None:
+        self._deadline = time.perf_counter() + timeout_s + GRACE_S
+
+    def query_ends(self) -> None:
+        self._deadline = None
+
+    def finish(self, packed: tuple[object, ...]) -> None:
+        self._finished.append(packed)
+        if time.perf_counter() - self._flushed_at > _FLUSH_S:
+            self._flush("results")
+
+    def end(self) -> None:
+        self._flush("done")
+
+    def restart(self) -> None:
+        """Deliver what is finished and end the process; the rest goes to a new one."""
+        with self._lock:
+            self._send(marshal.dumps(("restart", self._finished)))
+            os._exit(0)
+
+    def fail(self, message: str) -> None:
+        with self._lock:
+            self._busy = False
+            self._finished.clear()
+            self._send(marshal.dumps(("error", message)))
+
+    def _flush(self, kind: str) -> None:
+        with self._lock:
+            finished, self._finished = self._finished, []
+            self._flushed_at = time.perf_counter()
+            self._busy = kind != "done"
+            self._send(marshal.dumps((kind, finished)))
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_WATCH_S)
+            now = time.perf_counter()
+            deadline = self._deadline
+            if deadline is not None and now > deadline:
+                with self._lock:
+                    # Again, under the lock: the query may have ended meanwhile.
+                    if self._deadline == deadline:
+                        hung = (self.index, self.in_gold)
+                        self._send(marshal.dumps(("hung", self._finished, *hung)))
+                        os._exit(3)
+            with self._lock:
+                if self._busy and now - self._flushed_at > _ALIVE_S:
+                    self._flushed_at = now
+                    finished, self._finished = self._finished, []
+                    self._send(marshal.dumps(("results", finished)))
+
+
+class _WatchedEngine:
+    """An engine whose queries the watch knows about."""
+
+    def __init__(self, engine: SQLEngine, watch: _Watch) -> None:
+        self._engine = engine
+        self._watch = watch
+        self.dialect = engine.dialect
+        self.version = engine.version
+        self.path = engine.path
+        self.limits = engine.limits
+        self.get_tables = engine.get_tables
+        self.close = engine.close
+        reordered = getattr(engine, "execute_reordered", None)
+        if reordered is not None:
+            self.execute_reordered = self._watched(reordered)
+        self.execute = self._watched(engine.execute)
+
+    def _watched(self, execute: Callable[..., QueryResult]) -> Callable[..., QueryResult]:
+        watch = self._watch
+
+        def run(sql: str, *, limits: ExecutionLimits) -> QueryResult:
+            watch.query_starts(limits.timeout_s)
+            try:
+                return execute(sql, limits=limits)
+            finally:
+                watch.query_ends()
+
+        return run
+
+
+def serve() -> None:
+    """Verify chunks from standard input until it ends (the main function of the worker)."""
+    settings = json.loads(sys.argv[2])
+    limits = unpack_limits(tuple(settings["limits"]))
+    semantics = settings["semantics"]
+    folder = settings["cache_folder"]
+    limit_worker_memory(limits.memory_limit_bytes)
+    engines = EngineCache()
+    cache = GoldCache(semantics, limits, folder=None if folder is None else Path(folder))
+    watch: _Watch | None = None
+    is_fresh = True
+
+    def answer(request: bytes, send: Callable[[bytes], None]) -> None:
+        nonlocal watch, is_fresh
+        if watch is None:
+            watch = _Watch(send)
+        path, groups = marshal.loads(request)
+        watch.begin()
+        cache.forget_timeouts()
+        try:
+            engine: Any = _WatchedEngine(engines.get(path), watch)
+            for gold_sql, items in groups:
+                watch.index, watch.in_gold = items[0][0], True
+                gold = cache.get(engine, gold_sql)
+                watch.in_gold = False
+                for index, predicted_sql in items:
+                    watch.index = index
+                    if predicted_sql is None:
+                        verification = verify_gold_itself(gold)
+                    else:
+                        verification = verify_against(
+                            predicted_sql, gold, engine, semantics, limits
+                        )
+                    if verification.error == OUT_OF_MEMORY and not is_fresh:
+                        # Allocators keep what earlier queries needed. A new process decides, so
+                        # that the verdict depends on this item alone.
+                        watch.restart()
+                    is_fresh = False
+                    watch.finish(pack_verification(index, verification))
+        except DatabaseError as error:
+            watch.fail(str(error))
+        else:
+            watch.end()
+
+    serve_messages(answer)
