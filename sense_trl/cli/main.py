@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sense_trl._version import __version__
+from sense_trl.cli import verify
 from sense_trl.errors import SenseTRLError
 
 EXIT_OK = 0
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_dataclass_arguments(quickstart, QuickstartConfig)
+    verify.add_parser(commands)
     return parser
 
 
@@ -88,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "quickstart":
             _quickstart(arguments, console)
+        elif command == "verify":
+            return verify.run(arguments, console)
     except SenseTRLError as error:
         console.print("[bold red]error:[/]", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

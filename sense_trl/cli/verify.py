@@ -1,0 +1,209 @@
+"""`sense-trl verify`: which predictions answer as gold does, and why the others do not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sense_trl._files import write_text_atomically
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    from sense_trl.questions import Question
+    from sense_trl.verification.judging import Verification
+
+__all__ = ["add_parser", "run"]
+
+_SQL_FIELDS = ("sql", "predicted_sql", "prediction")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags; imports nothing heavy."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "verify",
+        help="execute predictions and compare them with gold",
+        description="Execute predicted SQL and gold SQL on their databases, in sandboxed worker "
+        "processes, and say for each prediction whether it is correct, wrong or undetermined, and "
+        "why. Prints counts; --output writes one line of JSON per question.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "predictions",
+        help="JSON Lines with question_id and sql, or plain text with one SQL query per line in "
+        "the order of the questions",
+    )
+    parser.add_argument(
+        "--questions",
+        required=True,
+        help="questions with gold SQL, as JSON Lines or a JSON array (Spider, BIRD or own format)",
+    )
+    parser.add_argument(
+        "--database",
+        required=True,
+        help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
+    )
+    parser.add_argument(
+        "--semantics",
+        choices=("strict", "spider", "bird"),
+        default="strict",
+        help="how results are compared; spider and bird reproduce the official evaluators",
+    )
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=None,
+        help="worker processes; 0 runs queries in this process, without a way to stop some of them",
+    )
+    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
+    parser.add_argument(
+        "--cache-dir", default=None, help="folder to keep results of slow gold queries in"
+    )
+    parser.add_argument("--output", default=None, help="where to write the verdicts, as JSON Lines")
+
+
+def run(arguments: dict[str, Any], console: Any) -> int:
+    """Run the command.
+
+    Returns:
+        0 when every prediction has its verdict, whatever it is.
+
+    Raises:
+        SenseTRLError: unusable input (exit code 2).
+    """
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.pipeline.progress import stage_bar
+    from sense_trl.questions import load_questions
+    from sense_trl.verification.judging import VerificationRequest
+    from sense_trl.verification.verifier import SQLVerifier
+
+    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
+        only = catalog.db_ids[0] if len(catalog) == 1 else None
+        questions = load_questions(arguments["questions"], default_db_id=only)
+        predictions = _load_predictions(
+            Path(arguments["predictions"]), questions, semantics=arguments["semantics"]
+        )
+        requests = [
+            VerificationRequest(question.db_id, sql, question.gold_sql)
+            for question, sql in zip(questions, predictions, strict=True)
+        ]
+        with (
+            SQLVerifier(
+                catalog,
+                semantics=arguments["semantics"],
+                num_workers=arguments["num_workers"],
+                cache_dir=arguments["cache_dir"],
+            ) as verifier,
+            stage_bar(console, "Verifying", len(requests)) as bar,
+        ):
+            verifications = verifier.verify(requests, on_progress=bar.advance)
+    if arguments["output"] is not None:
+        lines = map(_record, questions, predictions, verifications)
+        write_text_atomically(arguments["output"], "".join(lines))
+        console.print(f"verdicts: {arguments['output']}", soft_wrap=True, highlight=False)
+    print(_summary(verifications))  # noqa: T201 - the result of the command
+    return 0
+
+
+def _record(question: Question, sql: str, verification: Verification) -> str:
+    predicted, gold = verification.predicted_status, verification.gold_status
+    record = {
+        "question_id": question.question_id,
+        "db_id": question.db_id,
+        "verdict": str(verification.verdict),
+        "reason": str(verification.reason),
+        "predicted_status": None if predicted is None else str(predicted),
+        "gold_status": None if gold is None else str(gold),
+        "error": verification.error,
+        "sql": sql,
+    }
+    # ASCII, because a prediction may hold lone surrogates.
+    return json.dumps(record) + "\n"
+
+
+def _summary(verifications: Sequence[Verification]) -> str:
+    """Counts by verdict and reason, most frequent reason first."""
+    from sense_trl.verification.comparison import Verdict
+
+    total = len(verifications)
+    lines = [f"{'predictions':<32}{total:>7}"]
+    for verdict in Verdict:
+        reasons = Counter(v.reason for v in verifications if v.verdict is verdict)
+        count = reasons.total()
+        lines.append(f"{verdict:<32}{count:>7}{100 * count / total:>8.1f} %")
+        if verdict is not Verdict.CORRECT:
+            lines += [f"  {reason:<30}{number:>7}" for reason, number in reasons.most_common()]
+    return "\n".join(lines)
+
+
+def _load_predictions(path: Path, questions: Sequence[Question], *, semantics: str) -> list[str]:
+    """One text per question, in their order."""
+    if not path.is_file():
+        raise InputError(f"`predictions` is {str(path)!r}, which is not a file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"`predictions` {str(path)!r} is not UTF-8 text (byte {error.start})"
+        ) from error
+    lines = text.removesuffix("\n").split("\n") if text else []
+    if next((line for line in lines if line.strip()), "").lstrip().startswith("{"):
+        return _match_by_id(path, lines, questions)
+    if len(lines) != len(questions):
+        raise InputError(
+            f"`predictions` {path} has {len(lines)} lines for {len(questions)} questions; write "
+            "one SQL query per line in the order of the questions (an empty line where there is "
+            "no answer), or JSON Lines with question_id and sql"
+        )
+    if semantics == "spider":
+        # The official script reads a line up to its first tab.
+        return [line.split("\t")[0] for line in lines]
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _match_by_id(path: Path, lines: Sequence[str], questions: Sequence[Question]) -> list[str]:
+    known = {question.question_id for question in questions}
+    found: dict[str, str] = {}
+    places: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{place}: invalid JSON ({error.msg} at column {error.colno}); write one object "
+                "per line"
+            ) from error
+        if not isinstance(record, dict) or not isinstance(record.get("question_id"), (str, int)):
+            raise InputError(f"{place}: expected an object with a `question_id`")
+        question_id = str(record["question_id"])
+        sql = next(
+            (record[name] for name in _SQL_FIELDS if isinstance(record.get(name), str)), None
+        )
+        if sql is None:
+            raise InputError(
+                f"{place}: no field {', '.join(f'`{name}`' for name in _SQL_FIELDS)} with a "
+                f"string; the record has {sorted(record)}"
+            )
+        if question_id not in known:
+            raise InputError(f"{place}: `question_id` {question_id!r} is not among the questions")
+        if question_id in found:
+            raise InputError(
+                f"{place}: `question_id` {question_id!r} was already answered in line "
+                f"{places[question_id]}; give one prediction per question"
+            )
+        found[question_id], places[question_id] = sql, number
+    missing = [q.question_id for q in questions if q.question_id not in found]
+    if missing:
+        raise InputError(
+            f"`predictions` {path} answers {len(found)} of {len(questions)} questions, the first "
+            f"without an answer is {missing[0]!r}; write an empty `sql` where there is none"
+        )
+    return [found[question.question_id] for question in questions]

@@ -1,0 +1,110 @@
+"""`sense-trl verify`: counts, verdicts as JSON Lines, and errors that name file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
+
+QUESTIONS = [
+    {"question_id": "q1", "question": "names?", "gold_sql": "SELECT name FROM pet"},
+    {"question_id": "q2", "question": "ages?", "gold_sql": "SELECT age FROM pet"},
+    {"question_id": "q3", "question": "none?", "gold_sql": "SELECT age FROM pet WHERE age > 99"},
+]
+
+
+@pytest.fixture
+def folder(fresh_db, tmp_path: Path) -> Path:
+    fresh_db(
+        "CREATE TABLE pet (name TEXT, age INT); INSERT INTO pet VALUES ('Rex', 3), ('Tom', 5);",
+        name="pets",
+    )
+    lines = (json.dumps(question) + "\n" for question in QUESTIONS)
+    (tmp_path / "questions.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def _verify(folder: Path, predictions: str, *flags: str) -> int:
+    (folder / "predictions.txt").write_text(predictions)
+    paths = ["--questions", str(folder / "questions.jsonl")]
+    paths += ["--database", str(folder / "pets.sqlite")]
+    return main(["verify", str(folder / "predictions.txt"), *paths, *flags])
+
+
+def test_predictions_by_line_are_counted_by_verdict_and_reason(folder: Path, capsys) -> None:
+    sql = "SELECT name FROM pet ORDER BY age\nSELECT nope FROM pet\nSELECT 1 WHERE 0\n"
+    assert _verify(folder, sql) == EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["predictions", "3"],
+        ["correct", "1", "33.3", "%"],
+        ["wrong", "1", "33.3", "%"],
+        ["prediction_execution_error", "1"],
+        ["undetermined", "1", "33.3", "%"],
+        ["both_empty", "1"],
+    ]
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_verdicts_are_written_in_the_order_of_the_questions(
+    folder: Path, capsys, num_workers: str
+) -> None:
+    records = [
+        {"question_id": "q3", "sql": "DROP TABLE pet"},
+        {"question_id": "q1", "predicted_sql": "SELECT DISTINCT name FROM pet"},
+        {"question_id": "q2", "prediction": ""},
+    ]
+    text = "\n\n".join(map(json.dumps, records))
+    output = folder / "out" / "verdicts.jsonl"
+    assert _verify(folder, text, "--output", str(output), "--num-workers", num_workers) == EXIT_OK
+    verdicts = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(v["question_id"], v["verdict"], v["reason"]) for v in verdicts] == [
+        ("q1", "correct", "results_equal"),
+        ("q2", "wrong", "prediction_syntax_error"),
+        ("q3", "wrong", "prediction_denied"),
+    ]
+    assert verdicts[0]["db_id"] == "pets" and verdicts[2]["sql"] == "DROP TABLE pet"
+    assert "DROP is not allowed" in verdicts[2]["error"]
+
+
+def test_semantics_are_passed_on(folder: Path, capsys) -> None:
+    sql = "SELECT name FROM pet\nSELECT age FROM pet\tscore 0.3\nSELECT 'x' WHERE 0\n"
+    assert _verify(folder, sql, "--semantics", "spider") == EXIT_OK
+    assert "correct                               3   100.0 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("predictions", "words"),
+    [
+        ("SELECT 1\nSELECT 2\n", ["predictions.txt has 2 lines for 3 questions"]),
+        ("", ["0 lines for 3 questions"]),
+        ('{"question_id": "q1", "sql": "SELECT 1"}\n{"question_id"', ["line 2", "invalid JSON"]),
+        ('{"question_id": "q1"}\n', ["line 1", "`sql`"]),
+        ('{"sql": "SELECT 1"}\n', ["line 1", "`question_id`"]),
+        ('{"question_id": "q9", "sql": ""}\n', ["line 1", "'q9'", "not among the questions"]),
+        ('{"question_id": "q1", "sql": ""}\n' * 2, ["line 2", "already answered in line 1"]),
+        ('{"question_id": "q1", "sql": ""}\n', ["answers 1 of 3", "'q2'"]),
+    ],
+)
+def test_unusable_predictions_are_named_with_file_and_line(
+    folder: Path, capsys, predictions: str, words: list[str]
+) -> None:
+    assert _verify(folder, predictions) == EXIT_INPUT
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.startswith("error:")
+    for word in words:
+        assert word in message
+
+
+def test_missing_files_and_databases_are_named(folder: Path, capsys) -> None:
+    questions = str(folder / "questions.jsonl")
+    for arguments, words in (
+        (["nowhere.txt", "--questions", questions, "--database", str(folder)], "nowhere.txt"),
+        ([questions, "--questions", questions, "--database", "/nowhere"], "/nowhere"),
+        ([questions, "--questions", "gone.jsonl", "--database", str(folder)], "gone.jsonl"),
+    ):
+        assert main(["verify", *arguments]) == EXIT_INPUT
+        assert words in capsys.readouterr().err
