@@ -132,6 +132,7 @@ def write_html_report(
         questions=list(zip(*(run.records for run in runs), strict=True)),
         previews=previews or {},
         Verdict=Verdict,
+        format_p_value=format_p_value,
     )
     Path(path).write_text(page, encoding="utf-8")
 
@@ -142,9 +143,14 @@ def describe_change(before: EvaluationReport, after: EvaluationReport) -> str:
     points = 100 * (after.execution_accuracy - before.execution_accuracy)
     counts = (
         f"{comparison.gained} questions gained, {comparison.lost} lost, "
-        f"{points:+.1f} points, p = {comparison.p_value:.3f}"
+        f"{points:+.1f} points, {format_p_value(comparison.p_value)}"
     )
     return f"{after.name} against {before.name}: {_judgement(comparison)} ({counts})."
+
+
+def format_p_value(p_value: float) -> str:
+    """`p = 0.031`, or `p < 0.001` where three digits would show zero."""
+    return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
 
 
 def _judgement(comparison: PairedComparison) -> str:

@@ -35,3 +35,21 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, 2**28)
+
+
+def fastest_sampling_dtype() -> str:
+    """Type of the weights with which this machine samples fastest, for `TransformersGenerator`.
+
+    A GPU: the checkpoint's own. A CPU that multiplies bfloat16 in hardware (AVX512-BF16, AMX):
+    bfloat16, twice as fast as float32 in batches of 64. Any other CPU: float32.
+
+    Not for evaluation: rounding weights to 8 bits of mantissa can undo what little a short training
+    has changed.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "auto"
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
+    found: dict[str, object] = get_capabilities()
+    return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"

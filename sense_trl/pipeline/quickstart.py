@@ -37,6 +37,7 @@ from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pipeline.cpu import fastest_sampling_dtype
 from sense_trl.pipeline.pretrained import get_smollm2
 from sense_trl.pipeline.progress import (
     StageBar,
@@ -277,12 +278,10 @@ class _Quickstart:
         path: Path,
         bar: StageBar,
     ) -> CandidateFile:
-        import torch
-
         from sense_trl.generation.transformers_generator import TransformersGenerator
 
-        # float32 decodes fastest on CPUs; on a GPU the checkpoint's own type is right.
-        dtype = "auto" if torch.cuda.is_available() else "float32"
+        # An evaluation takes the checkpoint as it is, a few more seconds or not.
+        dtype = "auto" if sampling.temperature == 0 else fastest_sampling_dtype()
         generator = TransformersGenerator(model, batch_size=self.config.batch_size, dtype=dtype)
         return sample_candidates(
             task,

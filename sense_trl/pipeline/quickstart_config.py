@@ -81,7 +81,7 @@ class QuickstartConfig:
     )
     dpo_epochs: float = field(default=1.0, metadata={"help": "Epochs of preference training."})
     dpo_learning_rate: float = field(
-        default=5e-5, metadata={"help": "Learning rate of preference training (LoRA)."}
+        default=5e-4, metadata={"help": "Learning rate of preference training (LoRA)."}
     )
     dpo_batch_size: int = field(
         default=4, metadata={"help": "Pairs per optimizer step of preference training."}

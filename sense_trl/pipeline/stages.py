@@ -17,6 +17,7 @@ from sense_trl.evaluation.report import describe_change, preview_results, write_
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pipeline.cpu import keep_freed_memory
 from sense_trl.pipeline.progress import progress_callback, stage_bar
 from sense_trl.pipeline.sampling import sample_candidates
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task
@@ -109,6 +110,7 @@ def _write_candidates(
 ) -> CandidateFile:
     from sense_trl.generation.transformers_generator import TransformersGenerator
 
+    keep_freed_memory()
     sampling = arguments.sampling()
     path = Path(arguments.output_dir) / file
     done = CandidateFile(path)
@@ -229,6 +231,7 @@ def sft(
 
     from sense_trl.pipeline.training import train_sft
 
+    keep_freed_memory()
     task = load_task(data)
     rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
     with stage_bar(console, "Supervised fine-tuning", _num_steps(config, len(rows))) as bar:
@@ -257,6 +260,7 @@ def dpo(
         raise InputError(f"`pairs` is {pairs!r}, which is not a file. Build it with build_pairs.")
     if pyarrow.parquet.read_metadata(pairs).num_rows == 0:
         raise InputError(f"`pairs` {pairs!r} holds no pair; pairs.json beside it says why.")
+    keep_freed_memory()
     rows = datasets.Dataset.from_parquet(pairs)
     with stage_bar(console, "Preference training", _num_steps(config, len(rows))) as bar:
         train_dpo(model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)])
