@@ -187,10 +187,10 @@ def measure_round(
 ) -> dict[str, float]:
     """Seconds of every contender, once."""
     times = {
-        "Spider's way": _seconds(lambda: spider_reference(pairs)),
+        SPIDER: _seconds(lambda: spider_reference(pairs)),
         "BIRD's way, 1 process": _seconds(lambda: bird_reference(pairs, 1)),
-        "BIRD's way, 2 processes": _seconds(lambda: bird_reference(pairs, 2)),
-        "floor": _seconds(lambda: floor(pairs)),
+        BIRD: _seconds(lambda: bird_reference(pairs, 2)),
+        FLOOR: _seconds(lambda: floor(pairs)),
     }
     contenders = [("strict", 0), ("strict", 1), ("strict", 2), ("spider", 2), ("bird", 2)]
     for semantics, num_workers in contenders:
@@ -201,22 +201,22 @@ def measure_round(
     return times
 
 
+SPIDER, BIRD, FLOOR = "Spider's way", "BIRD's way, 2 processes", "floor"
 RATIOS = (
-    ("Spider's way / ours, strict, 2 workers, cold", "Spider's way", "ours, strict, 2 workers, cold"),
-    ("Spider's way / ours, strict, 2 workers, warm", "Spider's way", "ours, strict, 2 workers, warm"),
-    ("Spider's way / ours, spider, 2 workers, warm", "Spider's way", "ours, spider, 2 workers, warm"),
-    ("BIRD's way (2) / ours, strict, 2 workers, cold", "BIRD's way, 2 processes",
-     "ours, strict, 2 workers, cold"),
-    ("BIRD's way (2) / ours, strict, 2 workers, warm", "BIRD's way, 2 processes",
-     "ours, strict, 2 workers, warm"),
-    ("BIRD's way (2) / ours, bird, 2 workers, warm", "BIRD's way, 2 processes",
-     "ours, bird, 2 workers, warm"),
-    ("1 worker / 2 workers, strict, warm", "ours, strict, 1 workers, warm",
-     "ours, strict, 2 workers, warm"),
-    ("ours, strict, in process, cold / floor", "ours, strict, 0 workers, cold", "floor"),
-    ("ours, strict, in process, warm / floor", "ours, strict, 0 workers, warm", "floor"),
-    ("ours, strict, 1 worker, cold / floor", "ours, strict, 1 workers, cold", "floor"),
-)  # fmt: skip
+    (SPIDER, "ours, strict, 2 workers, cold"),
+    (SPIDER, "ours, strict, 2 workers, warm"),
+    (SPIDER, "ours, spider, 2 workers, cold"),
+    (SPIDER, "ours, spider, 2 workers, warm"),
+    (BIRD, "ours, strict, 2 workers, cold"),
+    (BIRD, "ours, strict, 2 workers, warm"),
+    (BIRD, "ours, bird, 2 workers, cold"),
+    (BIRD, "ours, bird, 2 workers, warm"),
+    ("ours, strict, 1 workers, warm", "ours, strict, 2 workers, warm"),
+    ("ours, strict, 0 workers, cold", FLOOR),
+    ("ours, strict, 1 workers, cold", FLOOR),
+    ("ours, strict, 0 workers, warm", FLOOR),
+    ("ours, bird, 2 workers, cold", FLOOR),
+)
 
 
 def report(title: str, num_pairs: int, rounds: Sequence[dict[str, float]]) -> None:
@@ -226,11 +226,11 @@ def report(title: str, num_pairs: int, rounds: Sequence[dict[str, float]]) -> No
         seconds = [times[name] for times in rounds]
         rate = num_pairs / statistics.median(seconds)
         print(f"{name:<42}{statistics.median(seconds):>9.3f} s{rate:>10.0f} pairs/s")
-    print("ratio within a round                               median   (min .. max)")
-    for title_, numerator, denominator in RATIOS:
+    print(f"{'ratio within a round':<62}{'median':>7}   (min .. max)")
+    for numerator, denominator in RATIOS:
         ratios = [times[numerator] / times[denominator] for times in rounds]
         print(
-            f"{title_:<50}{statistics.median(ratios):>7.2f}   "
+            f"{numerator + ' / ' + denominator:<62}{statistics.median(ratios):>7.2f}   "
             f"({min(ratios):.2f} .. {max(ratios):.2f})"
         )
 
