@@ -53,15 +53,21 @@ def preview_results(
 ) -> dict[tuple[str, str], ResultPreview]:
     """Execute gold and prediction of every question again, for showing side by side.
 
+    Predictions that did not run to their end when they were verified are not run again.
+
     Returns:
         `(db_id, sql)` to the first `max_rows` rows, values cut to `max_chars` characters.
     """
     previews: dict[tuple[str, str], ResultPreview] = {}
     for record in report.records:
-        for sql in (record.gold_sql, record.predicted_sql):
-            key = (record.db_id, sql)
-            if key not in previews:
-                previews[key] = _preview(catalog, *key, max_rows, max_chars)
+        gold, predicted = (record.db_id, record.gold_sql), (record.db_id, record.predicted_sql)
+        if gold not in previews:
+            previews[gold] = _preview(catalog, *gold, max_rows, max_chars)
+        if record.reason.startswith("prediction_"):
+            # It failed or had to be stopped, perhaps by killing its process: not run again here.
+            previews[predicted] = ResultPreview(error=record.error or record.reason)
+        elif predicted not in previews:
+            previews[predicted] = _preview(catalog, *predicted, max_rows, max_chars)
     return previews
 
 

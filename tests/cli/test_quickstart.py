@@ -50,7 +50,7 @@ def inputs(fresh_db: Any, tmp_path: Path) -> dict[str, Any]:
         "output_dir": str(tmp_path / "run"),
         "max_new_tokens": 6,
         "batch_size": 4,
-        "num_generations": 2,
+        "num_generations": 4,
         "sft_batch_size": 2,
         "dpo_batch_size": 2,
         "lora_r": 2,
@@ -104,7 +104,7 @@ def test_from_database_to_report_and_a_crash_in_each_stage_changes_nothing(
 
     crashed = {**inputs, "output_dir": str(tmp_path / "crashed")}
     # In the middle of both trainings, and of sampling.
-    for key, steps in (("sft", 5), ("sample", 0), ("dpo", 2)):
+    for key, steps in (("sft", 3), ("sample", 0), ("dpo", 1)):
         with monkeypatch.context() as patch:
             if key == "sample":
                 patch.setattr(quickstart_module, "sample_candidates", _crashing_sampling)

@@ -46,7 +46,7 @@ def _candidate(question_id: str, sql: str, sample: int = 0, **fields: object) ->
 
 
 def _build(catalog: DatabaseCatalog, candidates: list[Candidate], **config: object):  # type: ignore[no-untyped-def]
-    with SQLVerifier(catalog) as verifier:
+    with SQLVerifier(catalog, num_workers=0) as verifier:
         return build_preference_pairs(
             QUESTIONS,
             candidates,
@@ -162,7 +162,7 @@ def test_every_label_holds_when_checked_again(
     sources = {"chosen_sources": ("gold", "weak"), "limit": limit}
     result = _build(catalog, candidates, **sources)
     rows = result.dataset.to_list()
-    with SQLVerifier(catalog) as verifier:
+    with SQLVerifier(catalog, num_workers=0) as verifier:
         for row in rows:
             assert row["chosen_sql"] != row["rejected_sql"]
             for side, verdict in (("chosen", Verdict.CORRECT), ("rejected", Verdict.WRONG)):
