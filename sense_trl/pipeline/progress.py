@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -13,32 +13,49 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 
-@dataclass(slots=True)
 class StageBar:
-    """The progress bar of one stage."""
+    """The progress of one stage: a bar in a terminal, a line per tenth elsewhere."""
 
-    progress: Progress
-    task: TaskID
+    def __init__(self, console: Console, title: str, total: int, progress: Progress | None) -> None:
+        self._console = console
+        self._title = title
+        self._total = total
+        self._progress = progress
+        self._task = None if progress is None else progress.add_task(title, total=total, note="")
+        self._completed = 0
+        self._printed = 0
+        self._started = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more units as done."""
-        self.progress.advance(self.task, steps)
+        self.set(self._completed + steps)
 
     def set(self, completed: int, note: str = "") -> None:
         """Say that `completed` units are done, with a short note behind the bar."""
-        self.progress.update(self.task, completed=completed, note=note)
+        self._completed = completed
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=completed, note=note)
+            return
+        tenth = 10 * completed // max(self._total, 1)
+        if tenth > self._printed:
+            self._printed = tenth
+            elapsed = time.monotonic() - self._started
+            line = f"{self._title}: {completed}/{self._total}, {elapsed:.0f} s {note}".rstrip()
+            self._console.print(line, markup=False, highlight=False)
 
 
 @contextmanager
 def stage_bar(console: Console, title: str, total: int) -> Iterator[StageBar]:
-    """Show a bar for a stage of `total` units until the block ends."""
+    """Show the progress of a stage of `total` units until the block ends."""
+    if not console.is_terminal:
+        yield StageBar(console, title, total, None)
+        return
     with Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=30),
@@ -47,10 +64,8 @@ def stage_bar(console: Console, title: str, total: int) -> Iterator[StageBar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        # Without a terminal a bar would be written as thousands of lines; the last state suffices.
-        refresh_per_second=4 if console.is_terminal else 0.1,
     ) as progress:
-        yield StageBar(progress, progress.add_task(title, total=total, note=""))
+        yield StageBar(console, title, total, progress)
 
 
 def peak_memory_bytes() -> int:
