@@ -15,10 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, runtime_checkable
 
+from sense_trl.database.digest import ResultDigest
 from sense_trl.errors import InputError
 
 __all__ = [
     "ColumnInfo",
+    "DigestingEngine",
     "ExecutionLimits",
     "ForeignKeyInfo",
     "LimitKind",
@@ -239,6 +241,20 @@ class SQLEngine(Protocol):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class DigestingEngine(Protocol):
+    """An engine that can read a result of any size and keep only its fingerprints."""
+
+    def execute_digest(
+        self, sql: str, *, limits: ExecutionLimits | None = None, reverse: bool = False
+    ) -> tuple[QueryResult, ResultDigest | None]:
+        """Run `sql`; the result has no rows, and a digest if and only if it is OK.
+
+        `max_result_bytes` does not apply; with `reverse`, scans go backwards as in
+        `execute_reordered`.
+        """
 
 
 @runtime_checkable

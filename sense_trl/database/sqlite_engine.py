@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from sense_trl.database.digest import DigestBuilder, ResultDigest
 from sense_trl.database.engine import (
     OUT_OF_MEMORY,
     ColumnInfo,
@@ -193,6 +194,8 @@ class SQLiteEngine:
         self._reversed: sqlite3.Connection | None = None
         self._length_limits: dict[bool, int] = {}
         self._lenient_text = False
+        self._digesting = False
+        self._digest: ResultDigest | None = None
         self._closed = False
         # State of the query that runs, read by the callbacks.
         self._deadline = 0.0
@@ -267,6 +270,18 @@ class SQLiteEngine:
         column beside a GROUP BY looks well defined. Arguments, result and errors as in `execute`.
         """
         return self._execute(sql, self._limits if limits is None else limits, reverse=True)
+
+    def execute_digest(
+        self, sql: str, *, limits: ExecutionLimits | None = None, reverse: bool = False
+    ) -> tuple[QueryResult, ResultDigest | None]:
+        """Run `sql` and keep only fingerprints of its rows; see `DigestingEngine`."""
+        self._digesting = True
+        try:
+            result = self._execute(sql, self._limits if limits is None else limits, reverse=reverse)
+        finally:
+            self._digesting = False
+        digest, self._digest = self._digest, None
+        return result, digest if result.ok else None
 
     def get_tables(self) -> tuple[TableInfo, ...]:
         """Read the tables and views of `main` in the order of their creation.
@@ -430,7 +445,8 @@ class SQLiteEngine:
                 status, message = QueryStatus.SYNTAX_ERROR, "the text holds no statement"
             else:
                 columns = tuple(column[0] for column in cursor.description)
-                fetched = self._fetch(cursor, len(columns), limits)
+                read = self._fetch_digest if self._digesting else self._fetch
+                fetched = read(cursor, len(columns), limits)
                 if fetched is None:
                     status, message = self._stopped(limits)
                 else:
@@ -493,6 +509,26 @@ class SQLiteEngine:
                 return None
             chunk = cursor.fetchmany(chunk_rows)
             rows += chunk
+
+    def _fetch_digest(
+        self, cursor: sqlite3.Cursor, width: int, limits: ExecutionLimits
+    ) -> tuple[tuple[object, ...], ...] | None:
+        """Read all rows into `_digest`; `None` with `_exceeded` set where something ended it."""
+        worst_row = width * max(limits.max_cell_bytes, 8)
+        chunk_rows = min(max(limits.max_result_bytes // worst_row, 1), 1_000)
+        builder = DigestBuilder(width)
+        num_rows = 0
+        while chunk := cursor.fetchmany(chunk_rows):
+            num_rows += len(chunk)
+            if num_rows > limits.max_rows:
+                self._exceeded = LimitKind.ROWS
+                return None
+            builder.add(chunk)
+            if time.perf_counter() > self._deadline:
+                self._exceeded = LimitKind.WALL_CLOCK
+                return None
+        self._digest = builder.finish()
+        return ()
 
     def _stopped(self, limits: ExecutionLimits) -> tuple[QueryStatus, str]:
         match self._exceeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import marshal
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from sense_trl._files import sha256_of
+from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
 from sense_trl.database.worker import pack_result, unpack_result
 from sense_trl.verification.comparison import Reason, Semantics
@@ -188,7 +190,8 @@ def _write(file: Path, gold: GoldExamination) -> None:
     if gold.problem is Reason.GOLD_TIMEOUT or gold.result.elapsed_s < _MIN_STORED_S:
         return
     problem = None if gold.problem is None else str(gold.problem)
-    body = marshal.dumps((gold.sql, problem, pack_result(gold.result)))
+    digest: Any = None if gold.digest is None else dataclasses.astuple(gold.digest)
+    body = marshal.dumps((gold.sql, problem, pack_result(gold.result), digest))
     if len(body) > _MAX_STORED_BYTES:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -214,9 +217,12 @@ def _read(file: Path) -> GoldExamination | None:
         return None
     try:
         loaded: tuple[Any, ...] = marshal.loads(body)
-        sql, problem, result = loaded
+        sql, problem, result, digest = loaded
         return GoldExamination(
-            sql, unpack_result(result), None if problem is None else Reason(problem)
+            sql,
+            unpack_result(result),
+            None if problem is None else Reason(problem),
+            digest=None if digest is None else ResultDigest(*digest),
         )
     except (ValueError, EOFError, TypeError):
         # Written by another version of Python.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Final, get_args
 
+from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import (
+    DigestingEngine,
     ExecutionLimits,
     LimitKind,
     QueryResult,
@@ -51,6 +54,7 @@ __all__ = [
 _STEPS_PER_GOLD_STEP: Final = 30
 _MIN_STEP_BUDGET: Final = 100_000_000
 _MAX_GOLD_STEPS: Final = 200_000_000
+_MAX_DIGESTED_ROWS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,9 @@ def verify_sql(
     (`timeout_s`). A result with more rows
     or bytes than gold can have is wrong under `strict` and `spider`; one that exceeds a limit in
     any other way (a huge value, memory; any excess under `bird`, which ignores duplicates) is
-    undetermined.
+    undetermined. Gold with more rows or bytes than the limits allow is read once and only its
+    fingerprints are kept (`strict`, SQLite): they tell an equal result and a different one, and
+    leave those undetermined that are equal by another order of columns or within the tolerance.
 
     `spider` changes the texts as the official script does before running them: "value" becomes
     "1" in the prediction, `> =` is closed up, DISTINCT is deleted from both, everything behind
@@ -158,6 +164,7 @@ class GoldExamination:
         problem: why it cannot decide about predictions, `None` if it can.
         tie_groups: one value per row, equal for rows that tie; `None` if that cannot be known.
         ties_known: whether `tie_groups` has been looked for.
+        digest: fingerprints of a result that is too large to keep, which then decide (`strict`).
     """
 
     sql: str
@@ -165,6 +172,7 @@ class GoldExamination:
     problem: Reason | None
     tie_groups: tuple[Hashable, ...] | None = None
     ties_known: bool = False
+    digest: ResultDigest | None = None
 
 
 _GOLD_PROBLEMS: Final = {
@@ -199,9 +207,73 @@ def examine_gold(
         )
     elif not result.ok:
         problem = _GOLD_PROBLEMS[result.status]
+        if semantics == "strict" and result.exceeded in (LimitKind.ROWS, LimitKind.RESULT_BYTES):
+            return _examine_large_gold(sql, result, engine, gold_limits)
     elif semantics == "strict":
         problem = _find_ambiguity(sql, result, engine, gold_limits)
     return GoldExamination(sql, result, problem)
+
+
+def _examine_large_gold(
+    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
+) -> GoldExamination:
+    too_large = GoldExamination(sql, result, Reason.GOLD_TOO_LARGE)
+    if not isinstance(engine, DigestingEngine) or is_volatile(sql):
+        return too_large
+    try:
+        if outer_limit(sql, engine.dialect) is not None:
+            # Whether its cut falls into a tie would take the rows.
+            return too_large
+    except SQLParseError:
+        return too_large
+    unbounded = replace(limits, max_rows=_MAX_DIGESTED_ROWS)
+    read, digest = engine.execute_digest(sql, limits=unbounded)
+    if read.exceeded is LimitKind.WALL_CLOCK:
+        return GoldExamination(sql, read, Reason.GOLD_TIMEOUT)
+    backwards, reordered = engine.execute_digest(sql, limits=unbounded, reverse=True)
+    if backwards.exceeded is LimitKind.WALL_CLOCK:
+        return GoldExamination(sql, backwards, Reason.GOLD_TIMEOUT)
+    if digest is None or reordered is None:
+        return too_large
+    if digest.bag != reordered.bag:
+        # With fractions the sums of a group may only have been added up in another order.
+        return (
+            too_large
+            if digest.has_fractions
+            else GoldExamination(sql, read, Reason.GOLD_NOT_DETERMINISTIC)
+        )
+    return GoldExamination(sql, read, None, digest=digest)
+
+
+def _verify_by_digest(
+    predicted_sql: str, gold: GoldExamination, engine: SQLEngine, limits: ExecutionLimits
+) -> tuple[QueryResult, Reason | None]:
+    """Decide from fingerprints; the reason is `None` where the prediction did not run to its end.
+
+    What is right by another order of columns, or within the tolerance of numbers only, is not
+    seen and undetermined.
+    """
+    assert isinstance(engine, DigestingEngine) and gold.digest is not None
+    result, digest = engine.execute_digest(predicted_sql, limits=limits)
+    if digest is None:
+        return result, None
+    wanted = gold.digest
+    if digest.num_rows != wanted.num_rows:
+        return result, Reason.ROW_COUNT_DIFFERS
+    if digest.num_columns != wanted.num_columns:
+        return result, Reason.COLUMN_COUNT_DIFFERS
+    if digest.bag == wanted.bag:
+        try:
+            ordered = order_matters(gold.sql, engine.dialect)
+        except SQLParseError:
+            ordered = True
+        if not ordered or digest.sequence == wanted.sequence:
+            return result, Reason.RESULTS_EQUAL
+        return result, Reason.ORDER_UNKNOWN
+    fractions = digest.has_fractions or wanted.has_fractions
+    if not fractions and sorted(digest.column_bags) != sorted(wanted.column_bags):
+        return result, Reason.VALUES_DIFFER
+    return result, Reason.PREDICTION_TOO_LARGE
 
 
 def _find_ambiguity(
@@ -302,11 +374,16 @@ def verify_against(
     started = time.perf_counter()
     if semantics == "spider":
         predicted_sql = _spider_text(predicted_sql.replace("value", "1"))
-    result = engine.execute(
-        predicted_sql, limits=_prediction_limits(gold, engine, semantics, limits)
-    )
+    own_limits = _prediction_limits(gold, engine, semantics, limits)
+    decided: Reason | None = None
+    if gold.digest is not None:
+        result, decided = _verify_by_digest(predicted_sql, gold, engine, own_limits)
+    else:
+        result = engine.execute(predicted_sql, limits=own_limits)
     status = result.status
-    if result.ok:
+    if decided is not None and not is_volatile(predicted_sql):
+        reason = decided
+    elif result.ok:
         if semantics == "strict" and is_volatile(predicted_sql):
             reason = Reason.PREDICTION_NOT_DETERMINISTIC
         else:
@@ -335,12 +412,18 @@ def _prediction_limits(
     if semantics == "strict" and gold.result.steps is not None:
         max_steps = max(_MIN_STEP_BUDGET, _STEPS_PER_GOLD_STEP * gold.result.steps)
     max_rows = limits.max_rows
+    if gold.digest is not None:
+        return _capped(limits, min(limits.max_steps or max_steps, max_steps), gold.digest.num_rows)
     if semantics != "bird":
         # One row more than gold's already decides.
         max_rows = min(max_rows, len(gold.result.rows))
-    return replace(
-        limits, max_steps=min(limits.max_steps or max_steps, max_steps), max_rows=max_rows
-    )
+    return _capped(limits, min(limits.max_steps or max_steps, max_steps), max_rows)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _capped(limits: ExecutionLimits, max_steps: int, max_rows: int) -> ExecutionLimits:
+    # Checked and built anew for every prediction they would be a tenth of a cheap one's cost.
+    return replace(limits, max_steps=max_steps, max_rows=max_rows)
 
 
 def _compare(
@@ -368,7 +451,8 @@ def verify_gold_itself(gold: GoldExamination) -> Verification:
     """Gold as its own prediction: correct, or undetermined with the reason."""
     reason = gold.problem
     if reason is None:
-        reason = Reason.RESULTS_EQUAL if gold.result.rows else Reason.GOLD_EMPTY
+        has_rows = gold.result.rows or gold.digest is not None
+        reason = Reason.RESULTS_EQUAL if has_rows else Reason.GOLD_EMPTY
     status = gold.result.status
     return Verification(
         reason.verdict, reason, status, status, gold.result.error, gold.result.elapsed_s

@@ -40,15 +40,22 @@ Outcome: TypeAlias = list[tuple[int, Verification]] | BaseException
 class Job:
     """One call: its outcomes arrive through `emit`, from the threads of the pool."""
 
-    def __init__(self, emit: Callable[[Outcome], None]) -> None:
+    def __init__(self, num_items: int, emit: Callable[[Outcome], None]) -> None:
         self._emit = emit
+        self._lock = threading.Lock()
+        self._num_open = num_items
         self.cancelled = False
 
     def deliver(self, outcome: Outcome) -> None:
         """Hand on finished items, or the error that ends the job."""
-        if not self.cancelled:
+        with self._lock:
+            # After the last item nobody listens any more, not even to an error.
+            if self.cancelled or not self._num_open:
+                return
             if isinstance(outcome, BaseException):
                 self.cancelled = True
+            else:
+                self._num_open -= len(outcome)
             try:
                 self._emit(outcome)
             except RuntimeError:
@@ -162,7 +169,7 @@ class VerificationPool:
             emit: called from a thread of the pool with lists of (position, verification), or once
                 with the error that ended the job.
         """
-        job = Job(emit)
+        job = Job(len(items), emit)
         num_workers = len(self._queues)
         size = -(-len(items) // (_CHUNKS_PER_WORKER * num_workers))
         size = min(max(size, _MIN_CHUNK), _MAX_CHUNK)

@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sense_trl.database.engine import (
     OUT_OF_MEMORY,
     ExecutionLimits,
-    QueryResult,
     QueryStatus,
     SQLEngine,
 )
@@ -39,6 +38,7 @@ __all__ = ["pack_settings", "serve", "unpack_verification"]
 _FLUSH_S: Final = 0.1
 _WATCH_S: Final = 0.05
 _ALIVE_S: Final = 1.0
+_T = TypeVar("_T")
 
 
 def pack_settings(
@@ -167,15 +167,18 @@ class _WatchedEngine:
         reordered = getattr(engine, "execute_reordered", None)
         if reordered is not None:
             self.execute_reordered = self._watched(reordered)
+        digesting = getattr(engine, "execute_digest", None)
+        if digesting is not None:
+            self.execute_digest = self._watched(digesting)
         self.execute = self._watched(engine.execute)
 
-    def _watched(self, execute: Callable[..., QueryResult]) -> Callable[..., QueryResult]:
+    def _watched(self, execute: Callable[..., _T]) -> Callable[..., _T]:
         watch = self._watch
 
-        def run(sql: str, *, limits: ExecutionLimits) -> QueryResult:
+        def run(sql: str, *, limits: ExecutionLimits, **settings: bool) -> _T:
             watch.query_starts(limits.timeout_s)
             try:
-                return execute(sql, limits=limits)
+                return execute(sql, limits=limits, **settings)
             finally:
                 watch.query_ends()
 
