@@ -226,6 +226,12 @@ def serve() -> None:
                     watch.finish(pack_verification(index, verification))
         except DatabaseError as error:
             watch.fail(str(error))
+        except MemoryError:
+            # Comparing took more than there is. Alone in a new process it may fit; if not, the
+            # parent learns from the death of this one that it does not.
+            if is_fresh:
+                os._exit(4)
+            watch.restart()
         else:
             watch.end()
 

@@ -205,6 +205,21 @@ def test_the_one_item_that_ends_workers_is_found(monkeypatch: pytest.MonkeyPatch
     assert finished[7].verdict is Verdict.UNDETERMINED
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is limited on Linux")
+def test_results_that_do_not_fit_into_memory_take_nobody_with_them(
+    catalog: DatabaseCatalog,
+) -> None:
+    numbers = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r LIMIT 90000) "
+    wide = numbers + "SELECT " + ", ".join(f"x * 1000 + {n}" for n in range(30)) + " FROM r"
+    huge = [VerificationRequest("music", wide + " " * n, wide) for n in range(2)]
+    limits = ExecutionLimits(memory_limit_bytes=4_000_000)
+    with SQLVerifier(catalog, num_workers=1, limits=limits) as verifier:
+        verifications = verifier.verify([*huge, *_requests(40)])
+    assert {v.verdict for v in verifications[:2]} == {Verdict.UNDETERMINED}
+    for number, verification in enumerate(verifications[2:]):
+        assert (verification.verdict is Verdict.CORRECT) == (number % 3 == 0)
+
+
 def test_cancelling_stops_what_runs(catalog: DatabaseCatalog) -> None:
     with SQLVerifier(catalog, num_workers=2, limits=ExecutionLimits(timeout_s=60)) as verifier:
         verifier.verify(_requests(4))
