@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return EXIT_INPUT
     except KeyboardInterrupt:
-        console.print("\nInterrupted. The same command continues where it stopped.")
+        console.print("\nInterrupted. The same command continues (leave out --overwrite).")
         return EXIT_INTERRUPTED
     return EXIT_OK
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.evaluation.metrics import Interval, accuracy_interval, execution_accuracy
 from sense_trl.questions import Question
@@ -101,17 +102,27 @@ class EvaluationReport:
     def save(self, path: str | Path) -> None:
         """Write summary and records as JSON."""
         data = {"summary": self.summary(), "records": [asdict(record) for record in self.records]}
-        Path(path).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text_atomically(path, json.dumps(data, indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationReport:
-        """Read what `save` wrote."""
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        records = [
-            EvaluationRecord(**{**record, "verdict": Verdict(record["verdict"])})
-            for record in data["records"]
-        ]
-        return cls(data["summary"]["name"], tuple(records))
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing or holds something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            records = [
+                EvaluationRecord(**{**record, "verdict": Verdict(record["verdict"])})
+                for record in data["records"]
+            ]
+            return cls(data["summary"]["name"], tuple(records))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{str(path)!r} is no readable evaluation ({type(error).__name__}: {error}). "
+                "Expected a file that EvaluationReport.save wrote; delete it to evaluate again."
+            ) from error
 
 
 def evaluate_sql(
@@ -133,7 +144,7 @@ def evaluate_sql(
         on_progress: called with the number of predictions verified since the last call.
 
     Raises:
-        InputError: no questions, or a question without a prediction.
+        InputError: no questions, a question without a prediction, or one that is no string.
     """
     if not questions:
         raise InputError("`questions` is empty; there is nothing to evaluate.")
@@ -144,6 +155,13 @@ def evaluate_sql(
             f"{missing[0]!r}. Predict every question; write an empty string where the model has "
             "no answer."
         )
+    for question in questions:
+        prediction = predictions[question.question_id]
+        if not isinstance(prediction, str):
+            raise InputError(
+                f"`predictions[{question.question_id!r}]` is {prediction!r}; expected SQL as a "
+                "string. Write an empty string where the model has no answer."
+            )
     requests = [
         VerificationRequest(q.db_id, predictions[q.question_id], q.gold_sql) for q in questions
     ]

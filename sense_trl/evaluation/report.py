@@ -112,9 +112,9 @@ def write_html_report(
 
     if not runs:
         raise InputError("`runs` is empty; a report needs at least one evaluated run.")
-    ids = [record.question_id for record in runs[0].records]
+    first = _asked(runs[0])
     for run in runs[1:]:
-        if [record.question_id for record in run.records] != ids:
+        if _asked(run) != first:
             raise InputError(
                 f"The runs {runs[0].name!r} and {run.name!r} answer different questions. Evaluate "
                 "them on the same questions in the same order."
@@ -141,6 +141,11 @@ def write_html_report(
         format_p_value=format_p_value,
     )
     Path(path).write_text(page, encoding="utf-8")
+
+
+def _asked(run: EvaluationReport) -> list[tuple[str, str, str, str | None]]:
+    """What identifies the questions of a run; ids alone may be mere positions in a file."""
+    return [(r.question_id, r.db_id, r.gold_sql, r.level) for r in run.records]
 
 
 def describe_change(before: EvaluationReport, after: EvaluationReport) -> str:

@@ -6,7 +6,7 @@ The rules that make a label defensible:
   builds no pair;
 * only a definite verdict labels: an undetermined candidate (time limit, result too large, ...) is
   neither chosen nor rejected;
-* a pair is made of two different queries: duplicates are removed by canonical SQL first;
+* a pair is made of two different queries: each canonical query of a source takes part once;
 * an answer the model did not end by itself is not an answer, and is not used.
 
 Whatever is left out is counted by reason.
@@ -176,7 +176,9 @@ def build_preference_pairs(
             detail = f": {gold.error}" if gold.error else ""
             gold_problems[question_id] = f"{gold.reason}{detail}"
             continue
-        usable[question_id] = _distinct(groups[question_id], question, dialect, dropped_candidates)
+        usable[question_id] = _distinct(
+            groups[question_id], question, dialect, config, dropped_candidates
+        )
 
     requests = [
         VerificationRequest(by_id[q].db_id, candidate.sql, by_id[q].gold_sql)
@@ -200,11 +202,13 @@ def build_preference_pairs(
         ]
         if "gold" in config.chosen_sources:
             correct.insert(0, _gold_candidate(question))
-        erroneous = {
+        correct = _one_per_query(correct, dialect)
+        wrong = {
             candidate: verification
             for candidate, verification in labelled
             if verification.verdict is Verdict.WRONG and candidate.source in config.rejected_sources
         }
+        erroneous = {c: wrong[c] for c in _one_per_query(wrong, dialect)}
         if not correct:
             dropped_questions[DropReason.NO_CORRECT] += 1
         elif not erroneous:
@@ -227,11 +231,19 @@ def build_preference_pairs(
 
 
 def _distinct(
-    group: list[Candidate], question: Question, dialect: str, dropped: Counter[str]
+    group: list[Candidate],
+    question: Question,
+    dialect: str,
+    config: PreferencePairConfig,
+    dropped: Counter[str],
 ) -> list[Candidate]:
-    """Candidates worth executing: finished, not empty, each canonical query once, gold left out."""
+    """Candidates worth executing: finished, not empty, each canonical query once per source.
+
+    A candidate equal to gold is left out where gold itself may be chosen, and where its source may
+    not be.
+    """
     gold = _identity(question.gold_sql, dialect)
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     kept = []
     for candidate in group:
         if not candidate.finished:
@@ -241,15 +253,25 @@ def _distinct(
             dropped[DropReason.CANDIDATE_EMPTY] += 1
             continue
         identity = _identity(candidate.sql, dialect)
-        if identity == gold:
+        if identity == gold and (
+            "gold" in config.chosen_sources or candidate.source not in config.chosen_sources
+        ):
             dropped[DropReason.CANDIDATE_SAME_AS_GOLD] += 1
             continue
-        if identity in seen:
+        if (candidate.source, identity) in seen:
             dropped[DropReason.CANDIDATE_DUPLICATE] += 1
             continue
-        seen.add(identity)
+        seen.add((candidate.source, identity))
         kept.append(candidate)
     return kept
+
+
+def _one_per_query(candidates: Iterable[Candidate], dialect: str) -> list[Candidate]:
+    """The first candidate of each canonical query, whatever the source."""
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        found.setdefault(_identity(candidate.sql, dialect), candidate)
+    return list(found.values())
 
 
 def _identity(sql: str, dialect: str) -> str:

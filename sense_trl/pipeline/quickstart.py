@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from sense_trl._files import sha256_of, write_text_atomically
+from sense_trl._files import write_text_atomically
 from sense_trl._version import __version__
 from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
@@ -46,6 +47,12 @@ from sense_trl.pipeline.progress import (
     stage_bar,
 )
 from sense_trl.pipeline.quickstart_config import QuickstartConfig
+from sense_trl.pipeline.run_folder import (
+    RunFolder,
+    fingerprint_databases,
+    fingerprint_file,
+    fingerprint_model,
+)
 from sense_trl.pipeline.sampling import sample_candidates
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task, undetermined_gold
 from sense_trl.questions import Question, split_questions
@@ -83,6 +90,8 @@ class _Quickstart:
         self.console = console
         self.output = Path(config.output_dir)
         self.costs: dict[str, dict[str, float]] = {}
+        self.settings: dict[str, Any] = {}
+        self._claimed = False
 
     def run(self) -> Path:
         config = self.config
@@ -94,12 +103,14 @@ class _Quickstart:
         else:
             with self._stage("model"), self.console.status("Preparing SmolLM2-135M-Instruct"):
                 model = get_smollm2()
-        self._claim_output(model)
+        self._claim_output(model, task)
         self.console.print(
-            f"[bold]{len(train)} training and {len(test)} test questions[/] on "
+            f"{len(train)} training and {len(test)} test questions on "
             f"{len({q.db_id for q in task.questions})} database(s); model {model.name}; "
-            f"output {self.output}"
+            f"output {self.output}",
+            markup=False,
         )
+        self._warn_of_long_gold(model, [*train, *test])
         verifier = SQLVerifier(task.catalog)
         open_gold = undetermined_gold(verifier, [*train, *test])
         runs = [self._evaluate("baseline", "baseline", model, task, test, verifier)]
@@ -120,6 +131,20 @@ class _Quickstart:
         task.catalog.close()
         return report
 
+    def _warn_of_long_gold(self, model: Path, questions: Sequence[Question]) -> None:
+        """Say how many questions cannot be answered with gold's text within `max_new_tokens`."""
+        tokenizer = load_tokenizer(model)
+        limit = self.config.max_new_tokens
+        # One more for the end of the answer.
+        too_long = sum(len(tokenizer(q.gold_sql)["input_ids"]) + 1 > limit for q in questions)
+        if too_long:
+            self.console.print(
+                f"warning: the gold SQL of {too_long} of {len(questions)} questions is longer than "
+                f"`max_new_tokens` ({limit}); they can hardly be answered. Raise it.",
+                style="yellow",
+                markup=False,
+            )
+
     # Stages
 
     def _load_data(self) -> tuple[TextToSQLTask, list[Question], list[Question]]:
@@ -138,8 +163,12 @@ class _Quickstart:
             seed=config.seed,
             dialect=task.dialect,
         )
-        train = _first(train, config.max_train_questions, "max_train_questions")
-        return task, train, _first(test, config.max_test_questions, "max_test_questions")
+        train = _sample(train, config.max_train_questions, "max_train_questions", config.seed)
+        return (
+            task,
+            train,
+            _sample(test, config.max_test_questions, "max_test_questions", config.seed),
+        )
 
     def _evaluate(
         self,
@@ -348,12 +377,10 @@ class _Quickstart:
         try:
             yield
         finally:
-            if path.exists():
-                self.costs = json.loads(path.read_text(encoding="utf-8"))
             entry = self.costs.setdefault(name, {"wall_s": 0.0, "peak_memory_bytes": 0.0})
             entry["wall_s"] += time.monotonic() - started
             entry["peak_memory_bytes"] = max(entry["peak_memory_bytes"], peak_memory_bytes())
-            if self.output.is_dir():
+            if self._claimed:
                 write_text_atomically(path, json.dumps(self.costs, indent=1))
 
     @contextmanager
@@ -361,39 +388,28 @@ class _Quickstart:
         with stage_bar(self.console, title, total) as bar:
             yield bar
 
-    def _claim_output(self, model: Path) -> None:
-        """Make the output folder this run's, or refuse one that holds a run with other settings."""
-        settings = asdict(self.config)
+    def _claim_output(self, model: Path, task: TextToSQLTask) -> None:
+        """Make the output folder this run's, or refuse one that holds something else."""
+        settings: dict[str, Any] = asdict(self.config)
         for name in ("output_dir", "overwrite"):
             del settings[name]
-        settings["model"] = str(model)
-        settings["version"] = __version__
-        for name in ("database", "questions"):
-            value = settings[name]
-            if value is not None and Path(value).is_file():
-                settings[f"{name}_sha256"] = sha256_of(value)
-        path = self.output / "settings.json"
-        if self.config.overwrite and path.exists():
-            shutil.rmtree(self.output)
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            changed = [
-                f"{name} was {found.get(name)!r}, now {settings.get(name)!r}"
-                for name in sorted({*found, *settings})
-                if found.get(name) != settings.get(name)
-            ]
-            if changed:
-                raise InputError(
-                    f"`output_dir` {str(self.output)!r} holds a run with other settings: "
-                    f"{'; '.join(changed)}. Choose another --output-dir, or start over with "
-                    "--overwrite."
-                )
-        elif self.output.exists() and any(self.output.iterdir()):
-            raise InputError(
-                f"`output_dir` {str(self.output)!r} is not empty and holds no run of the "
-                "quickstart. Choose another --output-dir."
-            )
-        write_text_atomically(path, json.dumps(settings, indent=1))
+        questions = settings["questions"]
+        settings |= {
+            "version": __version__,
+            "model": fingerprint_model(model),
+            "database": fingerprint_databases(map(task.catalog.path, task.schemas)),
+            "questions": fingerprint_file(questions) if questions else "embedded",
+        }
+        folder = RunFolder(self.output, "quickstart", settings)
+        if self.config.overwrite:
+            folder.clear([model, *map(task.catalog.path, task.schemas), questions or model])
+        folder.claim()
+        self.settings = folder.settings
+        # From here on a stage may write what it cost; an earlier run's costs count too.
+        costs = self.output / "costs.json"
+        if costs.exists():
+            self.costs = {**json.loads(costs.read_text(encoding="utf-8")), **self.costs}
+        self._claimed = True
 
     # The end
 
@@ -406,13 +422,13 @@ class _Quickstart:
         model: Path,
         num_train: int,
     ) -> Path:
-        data = {
+        data: dict[str, Any] = {
             "runs": [run.summary() for run in runs],
             "changes": [describe_change(a, b) for a, b in itertools.pairwise(runs)],
             "pairs": account,
             "gold_without_verdict": open_gold,
             "costs": self.costs,
-            "settings": json.loads((self.output / "settings.json").read_text(encoding="utf-8")),
+            "settings": self.settings,
         }
         write_text_atomically(self.output / "report.json", json.dumps(data, indent=1))
         path = self.output / "report.html"
@@ -465,13 +481,17 @@ class _Quickstart:
             f"{account['num_pairs']} preference pairs; {wall / 60:.1f} minutes; peak memory "
             f"{peak / 2**30:.1f} GiB"
         )
-        self.console.print(f"Report: [bold]{report}[/]")
+        self.console.print(f"Report: {report}", markup=False)
 
 
-def _first(questions: list[Question], limit: int | None, name: str) -> list[Question]:
-    if limit is not None and limit < 1:
+def _sample(questions: list[Question], limit: int | None, name: str, seed: int) -> list[Question]:
+    """At most `limit` questions, drawn at random, in their order."""
+    if limit is None or limit >= len(questions):
+        return questions
+    if limit < 1:
         raise InputError(f"`{name}` is {limit}; expected at least 1.")
-    return questions[:limit]
+    kept = set(random.Random(seed).sample(range(len(questions)), limit))
+    return [question for index, question in enumerate(questions) if index in kept]
 
 
 def _num_parameters(model: Path) -> int:

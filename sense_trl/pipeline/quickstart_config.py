@@ -42,10 +42,10 @@ class QuickstartConfig:
         metadata={"help": "Share of the questions held out for testing, if they name no split."},
     )
     max_train_questions: int | None = field(
-        default=None, metadata={"help": "Train on at most this many questions."}
+        default=None, metadata={"help": "Train on at most this many questions, drawn at random."}
     )
     max_test_questions: int | None = field(
-        default=None, metadata={"help": "Test on at most this many questions."}
+        default=None, metadata={"help": "Test on at most this many questions, drawn at random."}
     )
     schema_style: str = field(
         default="compact", metadata={"help": "How the schema is written: compact, codes, ddl."}
@@ -119,6 +119,14 @@ class QuickstartConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        if self.seed < 0:
+            raise InputError(f"`seed` is {self.seed}; expected 0 or more.")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise InputError(
+                f"`label_smoothing` is {self.label_smoothing}; expected a share in [0, 0.5)."
+            )
+        if self.sft_weight < 0:
+            raise InputError(f"`sft_weight` is {self.sft_weight}; expected 0 or more.")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise InputError(f"`max_pairs` is {self.max_pairs}; expected at least 1.")
         if not self.temperature > 0:

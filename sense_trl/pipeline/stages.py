@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,12 @@ from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pipeline.cpu import keep_freed_memory
 from sense_trl.pipeline.progress import progress_callback, stage_bar
+from sense_trl.pipeline.run_folder import (
+    RunFolder,
+    fingerprint_databases,
+    fingerprint_file,
+    fingerprint_model,
+)
 from sense_trl.pipeline.sampling import sample_candidates
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task
 from sense_trl.verification.verifier import SQLVerifier
@@ -93,16 +100,54 @@ class EvaluationArguments:
     )
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Remember what a folder was made with, and refuse to mix two runs in it."""
-    path = folder / "settings.json"
-    text = json.dumps(settings, indent=1, sort_keys=True, default=str)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise InputError(
-            f"`output_dir` {str(folder)!r} holds results of other settings (see {path.name} there)."
-            " Choose another folder, or delete it."
-        )
-    write_text_atomically(path, text)
+def _settings(
+    task: TextToSQLTask, data: DataArguments, generation: GenerationArguments
+) -> dict[str, Any]:
+    """What the results of a generation stage depend on; files by content."""
+    settings = {**asdict(data), **asdict(generation)}
+    for name in ("database", "tables_json", "output_dir"):
+        del settings[name]
+    return settings | {
+        "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
+        "questions": fingerprint_file(data.questions),
+        "tables_json": fingerprint_file(data.tables_json) if data.tables_json else None,
+        "model_name_or_path": fingerprint_model(generation.model_name_or_path),
+    }
+
+
+# The training arguments that decide about the trained weights; the rest is about logging, saving
+# and where it runs.
+_DECISIVE = (
+    *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
+    *("seed", "data_seed", "max_length", "bf16", "fp16", "max_grad_norm", "loss_type"),
+    *("loss_weights", "beta", "label_smoothing", "dpop_lambda", "pair_weight_column"),
+)
+
+
+def _claim_training(
+    kind: str, config: Any, model: str, data: dict[str, str], peft_config: LoraConfig | None
+) -> bool:
+    """Claim `config.output_dir`; whether the training there is finished already."""
+    settings = {name: getattr(config, name, None) for name in _DECISIVE}
+    settings |= {"model_name_or_path": fingerprint_model(model), **data}
+    if peft_config is not None:
+        lora = ("r", "lora_alpha", "lora_dropout", "target_modules")
+        settings |= {f"peft_{name}": _plain(getattr(peft_config, name, None)) for name in lora}
+    RunFolder(config.output_dir, kind, settings).claim()
+    return (Path(config.output_dir) / _DONE).exists()
+
+
+def _plain(value: Any) -> Any:
+    """A set has no order to compare by."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else value
+
+
+_DONE = "metrics.json"
+
+
+def _finish_training(config: Any, metrics: dict[str, Any]) -> None:
+    write_text_atomically(Path(config.output_dir) / _DONE, json.dumps(metrics, indent=1))
 
 
 def _write_candidates(
@@ -146,7 +191,7 @@ def build_pairs(
     """
     folder = Path(generation.output_dir)
     task = load_task(data)
-    _claim(folder, {**asdict(data), **asdict(generation), **asdict(pairs)})
+    RunFolder(folder, "pairs", {**_settings(task, data, generation), **asdict(pairs)}).claim()
     candidates = _write_candidates(
         task, generation, console, "candidates.jsonl", "Sample candidates"
     )
@@ -189,7 +234,9 @@ def evaluate(
         )
     folder = Path(generation.output_dir)
     task = load_task(data)
-    _claim(folder, {**asdict(data), **asdict(generation), **asdict(evaluation)})
+    # Label and comparison are about the report alone and may change from call to call.
+    RunFolder(folder, "evaluate", _settings(task, data, generation)).claim()
+    earlier = [EvaluationReport.load(path) for path in evaluation.compare_with]
     file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
     predictions = {candidate.question_id: candidate.sql for candidate in file}
     with (
@@ -204,7 +251,7 @@ def evaluate(
             on_progress=bar.advance,
         )
     report.save(folder / "evaluation.json")
-    runs = [*(EvaluationReport.load(path) for path in evaluation.compare_with), report]
+    runs = [*earlier, report]
     write_html_report(
         folder / "report.html",
         runs,
@@ -234,8 +281,16 @@ def sft(
     keep_freed_memory()
     task = load_task(data)
     rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
+    # The rows say all about questions, schemas and their style.
+    identity = {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
+    if _claim_training("sft", config, model, identity, peft_config):
+        console.print(f"{config.output_dir} is finished; nothing to do.", markup=False)
+        return
     with stage_bar(console, "Supervised fine-tuning", _num_steps(config, len(rows))) as bar:
-        train_sft(model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)])
+        metrics = train_sft(
+            model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)]
+        )
+    _finish_training(config, metrics)
 
 
 def dpo(
@@ -262,8 +317,15 @@ def dpo(
         raise InputError(f"`pairs` {pairs!r} holds no pair; pairs.json beside it says why.")
     keep_freed_memory()
     rows = datasets.Dataset.from_parquet(pairs)
+    identity = {"pairs": fingerprint_file(pairs)}
+    if _claim_training("dpo", config, model, identity, peft_config):
+        console.print(f"{config.output_dir} is finished; nothing to do.", markup=False)
+        return
     with stage_bar(console, "Preference training", _num_steps(config, len(rows))) as bar:
-        train_dpo(model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)])
+        metrics = train_dpo(
+            model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)]
+        )
+    _finish_training(config, metrics)
 
 
 def _num_steps(config: Any, num_rows: int) -> int:

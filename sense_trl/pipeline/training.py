@@ -109,9 +109,7 @@ def train_sft(
         callbacks=list(callbacks),
     )
     metrics = _train(trainer, config.output_dir)
-    merged = trainer.model.merge_and_unload() if peft_config is not None else trainer.model
-    merged.save_pretrained(config.output_dir)
-    tokenizer.save_pretrained(config.output_dir)
+    _save(trainer, tokenizer, Path(config.output_dir), has_adapter=peft_config is not None)
     return metrics
 
 
@@ -147,13 +145,27 @@ def train_dpo(
     )
     metrics = _train(trainer, config.output_dir)
     output = Path(config.output_dir)
-    if peft_config is not None:
+    if peft_config is not None and trainer.accelerator.is_main_process:
         trainer.model.save_pretrained(output / "adapter", selected_adapters=["default"])
     if merge:
-        merged = trainer.model.merge_and_unload() if peft_config is not None else trainer.model
-        merged.save_pretrained(output)
-        tokenizer.save_pretrained(output)
+        _save(trainer, tokenizer, output, has_adapter=peft_config is not None)
     return metrics
+
+
+def _save(trainer: Any, tokenizer: Any, output: Path, *, has_adapter: bool) -> None:
+    """Write the whole model, adapter merged, and the tokenizer, from the main process alone.
+
+    Where the weights are sharded over processes (FSDP, DeepSpeed) no process could merge or write
+    them; the trainer then saves what it holds, an adapter as an adapter.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(output))
+    elif trainer.accelerator.is_main_process:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = model.merge_and_unload() if has_adapter else model
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _train(trainer: Any, output_dir: str) -> dict[str, Any]:
@@ -161,7 +173,9 @@ def _train(trainer: Any, output_dir: str) -> dict[str, Any]:
 
     # It prints every log as a dict; the stage's progress bar shows the loss.
     trainer.remove_callback(PrinterCallback)
-    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
+    with trainer.accelerator.main_process_first():
+        checkpoint = last_complete_checkpoint(output_dir)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = dict(result.metrics)
     metrics["log_history"] = trainer.state.log_history
     return metrics

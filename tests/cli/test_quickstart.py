@@ -138,7 +138,9 @@ def test_without_a_pair_there_is_a_report_and_no_preference_training(
 def _main(inputs: dict[str, Any], capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
     arguments = []
     for name, value in {**inputs, **changes}.items():
-        if value is not None:
+        if name.startswith("--"):
+            arguments.append(name)
+        elif value is not None:
             arguments += ["--" + name.replace("_", "-"), str(value)]
     assert main(["quickstart", *arguments]) == 2
     return " ".join(capsys.readouterr().err.split())
@@ -174,6 +176,8 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(
         ({"model": tmp_path / "nowhere"}, ["not a model folder"]),
         ({"num_generations": 0}, ["`num_generations` is 0"]),
         ({"temperature": 0}, ["`temperature` is 0"]),
+        ({"seed": -1}, ["`seed` is -1"]),
+        ({"label_smoothing": 0.7}, ["`label_smoothing` is 0.7"]),
     ]
     for changes, words in cases:
         message = _main(inputs, capsys, **changes)
@@ -189,15 +193,37 @@ def test_an_output_folder_of_something_else_is_not_touched(
     output = Path(inputs["output_dir"])
     output.mkdir()
     (output / "thesis.txt").write_text("mine")
-    assert "holds no run of the quickstart" in _main(inputs, capsys)
-    assert (
-        main(["quickstart", "--output-dir", str(output), "--overwrite", "--model", inputs["model"]])
-        == 2
-    )
-    assert (output / "thesis.txt").read_text() == "mine"
-    (output / "thesis.txt").unlink()
-    (output / "settings.json").write_text(json.dumps({"seed": 5}))
-    assert "seed was 5, now 0" in _main(inputs, capsys)
+    overwrite = {"--overwrite": None}
+    assert "holds no run of sense_trl (found 'thesis.txt')" in _main(inputs, capsys)
+    # Another program's settings.json does not make the folder ours.
+    (output / "settings.json").write_text('{"editor.fontSize": 12}')
+    assert "holds no run of sense_trl" in _main(inputs, capsys)
+    assert "Nothing was deleted" in _main(inputs, capsys, **overwrite)
+    assert sorted(p.name for p in output.iterdir()) == ["settings.json", "thesis.txt"]
+    blocked = tmp_path / "file"
+    blocked.write_text("x")
+    assert "cannot be used as a folder" in _main(inputs, capsys, output_dir=blocked / "run")
+
+
+def test_a_run_with_other_settings_or_other_content_is_refused(
+    inputs: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {**inputs, "temperature": 1e-6, "max_new_tokens": 1}
+    Path(inputs["output_dir"]).mkdir()  # an empty folder is fine
+    report = _run(small)
+    first = json.loads(report.with_suffix(".json").read_text())
+    assert first["costs"]
+    again = json.loads(_run(small).with_suffix(".json").read_text())
+    assert again["costs"] == first["costs"]
+    assert "seed was 0, now 3" in _main(small, capsys, seed=3)
+    questions = Path(inputs["questions"])
+    before = questions.read_text()
+    questions.write_text(before.replace("older than 7", "elder than 7"))
+    assert "questions was" in _main(small, capsys)
+    questions.write_text(before)
+    inside = {**small, "model": str(report.parent / "sft"), "--overwrite": None}
+    assert "would delete" in _main(inside, capsys)
+    assert (report.parent / "sft" / "model.safetensors").is_file()
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +249,7 @@ def test_a_killed_process_continues_to_the_same_pairs(
         while process.poll() is None and not list((tmp_path / "killed").glob(pattern)):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(command, env=environment, check=True, capture_output=True)
     for name in ("candidates.jsonl", "pairs.parquet"):
         assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes()

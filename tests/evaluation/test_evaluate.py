@@ -1,6 +1,7 @@
 """Evaluation records and the report page."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -59,10 +60,22 @@ def test_a_report_is_read_back_as_written(runs: list[EvaluationReport], tmp_path
     assert EvaluationReport.load(tmp_path / "r.json") == runs[0]
 
 
+def test_a_damaged_report_is_named(runs: list[EvaluationReport], tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    runs[0].save(path)
+    path.write_text(path.read_text()[:100])
+    for bad in (path, tmp_path / "none.json"):
+        with pytest.raises(InputError, match="is no readable evaluation"):
+            EvaluationReport.load(bad)
+
+
 def test_missing_predictions_and_no_questions_are_refused(catalog: DatabaseCatalog) -> None:
     with SQLVerifier(catalog) as verifier:
         with pytest.raises(InputError, match=r"lacks 2 of 3 questions, first 'q2'"):
             evaluate_sql(QUESTIONS, {"q1": "SELECT 1"}, verifier)
+        nothing = {**BEFORE, "q2": None}
+        with pytest.raises(InputError, match=r"`predictions\['q2'\]` is None; expected SQL"):
+            evaluate_sql(QUESTIONS, nothing, verifier)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="`questions` is empty"):
             evaluate_sql([], {}, verifier)
 
@@ -125,5 +138,8 @@ def test_runs_on_different_questions_are_refused(
     other = EvaluationReport("other", runs[0].records[:2])
     with pytest.raises(InputError, match="'before' and 'other' answer different questions"):
         write_html_report(tmp_path / "r.html", [runs[0], other], title="t")
+    moved = EvaluationReport("moved", tuple(replace(r, db_id="x") for r in runs[0].records))
+    with pytest.raises(InputError, match="'before' and 'moved' answer different questions"):
+        write_html_report(tmp_path / "r.html", [runs[0], moved], title="t")
     with pytest.raises(InputError, match="`runs` is empty"):
         write_html_report(tmp_path / "r.html", [], title="t")

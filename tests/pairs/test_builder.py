@@ -116,6 +116,20 @@ def test_correct_samples_may_be_chosen_where_asked(catalog: DatabaseCatalog) -> 
     assert "chosen_sql" in result.dataset.column_names
 
 
+def test_the_source_of_an_equal_query_does_not_hide_another(catalog: DatabaseCatalog) -> None:
+    gold_by_strong = _candidate("q1", "select COUNT(*) from pet", 0, source="strong")
+    weak_wrong = _candidate("q1", "SELECT 5", 0)
+    (row,) = _build(
+        catalog, [gold_by_strong, weak_wrong], chosen_sources=("strong",)
+    ).dataset.to_list()
+    assert (row["chosen_source"], row["rejected_source"]) == ("strong", "weak")
+    strong_wrong = _candidate("q1", "SELECT 5", 0, source="strong")
+    for order in ([strong_wrong, weak_wrong], [weak_wrong, strong_wrong]):
+        assert len(_build(catalog, order).dataset) == 1
+    both = _build(catalog, [strong_wrong, weak_wrong], rejected_sources=("strong", "weak"), limit=5)
+    assert len(both.dataset) == 1
+
+
 def test_a_candidate_of_an_unknown_question_is_refused(catalog: DatabaseCatalog) -> None:
     with pytest.raises(InputError, match="'zz', which is not among the 4 questions"):
         _build(catalog, [_candidate("zz", "SELECT 1")])
