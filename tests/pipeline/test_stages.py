@@ -1,0 +1,145 @@
+"""The stages that recipes call, on a tiny model: they finish, continue, and never mix runs."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from rich.console import Console
+
+from sense_trl.errors import InputError
+from sense_trl.pipeline.run_folder import RunFolder, fingerprint_model
+from sense_trl.pipeline.stages import (
+    EvaluationArguments,
+    GenerationArguments,
+    PairArguments,
+    build_pairs,
+    dpo,
+    evaluate,
+    sft,
+)
+from sense_trl.pipeline.task import DataArguments
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+SCRIPT = """
+CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INTEGER);
+INSERT INTO pet VALUES (1, 'Rex', 3), (2, 'Tom', 5), (3, 'Zoe', 9);
+"""
+QUIET = Console(file=io.StringIO())
+
+
+@pytest.fixture
+def data(fresh_db: Any, tmp_path: Path) -> DataArguments:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "question": f"Older than {i}?",
+                    "gold_sql": f"SELECT name FROM pet WHERE age > {i}",
+                }
+            )
+            + "\n"
+            for i in range(6)
+        )
+    )
+    return DataArguments(str(fresh_db(SCRIPT, name="pets")), str(path))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = Path(tiny_models.save_tiny_model(tmp_path / "model", "qwen2"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings["eos_token_id"] = [2, *range(100, 200)]
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def _training(config_class: Any, folder: Path, **changes: Any) -> Any:
+    options = {
+        "output_dir": str(folder), "max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True,
+        "bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", **changes,
+    }  # fmt: skip
+    return config_class(**options)
+
+
+def test_sft_finishes_once_and_refuses_other_settings_and_other_questions(
+    data: DataArguments, model: str, tmp_path: Path
+) -> None:
+    from trl import SFTConfig
+
+    folder = tmp_path / "sft"
+    sft(data, model, _training(SFTConfig, folder), QUIET)
+    weights = (folder / "model.safetensors").stat().st_mtime_ns
+    sft(data, model, _training(SFTConfig, folder, logging_steps=1), QUIET)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    with pytest.raises(InputError, match=r"learning_rate was .*, now 0\.1"):
+        sft(data, model, _training(SFTConfig, folder, learning_rate=0.1), QUIET)
+    questions = Path(data.questions)
+    questions.write_text(questions.read_text().replace("Older", "Elder"))
+    with pytest.raises(InputError, match="rows was"):
+        sft(data, model, _training(SFTConfig, folder), QUIET)
+
+
+def test_pairs_dpo_and_evaluation_follow_each_other(
+    data: DataArguments, model: str, tmp_path: Path
+) -> None:
+    from sense_trl.trainers import SenseDPOConfig
+
+    generation = GenerationArguments(
+        model, str(tmp_path / "pairs"), num_generations=4, temperature=1.0, max_new_tokens=6
+    )
+    pairs = build_pairs(data, generation, PairArguments(), QUIET)
+    first = pairs.read_bytes()
+    assert build_pairs(data, generation, PairArguments(), QUIET).read_bytes() == first
+    with pytest.raises(InputError, match="limit was 1, now 2"):
+        build_pairs(data, generation, PairArguments(limit=2), QUIET)
+
+    folder = tmp_path / "dpo"
+    dpo(str(pairs), model, _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"]), QUIET)
+    runs = []
+    for name, path in (("before", model), ("after", str(folder))):
+        arguments = GenerationArguments(path, str(tmp_path / name), max_new_tokens=6)
+        earlier = [str(tmp_path / "before" / "evaluation.json")] if runs else []
+        runs.append(evaluate(data, arguments, EvaluationArguments(name, earlier), QUIET))
+    assert [len(run.records) for run in runs] == [6, 6]
+    assert "before" in (tmp_path / "after" / "report.html").read_text()
+    # The label belongs to the report: changing it predicts nothing again and refuses nothing.
+    evaluate(data, arguments, EvaluationArguments("renamed"), QUIET)
+
+    # Another model at the same path is another model.
+    weights = Path(model) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    with pytest.raises(InputError, match="model_name_or_path was"):
+        build_pairs(data, generation, PairArguments(), QUIET)
+
+
+def test_unusable_arguments_are_refused(data: DataArguments, model: str, tmp_path: Path) -> None:
+    from sense_trl.trainers import SenseDPOConfig
+
+    with pytest.raises(InputError, match="predicts once per question"):
+        generation = GenerationArguments(
+            model, str(tmp_path / "e"), num_generations=2, temperature=1.0
+        )
+        evaluate(data, generation, EvaluationArguments(), QUIET)
+    with pytest.raises(InputError, match="which is not a file"):
+        dpo("nowhere.parquet", model, _training(SenseDPOConfig, tmp_path / "d"), QUIET)
+
+
+def test_a_marker_that_a_crash_cut_short_does_not_lock_the_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "sft", {"a": 1})
+    (tmp_path / "settings.json.tmp").write_text('{"to')
+    folder.claim()
+    folder.claim()
+    with pytest.raises(InputError, match="holds a run of 'sft', not of 'dpo'"):
+        RunFolder(tmp_path, "dpo", {"a": 1}).claim()
+    RunFolder(tmp_path, "sft", {"a": 2}).clear([])
+    assert not tmp_path.exists()
+    RunFolder(tmp_path, "sft", {}).clear([])
+
+
+def test_a_hub_id_is_its_own_fingerprint() -> None:
+    assert fingerprint_model("owner/name") == "owner/name"
