@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 
 from sense_trl.errors import SenseTRLError
 
@@ -67,7 +67,7 @@ def canonical_sql(sql: str, dialect: str) -> str:
     one canonical text give the same rows; the converse does not hold.
 
     Raises:
-        SQLParseError: the text is not one statement.
+        SQLParseError: the text is not one statement, or holds what the dialect does not have.
 
     Example:
         >>> canonical_sql("select T1.Name from singer as T1 where 3 < T1.age", "sqlite")
@@ -86,7 +86,16 @@ def canonical_sql(sql: str, dialect: str) -> str:
             identifier.set("quoted", False)
     _rename_table_aliases(tree)
     tree = tree.transform(_canonical_node)
-    text: str = tree.sql(dialect=dialect, normalize_functions="upper", comments=False)
+    try:
+        text: str = tree.sql(
+            dialect=dialect,
+            normalize_functions="upper",
+            comments=False,
+            unsupported_level=ErrorLevel.RAISE,
+        )
+    except UnsupportedError as error:
+        # Left out with a warning, what the dialect cannot write would make two queries one.
+        raise SQLParseError(f"not {dialect}: {error}") from error
     return text
 
 

@@ -241,3 +241,9 @@ def test_what_cannot_be_ranked_is_left_alone() -> None:
 )
 def test_reading_the_clock_or_dice_is_seen(sql: str, volatile: bool) -> None:
     assert is_volatile(sql) is volatile
+
+
+def test_what_the_dialect_cannot_write_has_no_canonical_form() -> None:
+    for columns in ("a, b", "b, a"):
+        with pytest.raises(SQLParseError, match="not sqlite"):
+            canonical_sql(f"SELECT a FROM (SELECT 1, 2) AS t({columns})", "sqlite")
