@@ -21,6 +21,15 @@ from sense_trl.sql.parsing import SQLParseError, canonical_sql
 # and not a string, so a value that is not a string is passed over.
 _GOLD_SQL_FIELDS = ("gold_sql", "query", "SQL", "sql")
 _LEVEL_FIELDS = ("level", "hardness", "difficulty")
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "dev": "test",
+    "validation": "test",
+    "val": "test",
+    "eval": "test",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,13 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             records = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            # Only a JSONDecodeError knows its line: the others are numbers of thousands of digits
+            # and nesting of thousands of levels.
             raise InputError(
-                f"{path}, line {error.lineno}: invalid JSON ({error.msg}). The file starts with "
-                "`[`, so it must be one JSON array of objects."
+                f"{path}, line {getattr(error, 'lineno', 1)}: invalid JSON "
+                f"({getattr(error, 'msg', error)}). The file starts with `[`, so it must be one "
+                "JSON array of objects."
             ) from error
         for index, record in enumerate(records):
             yield f"{path}, record {index + 1}", record
@@ -103,9 +115,12 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                problem = f"{error.msg} at column {error.colno}"
             raise InputError(
-                f"{path}, line {number}: invalid JSON ({error.msg} at column {error.colno}): "
+                f"{path}, line {number}: invalid JSON ({problem}): "
                 f"{line.strip()[:80]!r}. Write one JSON object per line."
             ) from error
         yield f"{path}, line {number}", record
@@ -137,24 +152,25 @@ def _question(record: Any, place: str, fallback_id: str, default_db_id: str | No
 
 
 def _required(record: dict[str, Any], names: Sequence[str], place: str) -> str:
-    value: str | None = next((record[n] for n in names if isinstance(record.get(n), str)), None)
-    if value is None or not value.strip():
+    values = ((n, record[n]) for n in names if isinstance(record.get(n), str))
+    name, value = next(((n, v) for n, v in values if v.strip()), (names[0], ""))
+    if not value:
         also = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
         found = next((n for n in names if n in record), None)
         problem = "is missing" if found is None else f"is {record[found]!r}, not a non-empty string"
         raise InputError(
             f"{place}: the field `{names[0]}`{also} {problem}. The record has {sorted(record)}."
         )
-    return value.strip()
+    return _checked(value.strip(), name, place)
 
 
 def _optional(record: dict[str, Any], names: Sequence[str], place: str) -> str | None:
     for name in names:
         value = record.get(name)
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             continue
         if isinstance(value, (str, int)) and not isinstance(value, bool):
-            return str(value)
+            return _checked(str(value), name, place)
         raise InputError(
             f"{place}: the field `{name}` is {value!r}; expected a string. Leave it out if there "
             "is nothing to say."
@@ -162,15 +178,30 @@ def _optional(record: dict[str, Any], names: Sequence[str], place: str) -> str |
     return None
 
 
+def _checked(value: str, name: str, place: str) -> str:
+    """Refuse half of a surrogate pair: no file could hold it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place}: the field `{name}` has the lone surrogate {value[error.start]!r} at "
+            f"character {error.start + 1}, which is no text. Write the whole character, or remove "
+            "the escape."
+        ) from error
+    return value
+
+
 def split_questions(
     questions: Iterable[Question], *, test_fraction: float = 0.3, seed: int = 0, dialect: str
 ) -> tuple[list[Question], list[Question]]:
-    """Split into train and test so that no gold query stands on both sides.
+    """Split into train and test so that no gold query and no question stands on both sides.
 
-    Questions with the same canonical gold SQL on the same database (paraphrases of each other) stay
-    together. Records that already name a split keep it: `"train"` goes to train, everything else
-    (`"test"`, `"dev"`, ...) to test. The other groups are ordered by a hash of seed and content, so
-    the split does not depend on the order of the file, and adding a question moves few others.
+    Questions on the same database with the same canonical gold SQL (paraphrases of each other) or
+    the same wording (but for case, spaces and final punctuation) stay together. Records that
+    already name a split keep it: `"train"` and `"training"` go to train; `"test"`, `"dev"`,
+    `"val"`, `"validation"` and `"eval"` to test, in any case. The other groups are ordered by a
+    hash of seed and content, so the split does not depend on the order of the file, and adding a
+    question moves few others.
 
     Args:
         test_fraction: share of the questions without a split that should go to test, in (0, 1).
@@ -178,29 +209,28 @@ def split_questions(
         dialect: the sqlglot dialect of the gold SQL.
 
     Raises:
-        InputError: `test_fraction` outside (0, 1), one side empty, or a declared split that puts
-            the same gold query on both sides.
+        InputError: `test_fraction` outside (0, 1), an unknown split, one side empty, or a declared
+            split that puts the same gold query or the same wording on both sides.
     """
     if not 0.0 < test_fraction < 1.0:
         raise InputError(
             f"`test_fraction` is {test_fraction}; expected a share between 0 and 1, e.g. 0.3."
         )
-    groups: dict[str, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(_group_key(question, dialect), []).append(question)
     train: list[Question] = []
     test: list[Question] = []
     free: list[tuple[str, list[Question]]] = []
-    for key, group in groups.items():
-        declared = {q.split == "train" for q in group if q.split is not None}
+    for key, group in _groups(questions, dialect):
+        declared = {_split_name(q): q.question_id for q in group if q.split is not None}
         if len(declared) == 2:
             ids = ", ".join(q.question_id for q in group[:4])
             raise InputError(
-                f"The questions {ids} share one gold query but stand in different splits, so the "
-                "test would measure memory. Put them in the same split, or leave `split` out."
+                f"The questions {ids} share one gold query or one wording, directly or through "
+                f"each other, but {declared['train']} stands in train and {declared['test']} in "
+                "test, so the test would measure memory. Put them in the same split, or leave "
+                "`split` out."
             )
         if declared:
-            (train if declared.pop() else test).extend(group)
+            (train if "train" in declared else test).extend(group)
         else:
             free.append((key, group))
     free.sort(key=lambda item: hashlib.sha256(f"{seed}\n{item[0]}".encode()).digest())
@@ -226,10 +256,46 @@ def _by_id(question: Question) -> str:
     return question.question_id
 
 
-def _group_key(question: Question, dialect: str) -> str:
+def _split_name(question: Question) -> str:
+    name = _SPLIT_NAMES.get((question.split or "").strip().lower())
+    if name is None:
+        raise InputError(
+            f"The question {question.question_id} has the `split` {question.split!r}; expected "
+            f"one of {', '.join(_SPLIT_NAMES)}. Leave `split` out to have it chosen."
+        )
+    return name
+
+
+def _groups(questions: Iterable[Question], dialect: str) -> list[tuple[str, list[Question]]]:
+    """(key, questions) of the finest grouping that parts no gold query and no wording."""
+    keyed = [(_gold_key(question, dialect), question) for question in questions]
+    # Union-find. The smallest gold query of a group leads it, whatever the order of the questions.
+    leaders: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def leader(node: tuple[int, str]) -> tuple[int, str]:
+        while leaders.setdefault(node, node) != node:
+            leaders[node] = leaders[leaders[node]]
+            node = leaders[node]
+        return node
+
+    for gold, question in keyed:
+        first, second = sorted((leader((0, gold)), leader((1, _wording_key(question)))))
+        leaders[second] = first
+    groups: dict[str, list[Question]] = {}
+    for gold, question in keyed:
+        groups.setdefault(leader((0, gold))[1], []).append(question)
+    return list(groups.items())
+
+
+def _gold_key(question: Question, dialect: str) -> str:
     try:
         canonical = canonical_sql(question.gold_sql, dialect)
     except SQLParseError:
         # A gold query that sqlglot cannot parse may still run; its text is then its identity.
         canonical = " ".join(question.gold_sql.split()).lower()
     return f"{question.db_id}\n{canonical}"
+
+
+def _wording_key(question: Question) -> str:
+    wording = " ".join(question.question.casefold().split()).rstrip(" ?.!")
+    return f"{question.db_id}\n{wording}"

@@ -30,6 +30,17 @@ def test_spiders_parse_tree_in_sql_is_passed_over(tmp_path: Path) -> None:
     assert load_questions(_write(tmp_path, json.dumps(record)))[0].gold_sql == "SELECT 2"
 
 
+def test_an_empty_gold_field_does_not_hide_a_full_one(tmp_path: Path) -> None:
+    record = {"db_id": "d", "question": "q", "query": "", "SQL": "SELECT 1", "split": " "}
+    question = load_questions(_write(tmp_path, json.dumps(record)))[0]
+    assert (question.gold_sql, question.split) == ("SELECT 1", None)
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    line = r'{"db_id": "d", "question": "\ud83d\ude00", "gold_sql": "SELECT 1"}'
+    assert load_questions(_write(tmp_path, line))[0].question == "\U0001f600"
+
+
 def test_an_array_reads_like_lines_and_optional_fields_are_kept(tmp_path: Path) -> None:
     record = {
         "question_id": 7, "db_id": "d", "question": "q", "SQL": "SELECT 1",
@@ -58,6 +69,18 @@ GOOD = '{"question": "q", "gold_sql": "SELECT 1", "db_id": "d"}\n'
             GOOD + '{"question": "q", "gold_sql": "s", "db_id": ["d"]}',
             ["line 2", "`db_id`", "['d']"],
         ),
+        (GOOD + '{"question": "q", "level": ' + "1" * 5000 + "}", ["line 2", "invalid JSON"]),
+        (GOOD + '{"a":' * 100_000, ["line 2", "invalid JSON", "recursion"]),
+        ("[" + "1" * 5000 + "]", ["q.jsonl, line 1", "invalid JSON"]),
+        ("[" * 100_000, ["q.jsonl, line 1", "invalid JSON", "recursion"]),
+        (
+            GOOD + r'{"question": "q\ud83d", "gold_sql": "s", "db_id": "d"}',
+            ["line 2", "`question`", "lone surrogate", r"'\ud83d' at character 2"],
+        ),
+        (
+            GOOD + r'{"question": "q", "gold_sql": "s", "db_id": "\ud800"}',
+            ["line 2", "`db_id`", "lone surrogate"],
+        ),
         (
             '{"question_id": "a", "question": "q", "gold_sql": "s", "db_id": "d"}\n' * 2,
             ["line 2", "'a' was already used", "line 1"],
@@ -81,7 +104,7 @@ def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
 
 
 def _questions(gold: list[int], split: str | None = None) -> list[Question]:
-    return [Question(f"q{i}", "d", "?", f"SELECT {g}", split) for i, g in enumerate(gold)]
+    return [Question(f"q{i}", "d", f"which {g}?", f"SELECT {g}", split) for i, g in enumerate(gold)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,6 +144,60 @@ def test_paraphrases_that_differ_in_case_and_layout_stay_together() -> None:
         }
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=8, max_size=24),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+def test_neither_a_gold_query_nor_a_wording_is_on_both_sides(
+    pairs: list[tuple[int, int]], seed: int, rng: object
+) -> None:
+    # Two with a declared split, so that no side is ever empty.
+    questions = _questions([20], "train")
+    questions.append(Question("t", "d", "which 21?", "SELECT 21", "test"))
+    questions += [
+        Question(
+            f"x{i}", "d", f"{'Which' if i % 2 else 'which '} {w}{'?' * (i % 3)}", f"SELECT {g}"
+        )
+        for i, (w, g) in enumerate(pairs)
+    ]
+    train, test = split_questions(questions, test_fraction=0.2, seed=seed, dialect="sqlite")
+    sides = [
+        {(q.question.lower().split()[1].rstrip("?"), "wording") for q in side}
+        | {(q.gold_sql, "gold") for q in side}
+        for side in (train, test)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(train) + len(test) == len(questions)
+    rng.shuffle(questions)  # type: ignore[attr-defined]
+    again = split_questions(questions, test_fraction=0.2, seed=seed, dialect="sqlite")
+    assert again == (train, test)
+
+
+def test_one_wording_on_two_databases_is_two_questions() -> None:
+    train, test = split_questions(
+        [Question("a", "d", "how many?", "SELECT 1"), Question("b", "e", "how many?", "SELECT 1")],
+        test_fraction=0.5,
+        dialect="sqlite",
+    )
+    assert len(train) == len(test) == 1
+
+
+def test_split_names_are_read_in_any_case_and_others_refused() -> None:
+    names = ["Train", " training ", "TEST", "dev", "Validation", "val", "eval"]
+    questions = [
+        Question(f"q{i}", "d", f"which {i}?", f"SELECT {i}", name) for i, name in enumerate(names)
+    ]
+    train, test = split_questions(questions, dialect="sqlite")
+    assert [q.split for q in train] == names[:2]
+    assert [q.split for q in test] == names[2:]
+    for name in ("tarin", ""):
+        odd = Question("odd", "d", "which?", "SELECT 99", name)
+        with pytest.raises(InputError, match=rf"odd has the `split` '{name}'; expected.*train"):
+            split_questions([*questions, odd], dialect="sqlite")
+
+
 def test_a_declared_split_is_kept_and_a_leak_in_it_refused() -> None:
     train, test = split_questions(
         [*_questions([1, 2], "train"), Question("t", "d", "?", "SELECT 9", "dev")],
@@ -129,9 +206,15 @@ def test_a_declared_split_is_kept_and_a_leak_in_it_refused() -> None:
     assert ([q.question_id for q in train], [q.question_id for q in test]) == (["q0", "q1"], ["t"])
     leak = [
         Question("a", "d", "?", "SELECT 1", "train"),
-        Question("b", "d", "?", "select 1", "test"),
+        Question("b", "d", "what?", "select 1", "test"),
     ]
-    with pytest.raises(InputError, match=r"a, b share one gold query"):
+    with pytest.raises(InputError, match=r"a, b share one gold query.*a stands in train and b in"):
+        split_questions(leak, dialect="sqlite")
+    leak = [
+        Question("a", "d", "How many  pets?", "SELECT COUNT(*) FROM pet", "train"),
+        Question("b", "d", "how many pets", "SELECT COUNT(id) FROM pet", "test"),
+    ]
+    with pytest.raises(InputError, match=r"a, b share one gold query or one wording"):
         split_questions(leak, dialect="sqlite")
 
 
