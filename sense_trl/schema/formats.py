@@ -31,12 +31,12 @@ _RESERVED = frozenset(
     re.findall(
         r"\w+",
         """
-        add all alter and as between case cast check collate commit constraint create cross
-        current_date current_time current_timestamp default deferrable delete distinct drop else
-        escape except exists foreign from full group having if in index inner insert intersect
-        into is isnull join left limit natural not nothing notnull null on or order outer
-        primary raise references returning right select set table then to transaction union
-        unique update using values when where with
+        add all alter and as autoincrement between case cast check collate commit constraint create
+        cross current_date current_time current_timestamp default deferrable delete distinct drop
+        else escape except exists foreign from full group having if in index inner insert intersect
+        into is isnull join left limit natural not nothing notnull null on or order outer primary
+        raise references returning right select set table then to transaction union unique update
+        using values when where with
         """,
     )
 )
@@ -49,6 +49,8 @@ def format_schema(
     sample_values: SampleValues | None = None,
 ) -> str:
     """Write `schema` as prompt text.
+
+    Foreign keys that refer to something the schema does not have are left out.
 
     Args:
         style: `"compact"`, `"codes"` or `"ddl"`.
@@ -75,7 +77,16 @@ def quote_name(name: str) -> str:
 
 
 def _key_lines(schema: DatabaseSchema) -> list[str]:
-    return [_key_line(table, key) for table, key in schema.foreign_keys]
+    return [_key_line(table, key) for table, key in schema.foreign_keys if _is_sound(schema, key)]
+
+
+def _is_sound(schema: DatabaseSchema, key: ForeignKeyInfo) -> bool:
+    """Whether the columns that `key` refers to are there: SQLite does not check it."""
+    if not key.columns or len(key.columns) != len(key.referenced_columns):
+        return False
+    name = key.referenced_table.lower()
+    found = {c.name.lower() for t in schema.tables if t.name.lower() == name for c in t.columns}
+    return found.issuperset(column.lower() for column in key.referenced_columns)
 
 
 def _key_line(table: str, key: ForeignKeyInfo) -> str:
@@ -115,10 +126,10 @@ def _codes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
 
 
 def _ddl(schema: DatabaseSchema, sample_values: SampleValues) -> str:
-    return "\n\n".join(_create_table(t, sample_values) for t in schema.tables)
+    return "\n\n".join(_create_table(schema, t, sample_values) for t in schema.tables)
 
 
-def _create_table(table: TableInfo, sample_values: SampleValues) -> str:
+def _create_table(schema: DatabaseSchema, table: TableInfo, sample_values: SampleValues) -> str:
     primary = sorted((c for c in table.columns if c.primary_key), key=lambda c: c.primary_key)
     # Each line with the comment that follows its comma.
     lines: list[tuple[str, str]] = []
@@ -134,6 +145,8 @@ def _create_table(table: TableInfo, sample_values: SampleValues) -> str:
     if len(primary) > 1:
         lines.append((f"PRIMARY KEY ({', '.join(quote_name(c.name) for c in primary)})", ""))
     for key in table.foreign_keys:
+        if not _is_sound(schema, key):
+            continue
         lines.append(
             (
                 f"FOREIGN KEY ({', '.join(map(quote_name, key.columns))}) REFERENCES "

@@ -10,6 +10,15 @@ from typing import Any
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, SQLEngine, TableInfo
 from sense_trl.errors import InputError
 
+# What SQLite's full-text and R-tree modules add to the name of a table to store it.
+_SHADOW_SUFFIXES = (
+    ("_data", "_idx", "_docsize", "_config", "_content"),  # FTS5
+    ("_data", "_idx", "_docsize", "_config"),  # FTS5 without its own content
+    ("_segments", "_segdir", "_docsize", "_stat", "_content"),  # FTS4
+    ("_segments", "_segdir", "_content"),  # FTS3
+    ("_node", "_parent", "_rowid"),  # R-tree
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSchema:
@@ -32,13 +41,27 @@ class DatabaseSchema:
 
 
 def get_schema(engine: SQLEngine, db_id: str | None = None) -> DatabaseSchema:
-    """Read the schema of a database.
+    """Read the schema of a database, without the tables in which SQLite stores virtual ones.
 
     Args:
         engine: an open database.
         db_id: its name; the file's stem if not given.
     """
-    return DatabaseSchema(db_id or engine.path.stem, engine.dialect, engine.get_tables())
+    tables = engine.get_tables()
+    hidden: set[str] = set()
+    if engine.dialect == "sqlite":
+        names = {table.name for table in tables}
+        for name in names:
+            for suffixes in _SHADOW_SUFFIXES:
+                # Only a full set is one: a table `film_data` beside `film` may be the user's.
+                shadows = {name + suffix for suffix in suffixes}
+                if shadows <= names:
+                    hidden |= shadows
+    return DatabaseSchema(
+        db_id or engine.path.stem,
+        engine.dialect,
+        tuple(table for table in tables if table.name not in hidden),
+    )
 
 
 def load_spider_schemas(path: str | Path, *, dialect: str = "sqlite") -> dict[str, DatabaseSchema]:
@@ -51,25 +74,44 @@ def load_spider_schemas(path: str | Path, *, dialect: str = "sqlite") -> dict[st
         `db_id` to schema.
 
     Raises:
-        InputError: not a file, not JSON, or a record without the expected fields.
+        InputError: not a file, not UTF-8, not JSON, a record without the expected fields or with
+            an index that is out of range, or a `db_id` that occurs twice.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"`tables_json` is {str(path)!r}, which is not a file.")
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: invalid JSON ({error.msg}).") from error
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"`tables_json` {str(path)!r} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}, line {getattr(error, 'lineno', 1)}: invalid JSON "
+            f"({getattr(error, 'msg', error)})."
+        ) from error
+    if not isinstance(records, list):
+        raise InputError(
+            f"{path}: expected a JSON array with one object per database, as in Spider's "
+            f"tables.json; got {type(records).__name__}."
+        )
     schemas: dict[str, DatabaseSchema] = {}
     for index, record in enumerate(records):
         try:
-            schemas[record["db_id"]] = _spider_schema(record, dialect)
-        except (KeyError, IndexError, TypeError) as error:
+            schema = _spider_schema(record, dialect)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path}, record {index + 1}: not a Spider schema ({type(error).__name__}: "
                 f"{error}). Expected db_id, table_names_original, column_names_original, "
                 "column_types, primary_keys and foreign_keys."
             ) from error
+        if schema.db_id in schemas:
+            raise InputError(
+                f"{path}, record {index + 1}: `db_id` {schema.db_id!r} occurs twice. Keep one of "
+                "the records."
+            )
+        schemas[schema.db_id] = schema
     return schemas
 
 
@@ -77,15 +119,24 @@ def _spider_schema(record: dict[str, Any], dialect: str) -> DatabaseSchema:
     names: list[str] = record["table_names_original"]
     columns: list[tuple[int, str]] = [(int(t), str(c)) for t, c in record["column_names_original"]]
     types: list[str] = record["column_types"]
+    for value in (record["db_id"], *names, *types):
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is not a string")
+    for owner, column in columns:
+        if not -1 <= owner < len(names):
+            raise IndexError(f"column {column!r} is of table {owner}, of {len(names)} tables")
     # BIRD writes a composite primary key as a list, Spider a plain index.
     primary: dict[int, int] = {}
     for entry in record["primary_keys"]:
         for position, index in enumerate(entry if isinstance(entry, list) else [entry], start=1):
-            primary[index] = position
+            primary[_checked_index(index, columns)] = position
     foreign: dict[int, list[ForeignKeyInfo]] = {}
     for source, target in record["foreign_keys"]:
-        table, column = columns[source]
-        target_table, target_column = columns[target]
+        table, column = columns[_checked_index(source, columns)]
+        target_table, target_column = columns[_checked_index(target, columns)]
+        # Column 0 is "*" and belongs to no table.
+        if table < 0 or target_table < 0:
+            continue
         foreign.setdefault(table, []).append(
             ForeignKeyInfo((column,), names[target_table], (target_column,))
         )
@@ -106,3 +157,9 @@ def _spider_schema(record: dict[str, Any], dialect: str) -> DatabaseSchema:
             for number, name in enumerate(names)
         ),
     )
+
+
+def _checked_index(index: int, columns: list[tuple[int, str]]) -> int:
+    if not isinstance(index, int) or not 0 <= index < len(columns):
+        raise IndexError(f"column {index!r}, of {len(columns)} columns")
+    return index

@@ -58,7 +58,7 @@ def test_ddl_can_be_executed_and_gives_the_schema_back(tmp_path: Path) -> None:
 def test_names_that_need_quotes_work_in_a_query(tmp_path: Path) -> None:
     from sense_trl.schema.formats import quote_name
 
-    names = ["order", "a b", 'q"x', "1st", "plain", "Größe", "select"]
+    names = ["order", "a b", 'q"x', "1st", "plain", "Größe", "select", "autoincrement"]
     path = tmp_path / "n.sqlite"
     connection = sqlite3.connect(path)
     connection.execute(f"CREATE TABLE t ({', '.join(map(quote_name, names))})")
@@ -73,3 +73,66 @@ def test_an_unknown_style_and_unusable_values_are_refused() -> None:
         format_schema(SCHEMA, style="xml")
     with pytest.raises(InputError, match="shows none"):
         format_schema(SCHEMA, sample_values={("singer", "id"): [1]})
+
+
+@pytest.mark.parametrize(
+    ("statements", "keys"),
+    [
+        ("CREATE TABLE c (x INT REFERENCES nope)", []),
+        ("CREATE TABLE c (x INT REFERENCES nope (y))", []),
+        ("CREATE TABLE p (a INT); CREATE TABLE c (x INT REFERENCES p)", []),
+        ("CREATE TABLE p (a INT); CREATE TABLE c (x INT REFERENCES p (b))", []),
+        (
+            "CREATE TABLE p (a INT, b INT, PRIMARY KEY (a, b)); CREATE TABLE c (x INT REFERENCES p)",
+            [],
+        ),
+        (
+            "CREATE TABLE p (a INT, b INT, PRIMARY KEY (a, b));"
+            "CREATE TABLE c (x INT, y INT, FOREIGN KEY (x, y) REFERENCES p)",
+            ["c.x = p.a AND c.y = p.b"],
+        ),
+        (
+            "CREATE TABLE P (A INTEGER PRIMARY KEY);"
+            "CREATE TABLE c (x INT REFERENCES p (a), y REFERENCES nope)",
+            ["c.x = P.a"],
+        ),
+    ],
+)
+def test_keys_that_refer_to_nothing_are_left_out(
+    tmp_path: Path, statements: str, keys: list[str]
+) -> None:
+    path = tmp_path / "k.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(statements)
+    connection.close()
+    with SQLiteEngine(path) as engine:
+        schema = get_schema(engine)
+    for style in ("compact", "codes"):
+        lines = format_schema(schema, style=style).splitlines()
+        assert [line for line in lines if " = " in line and "[" not in line] == keys
+    assert format_schema(schema, style="ddl").count("FOREIGN KEY") == len(keys)
+
+
+def test_the_storage_of_virtual_tables_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "v.sqlite"
+    connection = sqlite3.connect(path)
+    options = str(connection.execute("PRAGMA compile_options").fetchall())
+    if not all(name in options for name in ("FTS5", "FTS3", "RTREE")):
+        pytest.skip("this SQLite has no FTS3, FTS5 or R-tree module")
+    connection.executescript(
+        """
+        CREATE TABLE film (id INTEGER PRIMARY KEY AUTOINCREMENT);
+        CREATE TABLE film_data (id INT);
+        CREATE TABLE film_content (id INT);
+        INSERT INTO film DEFAULT VALUES;
+        CREATE VIRTUAL TABLE five USING fts5 (a);
+        CREATE VIRTUAL TABLE bare USING fts5 (a, content='');
+        CREATE VIRTUAL TABLE four USING fts4 (a);
+        CREATE VIRTUAL TABLE three USING fts3 (a);
+        CREATE VIRTUAL TABLE box USING rtree (id, low, high);
+        """
+    )
+    connection.close()
+    with SQLiteEngine(path) as engine:
+        names = {table.name for table in get_schema(engine).tables}
+    assert names == {"film", "film_data", "film_content", "five", "bare", "four", "three", "box"}
