@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,8 @@ class SamplingConfig:
 
     Attributes:
         num_generations: completions per prompt.
-        temperature: 0 is greedy decoding; greedy decoding gives one completion per prompt.
+        temperature: 0 is greedy decoding; greedy decoding gives one completion per prompt. Below
+            1e-5, where the probabilities of real logits are 0 and 1, sampling is greedy as well.
         top_p: nucleus sampling; 1 keeps the whole distribution.
         max_new_tokens: limit per completion. A completion that reaches it is marked unfinished.
         seed: every completion's random numbers come from (seed, prompt, index of the completion)
@@ -33,8 +35,11 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.num_generations < 1:
             raise InputError(f"`num_generations` is {self.num_generations}; expected at least 1.")
-        if self.temperature < 0:
-            raise InputError(f"`temperature` is {self.temperature}; expected 0 (greedy) or more.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(
+                f"`temperature` is {self.temperature}; expected 0 (greedy) or a finite number "
+                "above it."
+            )
         if not 0 < self.top_p <= 1:
             raise InputError(f"`top_p` is {self.top_p}; expected a share in (0, 1].")
         if self.max_new_tokens < 1:

@@ -24,9 +24,13 @@ _MAX_SCORE_BYTES = 64 * 2**20
 
 def supports_shared_prefix(model: Any) -> bool:
     """Whether `model` can be run inside `shared_prefix_attention`."""
-    config = model.config
-    if config.model_type not in _MODEL_TYPES:
-        return False
+    return model.config.model_type in _MODEL_TYPES and has_full_attention(model)
+
+
+def has_full_attention(model: Any) -> bool:
+    """Whether every layer of `model` sees all tokens that came before."""
+    # Models that read images as well keep the settings of their text part apart.
+    config = model.config.get_text_config(decoder=True)
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     if any(layer != "full_attention" for layer in layers):
         return False

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
-from sense_trl.generation.shared_prefix import shared_prefix_attention, supports_shared_prefix
+from sense_trl.generation.shared_prefix import (
+    has_full_attention,
+    shared_prefix_attention,
+    supports_shared_prefix,
+)
 from sense_trl.prompts import Messages
 
 if TYPE_CHECKING:
@@ -25,8 +29,13 @@ if TYPE_CHECKING:
 
 # A shorter common prefix is not worth a cache of its own.
 _MIN_PREFIX_TOKENS = 16
+# A group may lose this share of its prefix to a newcomer, or as many tokens as a question has.
+_MAX_LOST_SHARE = 0.2
+_MAX_LOST_TOKENS = 32
 # Finished rows are dropped once they are this share of a batch; dropping copies the cache.
 _COMPACT_SHARE = 0.25
+# Float32 logits divided by less than this may overflow.
+_GREEDY_BELOW = 1e-5
 
 
 @dataclass(slots=True)
@@ -53,7 +62,8 @@ class TransformersGenerator:
         name: label for provenance; the folder's name if not given.
 
     Raises:
-        ModelError: the folder has no model, no tokenizer, or a tokenizer without a chat template.
+        ModelError: the folder has no model, no tokenizer, or a tokenizer without a usable chat
+            template; `device` cannot be used.
     """
 
     def __init__(
@@ -73,7 +83,7 @@ class TransformersGenerator:
         if isinstance(model, (str, Path)):
             tokenizer = tokenizer or load_tokenizer(model)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self.model: Any = load_model(model, dtype=dtype).to(device)
+            self.model: Any = _to_device(load_model(model, dtype=dtype), device)
             self._name = name or Path(model).name
         else:
             if tokenizer is None:
@@ -100,12 +110,13 @@ class TransformersGenerator:
         """Write completions; see `SQLGenerator.generate`.
 
         A prompt that leaves no room for an answer in the model's context is an `InputError` that
-        names the prompt: prompts are never cut.
+        names the prompt: prompts are never cut. A model whose cache cannot be copied for several
+        rows (Mamba), or that gives probabilities that are not finite, is a `ModelError`.
         """
         import torch
 
         token_ids = [self._encode(messages) for messages in prompts]
-        self._check_lengths(token_ids, sampling)
+        self._check_lengths(prompts, token_ids, sampling)
         results: list[list[Completion | None]] = [
             [None] * sampling.num_generations for _ in prompts
         ]
@@ -122,8 +133,7 @@ class TransformersGenerator:
                     ]
                     # Rows of similar length share a batch, so that little of it is padding.
                     rows.sort(key=lambda row: (-len(row.suffix), row.prompt, row.sample))
-                    for start in range(0, len(rows), self.batch_size):
-                        batch = rows[start : start + self.batch_size]
+                    for batch in self._batches(rows):
                         keys = [json.dumps(prompts[row.prompt]) for row in batch]
                         self._decode(batch, keys, prefix, cache, sampling)
                         for row in batch:
@@ -140,14 +150,35 @@ class TransformersGenerator:
         )["input_ids"]
         return [int(token) for token in ids]
 
-    def _check_lengths(self, token_ids: list[list[int]], sampling: SamplingConfig) -> None:
+    def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+        """Cut `rows`, sorted by length, into batches."""
+        # Padding takes up room in a window or a recurrent state, so what such a model writes would
+        # depend on its company; behind a shared prefix there is none of either.
+        same_length = not has_full_attention(self.model)
+        batch: list[_Row] = []
+        for row in rows:
+            if batch and (
+                len(batch) == self.batch_size
+                or (same_length and len(row.suffix) != len(batch[0].suffix))
+            ):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _check_lengths(
+        self, prompts: Sequence[Messages], token_ids: list[list[int]], sampling: SamplingConfig
+    ) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is None:
             return
         for index, ids in enumerate(token_ids):
             if len(ids) + sampling.max_new_tokens > limit:
+                question = " ".join(prompts[index][-1]["content"].split())
+                beginning = question if len(question) <= 80 else question[:77] + "..."
                 raise InputError(
-                    f"Prompt {index} has {len(ids)} tokens; with `max_new_tokens` "
+                    f"Prompt {index} ({beginning!r}) has {len(ids)} tokens; with `max_new_tokens` "
                     f"{sampling.max_new_tokens} it exceeds the {limit} tokens that {self.name} "
                     "can read. Use a shorter schema style, or a model with a longer context."
                 )
@@ -155,20 +186,30 @@ class TransformersGenerator:
     def _groups(self, token_ids: list[list[int]]) -> list[tuple[list[int], list[int]]]:
         """Group prompts that share a long prefix: (prefix, indices into `token_ids`).
 
-        In sorted order prompts on one database are neighbours. A group is extended while at least
-        half of its shortest prompt is shared by all. The samples of a prompt alone in its group
-        share that prompt.
+        In sorted order prompts on one database are neighbours. A prompt joins the group before it
+        if at least half of the shortest prompt is shared by all and nobody loses much by it: the
+        members keep (nearly) the prefix they had, and the prompt does not share much more with the
+        one that follows. Otherwise one short prompt on another database, which shares no more than
+        the instruction, would take the schema out of the prefix of all. A group of one has no
+        prefix to lose. The samples of a prompt alone in its group share that prompt.
         """
         # At least one token stays outside the prefix: its logits start the answer.
         order = sorted(range(len(token_ids)), key=lambda index: token_ids[index])
         groups: list[tuple[list[int], list[int]]] = []
-        for index in order:
+        for place, index in enumerate(order):
             ids = token_ids[index]
             if groups:
                 prefix, members = groups[-1]
                 common = _common_length(prefix, ids[:-1])
                 shorter = min(len(ids), *(len(token_ids[member]) for member in members))
-                if common >= _MIN_PREFIX_TOKENS and 2 * common >= shorter:
+                others = [len(prefix)] if len(members) > 1 else []
+                if place + 1 < len(order):
+                    others.append(_common_length(ids[:-1], token_ids[order[place + 1]][:-1]))
+                loses_little = all(
+                    other - common <= max(_MAX_LOST_TOKENS, _MAX_LOST_SHARE * other)
+                    for other in others
+                )
+                if common >= _MIN_PREFIX_TOKENS and 2 * common >= shorter and loses_little:
                     groups[-1] = (ids[:common], [*members, index])
                     continue
             groups.append((ids[:-1], [index]))
@@ -217,6 +258,7 @@ class TransformersGenerator:
         active = list(range(len(rows)))
         for step in range(sampling.max_new_tokens):
             draws = None if uniforms is None else uniforms[active, step].to(device)
+            self._check_logits(logits)
             chosen = _choose(logits, draws, sampling)
             kept = []
             for slot, token in enumerate(chosen.tolist()):
@@ -238,6 +280,16 @@ class TransformersGenerator:
             positions = positions[:, -1:] + 1
             logits = forward(chosen[:, None], real, positions)
 
+    def _check_logits(self, logits: torch.Tensor) -> None:
+        # Single tokens may be ruled out by -inf, so the highest logit of every row must be finite;
+        # NaN is the highest wherever it occurs.
+        if not bool(logits.max(dim=-1).values.isfinite().all()):
+            raise ModelError(
+                f"The model {self.name!r} gives probabilities that are not finite (dtype "
+                f'{self.model.dtype}). Load it with `dtype="float32"`; if that does not help, its '
+                "weights are damaged or its training diverged."
+            )
+
     def _completion(self, row: _Row) -> Completion:
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
         return Completion(text.strip(), len(row.tokens), row.finished)
@@ -247,7 +299,7 @@ class _Forward:
     """Runs a model behind a shared prefix, holding the cache of what comes after it.
 
     Models that `supports_shared_prefix` knows read the prefix from one place; for all others its
-    cache is copied to every row, which any model with a `DynamicCache` can do.
+    cache is copied to every row, which any model with keys and values in a `DynamicCache` can do.
     """
 
     def __init__(self, model: Any, prefix_cache: Any, prefix_length: int, num_rows: int) -> None:
@@ -260,7 +312,14 @@ class _Forward:
             self._cache = DynamicCache(config=model.config)
         else:
             self._cache = copy.deepcopy(prefix_cache)
-            self._cache.batch_repeat_interleave(num_rows)
+            try:
+                self._cache.batch_repeat_interleave(num_rows)
+            except (AttributeError, NotImplementedError) as error:
+                raise ModelError(
+                    f"Models of the type {model.config.model_type!r} cannot be sampled: they keep "
+                    "a recurrent state instead of keys and values, and transformers cannot copy "
+                    "it for several rows. Use a model that is a transformer throughout."
+                ) from error
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep the rows with these indices, in this order; an index may occur several times."""
@@ -310,7 +369,7 @@ def _choose(
     """The next token of each row: `logits` [rows, vocab], `draws` [rows] uniform in [0, 1)."""
     import torch
 
-    if draws is None:
+    if draws is None or sampling.temperature < _GREEDY_BELOW:
         return logits.argmax(dim=-1)
     probs = (logits.float() / sampling.temperature).softmax(dim=-1)
     if sampling.top_p < 1:
@@ -367,21 +426,15 @@ def load_tokenizer(path: str | Path) -> Any:
     """Load the tokenizer of a model folder or hub id.
 
     Raises:
-        ModelError: the folder is missing, or has no readable tokenizer.
+        ModelError: the folder is missing or broken, or has no readable tokenizer.
     """
     from transformers import AutoTokenizer
 
-    # A hub id has the form owner/name or name; anything else can only be meant as a folder.
-    looks_local = Path(path).is_absolute() or len(Path(path).parts) != 2 or Path(path).is_dir()
-    if looks_local and not (Path(path) / "config.json").is_file():
-        raise ModelError(
-            f"`model` {str(path)!r} is not a model folder: it has no config.json. Give a folder "
-            "with config.json, model.safetensors and the tokenizer's files, or the id of a model "
-            "on the hub (owner/name)."
-        )
+    _check_source(path)
     try:
         return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    # What a broken file raises is up to the library that reads it; here and below.
+    except Exception as error:
         raise ModelError(
             f"`model` {str(path)!r} has no usable tokenizer ({_first_line(error)}). Expected "
             "tokenizer.json and tokenizer_config.json beside the weights: copy them from the model "
@@ -393,30 +446,109 @@ def load_model(path: str | Path, *, dtype: str = "auto") -> Any:
     """Load a causal language model from a folder or hub id.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is none, or it cannot be read as `dtype`.
     """
     from transformers import AutoModelForCausalLM
 
+    _check_source(path)
     try:
         return AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ModelError(
-            f"`model` {str(path)!r} cannot be loaded ({_first_line(error)}). Expected a folder "
-            "with config.json and model.safetensors, or the id of a model on the hub."
+            f"`model` {str(path)!r} cannot be loaded with `dtype` {dtype!r} "
+            f"({_first_line(error)}). Expected a folder with config.json and model.safetensors, or "
+            "the id of a model on the hub."
         ) from error
 
 
 def check_chat_template(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that cannot format a conversation.
+    """Refuse a tokenizer that cannot format a system and a user message.
 
     Raises:
-        ModelError: it has no chat template.
+        ModelError: it has no chat template, or one that fails, refuses or drops the system message.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise ModelError(
             f"The tokenizer of {name!r} has no chat template, so a prompt cannot be formatted. Use "
             "an instruction-tuned model, or set `chat_template` in tokenizer_config.json."
         )
+    system = {"role": "system", "content": "schema"}
+    user = {"role": "user", "content": "question"}
+    remedy = (
+        "Use another instruction-tuned model, or change `chat_template` (chat_template.jinja or "
+        "tokenizer_config.json)"
+    )
+    try:
+        rendered = _render(tokenizer, [system, user])
+    # A template is a program of its own, and may raise anything.
+    except Exception as error:
+        try:
+            _render(tokenizer, [user])
+        except Exception:
+            raise ModelError(
+                f"The chat template of {name!r} cannot be used ({_first_line(error)}). {remedy}."
+            ) from error
+        raise ModelError(
+            f"The chat template of {name!r} refuses the system message, which holds the schema "
+            f"({_first_line(error)}). {remedy} to put it in front of the user's."
+        ) from error
+    if system["content"] not in rendered or user["content"] not in rendered:
+        raise ModelError(
+            f"The chat template of {name!r} leaves out the system or the user message: both gave "
+            f"{rendered[:200]!r}. {remedy} to write both."
+        )
+
+
+def _render(tokenizer: Any, messages: Messages) -> str:
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def _check_source(path: str | Path) -> None:
+    """Refuse what cannot be a model before the hub is asked for it."""
+    folder = Path(path)
+    expected = (
+        "Give a folder with config.json, model.safetensors and the tokenizer's files, or the id of "
+        "a model on the hub (owner/name)."
+    )
+    if folder.exists():
+        config = folder / "config.json"
+        if not config.is_file():
+            raise ModelError(
+                f"`model` {str(path)!r} is not a model folder: it has no config.json. {expected}"
+            )
+        try:
+            if not isinstance(json.loads(config.read_bytes()), dict):
+                raise ValueError("not a JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(
+                f"`model` {str(path)!r} has a broken config.json ({_first_line(error)}). Copy it "
+                "from the model that this one was trained from, or save the model again."
+            ) from error
+        return
+    # A hub id has the form owner/name.
+    looks_local = (
+        len(folder.parts) != 2
+        or str(path).startswith((".", "~"))
+        or folder.is_absolute()
+        or folder.parent.is_dir()
+        or bool(PureWindowsPath(path).drive)
+    )
+    if looks_local:
+        raise ModelError(
+            f"`model` {str(path)!r} is not a model folder: there is no such folder. {expected}"
+        )
+
+
+def _to_device(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    # Torch refuses with RuntimeError what it does not know, and with AssertionError what it was
+    # built without.
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"`device` {device!r} cannot be used ({_first_line(error)}). Leave it out to use CUDA "
+            'if there is one, or give "cpu".'
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,10 +1,19 @@
 """Sampling with a shared prefix must write what plain generation writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation import shared_prefix
@@ -14,6 +23,8 @@ from sense_trl.generation.shared_prefix import supports_shared_prefix
 from sense_trl.generation.transformers_generator import (
     TransformersGenerator,
     _choose,
+    _Row,
+    check_chat_template,
     load_model,
     load_tokenizer,
 )
@@ -124,6 +135,86 @@ def test_sliding_windows_and_unknown_models_are_not_given_a_shared_prefix() -> N
     assert not supports_shared_prefix(model)
 
 
+def _windowed() -> TransformersGenerator:
+    config = MistralConfig(
+        vocab_size=tiny_models.VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MistralForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(3)
+    return TransformersGenerator(model, tiny_models.build_tiny_tokenizer(), batch_size=8)
+
+
+def test_with_a_sliding_window_no_row_is_padded() -> None:
+    generator = _windowed()
+    prompts = [*PROMPTS[:3], get_prompt("x", SCHEMAS[0]), PROMPTS[0]]
+    expected = [_plain(generator, prompt, 12) for prompt in prompts]
+    found = generator.generate(prompts, SamplingConfig(max_new_tokens=12))
+    assert [group[0].text for group in found] == expected
+    sampling = SamplingConfig(num_generations=3, temperature=1.0, max_new_tokens=8)
+    together = generator.generate(prompts, sampling)
+    assert together == [generator.generate([prompt], sampling)[0] for prompt in prompts]
+
+
+def test_batches_mix_lengths_only_without_a_window() -> None:
+    rows = [_Row(i, 0, [1] * length) for i, length in enumerate([5, 5, 5, 3, 3, 2])]
+    generator = _generator("llama", batch_size=2)
+    assert [[len(r.suffix) for r in b] for b in generator._batches(rows)] == [
+        [5, 5],
+        [5, 3],
+        [3, 2],
+    ]
+    generator = _windowed()
+    generator.batch_size = 2
+    assert [[len(r.suffix) for r in b] for b in generator._batches(rows)] == [
+        [5, 5], [5], [3, 3], [2],
+    ]  # fmt: skip
+
+
+def test_a_recurrent_model_is_refused_with_the_reason() -> None:
+    model = MambaForCausalLM(
+        MambaConfig(
+            vocab_size=tiny_models.VOCAB_SIZE, hidden_size=64, num_hidden_layers=1, eos_token_id=2
+        )
+    )
+    generator = TransformersGenerator(model, tiny_models.build_tiny_tokenizer())
+    with pytest.raises(ModelError, match=r"'mamba' cannot be sampled.*recurrent state"):
+        generator.generate(PROMPTS[:1], SamplingConfig(max_new_tokens=2))
+
+
+def test_a_short_prompt_does_not_take_the_prefix_from_a_group() -> None:
+    generator = _generator("llama")
+    instruction, schema, other = list(range(20)), list(range(100, 300)), list(range(400, 600))
+
+    def prompt(body: list[int], question: int, length: int = 5) -> list[int]:
+        return [*instruction, *body, *range(question, question + length)]
+
+    one = [prompt(schema, 1000 + 10 * i) for i in range(3)]
+    two = [prompt(other, 1000 + 10 * i) for i in range(3)]
+    for first in (90, 350, 700):  # sorted before, between and behind the two databases
+        lone = prompt([first], 2000, 3)
+        groups = generator._groups([*one, lone, *two])
+        shared = {tuple(sorted(members)): len(prefix) for prefix, members in groups}
+        assert shared == {(0, 1, 2): 220, (3,): 23, (4, 5, 6): 220}, first
+    # Questions that begin alike do not keep the others on their database out.
+    alike = [prompt(schema[:10], 1000, 25), prompt(schema[:10], 1000, 28)]
+    groups = generator._groups([*alike, prompt(schema[:10], 3000), prompt(schema[:10], 4000)])
+    assert [(len(prefix), sorted(members)) for prefix, members in groups] == [(30, [0, 1, 2, 3])]
+
+
 def test_finished_rows_end_and_the_rest_goes_on() -> None:
     generator = _generator("llama", batch_size=16)
     # Every second token or so is now an end token, so rows leave the batch at different steps.
@@ -174,6 +265,24 @@ def test_the_ends_of_the_uniform_interval_choose_real_tokens() -> None:
     assert _choose(logits, draws, SamplingConfig(temperature=1.0)).tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-6, 1e-4])
+def test_tiny_temperatures_are_greedy(temperature: float) -> None:
+    logits = torch.tensor([[0.1, 30.0, -float("inf"), 29.0]]).expand(2, 4)
+    draws = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
+    sampling = SamplingConfig(temperature=temperature, top_p=0.9)
+    assert _choose(logits, draws, sampling).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_probabilities_that_are_not_finite_name_the_model(temperature: float, value: float) -> None:
+    generator = _generator("llama")
+    with torch.no_grad():
+        generator.model.get_output_embeddings().weight[7].fill_(value)
+    with pytest.raises(ModelError, match="'llama' gives probabilities that are not finite"):
+        generator.generate(PROMPTS[:1], SamplingConfig(temperature=temperature, max_new_tokens=2))
+
+
 def test_seeds_differ_by_seed_prompt_and_sample() -> None:
     seeds = {completion_seed(s, p, i) for s in (0, 1) for p in ("a", "b") for i in (0, 1)}
     assert len(seeds) == 8
@@ -183,8 +292,12 @@ def test_seeds_differ_by_seed_prompt_and_sample() -> None:
 def test_a_prompt_is_never_cut() -> None:
     generator = _generator("llama")
     generator.model.config.max_position_embeddings = 64
-    with pytest.raises(InputError, match=r"Prompt 0 has \d+ tokens.*64 tokens that llama can read"):
+    with pytest.raises(InputError, match="Prompt 0") as caught:
         generator.generate(PROMPTS, SamplingConfig(max_new_tokens=8))
+    assert "('How many singers are there?') has " in str(caught.value)
+    assert "64 tokens that llama can read" in str(caught.value)
+    with pytest.raises(InputError, match=r"Prompt 0 \('x{77}\.{3}'\) has"):
+        generator.generate([get_prompt("x" * 200, SCHEMAS[0])], SamplingConfig(max_new_tokens=8))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +305,10 @@ def test_a_prompt_is_never_cut() -> None:
     [
         ({"num_generations": 0}, "num_generations"),
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
+        ({"top_p": float("nan")}, "top_p"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"num_generations": 2}, "greedy"),
     ],
@@ -203,8 +319,9 @@ def test_bad_settings_are_refused(options: dict[str, float], name: str) -> None:
 
 
 def test_a_folder_without_tokenizer_or_model_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"not a model folder: it has no config\.json"):
-        load_tokenizer(tmp_path / "none")
+        load_tokenizer(tmp_path / "empty")
     folder = Path(tiny_models.save_tiny_model(tmp_path, "llama"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -225,3 +342,69 @@ def test_a_tokenizer_without_chat_template_is_refused() -> None:
 def test_a_loaded_model_needs_its_tokenizer() -> None:
     with pytest.raises(InputError, match="`tokenizer` is None"):
         TransformersGenerator(tiny_models.build_tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% if messages %}", "cannot be used .*[Uu]nexpected end of template"),
+        ("{{ raise_exception('no way') }}", "cannot be used .*no way"),
+        ("{{ messages[0].nothing.at_all }}", "cannot be used"),
+        (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not "
+            "supported') }}{% endif %}{{ messages[0]['content'] }}",
+            "refuses the system message.*System role not supported.*in front of the user's",
+        ),
+        ("{{ messages[-1]['content'] }}", "leaves out the system or the user message"),
+    ],
+)
+def test_a_chat_template_that_cannot_hold_a_prompt_is_refused(template: str, words: str) -> None:
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    check_chat_template(tokenizer, "odd")
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match=f"'odd' {words}"):
+        check_chat_template(tokenizer, "odd")
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
+    load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*args: object, **options: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", ask)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", ask)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    names = ["runs/x", "./x", "../x", "~/x", "C:/x", "C:\\x", str(tmp_path / "x"), "x", "a/b/c"]
+    for name in names:
+        with pytest.raises(ModelError, match="not a model folder: there is no such folder"):
+            load(name)
+    # This one may be on the hub.
+    with pytest.raises(ModelError, match="the hub was asked"):
+        load("owner/name")
+
+
+def test_broken_files_are_model_errors(tmp_path: Path) -> None:
+    folder = Path(tiny_models.save_tiny_model(tmp_path, "llama"))
+    with pytest.raises(ModelError, match="cannot be loaded with `dtype` 'float99'"):
+        load_model(folder, dtype="float99")
+    with pytest.raises(ModelError, match=r"`device` 'nowhere' cannot be used.*\"cpu\""):
+        TransformersGenerator(folder, device="nowhere")
+    config = (folder / "config.json").read_text()
+    for text in ("{", "null"):
+        (folder / "config.json").write_text(text)
+        for load in (load_model, load_tokenizer):
+            with pytest.raises(ModelError, match=r"has a broken config\.json"):
+                load(folder)
+    (folder / "config.json").write_text(config)
+    weights = (folder / "model.safetensors").read_bytes()
+    for damaged in (b"", weights[: len(weights) // 2]):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            load_model(folder)
+    (folder / "config.json").write_text(config.replace('"hidden_size": 64', '"hidden_size": 32'))
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(folder)
