@@ -7,6 +7,7 @@ returns pairs. It must be a pure function of its arguments, so that a dataset ca
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -27,18 +28,19 @@ def grouped_any(
     """Any correct with any erroneous query of the same question, at most `limit` pairs.
 
     SENSE's release uses this with a limit of one ("grouped-any-limit1"). No erroneous query is used
-    twice before every one was used once; the same holds for correct ones.
+    twice before every one was used once, nor three times before every one was used twice, and so
+    on; the same holds for correct ones.
     """
     rejected = rng.sample(list(erroneous), len(erroneous))
     chosen = rng.sample(list(correct), len(correct))
-    pairs: list[tuple[Candidate, Candidate]] = []
-    # Shifting one list against the other enumerates the product in rounds of unused partners.
-    for shift in range(len(chosen)):
-        for index, query in enumerate(rejected):
-            if len(pairs) == limit:
-                return pairs
-            pairs.append((chosen[(index + shift) % len(chosen)], query))
-    return pairs
+    total = len(chosen) * len(rejected)
+    # Both lists are walked in circles side by side. That meets the same pair again after the least
+    # common multiple of their lengths: from there on one list is shifted by one more.
+    circle = math.lcm(len(chosen), len(rejected))
+    return [
+        (chosen[(step + step // circle) % len(chosen)], rejected[step % len(rejected)])
+        for step in range(min(limit, total))
+    ]
 
 
 POLICIES: dict[str, PairPolicy] = {"grouped_any": grouped_any}

