@@ -84,13 +84,13 @@ def score_trained_positions_only() -> None:
     It holds for all trainers of the process and cannot be undone; a second call does nothing.
     """
     original = trl_utils._use_triton
-    if getattr(original, "covers_cpu", False):
+    if hasattr(original, "replaces"):
         return
 
     def compact_on(device: torch.device) -> bool:
         return device.type == "cpu" or original(device)
 
-    compact_on.covers_cpu = True  # type: ignore[attr-defined]
+    compact_on.replaces = original  # type: ignore[attr-defined]
     trl_utils._use_triton = compact_on
 
 
