@@ -34,6 +34,8 @@ _MAX_LOST_SHARE = 0.2
 _MAX_LOST_TOKENS = 32
 # Finished rows are dropped once they are this share of a batch; dropping copies the cache.
 _COMPACT_SHARE = 0.25
+# Tokens of different prompts read at a time; their activations have to fit beside the model.
+_MAX_PREFILL_TOKENS = 16_384
 # Float32 logits divided by less than this may overflow.
 _GREEDY_BELOW = 1e-5
 
@@ -124,7 +126,8 @@ class TransformersGenerator:
         self.model.eval()
         try:
             with torch.inference_mode():
-                for prefix, members in self._groups(token_ids):
+                groups = self._groups(token_ids)
+                for prefix, members in self._merge_small(groups, token_ids, sampling):
                     cache = self._prefill(prefix)
                     rows = [
                         _Row(index, sample, token_ids[index][len(prefix) :])
@@ -156,14 +159,20 @@ class TransformersGenerator:
         # depend on its company; behind a shared prefix there is none of either.
         same_length = not has_full_attention(self.model)
         batch: list[_Row] = []
+        prompts: set[int] = set()
         for row in rows:
+            # The longest row comes first, and every prompt is padded to it.
+            is_new = row.prompt not in prompts
+            num_tokens = (len(prompts) + 1) * len((batch or [row])[0].suffix)
             if batch and (
                 len(batch) == self.batch_size
                 or (same_length and len(row.suffix) != len(batch[0].suffix))
+                or (is_new and num_tokens > _MAX_PREFILL_TOKENS)
             ):
                 yield batch
-                batch = []
+                batch, prompts = [], set()
             batch.append(row)
+            prompts.add(row.prompt)
         if batch:
             yield batch
 
@@ -214,6 +223,29 @@ class TransformersGenerator:
                     continue
             groups.append((ids[:-1], [index]))
         return groups
+
+    def _merge_small(
+        self,
+        groups: list[tuple[list[int], list[int]]],
+        token_ids: list[list[int]],
+        sampling: SamplingConfig,
+    ) -> list[tuple[list[int], list[int]]]:
+        """Join the groups that do not fill half a batch, behind what all of them share.
+
+        A step for a few rows takes nearly as long as one for a whole batch. Questions on many
+        databases would otherwise be answered a handful at a time; reading some schemas twice costs
+        less.
+        """
+        small = [g for g in groups if 2 * len(g[1]) * sampling.num_generations < self.batch_size]
+        if len(small) < 2 or not has_full_attention(self.model):
+            return groups
+        members = [index for _, indices in small for index in indices]
+        prefix = small[0][0]
+        for index in members:
+            prefix = prefix[: _common_length(prefix, token_ids[index][:-1])]
+        if not prefix:
+            return groups
+        return [*(group for group in groups if group not in small), (prefix, members)]
 
     def _prefill(self, prefix: list[int]) -> Any:
         import torch

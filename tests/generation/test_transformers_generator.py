@@ -105,6 +105,27 @@ def test_models_without_prefix_support_write_the_same(
     assert [generator.generate(PROMPTS, s) for s in (greedy, sampling)] == expected
 
 
+def test_questions_on_many_databases_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [get_prompt(QUESTIONS[i % 3], f"t{i}({'abc'[: 1 + i % 3]}_{i})") for i in range(12)]
+    generator = _generator("llama", batch_size=8)
+    sampling = SamplingConfig(num_generations=2, temperature=1.0, max_new_tokens=5)
+    sizes: list[int] = []
+    decode = generator._decode
+
+    def counting(rows: list[object], *rest: object) -> None:
+        sizes.append(len(rows))
+        decode(rows, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generator, "_decode", counting)
+    together = generator.generate(prompts, sampling)
+    assert sizes == [8, 8, 8]
+    assert together == [generator.generate([prompt], sampling)[0] for prompt in prompts]
+    sizes.clear()
+    monkeypatch.setattr(generator_module, "_MAX_PREFILL_TOKENS", 1)
+    assert generator.generate(prompts, sampling) == together
+    assert sizes == [2] * 12
+
+
 def test_attention_in_small_pieces_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = _generator("qwen2")
     expected = generator.generate(PROMPTS, SamplingConfig(max_new_tokens=8))
