@@ -6,7 +6,7 @@ python recipes/build_pairs.py --config recipes/spider-smollm2/pairs.yaml
 from rich.console import Console
 from trl import TrlParser
 
-from sense_trl.pipeline.stages import GenerationArguments, PairArguments, build_pairs
+from sense_trl.pipeline.stages import GenerationArguments, PairArguments, build_pairs, run_recipe
 from sense_trl.pipeline.task import DataArguments
 
 
@@ -21,4 +21,4 @@ def main(data: DataArguments, generation: GenerationArguments, pairs: PairArgume
 
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    run_recipe(make_parser(), main)

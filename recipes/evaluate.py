@@ -6,7 +6,7 @@ python recipes/evaluate.py --config recipes/spider-smollm2/evaluate.yaml
 from rich.console import Console
 from trl import TrlParser
 
-from sense_trl.pipeline.stages import EvaluationArguments, GenerationArguments, evaluate
+from sense_trl.pipeline.stages import EvaluationArguments, GenerationArguments, evaluate, run_recipe
 from sense_trl.pipeline.task import DataArguments
 
 
@@ -23,4 +23,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    run_recipe(make_parser(), main)

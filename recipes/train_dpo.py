@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from sense_trl.pipeline.stages import dpo
+from sense_trl.pipeline.stages import dpo, run_recipe
 from sense_trl.trainers import SenseDPOConfig
 
 
@@ -32,4 +32,4 @@ def main(file: PairsFile, training: SenseDPOConfig, model: ModelConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    run_recipe(make_parser(), main)

@@ -6,7 +6,7 @@ accelerate launch recipes/train_sft.py --config recipes/spider-smollm2/sft.yaml
 from rich.console import Console
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
-from sense_trl.pipeline.stages import sft
+from sense_trl.pipeline.stages import run_recipe, sft
 from sense_trl.pipeline.task import DataArguments
 
 
@@ -22,4 +22,4 @@ def main(data: DataArguments, training: SFTConfig, model: ModelConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    run_recipe(make_parser(), main)

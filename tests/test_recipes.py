@@ -55,3 +55,17 @@ def test_an_unknown_key_is_refused(stage: str, tmp_path: Path) -> None:
     typo.write_text(text + "\nmax_qestions: 3\n")
     with pytest.raises(ValueError, match="max_qestions"):
         _script(stage).make_parser().parse_args_and_config(["--config", str(typo)])
+
+
+def test_unusable_input_is_a_message_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sense_trl.pipeline.stages import run_recipe
+
+    module = _script("evaluate")
+    config = next(p for p in CONFIGS if p.stem == "evaluate")
+    arguments = ["--config", str(config), "--database", str(tmp_path / "nowhere")]
+    with pytest.raises(SystemExit) as caught:
+        run_recipe(module.make_parser(), module.main, arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sense_trl._files import write_text_atomically
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, SenseTRLError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.generation.generator import SamplingConfig
@@ -335,3 +336,15 @@ def _num_steps(config: Any, num_rows: int) -> int:
     batch = int(config.per_device_train_batch_size)
     steps_per_epoch = -(-num_rows // (batch * int(config.gradient_accumulation_steps)))
     return max(1, math.ceil(float(config.num_train_epochs) * steps_per_epoch))
+
+
+def run_recipe(parser: Any, main: Callable[..., None], arguments: list[str] | None = None) -> None:
+    """Parse the command line (and `--config`) of a recipe script and run it.
+
+    Unusable input ends the process with one paragraph and exit code 2, as in `sense-trl`.
+    """
+    try:
+        main(*parser.parse_args_and_config(arguments))
+    except SenseTRLError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from error
