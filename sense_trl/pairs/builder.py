@@ -14,12 +14,15 @@ Whatever is left out is counted by reason.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.pairs.candidates import Candidate
 from sense_trl.pairs.policies import POLICIES, question_rng
@@ -118,6 +121,22 @@ class PairBuildResult:
             "dropped_candidates": self.dropped_candidates,
             "gold_problems": self.gold_problems,
         }
+
+    def save(self, folder: str | Path, **facts: Any) -> Path:
+        """Write `pairs.parquet`, and then `pairs.json` with the summary and further `facts`.
+
+        Neither file is ever there half; the second one says that the first is complete.
+
+        Returns:
+            The path of `pairs.parquet`.
+        """
+        path = Path(folder) / "pairs.parquet"
+        temporary = path.with_suffix(".tmp")
+        self.dataset.to_parquet(temporary)
+        temporary.replace(path)
+        text = json.dumps({**self.summary(), **facts}, indent=1)
+        write_text_atomically(path.with_suffix(".json"), text)
+        return path
 
 
 def build_preference_pairs(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,6 @@ from rich.table import Table
 
 from sense_trl._files import write_text_atomically
 from sense_trl._version import __version__
-from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import (
     ReportSection,
@@ -54,7 +52,13 @@ from sense_trl.pipeline.run_folder import (
     fingerprint_model,
 )
 from sense_trl.pipeline.sampling import sample_candidates
-from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task, undetermined_gold
+from sense_trl.pipeline.task import (
+    DataArguments,
+    TextToSQLTask,
+    draw_questions,
+    load_task,
+    undetermined_gold,
+)
 from sense_trl.questions import Question, split_questions
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
@@ -163,12 +167,12 @@ class _Quickstart:
             seed=config.seed,
             dialect=task.dialect,
         )
-        train = _sample(train, config.max_train_questions, "max_train_questions", config.seed)
-        return (
-            task,
-            train,
-            _sample(test, config.max_test_questions, "max_test_questions", config.seed),
+        limits = {"max_train_questions": train, "max_test_questions": test}
+        train, test = (
+            draw_questions(side, getattr(config, name), config.seed, argument=name)
+            for name, side in limits.items()
         )
+        return task, train, test
 
     def _evaluate(
         self,
@@ -258,10 +262,7 @@ class _Quickstart:
                     on_progress=bar.advance,
                 )
                 bar.set(len(candidates))
-                temporary = path.with_suffix(".tmp")
-                result.dataset.to_parquet(temporary)
-                temporary.replace(path)
-                write_text_atomically(account, json.dumps(result.summary(), indent=1))
+                result.save(self.output)
         summary = json.loads(account.read_text(encoding="utf-8"))
         if summary["num_pairs"] == 0:
             return None, summary
@@ -482,16 +483,6 @@ class _Quickstart:
             f"{peak / 2**30:.1f} GiB"
         )
         self.console.print(f"Report: {report}", markup=False)
-
-
-def _sample(questions: list[Question], limit: int | None, name: str, seed: int) -> list[Question]:
-    """At most `limit` questions, drawn at random, in their order."""
-    if limit is None or limit >= len(questions):
-        return questions
-    if limit < 1:
-        raise InputError(f"`{name}` is {limit}; expected at least 1.")
-    kept = set(random.Random(seed).sample(range(len(questions)), limit))
-    return [question for index, question in enumerate(questions) if index in kept]
 
 
 def _num_parameters(model: Path) -> int:

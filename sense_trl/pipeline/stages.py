@@ -210,12 +210,7 @@ def build_pairs(
             on_progress=bar.advance,
         )
         bar.set(len(candidates))
-    path = folder / "pairs.parquet"
-    temporary = path.with_suffix(".tmp")
-    result.dataset.to_parquet(temporary)
-    temporary.replace(path)
-    summary = {**result.summary(), "unusable_questions": task.unusable}
-    write_text_atomically(folder / "pairs.json", json.dumps(summary, indent=1))
+    path = result.save(folder, unusable_questions=task.unusable)
     counts = {k: v for k, v in result.summary().items() if k != "gold_problems"}
     console.print_json(data=counts)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +133,9 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
                 f"`split` is {arguments.split!r}, but no question in {arguments.questions!r} has "
                 f"it; found {sorted(map(str, splits))}."
             )
-    questions = _subset(questions, arguments.max_questions, arguments.subset_seed)
+    questions = draw_questions(
+        questions, arguments.max_questions, arguments.subset_seed, argument="max_questions"
+    )
     unusable = _unusable(questions, catalog)
     if len(unusable) > arguments.max_unusable_fraction * len(questions):
         shown = "\n".join(f"  {place}: {reason}" for place, reason in list(unusable.items())[:10])
@@ -147,13 +150,18 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
     return TextToSQLTask(catalog, usable, schemas, arguments.schema_style, unusable)
 
 
-def _subset(questions: list[Question], size: int | None, seed: int) -> list[Question]:
+def draw_questions(
+    questions: list[Question], size: int | None, seed: int, *, argument: str
+) -> list[Question]:
+    """At most `size` questions, drawn at random, in their order; `argument` names the setting.
+
+    Raises:
+        InputError: `size` is below 1.
+    """
     if size is None or size >= len(questions):
         return questions
     if size < 1:
-        raise InputError(f"`max_questions` is {size}; expected at least 1.")
-    import random
-
+        raise InputError(f"`{argument}` is {size}; expected at least 1.")
     kept = set(random.Random(seed).sample(range(len(questions)), size))
     return [question for index, question in enumerate(questions) if index in kept]
 
