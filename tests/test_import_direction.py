@@ -13,7 +13,7 @@ ANY = {"errors", "_files", "_version"}
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
 }  # fmt: skip
-TENSOR_HALF = {"losses", "collators", "trainers"}
+TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -27,9 +27,11 @@ MAY_IMPORT = {
     "generation": {"prompts"},
     "verification": {"database", "sql"},
     "pairs": {"verification", "prompts", "sql", "questions"},
+    "rewards": {"verification", "prompts"},
     "losses": set(),
-    "collators": set(),
-    "trainers": {"losses", "collators"},
+    "prefix_tree": set(),
+    "collators": {"prefix_tree"},
+    "trainers": {"losses", "prefix_tree", "collators"},
     "evaluation": SQL_HALF,
     "pipeline": SQL_HALF | TENSOR_HALF | {"evaluation"},
     "cli": SQL_HALF | TENSOR_HALF | {"evaluation", "pipeline"},
