@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 ANY = {"errors", "_files", "_version"}
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
+    "rewards",
 }  # fmt: skip
 TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
 
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "generation": {"prompts"},
     "verification": {"database", "sql"},
     "pairs": {"verification", "prompts", "sql", "questions"},
-    "rewards": {"verification", "prompts"},
+    "rewards": {"verification", "prompts", "database"},
     "losses": set(),
     "prefix_tree": set(),
     "collators": {"prefix_tree"},

@@ -1,0 +1,287 @@
+"""`get_sql_execution_reward`: what a written query returns, as a reward for online training."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import ExecutionLimits
+from sense_trl.errors import DatabaseError, InputError
+from sense_trl.prompts import extract_sql
+from sense_trl.verification.comparison import Reason, Semantics, Verdict
+from sense_trl.verification.judging import Verification, VerificationRequest
+from sense_trl.verification.verifier import SQLVerifier
+
+__all__ = ["SQLExecutionReward", "get_sql_execution_reward"]
+
+Databases = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
+
+# What TRL passes beside the columns of the data set.
+_TRL_COLUMN: Final = "completion_ids"
+_NOT_RUN: Final = frozenset(
+    {
+        Reason.PREDICTION_SYNTAX_ERROR,
+        Reason.PREDICTION_EXECUTION_ERROR,
+        Reason.PREDICTION_DENIED,
+    }
+)
+
+
+def get_sql_execution_reward(
+    databases: Databases,
+    *,
+    correct: float = 1.0,
+    wrong: float = 0.0,
+    error: float = 0.0,
+    undetermined: float | None = None,
+    semantics: Semantics = "strict",
+    limits: ExecutionLimits | None = None,
+    num_workers: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    db_id_column: str = "db_id",
+    gold_sql_column: str = "gold_sql",
+    name: str = "sql_execution_reward",
+) -> SQLExecutionReward:
+    """Build a reward function for TRL that executes each completion and compares it with gold.
+
+    The data set needs the columns `db_id` and `gold_sql`; hand the result to
+    `GRPOTrainer(reward_funcs=...)`, `RLOOTrainer` or `trl.experimental.online_dpo`.
+
+    A query that cannot be judged (see `verify_sql`) gets `undetermined`, by default `None`. What
+    TRL 1.16 makes of `None`, as long as no other reward function scores the completion:
+
+    * `GRPOTrainer` and `RLOOTrainer` leave it out of the mean (the baseline) of its group and of
+      its spread, and give it advantage 0: it does not move the policy. They warn when it happens.
+    * `OnlineDPOTrainer` (experimental) adds it up as 0, so it ties with a wrong answer of reward 0
+      and beats one of a negative reward. There, give a number between `wrong` and `correct`.
+
+    Where gold has no single answer every completion is undetermined, and where its result is empty
+    none is correct: leave such questions out (`SQLVerifier.verify_gold` names them). Runaway SQL is
+    undetermined too; to punish it, give `undetermined` a number.
+
+    Args:
+        databases: a database file, a folder, or the root of Spider or BIRD, as
+            `DatabaseCatalog.from_path` reads them; or a file for each `db_id`.
+        correct: reward of a query that answers as gold does.
+        wrong: reward of one that runs and answers otherwise.
+        error: reward of one that does not run: no SQL, a syntax error, an unknown column, a
+            statement that the sandbox refuses.
+        undetermined: reward where nothing can be said.
+        semantics: "strict", "spider" or "bird", see `results_match`.
+        limits: limits of each query.
+        num_workers: worker processes, see `SQLVerifier`.
+        cache_dir: folder for what is known about gold, see `SQLVerifier`.
+        db_id_column: column that names the database.
+        gold_sql_column: column with the reference query.
+        name: what TRL's logs call this reward.
+
+    Raises:
+        DatabaseError: `databases` holds no database, or names a file that is not there.
+        InputError: `semantics` is unknown, or `num_workers` is negative.
+
+    Example:
+        >>> import sqlite3, tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pets.sqlite"
+        >>> connection = sqlite3.connect(file)
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 3 AS age")
+        >>> connection.close()
+        >>> with get_sql_execution_reward(file, error=-1.0, num_workers=0) as reward:
+        ...     reward(
+        ...         prompts=["Who?"] * 3,
+        ...         completions=["SELECT name FROM pet", "SELECT age FROM pet", "SELECT nme"],
+        ...         db_id=["pets"] * 3,
+        ...         gold_sql=["SELECT name FROM pet"] * 3,
+        ...     )
+        [1.0, 0.0, -1.0]
+    """
+    settings = _Settings(
+        paths=_find_databases(databases),
+        rewards=_Rewards(correct, wrong, error, undetermined),
+        semantics=semantics,
+        limits=limits,
+        num_workers=num_workers,
+        cache_dir=None if cache_dir is None else Path(cache_dir).absolute(),
+        db_id_column=db_id_column,
+        gold_sql_column=gold_sql_column,
+        name=name,
+    )
+    # Now rather than at the first step, which comes after the model is loaded.
+    SQLVerifier(DatabaseCatalog(settings.paths), semantics=semantics, num_workers=num_workers)
+    return SQLExecutionReward(settings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewards:
+    correct: float
+    wrong: float
+    error: float
+    undetermined: float | None
+
+    def of(self, verification: Verification) -> float | None:
+        match verification.verdict:
+            case Verdict.CORRECT:
+                return self.correct
+            case Verdict.UNDETERMINED:
+                return self.undetermined
+            case Verdict.WRONG:
+                return self.error if verification.reason in _NOT_RUN else self.wrong
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """All that a reward is made of; this, and nothing opened, is what gets pickled."""
+
+    paths: dict[str, Path]
+    rewards: _Rewards
+    semantics: Semantics
+    limits: ExecutionLimits | None
+    num_workers: int | None
+    cache_dir: Path | None
+    db_id_column: str
+    gold_sql_column: str
+    name: str
+
+
+class SQLExecutionReward:
+    """A reward function over one `SQLVerifier`; `get_sql_execution_reward` builds it.
+
+    It may be called from several threads. It pickles as its settings: a copy in another process
+    opens workers of its own when it is first called. `close` ends the workers; another call would
+    start new ones.
+    """
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+        # TRL names its metrics by this.
+        self.__name__ = settings.name
+        self._lock = threading.Lock()
+        self._opened: tuple[DatabaseCatalog, SQLVerifier] | None = None
+
+    def __reduce__(self) -> tuple[type[SQLExecutionReward], tuple[_Settings]]:
+        return SQLExecutionReward, (self._settings,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and close the databases; closing twice is allowed."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            catalog, verifier = opened
+            verifier.close()
+            catalog.close()
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[str | Sequence[Mapping[str, Any]]],
+        *,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score completions, all in one batch.
+
+        Args:
+            prompts: not read; TRL passes them.
+            completions: texts, or conversations whose last message is the answer.
+            log_metric: TRL's; gets the share of undetermined completions as
+                `<name>/undetermined_share`.
+            columns: columns of the data set, one value per completion; whatever else TRL passes
+                is ignored.
+
+        Returns:
+            One reward per completion.
+
+        Raises:
+            InputError: a column is missing or of another length, or a `db_id` is unknown.
+            DatabaseError: a database cannot be read.
+        """
+        settings = self._settings
+        db_ids = self._column(settings.db_id_column, columns, len(completions))
+        gold = self._column(settings.gold_sql_column, columns, len(completions))
+        requests = [
+            VerificationRequest(db_id, extract_sql(_answer(completion)), gold_sql)
+            for db_id, completion, gold_sql in zip(db_ids, completions, gold, strict=True)
+        ]
+        verifications = self._verifier().verify(requests)
+        if log_metric is not None and verifications:
+            open_questions = sum(v.verdict is Verdict.UNDETERMINED for v in verifications)
+            share = open_questions / len(verifications)
+            log_metric(f"{settings.name}/undetermined_share", share)
+        return [settings.rewards.of(verification) for verification in verifications]
+
+    def _verifier(self) -> SQLVerifier:
+        settings = self._settings
+        with self._lock:
+            if self._opened is None:
+                catalog = DatabaseCatalog(
+                    settings.paths, source="`databases`", limits=settings.limits
+                )
+                self._opened = (
+                    catalog,
+                    SQLVerifier(
+                        catalog,
+                        semantics=settings.semantics,
+                        num_workers=settings.num_workers,
+                        cache_dir=settings.cache_dir,
+                    ),
+                )
+            return self._opened[1]
+
+    @staticmethod
+    def _column(name: str, columns: Mapping[str, Any], length: int) -> Sequence[str]:
+        if name not in columns:
+            found = sorted(
+                k for k, v in columns.items() if isinstance(v, list) and k != _TRL_COLUMN
+            )
+            raise InputError(
+                f"The reward needs the column {name!r}, which the data set lacks (it has "
+                f"{', '.join(found) or 'no other'}). Add it, or name another one with "
+                "`db_id_column` or `gold_sql_column`; with `remove_unused_columns=True` the "
+                "trainer drops it."
+            )
+        values: Sequence[str] = columns[name]
+        if len(values) != length:
+            raise InputError(
+                f"The column {name!r} has {len(values)} values for {length} completions; expected "
+                "one for each."
+            )
+        for value in values:
+            if not isinstance(value, str):
+                raise InputError(f"The column {name!r} holds {value!r}; expected text.")
+        return values
+
+
+def _find_databases(databases: Databases) -> dict[str, Path]:
+    if not isinstance(databases, Mapping):
+        catalog = DatabaseCatalog.from_path(databases)
+        return {db_id: catalog.path(db_id) for db_id in catalog.db_ids}
+    paths = {db_id: Path(path).absolute() for db_id, path in databases.items()}
+    for db_id, path in paths.items():
+        if not path.is_file():
+            raise DatabaseError(f"`databases` names {path} for {db_id!r}, which is not a file")
+    return paths
+
+
+def _answer(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    """The text of a completion; a conversation's is what its last message says."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1]["content"] if completion else ""
+    # A call of a tool has no content.
+    return content if isinstance(content, str) else ""
