@@ -11,6 +11,8 @@ release moves it:
 * `DPOTrainer.loss_types`, `.loss_weights`, `.precompute_ref_logps`: read afresh at every loss;
 * `DPOTrainer.compute_loss` calls the `model` it is given once with `fused_lm_head=True`, and the
   output's `log_probs` are `[2B, L - 1]`, zero outside the answers, chosen rows first;
+* `FusedCausalLMOutput` with the fields that `heads.PrefixTreeOutput` fills, and
+  `maybe_gather_lm_head_ctx(weight, bias)`, which gathers a head under DeepSpeed's ZeRO-3;
 * `DPOConfig.gradient_checkpointing` is the name under which TRL sets its default;
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
 * `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
@@ -29,6 +31,17 @@ import torch
 from torch import Tensor
 from trl import DPOConfig
 from trl.trainer import utils as trl_utils
+from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
+
+__all__ = [
+    "LABEL_SMOOTHING_READERS",
+    "FusedCausalLMOutput",
+    "RecordedForward",
+    "get_trl_loss_types",
+    "maybe_gather_lm_head_ctx",
+    "score_trained_positions_only",
+    "use_current_checkpointing_names",
+]
 
 # The loss types of TRL 1.16.0. Newer ones are read from TRL's own description of the field.
 _TRL_1_16_LOSS_TYPES = (

@@ -1,0 +1,307 @@
+"""Log-probabilities and gradients on a tree, against separate rows and full logits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, VOCAB_SIZE, build_tiny_model
+from torch import nn
+from transformers import CohereConfig, CohereForCausalLM, Gemma2Config
+from trl.trainer.utils import add_fused_lm_head
+
+from sense_trl.prefix_tree import PrefixTree
+from sense_trl.trainers.heads import (
+    LogitTransform,
+    add_prefix_tree_head,
+    compute_in_chunks,
+    get_logit_transform,
+)
+
+PROMPT, OTHER = list(range(5, 35)), list(range(40, 60))
+SEQUENCES = [
+    [*PROMPT, 7, 8, 9],
+    [*PROMPT, 7, 10, 11, 12],
+    [*PROMPT, 7, 8, 9],
+    [*OTHER, 3, 4],
+    [*OTHER, 5],
+]
+MASKS = [[0] * (len(s) - n) + [1] * n for s, n in zip(SEQUENCES, (3, 4, 3, 2, 1), strict=True)]
+FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
+# A different factor for every sequence, so that gradients mixed up between them would show.
+FACTORS = torch.tensor([[1.0], [-2.0], [0.5], [3.0], [-1.0]])
+
+
+@pytest.fixture
+def tree():
+    return PrefixTree.from_sequences(SEQUENCES, MASKS)
+
+
+@pytest.fixture
+def batch():
+    """The padded batch that TRL's trainers make of the same sequences, padded further to 40."""
+    ids, attention, labels = torch.zeros(5, 40, dtype=torch.long), torch.zeros(5, 40), None
+    labels = torch.full_like(ids, -100)
+    for row, (sequence, mask) in enumerate(zip(SEQUENCES, MASKS, strict=True)):
+        tokens, trained = torch.tensor(sequence), torch.tensor(mask).bool()
+        ids[row, : len(tokens)], attention[row, : len(tokens)] = tokens, 1
+        labels[row, : len(tokens)] = tokens.where(trained, -100)
+    return {"input_ids": ids, "attention_mask": attention.long(), "labels": labels}
+
+
+def prepare(model):
+    add_fused_lm_head(model, outputs=FIELDS[:-1])
+    add_prefix_tree_head(model)
+    return model
+
+
+def run(model, batch, **kwargs):
+    """The output and the gradients of every parameter."""
+    model.zero_grad()
+    output = model(**batch, use_cache=False, fused_lm_head=True, **kwargs)
+    (output.log_probs * FACTORS).sum().backward()
+    return output, {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    (output, gradients), (expected_output, expected_gradients) = found, expected
+    for field in FIELDS:
+        torch.testing.assert_close(
+            getattr(output, field), getattr(expected_output, field), rtol=tolerance, atol=tolerance
+        )
+    assert gradients.keys() == expected_gradients.keys()
+    assert gradients
+    for name, gradient in gradients.items():
+        difference = (gradient - expected_gradients[name]).norm()
+        assert difference <= tolerance * expected_gradients[name].norm(), name
+
+
+# ------------------------------------------------------------------------- whole models
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_tree_gives_the_values_and_gradients_of_padded_rows(architecture, attention, tree, batch):
+    model = prepare(build_tiny_model(architecture))
+    model.set_attn_implementation(attention)
+    assert tree.input_ids.shape == (2, 36)  # instead of five rows of 40
+    assert_same(run(model, batch, prefix_tree=tree), run(model, batch))
+
+
+def test_log_probs_are_those_of_every_sequence_alone(tree, batch):
+    model = prepare(build_tiny_model("llama"))
+    output, _ = run(model, batch, prefix_tree=tree)
+    for row, (sequence, mask) in enumerate(zip(SEQUENCES, MASKS, strict=True)):
+        with torch.no_grad():
+            logits = model(torch.tensor([sequence])).logits[0, :-1]
+        targets = torch.tensor(sequence[1:])
+        expected = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        expected = expected * torch.tensor(mask[1:])
+        found = output.log_probs[row, : len(expected)]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert not output.log_probs[row, len(expected) :].any()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_changes_nothing(tree, batch, reentrant):
+    model = prepare(build_tiny_model("qwen2"))
+    expected = run(model, batch)
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    assert_same(run(model, batch, prefix_tree=tree), expected)
+
+
+def test_without_a_tree_nothing_is_changed(batch):
+    plain, patched = build_tiny_model("llama"), prepare(build_tiny_model("llama"))
+    ids = batch["input_ids"]
+    assert torch.equal(patched(ids).logits, plain(ids).logits)
+    add_fused_lm_head(plain, outputs=FIELDS[:-1])
+    assert_same(run(patched, batch), run(plain, batch), tolerance=0)
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    expected = plain.generate(ids[:1, :5], **options)
+    assert torch.equal(patched.generate(ids[:1, :5], **options), expected)
+
+
+def test_logits_are_those_of_the_padded_batch_when_they_are_asked_for(tree, batch):
+    model = prepare(build_tiny_model("llama"))
+    expected = model(**batch).logits
+    assert torch.equal(model(**batch, prefix_tree=tree).logits, expected)
+
+
+def test_only_nodes_that_predict_are_projected_and_shared_ones_once(tree, batch, monkeypatch):
+    from sense_trl.trainers import heads
+
+    rows = []
+    original = heads._project
+    monkeypatch.setattr(
+        heads, "_project", lambda hidden, *rest: rows.append(len(hidden)) or original(hidden, *rest)
+    )
+    run(prepare(build_tiny_model("llama")), batch, prefix_tree=tree)
+    # 7 8 9, 10 11 12 behind the shared 7; 3 4 and 5. Once forward and once backward.
+    assert rows == [9, 9]
+
+
+def test_a_batch_without_trained_tokens_trains_nothing(batch):
+    model = prepare(build_tiny_model("llama"))
+    tree = PrefixTree.from_sequences(SEQUENCES, [[0] * len(s) for s in SEQUENCES])
+    output, gradients = run(model, batch, prefix_tree=tree)
+    assert not output.log_probs.any()
+    assert not output.label_mask.any()
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_autocast_does_not_reach_the_head(tree, batch):
+    model = prepare(build_tiny_model("llama"))
+    hidden = []
+    model.base_model.register_forward_hook(lambda *args: hidden.append(args[-1].last_hidden_state))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = run(model, batch, prefix_tree=tree)
+    logits = hidden[0].detach().float().flatten(0, 1)[tree.predicting_nodes]
+    logits = logits @ model.lm_head.weight.t()
+    expected = logits.log_softmax(-1).gather(1, tree.target_ids[:, None])[:, 0]
+    expected = tree.to_sequences(expected)[:, 1:]
+    torch.testing.assert_close(output.log_probs[:, :33], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_frozen_head_gets_no_gradient_and_costs_none(tree, batch, monkeypatch):
+    from sense_trl.trainers import heads
+
+    # Untied, or the embedding would train the head.
+    model = build_tiny_model("llama")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    _, expected = run(prepare(copy.deepcopy(model)), batch)
+    prepare(model).lm_head.weight.requires_grad_(False)
+    shapes = []
+    original = heads._matmul
+    monkeypatch.setattr(
+        heads,
+        "_matmul",
+        lambda left, right: shapes.append((len(left), right.shape[1])) or original(left, right),
+    )
+    _, gradients = run(model, batch, prefix_tree=tree)
+    assert "lm_head.weight" in expected
+    assert "lm_head.weight" not in gradients
+    hidden_size = model.config.hidden_size
+    assert shapes == [(9, VOCAB_SIZE), (9, VOCAB_SIZE), (9, hidden_size)]
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
+def test_a_term_of_the_logits_is_computed_per_token_and_trains(tree, batch):
+    """What a distillation loss needs: the whole distribution at every trained token."""
+    model = prepare(build_tiny_model("llama"))
+    teacher = torch.randn(len(tree.target_ids), VOCAB_SIZE).softmax(-1)
+
+    def get_cross_entropy(logits, rows):
+        return -(teacher[rows] * logits.log_softmax(-1)).sum(-1)
+
+    output = model(**batch, fused_lm_head=True, prefix_tree=tree, logit_terms=[get_cross_entropy])
+    (term,) = output.logit_terms
+    (term * FACTORS).sum().backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    expected_term = torch.zeros_like(term)
+    for row, (sequence, mask) in enumerate(zip(SEQUENCES, MASKS, strict=True)):
+        log_probs = model(torch.tensor([sequence])).logits[0].log_softmax(-1)
+        for position in range(1, len(sequence)):
+            if mask[position]:
+                target = teacher[tree.target_index[row, position]]
+                expected_term[row, position - 1] = -(target * log_probs[position - 1]).sum()
+    torch.testing.assert_close(term, expected_term, rtol=1e-5, atol=1e-5)
+    (expected_term * FACTORS).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (found[name] - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
+
+
+# --------------------------------------------------------------------- the logits by chunk
+
+
+@pytest.mark.parametrize("transform", [None, LogitTransform(0.25, None), LogitTransform(3.0, 2.0)])
+@pytest.mark.parametrize("rows_per_chunk", [1, 3, 100])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_chunks_equal_full_logits(transform, rows_per_chunk, has_bias):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator).requires_grad_()
+        for shape in ((7, 4), (11, 4), (11,))
+    )
+    inputs = (hidden, weight, bias) if has_bias else (hidden, weight)
+    targets = torch.arange(7)
+    factors = torch.randn(2, 7, generator=generator)
+
+    def get_values(logits, rows):
+        chosen = targets[rows]
+        log_probs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        return torch.stack([log_probs, logits.square().sum(-1)])
+
+    found, metrics = compute_in_chunks(
+        hidden,
+        weight,
+        bias if has_bias else None,
+        get_values,
+        lambda logits, rows: logits.amax(-1)[None],
+        transform,
+        chunk_bytes=4 * 11 * rows_per_chunk,
+    )
+    gradients = torch.autograd.grad((found * factors).sum(), inputs)
+
+    logits = hidden @ weight.t() + (bias if has_bias else 0)
+    if transform is not None:
+        logits = logits * transform.scale
+        if transform.softcap is not None:
+            logits = transform.softcap * (logits / transform.softcap).tanh()
+    expected = get_values(logits, slice(None))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(metrics[0], logits.amax(-1))
+    assert not metrics.requires_grad
+    expected_gradients = torch.autograd.grad((expected * factors).sum(), inputs)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_16_bit_head_is_multiplied_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=generator).bfloat16() for n in (3, 50))
+    hidden.requires_grad_()
+    values, _ = compute_in_chunks(
+        hidden, weight, None, lambda logits, rows: logits[:, :1].t(), lambda x, _: x[:, :1].t()
+    )
+    assert values.dtype == torch.float32
+    expected = hidden.double() @ weight.double().t()
+    torch.testing.assert_close(values[0].double(), expected[:, 0], rtol=1e-6, atol=1e-5)
+    values.sum().backward()
+    assert hidden.grad.dtype == torch.bfloat16
+
+
+def test_scale_and_soft_capping_are_read_from_the_config():
+    assert get_logit_transform(Gemma2Config(final_logit_softcapping=30.0)).softcap == 30.0
+    assert get_logit_transform(CohereConfig(logit_scale=0.0625)).scale == 0.0625
+    assert get_logit_transform(build_tiny_model("llama").config) == LogitTransform()
+
+
+def test_a_model_with_scaled_logits_gives_the_log_probs_of_its_own_logits(tree, batch):
+    config = CohereConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        logit_scale=4.0,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=1,
+    )
+    model = prepare(CohereForCausalLM(config))
+    output, _ = run(model, batch, prefix_tree=tree)
+    with torch.no_grad():
+        logits = model(torch.tensor(SEQUENCES[1:2])).logits[0, -5:-1]
+    expected = logits.log_softmax(-1).gather(1, torch.tensor([[7], [10], [11], [12]]))[:, 0]
+    torch.testing.assert_close(output.log_probs[1, 29:33], expected, rtol=1e-5, atol=1e-5)
