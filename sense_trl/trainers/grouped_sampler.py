@@ -1,0 +1,105 @@
+"""A random order of the examples in which those with a common prefix stand together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+
+from sense_trl.errors import InputError
+
+
+class GroupedSampler(Sampler[int]):  # type: ignore[misc]
+    """Shuffles examples so that every run of `group_size` of them agrees as far as possible.
+
+    Examples with the same keys (a database, then a question) are shuffled within their group and
+    dealt out in runs of `group_size`, and the runs are shuffled: a batch shares its schema, and
+    consecutive batches are about different ones. What is left over from the groups makes mixed
+    runs. A group may fill many runs, so no batch is ever larger than asked for. Within an epoch
+    every example comes once.
+
+    The order is a function of `seed` and the epoch, and there is no other state: a run that is
+    resumed with `SetSamplerEpoch` among its callbacks continues in the same order.
+
+    Args:
+        keys: one tuple per example, the coarsest key first, all of the same length.
+        group_size: examples per run; the batch size of one device.
+        seed: of the shuffling.
+
+    Raises:
+        InputError: `group_size` is below 1.
+
+    Example:
+        >>> keys = [("concert",), ("pets",), ("concert",), ("pets",)]
+        >>> [keys[i][0] for i in GroupedSampler(keys, group_size=2)]
+        ['pets', 'pets', 'concert', 'concert']
+    """
+
+    def __init__(
+        self, keys: Sequence[tuple[Hashable, ...]], group_size: int, seed: int = 0
+    ) -> None:
+        if group_size < 1:
+            raise InputError(f"`group_size` is {group_size}, expected at least 1.")
+        self._keys = keys
+        self._group_size = group_size
+        self._seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order: the same one for the same epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self._seed}-{self.epoch}")
+        runs: list[list[int]] = []
+        left_over: list[list[int]] = []
+        for _, group in self._split(list(range(len(self._keys))), 0):
+            for run in self._cut(self._shuffle(group, 1, rng)):
+                (runs if len(run) == self._group_size else left_over).append(run)
+        rng.shuffle(left_over)
+        mixed = self._cut([index for run in left_over for index in run])
+        # The last run may be short. Anywhere but at the end it would shift all that follow against
+        # the batches.
+        short = mixed.pop() if mixed and len(mixed[-1]) < self._group_size else []
+        runs += mixed
+        rng.shuffle(runs)
+        return iter([index for run in [*runs, short] for index in run])
+
+    def _shuffle(self, indices: list[int], depth: int, rng: random.Random) -> list[int]:
+        """Shuffle within groups of equal keys from `depth` on, and the groups among themselves."""
+        if len(indices) < 2 or depth == len(self._keys[indices[0]]):
+            return rng.sample(indices, len(indices))
+        groups = [self._shuffle(group, depth + 1, rng) for _, group in self._split(indices, depth)]
+        rng.shuffle(groups)
+        return [index for group in groups for index in group]
+
+    def _split(self, indices: list[int], depth: int) -> list[tuple[Hashable, list[int]]]:
+        groups: dict[Hashable, list[int]] = {}
+        for index in indices:
+            groups.setdefault(self._keys[index][depth], []).append(index)
+        return list(groups.items())
+
+    def _cut(self, indices: list[int]) -> list[list[int]]:
+        size = self._group_size
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+class SetSamplerEpoch(TrainerCallback):  # type: ignore[misc]
+    """Tells a sampler of the epoch before its first example is drawn, resumed or not.
+
+    accelerate 1.15 does so too, but does not reach the sampler when several processes resume within
+    an epoch.
+    """
+
+    def __init__(self, sampler: GroupedSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A fraction where a run is resumed within an epoch.
+        self._sampler.set_epoch(int(state.epoch or 0))
