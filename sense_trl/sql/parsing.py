@@ -75,7 +75,7 @@ def canonical_sql(sql: str, dialect: str) -> str:
         >>> canonical_sql("SELECT x.name FROM Singer x WHERE x.age>3 -- old", "sqlite")
         'SELECT t1.name FROM singer AS t1 WHERE t1.age > 3'
     """
-    tree = parse_sql(sql, dialect).copy()
+    tree = parse_sql(sql, dialect)
     for node in tree.walk():
         node.comments = None
     for identifier in tree.find_all(exp.Identifier):
@@ -85,12 +85,13 @@ def canonical_sql(sql: str, dialect: str) -> str:
             identifier.set("this", name.lower())
             identifier.set("quoted", False)
     _rename_table_aliases(tree)
-    tree = tree.transform(_canonical_node)
+    tree = tree.transform(_canonical_node, copy=False)
     try:
         text: str = tree.sql(
             dialect=dialect,
             normalize_functions="upper",
             comments=False,
+            copy=False,
             unsupported_level=ErrorLevel.RAISE,
         )
     except UnsupportedError as error:
@@ -140,7 +141,10 @@ def is_volatile(sql: str) -> bool:
     """
     # Most texts hold none of the words, and looking for words is ten times as fast.
     lower = sql.lower()
-    return any(word in lower for word in _VOLATILE_WORDS) and _VOLATILE.search(sql) is not None
+    for word in _VOLATILE_WORDS:
+        if word in lower:
+            return _VOLATILE.search(sql) is not None
+    return False
 
 
 def visible_sort_columns(sql: str, dialect: str) -> tuple[int, ...] | None:

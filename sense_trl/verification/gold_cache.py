@@ -23,7 +23,7 @@ from sense_trl.verification.judging import GoldExamination, examine_gold
 __all__ = ["GoldCache", "prune_cache"]
 
 # Part of every key: raise it when an entry or the examination of gold changes its meaning.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 # Gold that runs faster than this is run again: that costs less than reading a file.
 _MIN_STORED_S: Final = 0.002
 _MAX_STORED_BYTES: Final = 16 * 2**20
@@ -74,7 +74,7 @@ class GoldCache:
         Raises:
             DatabaseError: the database cannot be read.
         """
-        stat = engine.path.stat()
+        stat = os.stat(engine.path)
         # Another file under the same name has other answers.
         key = (engine.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, gold_sql)
         found = self._known.get(key)

@@ -6,7 +6,7 @@ import functools
 import re
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, get_args
 
 from sense_trl.database.digest import ResultDigest
@@ -20,8 +20,10 @@ from sense_trl.database.engine import (
     SQLEngine,
 )
 from sense_trl.errors import InputError
+from sense_trl.sql.ambiguity import depends_on_scan_order, get_bare_column_queries
 from sense_trl.sql.parsing import (
     SQLParseError,
+    canonical_sql,
     get_tie_query,
     get_unlimited_query,
     is_volatile,
@@ -55,6 +57,11 @@ _STEPS_PER_GOLD_STEP: Final = 30
 _MIN_STEP_BUDGET: Final = 100_000_000
 _MAX_GOLD_STEPS: Final = 200_000_000
 _MAX_DIGESTED_ROWS: Final = 10**9
+# A query that takes more is looked at before it is run to its end: its columns are counted and its
+# text is compared with those whose answer is known. That costs some 0.3 ms, which at this number of
+# instructions is about as long as the query has run.
+_LONG_STEPS: Final = 20_000
+_MAX_KNOWN: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +107,24 @@ def verify_sql(
 
     Gold is looked at first. It must run within the limits and 200 M instructions; under `strict`
     it must also have one answer: it may not call `random` or read the clock, must give the same
-    rows when tables are scanned backwards, and its LIMIT may not cut between differing rows that
-    tie. Otherwise the verdict is undetermined and the prediction is not run. Not seen: a column
-    that is neither grouped by nor aggregated, of which SQLite picks one value per group.
+    rows when tables are scanned backwards, may not pick a column from a group that has several
+    values of it, and its LIMIT may not cut between differing rows that tie. Otherwise the verdict
+    is undetermined and the prediction is not run.
 
-    The prediction may use 30 times the instructions that gold used, at least 100 M (200 M under
-    `spider` and `bird`): the same verdict on every machine. What needs more is undetermined
+    A prediction that differs from gold in white space and the case of words alone is not run. One
+    that takes more than 20,000 instructions is wrong without running to its end if it has another
+    number of columns than gold has, and decided by its canonical text (`canonical_sql`) if that
+    is gold's or was decided before.
+
+    It may use 30 times the instructions that gold used, at least 100 M (200 M under `spider` and
+    `bird`): the same verdict on every machine. What needs more is undetermined
     (`PREDICTION_STEP_BUDGET`), because slow SQL can be right; so is what the wall clock stops
-    (`timeout_s`). A result with more rows
-    or bytes than gold can have is wrong under `strict` and `spider`; one that exceeds a limit in
-    any other way (a huge value, memory; any excess under `bird`, which ignores duplicates) is
-    undetermined. Gold with more rows or bytes than the limits allow is read once and only its
-    fingerprints are kept (`strict`, SQLite): they tell an equal result and a different one, and
-    leave those undetermined that are equal by another order of columns or within the tolerance.
+    (`timeout_s`). A result with more rows or bytes than gold can have is wrong under `strict` and
+    `spider`; one that exceeds a limit in any other way (a huge value, memory; any excess under
+    `bird`, which ignores duplicates) is undetermined. Gold with more rows or bytes than the limits
+    allow is read once and only its fingerprints are kept (`strict`, SQLite): they tell an equal
+    result and a different one, and leave those undetermined that are equal by another order of
+    columns or within the tolerance.
 
     `spider` changes the texts as the official script does before running them: "value" becomes
     "1" in the prediction, `> =` is closed up, DISTINCT is deleted from both, everything behind
@@ -164,7 +176,9 @@ class GoldExamination:
         problem: why it cannot decide about predictions, `None` if it can.
         tie_groups: one value per row, equal for rows that tie; `None` if that cannot be known.
         ties_known: whether `tie_groups` has been looked for.
+        decided: what was decided about long predictions, by canonical text.
         digest: fingerprints of a result that is too large to keep, which then decide (`strict`).
+        plain_text: `sql` without what does not matter in it, once that has been asked for.
     """
 
     sql: str
@@ -173,6 +187,13 @@ class GoldExamination:
     tie_groups: tuple[Hashable, ...] | None = None
     ties_known: bool = False
     digest: ResultDigest | None = None
+    decided: dict[str, Reason] = field(default_factory=dict)
+    plain_text: str | None = None
+
+    def remember(self, canonical: str, reason: Reason) -> None:
+        """Keep what was decided about one canonical text."""
+        if len(self.decided) < _MAX_KNOWN:
+            self.decided[canonical] = reason
 
 
 _GOLD_PROBLEMS: Final = {
@@ -283,7 +304,9 @@ def _find_ambiguity(
         return Reason.GOLD_NOT_DETERMINISTIC
     # Twice the budget: scanning backwards can take a few instructions more.
     generous = replace(limits, max_steps=2 * (limits.max_steps or _MAX_GOLD_STEPS))
-    if isinstance(engine, ReorderingEngine):
+    if _is_plainly_orderless(sql, result, engine):
+        pass
+    elif isinstance(engine, ReorderingEngine):
         backwards = engine.execute_reordered(sql, limits=generous)
         if backwards.exceeded is LimitKind.WALL_CLOCK:
             return Reason.GOLD_TIMEOUT
@@ -292,7 +315,34 @@ def _find_ambiguity(
             return Reason.GOLD_NOT_DETERMINISTIC
     elif _cuts_without_order(sql, result, engine, generous):
         return Reason.GOLD_NOT_DETERMINISTIC
+    if _has_ambiguous_columns(sql, engine, generous):
+        return Reason.GOLD_NOT_DETERMINISTIC
     return _find_limit_tie(sql, result, engine, generous)
+
+
+def _is_plainly_orderless(sql: str, result: QueryResult, engine: SQLEngine) -> bool:
+    """Whether the text of a long query alone tells that reading backwards changes nothing.
+
+    A short one is read backwards in less time than its text is parsed.
+    """
+    if result.steps is None or result.steps < _LONG_STEPS:
+        return False
+    try:
+        return not depends_on_scan_order(sql, engine.dialect)
+    except SQLParseError:
+        return False
+
+
+def _has_ambiguous_columns(sql: str, engine: SQLEngine, limits: ExecutionLimits) -> bool:
+    """Whether a column is picked from a group that has several values of it."""
+    try:
+        queries = get_bare_column_queries(sql, engine.dialect)
+    except SQLParseError:
+        return False
+    if queries is None:
+        return False
+    low, high = (engine.execute(query, limits=limits) for query in queries)
+    return low.ok and high.ok and not bags_equal(low.rows, high.rows)
 
 
 def _cuts_without_order(
@@ -374,20 +424,30 @@ def verify_against(
     started = time.perf_counter()
     if semantics == "spider":
         predicted_sql = _spider_text(predicted_sql.replace("value", "1"))
-    own_limits = _prediction_limits(gold, engine, semantics, limits)
+    short_limits, own_limits = _prediction_limits(gold, engine, semantics, limits)
     decided: Reason | None = None
+    canonical: str | None = None
     if gold.digest is not None:
         result, decided = _verify_by_digest(predicted_sql, gold, engine, own_limits)
+    elif _is_same_text(predicted_sql, gold) and not is_volatile(gold.sql):
+        result = gold.result
     else:
-        result = engine.execute(predicted_sql, limits=own_limits)
+        result = engine.execute(predicted_sql, limits=short_limits)
+        if result.exceeded is LimitKind.STEPS and short_limits is not own_limits:
+            canonical = _canonical_text(predicted_sql, engine.dialect)
+            decided = _decide_by_text(predicted_sql, canonical, gold, engine, own_limits, semantics)
+            if decided is None:
+                result = engine.execute(predicted_sql, limits=own_limits)
     status = result.status
     if decided is not None and not is_volatile(predicted_sql):
-        reason = decided
+        reason, status = decided, QueryStatus.OK
     elif result.ok:
         if semantics == "strict" and is_volatile(predicted_sql):
             reason = Reason.PREDICTION_NOT_DETERMINISTIC
         else:
             reason = _compare(result, gold, engine, semantics, limits)
+            if canonical is not None and reason.verdict is not Verdict.UNDETERMINED:
+                gold.remember(canonical, reason)
     elif status is QueryStatus.TIMEOUT:
         out_of_steps = result.exceeded is LimitKind.STEPS
         reason = Reason.PREDICTION_STEP_BUDGET if out_of_steps else Reason.PREDICTION_TIMEOUT
@@ -404,26 +464,92 @@ def verify_against(
     return Verification(reason.verdict, reason, status, gold_status, error, elapsed_s)
 
 
+def _decide_by_text(
+    predicted_sql: str,
+    canonical: str | None,
+    gold: GoldExamination,
+    engine: SQLEngine,
+    limits: ExecutionLimits,
+    semantics: Semantics,
+) -> Reason | None:
+    """Decide about a long prediction without running it to its end, `None` if that cannot be."""
+    if gold.result.rows:
+        columns = engine.execute(_with_no_rows(predicted_sql), limits=limits).columns
+        if columns and len(columns) != len(gold.result.columns):
+            return Reason.COLUMN_COUNT_DIFFERS
+    if canonical is None or is_volatile(predicted_sql):
+        return None
+    if not gold.decided:
+        own = _canonical_text(gold.sql, engine.dialect)
+        gold.remember(own or "", _compare(gold.result, gold, engine, semantics, limits))
+    return gold.decided.get(canonical)
+
+
+def _with_no_rows(sql: str) -> str:
+    """The same result columns and no work: SQLite looks at LIMIT 0 before it reads."""
+    # The line break ends a comment behind the query.
+    return f"SELECT * FROM (\n{sql.rstrip().rstrip(';')}\n) LIMIT 0"
+
+
+def _canonical_text(sql: str, dialect: str) -> str | None:
+    try:
+        return canonical_sql(sql, dialect)
+    except SQLParseError:
+        return None
+
+
+# What SQLite takes for white space.
+_SPACES: Final = re.compile(r"[ \t\n\f\r]+")
+_SEPARATOR: Final = re.compile(r" ?([,()]) ?")
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]")
+
+
+def _is_same_text(sql: str, gold: GoldExamination) -> bool:
+    """Whether a query is gold's but for white space and the case of words outside quotes."""
+    if gold.plain_text is None:
+        gold.plain_text = _plain_text(gold.sql)
+    return _plain_text(sql) == gold.plain_text and _quoted_parts(sql) == _quoted_parts(gold.sql)
+
+
+def _plain_text(sql: str) -> str:
+    # A comment ends with its line, and SQLite folds the case of ASCII alone.
+    if "--" in sql or "/*" in sql or not sql.isascii():
+        return sql
+    text = _SEPARATOR.sub(r"\1", _SPACES.sub(" ", sql.lower())).strip()
+    return text.removesuffix(";").rstrip()
+
+
+def _quoted_parts(sql: str) -> list[str]:
+    return _QUOTED.findall(sql)
+
+
 def _prediction_limits(
     gold: GoldExamination, engine: SQLEngine, semantics: Semantics, limits: ExecutionLimits | None
-) -> ExecutionLimits:
+) -> tuple[ExecutionLimits, ExecutionLimits]:
+    """Limits of a first, short run and of the whole one; one object where there is no first."""
     limits = engine.limits if limits is None else limits
     max_steps = _MAX_GOLD_STEPS
     if semantics == "strict" and gold.result.steps is not None:
         max_steps = max(_MIN_STEP_BUDGET, _STEPS_PER_GOLD_STEP * gold.result.steps)
     max_rows = limits.max_rows
     if gold.digest is not None:
-        return _capped(limits, min(limits.max_steps or max_steps, max_steps), gold.digest.num_rows)
-    if semantics != "bird":
+        max_rows = gold.digest.num_rows
+    elif semantics != "bird":
         # One row more than gold's already decides.
         max_rows = min(max_rows, len(gold.result.rows))
-    return _capped(limits, min(limits.max_steps or max_steps, max_steps), max_rows)
+    counts_steps = gold.result.steps is not None and gold.digest is None
+    return _capped(limits, min(limits.max_steps or max_steps, max_steps), max_rows, counts_steps)
 
 
 @functools.lru_cache(maxsize=10_000)
-def _capped(limits: ExecutionLimits, max_steps: int, max_rows: int) -> ExecutionLimits:
+def _capped(
+    limits: ExecutionLimits, max_steps: int, max_rows: int, counts_steps: bool
+) -> tuple[ExecutionLimits, ExecutionLimits]:
     # Checked and built anew for every prediction they would be a tenth of a cheap one's cost.
-    return replace(limits, max_steps=max_steps, max_rows=max_rows)
+    whole = replace(limits, max_steps=max_steps, max_rows=max_rows)
+    if not counts_steps or max_steps <= _LONG_STEPS:
+        return whole, whole
+    return replace(whole, max_steps=_LONG_STEPS), whole
 
 
 def _compare(
