@@ -9,9 +9,15 @@ from typing import Any
 import torch
 
 from sense_trl.errors import InputError
+from sense_trl.prefix_tree import PrefixTree
 
 PAIR_WEIGHT = "pair_weight"
 """Name of the column and of the batch entry that holds one weight per preference pair."""
+
+PREFIX_TREE = "prefix_tree"
+"""Name of the batch entry that holds the `PrefixTree` of the batch."""
+
+_PER_REJECTED = ("rejected_ids", "ref_rejected_logps")
 
 
 @dataclass
@@ -52,3 +58,114 @@ class DataCollatorForWeightedPreference:
             )
         batch[PAIR_WEIGHT] = torch.tensor(weights, dtype=torch.float32)
         return batch
+
+
+@dataclass
+class DataCollatorForPrefixTree:
+    """Adds the `PrefixTree` of the batch that another collator builds, under `prefix_tree`.
+
+    The other collator's batch stays as it is: a padded batch of token ids is small, and losses and
+    metrics are computed on its layout. It holds `input_ids` and `attention_mask` `[N, L]`, padded
+    on the right, and says which tokens are trained by `completion_mask` (preference data) or by
+    `labels` that are -100 elsewhere (prompt-completion and language-modelling data).
+
+    Args:
+        collator: builds the padded batch, e.g. TRL's.
+        max_row_tokens: longest row of the tree; None for no limit.
+
+    Raises:
+        InputError: the batch is padded on the left, or a sequence exceeds `max_row_tokens`.
+
+    Example:
+        >>> batch = {
+        ...     "input_ids": torch.tensor([[1, 2, 3], [1, 2, 4]]),
+        ...     "attention_mask": torch.ones(2, 3),
+        ...     "labels": torch.tensor([[-100, -100, 3], [-100, -100, 4]]),
+        ... }
+        >>> DataCollatorForPrefixTree(lambda examples: batch)([])["prefix_tree"].input_ids
+        tensor([[1, 2, 3, 4]])
+    """
+
+    collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    max_row_tokens: int | None = None
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(examples)
+        batch[PREFIX_TREE] = get_prefix_tree(batch, max_row_tokens=self.max_row_tokens)
+        return batch
+
+
+def get_prefix_tree(batch: dict[str, Any], *, max_row_tokens: int | None = None) -> PrefixTree:
+    """The tree of a padded batch, on the device of its tensors; see `DataCollatorForPrefixTree`."""
+    input_ids = batch["input_ids"]
+    is_token = batch["attention_mask"].bool()
+    if (is_token[:, 1:] > is_token[:, :-1]).any():
+        raise InputError(
+            "`attention_mask` has padding before tokens, expected padding on the right. Set the "
+            "collator's `padding_side` to 'right'."
+        )
+    is_trained = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
+    lengths = is_token.sum(1).tolist()
+    sequences, loss_masks = (
+        [row[:length] for row, length in zip(rows.tolist(), lengths, strict=True)]
+        for rows in (input_ids, is_trained)
+    )
+    tree = PrefixTree.from_sequences(sequences, loss_masks, max_row_tokens=max_row_tokens)
+    return tree.to(input_ids.device)
+
+
+@dataclass
+class DataCollatorForSeveralRejected:
+    """Turns examples with one chosen and several rejected answers into pairs for another collator.
+
+    An example holds `prompt_ids`, `chosen_ids` and a list of token lists `rejected_ids`; it becomes
+    one pair for each of them. The answers' reference log-probabilities, if there are any, are
+    `ref_chosen_logps`, one number, and `ref_rejected_logps`, a list like `rejected_ids`. A
+    `pair_weight` counts for each of the pairs; all other entries are repeated as they are. Examples
+    whose `rejected_ids` are one token list pass through untouched.
+
+    Prompt and chosen answer are repeated in the padded batch alone: in its prefix tree they are
+    computed once.
+
+    Args:
+        collator: builds a batch of examples with one rejected answer, e.g. TRL's
+            `DataCollatorForPreference`; within `DataCollatorForPrefixTree`.
+
+    Raises:
+        InputError: an example has an empty list of rejected answers, or another number of
+            reference log-probabilities.
+
+    Example:
+        >>> collator = DataCollatorForSeveralRejected(lambda pairs: pairs)
+        >>> collator([{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [[3], [4, 5]]}])
+        ... # doctest: +NORMALIZE_WHITESPACE
+        [{'prompt_ids': [1], 'chosen_ids': [2], 'rejected_ids': [3]},
+         {'prompt_ids': [1], 'chosen_ids': [2], 'rejected_ids': [4, 5]}]
+    """
+
+    collator: Callable[[list[dict[str, Any]]], Any]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Any:
+        return self.collator([pair for example in examples for pair in _split_rejected(example)])
+
+
+def _split_rejected(example: dict[str, Any]) -> list[dict[str, Any]]:
+    rejected = example["rejected_ids"]
+    if rejected and not isinstance(rejected[0], list):
+        return [example]
+    if not rejected:
+        raise InputError(
+            "`rejected_ids` of an example is empty, expected one or more lists of token ids. Leave "
+            "out questions without a rejected answer."
+        )
+    lists = {name: example[name] for name in _PER_REJECTED if name in example}
+    for name, values in lists.items():
+        if len(values) != len(rejected):
+            raise InputError(
+                f"`{name}` of an example has {len(values)} entries, expected one for each of its "
+                f"{len(rejected)} rejected answers."
+            )
+    return [
+        {**example, **{name: values[index] for name, values in lists.items()}}
+        for index in range(len(rejected))
+    ]

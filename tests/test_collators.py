@@ -2,9 +2,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from sense_trl.collators import DataCollatorForWeightedPreference
+from sense_trl.collators import (
+    DataCollatorForPrefixTree,
+    DataCollatorForSeveralRejected,
+    DataCollatorForWeightedPreference,
+    get_prefix_tree,
+)
 from sense_trl.errors import InputError
+from sense_trl.prefix_tree import PrefixTree
 
 
 def collate_ids(examples):
@@ -33,3 +43,121 @@ def test_a_batch_with_some_weights_is_refused():
     collator = DataCollatorForWeightedPreference(collate_ids)
     with pytest.raises(InputError, match="missing in 1 of 2"):
         collator([{"id": 7, "pair_weight": 0.5}, {"id": 8}])
+
+
+# ------------------------------------------------------------------------------ prefix trees
+
+TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=4)
+PAIRS = st.lists(
+    st.fixed_dictionaries({"prompt_ids": TOKENS, "chosen_ids": TOKENS, "rejected_ids": TOKENS}),
+    min_size=1,
+    max_size=4,
+)
+
+
+def assert_same_tree(found, expected):
+    for name, tensor in vars(expected).items():
+        assert torch.equal(getattr(found, name), tensor), name
+
+
+@given(PAIRS)
+def test_the_tree_of_a_preference_batch_holds_its_rows_and_trains_the_answers(examples):
+    collator = DataCollatorForPreference(pad_token_id=0)
+    batch = DataCollatorForPrefixTree(collator)(examples)
+    for name, tensor in collator(examples).items():
+        assert torch.equal(batch[name], tensor)
+    rows = [(e["prompt_ids"], e[side]) for side in ("chosen_ids", "rejected_ids") for e in examples]
+    expected = PrefixTree.from_sequences(
+        [prompt + answer for prompt, answer in rows],
+        [[0] * len(prompt) + [1] * len(answer) for prompt, answer in rows],
+    )
+    assert_same_tree(batch["prefix_tree"], expected)
+
+
+@given(st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=4))
+def test_the_tree_of_a_prompt_completion_batch_trains_what_its_labels_say(rows):
+    examples = [{"input_ids": p + c, "labels": [-100] * len(p) + c} for p, c in rows]
+    collator = DataCollatorForPrefixTree(
+        DataCollatorForLanguageModeling(pad_token_id=1, pad_to_multiple_of=8)
+    )
+    batch = collator(examples)
+    expected = PrefixTree.from_sequences(
+        [p + c for p, c in rows], [[0] * len(p) + [1] * len(c) for p, c in rows]
+    )
+    assert batch["input_ids"].shape[1] == 8
+    assert_same_tree(batch["prefix_tree"], expected)
+
+
+def test_the_bound_of_the_rows_is_passed_on():
+    examples = [{"input_ids": [1, 2, 3, i]} for i in range(4)]
+    collator = DataCollatorForLanguageModeling(pad_token_id=0)
+    assert DataCollatorForPrefixTree(collator)(examples)["prefix_tree"].input_ids.shape == (1, 7)
+    tree = DataCollatorForPrefixTree(collator, max_row_tokens=5)(examples)["prefix_tree"]
+    assert tree.input_ids.shape == (2, 5)
+
+
+def test_padding_on_the_left_is_refused():
+    batch = {"input_ids": torch.ones(1, 3), "attention_mask": torch.tensor([[0, 1, 1]])}
+    with pytest.raises(InputError, match="`attention_mask` has padding before tokens"):
+        get_prefix_tree(batch)
+
+
+# -------------------------------------------------------------------- several rejected answers
+
+
+def test_every_rejected_answer_makes_a_pair():
+    example = {
+        "prompt_ids": [1],
+        "chosen_ids": [2],
+        "rejected_ids": [[3], [4, 5]],
+        "ref_chosen_logps": -1.0,
+        "ref_rejected_logps": [-2.0, -3.0],
+        "pair_weight": 0.5,
+    }
+    single = {
+        "prompt_ids": [6],
+        "chosen_ids": [7],
+        "rejected_ids": [8],
+        "ref_chosen_logps": -4.0,
+        "ref_rejected_logps": -5.0,
+        "pair_weight": 2.0,
+    }
+    collator = DataCollatorForSeveralRejected(
+        DataCollatorForWeightedPreference(DataCollatorForPreference(pad_token_id=0))
+    )
+    batch = collator([example, single])
+    assert batch["input_ids"].tolist() == [
+        [1, 2, 0],
+        [1, 2, 0],
+        [6, 7, 0],
+        [1, 3, 0],
+        [1, 4, 5],
+        [6, 8, 0],
+    ]
+    assert batch["ref_chosen_logps"].tolist() == [-1, -1, -4]
+    assert batch["ref_rejected_logps"].tolist() == [-2, -3, -5]
+    assert batch["pair_weight"].tolist() == [0.5, 0.5, 2]
+
+
+def test_the_tree_computes_prompt_and_chosen_answer_once():
+    prompt, chosen = list(range(10, 30)), [1, 2, 3]
+    example = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": [[4, 5], [6], [7, 8]]}
+    collator = DataCollatorForPrefixTree(
+        DataCollatorForSeveralRejected(DataCollatorForPreference(pad_token_id=0))
+    )
+    batch = collator([example])
+    assert batch["input_ids"].shape == (6, 23)
+    assert batch["prefix_tree"].input_ids.shape == (1, 20 + 3 + 2 + 1 + 2)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"rejected_ids": []}, "`rejected_ids` of an example is empty"),
+        ({"ref_rejected_logps": [-1.0]}, "`ref_rejected_logps` of an example has 1 entries"),
+    ],
+)
+def test_unusable_rejected_answers_are_refused(changes, message):
+    example = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [[3], [4]], **changes}
+    with pytest.raises(InputError, match=message):
+        DataCollatorForSeveralRejected(list)([example])
