@@ -9,6 +9,7 @@ knows tensors only; `sense_trl.trainers.heads` runs a model on a tree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
@@ -86,7 +87,8 @@ class PrefixTree:
 
         Sequences are put into one row where that takes less work than keeping them apart, which a
         short common prefix (a system prompt) does not: with a dense mask, nodes that cannot see
-        each other cost attention all the same. Rows that stay short are filled up with others.
+        each other cost attention all the same. For the same reason short rows are joined, and long
+        ones are padded.
 
         Args:
             sequences: token ids, at least one sequence, none of them empty.
@@ -272,7 +274,7 @@ def _assign_rows(
             bundles.append([index])
             sizes.append(len(sequence))
         previous = sequence
-    return _fill_rows(bundles, sizes)
+    return _fill_rows(bundles, sizes, max_row_tokens)
 
 
 def _is_worth_sharing(size: int, num_new: int, length: int, max_row_tokens: int | None) -> bool:
@@ -286,20 +288,36 @@ def _get_cost(num_nodes: int) -> float:
     return num_nodes + num_nodes**2 / _EVEN_LENGTH
 
 
-def _fill_rows(bundles: list[list[int]], sizes: list[int]) -> list[list[list[int]]]:
-    """First fit, longest first. All rows are padded to the longest bundle: that length is free."""
-    capacity = max(sizes)
+def _fill_rows(
+    bundles: list[list[int]], sizes: list[int], max_row_tokens: int | None
+) -> list[list[list[int]]]:
+    """Put several bundles into one row where that takes less work than padding them apart."""
+    total = sum(sizes)
+    lengths = {max(sizes)} | {math.ceil(total / num_rows) for num_rows in range(1, len(sizes))}
+    fits = [
+        length
+        for length in sorted(lengths)
+        if max(sizes) <= length and (max_row_tokens is None or length <= max_row_tokens)
+    ]
+    packings = [_pack(bundles, sizes, length) for length in fits]
+    return min(packings, key=lambda packing: len(packing[0]) * _get_cost(packing[1]))[0]
+
+
+def _pack(
+    bundles: list[list[int]], sizes: list[int], length: int
+) -> tuple[list[list[list[int]]], int]:
+    """First fit, longest first, into rows of at most `length`; returns them and the longest."""
     rows: list[list[list[int]]] = []
-    free: list[int] = []
+    fills: list[int] = []
     for bundle, size in sorted(zip(bundles, sizes, strict=True), key=lambda pair: -pair[1]):
-        row = next((i for i, space in enumerate(free) if space >= size), None)
+        row = next((i for i, fill in enumerate(fills) if fill + size <= length), None)
         if row is None:
             rows.append([])
-            free.append(capacity)
+            fills.append(0)
             row = -1
         rows[row].append(bundle)
-        free[row] -= size
-    return rows
+        fills[row] += size
+    return rows, max(fills)
 
 
 def _get_common_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -185,10 +185,20 @@ def test_prompts_with_little_in_common_get_rows_of_their_own():
     assert tree.input_ids.shape == (2, 1021)
 
 
-def test_short_rows_fill_the_space_beside_the_longest():
+def test_short_rows_are_joined_and_long_ones_padded():
+    # Attention over 200 tokens is cheap, padding is not.
     tree = PrefixTree.from_sequences([[1] * 100, [2] * 40, [3] * 30, [4] * 30])
-    assert tree.input_ids.shape == (2, 100)
-    assert sorted(tree.row_lengths.tolist()) == [100, 100]
+    assert tree.input_ids.shape in ((1, 200), (2, 100))
+    # 3,000 nodes in one row would pay for attention between prompts that do not see each other.
+    tree = PrefixTree.from_sequences([[1] * 1600, [2] * 1400])
+    assert tree.input_ids.shape == (2, 1600)
+
+
+@given(SEQUENCES)
+def test_short_sequences_need_hardly_any_padding(sequences):
+    # Attention over the 64 tokens that there are at most is worth one token.
+    tree = PrefixTree.from_sequences(sequences)
+    assert tree.input_ids.numel() <= tree.num_nodes + 1
 
 
 def test_a_row_is_never_longer_than_its_bound():
