@@ -117,6 +117,18 @@ PAIRS = [
     )
 ]
 
+# Two questions about each of several schemas.
+QUESTIONS = [
+    {
+        "question_id": f"q{i}-{j}",
+        "db_id": pair["prompt"].split()[2],
+        "prompt": pair["prompt"].replace("How many?", question),
+        "completion": pair[side],
+    }
+    for i, pair in enumerate(PAIRS)
+    for j, (question, side) in enumerate([("How many?", "chosen"), ("Who is old?", "rejected")])
+]
+
 
 def get_weights(trainer: Any) -> dict[str, torch.Tensor]:
     """Copies of the trainable parameters by name."""

@@ -3,5 +3,13 @@
 from sense_trl.trainers._trl_compat import score_trained_positions_only
 from sense_trl.trainers.sense_dpo_config import SenseDPOConfig
 from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer
+from sense_trl.trainers.sense_sft_config import SenseSFTConfig
+from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
 
-__all__ = ["SenseDPOConfig", "SenseDPOTrainer", "score_trained_positions_only"]
+__all__ = [
+    "SenseDPOConfig",
+    "SenseDPOTrainer",
+    "SenseSFTConfig",
+    "SenseSFTTrainer",
+    "score_trained_positions_only",
+]

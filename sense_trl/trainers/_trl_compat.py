@@ -13,7 +13,12 @@ release moves it:
   output's `log_probs` are `[2B, L - 1]`, zero outside the answers, chosen rows first;
 * `FusedCausalLMOutput` with the fields that `heads.PrefixTreeOutput` fills, and
   `maybe_gather_lm_head_ctx(weight, bias)`, which gathers a head under DeepSpeed's ZeRO-3;
-* `DPOConfig.gradient_checkpointing` is the name under which TRL sets its default;
+* `SFTTrainer._prepare_dataset(dataset, processing_class, args, packing, formatting_func,
+  dataset_name)`: the same, and cuts to `args.max_length`;
+* `DPOTrainer` and `SFTTrainer` hand every batch entry that they do not know to the model, ask the
+  output for nothing but its fields of `[N, L - 1]`, and have `_is_vision_dataset`, `padding_free`
+  and `aux_loss_enabled`;
+* `gradient_checkpointing` is the name under which TRL's configs set its default;
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
 * `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
   only, and the kernels behind it ask a name of their own;
@@ -29,7 +34,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import DPOConfig
+from trl import DPOConfig, SFTConfig
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
@@ -73,7 +78,7 @@ def get_trl_loss_types() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*_TRL_1_16_LOSS_TYPES, *documented]))
 
 
-def use_current_checkpointing_names(config: DPOConfig) -> None:
+def use_current_checkpointing_names(config: DPOConfig | SFTConfig) -> None:
     """Move `gradient_checkpointing*` of a config that is being built to their current names.
 
     TRL 1.16 sets a default under the old names, which transformers 5.23 deprecates: every config

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from sense_trl.trainers.options import SenseOptions
 
 logger = logging.getLogger(__name__)
 
@@ -60,3 +63,44 @@ def upcast_trainable_to_float32(model: nn.Module) -> int:
     if converted:
         logger.info("Upcast %d trainable parameter tensors to float32.", converted)
     return converted
+
+
+def get_float32_parameters(model: nn.Module | str) -> list[tuple[nn.Parameter, Tensor]]:
+    """The trainable float32 parameters of a model with their data, before TRL rounds them.
+
+    TRL rounds the adapters of a quantised PeftModel to bfloat16 by giving `.data` a new tensor. For
+    an adapter that was trained before, upcasting afterwards would not bring the lost digits back,
+    and the policy would start away from its own reference copy.
+
+    Args:
+        model: what the trainer is given; a model given by name has no adapter yet.
+    """
+    return [
+        (parameter, parameter.data)
+        for parameter in ([] if isinstance(model, str) else model.parameters())
+        if parameter.requires_grad and parameter.dtype == torch.float32
+    ]
+
+
+def store_adapter_in_float32(
+    model: Any, args: SenseOptions, before: list[tuple[nn.Parameter, Tensor]]
+) -> None:
+    """Do what `args.adapter_dtype` says to the adapter of a model that TRL has prepared.
+
+    Args:
+        model: a model without an adapter is left as it is.
+        before: what `get_float32_parameters` found before.
+    """
+    if args.adapter_dtype != "float32" or not hasattr(model, "peft_config"):
+        return
+    deepspeed_plugin = getattr(args, "deepspeed_plugin", None)
+    if deepspeed_plugin is not None and deepspeed_plugin.zero_stage == 3:
+        logger.warning(
+            "`adapter_dtype` 'float32' is not applied under DeepSpeed ZeRO-3, which needs one type "
+            "for all parameters; 'auto' is used."
+        )
+        return
+    for parameter, data in before:
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = data.to(parameter.device)
+    upcast_trainable_to_float32(model)

@@ -14,6 +14,7 @@ from sense_trl.trainers._trl_compat import (
     get_trl_loss_types,
     use_current_checkpointing_names,
 )
+from sense_trl.trainers.options import SenseOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _DEFAULT_CDPO_LABEL_SMOOTHING = 0.1
 
 
 @dataclass
-class SenseDPOConfig(DPOConfig):  # type: ignore[misc]
+class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
     r"""Options of `SenseDPOTrainer`: those of `trl.DPOConfig` and the ones below.
 
     Three of TRL's own fields differ: `loss_type` also accepts `"cdpo"` and `"dpop"` and defaults to
@@ -77,32 +78,6 @@ class SenseDPOConfig(DPOConfig):  # type: ignore[misc]
             "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'."
         },
     )
-    adapter_dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "Type in which trainable adapter weights are stored. 'float32' keeps the "
-            "small updates that TRL loses by casting the adapters of quantised models to "
-            "bfloat16; 'auto' leaves them as TRL made them, which FSDP with quantised models "
-            "needs.",
-            "choices": ["float32", "auto"],
-        },
-    )
-    max_length: int | None = field(
-        default=2048,
-        metadata={
-            "help": "Longest prompt plus answer in tokens; null for no limit. A pair with a "
-            "longer side is left out as `max_dropped_fraction` allows; nothing is ever cut. TRL's "
-            "default of 1024 is less than many schemas."
-        },
-    )
-    max_dropped_fraction: float = field(
-        default=0.0,
-        metadata={
-            "help": "Largest share of the pairs of a dataset that may be left out because they "
-            "exceed `max_length`. With more, training does not start. The default, 0, leaves out "
-            "nothing unasked."
-        },
-    )
 
     def __post_init__(self) -> None:
         loss_type: str | list[str] = self.loss_type
@@ -113,15 +88,7 @@ class SenseDPOConfig(DPOConfig):  # type: ignore[misc]
             raise InputError(
                 f"`dpop_lambda` is {self.dpop_lambda!r}, expected a finite number of at least 0."
             )
-        if self.adapter_dtype not in ("float32", "auto"):
-            raise InputError(
-                f"`adapter_dtype` is {self.adapter_dtype!r}, expected 'float32' or 'auto'."
-            )
-        if not 0.0 <= self.max_dropped_fraction < 1.0:
-            raise InputError(
-                f"`max_dropped_fraction` is {self.max_dropped_fraction!r}, expected a share in "
-                "[0, 1)."
-            )
+        self._check_options()
         use_current_checkpointing_names(self)
         super().__post_init__()
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import IterableDataset
 from torch import Tensor
 from trl import DPOTrainer
@@ -20,9 +19,17 @@ from sense_trl.collators import PAIR_WEIGHT, DataCollatorForWeightedPreference
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.trainers._trl_compat import RecordedForward
+from sense_trl.trainers.long_examples import leave_out_long_examples
+from sense_trl.trainers.prefix_sharing import (
+    add_prefix_tree,
+    get_grouped_sampler,
+    get_share_of_tokens_saved,
+    set_up_prefix_sharing,
+)
 from sense_trl.trainers.quantization import (
     disable_cpu_weight_repacking,
-    upcast_trainable_to_float32,
+    get_float32_parameters,
+    store_adapter_in_float32,
 )
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
@@ -32,20 +39,20 @@ from sense_trl.trainers.sense_dpo_config import (
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZED_COLUMNS = frozenset({"prompt_ids", "chosen_ids", "rejected_ids"})
-# Columns by which a row is named in messages, in this order, besides its number.
-_IDENTIFIER_COLUMNS = ("pair_id", "question_id", "id", "db_id")
-_NUM_NAMED_PAIRS = 5
+_TOKENIZED_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's `DPOTrainer` with conservative DPO, DPO-Positive, pair weights and no silent cuts.
+    """TRL's `DPOTrainer` with more losses, pair weights, shared prefixes and no silent cuts.
 
     * `loss_type` also takes `"cdpo"` and `"dpop"`, alone or in a list with TRL's losses.
     * A dataset column `pair_weight` weights each pair's loss, scaled once to a mean of 1 over the
       dataset (not per batch: the step size would then depend on which pairs meet). The chosen
       answer's tokens in `"sft"` are weighted likewise. Weighting does not change the `rewards/*`
       and `logps/*` metrics.
+    * With `prefix_sharing` the prompt is computed once for both answers, and so is whatever else
+      sequences of a batch have in common at their beginning; `group_by_columns` draws pairs with
+      the same prompt or database into the same batch. `prefix_sharing/tokens_saved` is logged.
     * A pair longer than `max_length` is never cut. Pairs that do not fit are counted, named, and
       left out if they are at most `max_dropped_fraction` of the dataset; else training does not
       start.
@@ -54,8 +61,9 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
       bitsandbytes' in-place repacking.
 
     Everything else is TRL's: arguments, reference (disabled adapter, `ref_model`, or precomputed),
-    metrics, checkpoints. With TRL's losses and without weights the result equals `DPOTrainer`'s bit
-    for bit. Each of our losses adds the metric `losses/<loss_type>`, unweighted by `loss_weights`.
+    metrics, checkpoints. With TRL's losses and without weights the result equals `DPOTrainer`'s up
+    to rounding, and bit for bit with `prefix_sharing=False`. Each of our losses adds the metric
+    `losses/<loss_type>`, unweighted by `loss_weights`.
 
     Like every loss of TRL's `DPOTrainer`, a micro-batch counts as its mean over pairs, so
     accumulating gradients over equal micro-batches equals one large batch for the losses that are
@@ -68,8 +76,9 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             `trl.DPOTrainer`. A `data_collator` of your own needs to know nothing about weights.
 
     Raises:
-        InputError: `args` is not a `SenseDPOConfig`, too many pairs exceed `max_length`, or the
-            weights are unusable or meet a loss that cannot be weighted.
+        InputError: `args` is not a `SenseDPOConfig`, too many pairs exceed `max_length`, the
+            weights are unusable or meet a loss that cannot be weighted, `prefix_sharing` is True
+            where it is not exact, or a column to group by is missing.
 
     Example:
 
@@ -129,6 +138,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     }
 
     args: SenseDPOConfig
+    _shares_prefixes: bool | None = None
     # Attributes of TRL's trainer that are read or replaced here.
     data_collator: Any
     loss_types: list[str]
@@ -161,14 +171,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
                 f"`args` is a {type(args).__name__}, expected a SenseDPOConfig. It takes the same "
                 "options as trl.DPOConfig."
             )
-        # TRL rounds the adapters of a quantised PeftModel to bfloat16 by giving `.data` a new
-        # tensor. For an adapter that was trained before, upcasting afterwards would not bring the
-        # lost digits back, and the policy would start away from its own reference copy.
-        float32_adapter = [
-            (parameter, parameter.data)
-            for parameter in ([] if isinstance(model, str) else model.parameters())
-            if parameter.requires_grad and parameter.dtype == torch.float32
-        ]
+        float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -184,19 +187,17 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             peft_config=peft_config,
         )
         self._guard_quantized_models()
-        if args.adapter_dtype == "float32" and hasattr(self.model, "peft_config"):
-            if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
-                logger.warning(
-                    "`adapter_dtype` 'float32' is not applied under DeepSpeed ZeRO-3, which needs "
-                    "one type for all parameters; 'auto' is used."
-                )
-            else:
-                for parameter, data in float32_adapter:
-                    if parameter.requires_grad and parameter.dtype != torch.float32:
-                        parameter.data = data.to(parameter.device)
-                upcast_trainable_to_float32(self.model)
+        store_adapter_in_float32(self.model, args, float32_parameters)
         # Documented by TRL: the collator may be replaced once the trainer is built.
         self.data_collator = DataCollatorForWeightedPreference(self.data_collator)
+        self._ensure_prefix_sharing()
+        self._grouped_sampler = get_grouped_sampler(self)
+
+    def _ensure_prefix_sharing(self) -> bool:
+        """Set prefix sharing up before the first forward; returns whether batches get a tree."""
+        if self._shares_prefixes is None:
+            self._shares_prefixes = set_up_prefix_sharing(self)
+        return self._shares_prefixes
 
     def _guard_quantized_models(self) -> None:
         for model in (self.model, self.ref_model):
@@ -215,14 +216,20 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             # TRL appends the columns again and fails on the duplicates.
             stale = columns & {"ref_chosen_logps", "ref_rejected_logps"}
             dataset = dataset.remove_columns(sorted(stale)) if stale else dataset
-        if not columns >= _TOKENIZED_COLUMNS:
+        if not columns >= set(_TOKENIZED_COLUMNS):
             # Without `max_length` TRL does not filter, so that the pairs can be counted here. A
             # shallow copy, because `dataclasses.replace` would run `__post_init__` again.
             unlimited = copy.copy(args)
             unlimited.max_length = None
             dataset = super()._prepare_dataset(dataset, processing_class, unlimited, dataset_name)
-        if args.max_length is not None:
-            dataset = _leave_out_long_pairs(dataset, dataset_name, args)
+        dataset = leave_out_long_examples(
+            dataset,
+            dataset_name,
+            args,
+            columns=_TOKENIZED_COLUMNS,
+            get_length=_get_length,
+            noun="pairs",
+        )
         if args.pair_weight_column is None:
             # The collator takes any column of this name for weights.
             return dataset.remove_columns(PAIR_WEIGHT) if PAIR_WEIGHT in columns else dataset
@@ -267,6 +274,11 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         if is_unset:
             self._signature_columns.append(PAIR_WEIGHT)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self._grouped_sampler is not None:
+            return self._grouped_sampler
+        return super()._get_train_sampler(train_dataset)
+
     # ---------------------------------------------------------------------------------- loss
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -274,8 +286,10 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         # With `precompute_ref_log_probs` TRL calls this inside its constructor, in eval mode,
         # which is the first forward of a model that it has loaded itself.
         self._guard_quantized_models()
-        # TRL hands every entry that it does not know to the model's forward.
+        # TRL hands every entry that it does not know to the model's forward, the tree as well.
         inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
+        if self._ensure_prefix_sharing():
+            inputs = add_prefix_tree(inputs)
         return super().compute_ref_log_probs(model, inputs)
 
     def compute_loss(
@@ -292,7 +306,12 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         weights = inputs.get(PAIR_WEIGHT)
         inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
         our_types = SENSE_LOSS_TYPES if weights is None else WEIGHTABLE_LOSS_TYPES
-        if not set(self.args.loss_type) & set(our_types):
+        mode = "train" if self.model.training else "eval"
+        if self._ensure_prefix_sharing():
+            inputs = add_prefix_tree(inputs)
+            saved = self.accelerator.gather(get_share_of_tokens_saved(inputs)).mean().item()
+            self._metrics[mode]["prefix_sharing/tokens_saved"].append(saved)
+        elif not set(self.args.loss_type) & set(our_types):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         if not self.precompute_ref_logps:
@@ -314,7 +333,6 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             if loss_type in our_types:
                 term = self._compute_term(loss_type, per_token_logps, inputs, weights)
                 loss = loss + term * loss_weight
-                mode = "train" if self.model.training else "eval"
                 value = self.accelerator.gather(term.detach()).mean().item()
                 self._metrics[mode][f"losses/{loss_type}"].append(value)
         return (loss, *outputs) if return_outputs else loss
@@ -380,91 +398,8 @@ def _get_column_names(dataset: Any) -> set[str]:
     return set(dataset.column_names or next(iter(dataset)))
 
 
-def _name_pair(row: dict[str, Any], index: int | None) -> str:
-    parts = [] if index is None else [f"row {index}"]
-    parts += [f"{column} {row[column]!r}" for column in _IDENTIFIER_COLUMNS if column in row]
-    return ", ".join(parts) or "a pair"
-
-
-def _leave_out_long_pairs(dataset: Any, dataset_name: str, args: SenseDPOConfig) -> Any:
-    """Drop pairs with a side above `max_length`, up to the allowed share, and say which."""
-    max_length = args.max_length
-    assert max_length is not None
-    if isinstance(dataset, IterableDataset):
-        return _refuse_long_pairs_of_stream(dataset, dataset_name, args)
-    lengths = np.concatenate(
-        [
-            np.add(
-                _get_list_lengths(table, "prompt_ids"),
-                np.maximum(
-                    _get_list_lengths(table, "chosen_ids"), _get_list_lengths(table, "rejected_ids")
-                ),
-            )
-            for table in dataset.select_columns(sorted(_TOKENIZED_COLUMNS))
-            .with_format("arrow")
-            .iter(batch_size=1000)
-        ]
-    )
-    too_long = np.flatnonzero(lengths > max_length)
-    if not len(too_long):
-        return dataset
-    identifiers = dataset.select_columns(
-        [column for column in _IDENTIFIER_COLUMNS if column in dataset.column_names]
-    )
-    named = "; ".join(
-        f"{_name_pair(identifiers[int(index)], int(index))}: {lengths[index]} tokens"
-        for index in too_long[:_NUM_NAMED_PAIRS]
-    )
-    if len(too_long) > _NUM_NAMED_PAIRS:
-        named += f"; and {len(too_long) - _NUM_NAMED_PAIRS} more"
-    fraction = len(too_long) / len(dataset)
-    found = (
-        f"{len(too_long)} of {len(dataset)} pairs ({fraction:.2%}) of the {dataset_name} dataset "
-        f"are longer than `max_length` {max_length}"
-    )
-    if fraction > args.max_dropped_fraction:
-        raise InputError(
-            f"{found}, more than `max_dropped_fraction` {args.max_dropped_fraction} allows: "
-            f"{named}. Set `max_length` to {lengths.max()} to keep them all, shorten their "
-            f"prompts, or set `max_dropped_fraction` to at least {_round_up(fraction)} to leave "
-            "them out."
-        )
-    logger.warning("%s and left out: %s.", found, named)
-    return dataset.select(np.flatnonzero(lengths <= max_length))
-
-
-def _round_up(fraction: float) -> float:
-    return math.ceil(fraction * 10_000) / 10_000
-
-
-def _get_list_lengths(table: Any, column: str) -> np.ndarray:
-    return table.column(column).combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-
-
-def _refuse_long_pairs_of_stream(
-    dataset: IterableDataset, dataset_name: str, args: SenseDPOConfig
-) -> IterableDataset:
-    if args.max_dropped_fraction > 0:
-        raise InputError(
-            f"`max_dropped_fraction` is {args.max_dropped_fraction}, but the {dataset_name} "
-            "dataset is an IterableDataset, of which no share is known before it is read to its "
-            "end. Set it to 0 and filter the stream, or use a Dataset."
-        )
-
-    max_length = args.max_length
-    assert max_length is not None
-
-    def check(example: dict[str, Any]) -> dict[str, Any]:
-        answer = max(len(example["chosen_ids"]), len(example["rejected_ids"]))
-        if (length := len(example["prompt_ids"]) + answer) > max_length:
-            raise InputError(
-                f"{_name_pair(example, None)} of the {dataset_name} dataset has {length} tokens, "
-                f"more than `max_length` {max_length}. Raise `max_length` or filter the "
-                "stream."
-            )
-        return example
-
-    return dataset.map(check)
+def _get_length(lengths: dict[str, Any]) -> Any:
+    return lengths["prompt_ids"] + np.maximum(lengths["chosen_ids"], lengths["rejected_ids"])
 
 
 def _scale_pair_weights(dataset: Any, dataset_name: str, column: str) -> Any:

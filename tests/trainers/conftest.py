@@ -6,16 +6,35 @@ import pytest
 import tiny_models
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import PAIRS
-from trl import DPOConfig
+from tiny_models import PAIRS, QUESTIONS
+from trl import DPOConfig, SFTConfig
 
-from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer, SenseSFTConfig, SenseSFTTrainer
 
 
 @pytest.fixture(scope="module")
 def model_paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     return {name: tiny_models.save_tiny_model(folder, name) for name in tiny_models.ARCHITECTURES}
+
+
+def get_defaults(folder):
+    """Options of a short run."""
+    return {
+        "output_dir": str(folder / "out"),
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "dataloader_pin_memory": False,
+    }
 
 
 @pytest.fixture
@@ -35,21 +54,7 @@ def train(model_paths, tmp_path):
         ref_model=None,
         **options,
     ):
-        defaults = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 4,
-            "max_steps": 2,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "logging_steps": 1,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "dataloader_pin_memory": False,
-        }
+        defaults = get_defaults(tmp_path)
         if loss_type is not None:
             defaults["loss_type"] = loss_type
         config_class = SenseDPOConfig if trainer_class is SenseDPOTrainer else DPOConfig
@@ -59,6 +64,38 @@ def train(model_paths, tmp_path):
             args=config_class(**{**defaults, **options}),
             train_dataset=Dataset.from_list(pairs) if isinstance(pairs, list) else pairs,
             eval_dataset=None if eval_pairs is None else Dataset.from_list(eval_pairs),
+            peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
+        )
+        if start:
+            trainer.train(resume_from_checkpoint=resume_from)
+        return trainer
+
+    return run
+
+
+@pytest.fixture
+def train_sft(model_paths, tmp_path):
+    """The same for supervised fine-tuning."""
+
+    def run(
+        *,
+        rows=QUESTIONS,
+        architecture="llama",
+        model=None,
+        lora=True,
+        trainer_class=SenseSFTTrainer,
+        resume_from=None,
+        eval_rows=None,
+        start=True,
+        **options,
+    ):
+        config_class = SenseSFTConfig if trainer_class is SenseSFTTrainer else SFTConfig
+        trainer = trainer_class(
+            model=model_paths[architecture] if model is None else model,
+            args=config_class(**{**get_defaults(tmp_path), **options}),
+            train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
+            eval_dataset=None if eval_rows is None else Dataset.from_list(eval_rows),
+            processing_class=tiny_models.build_tiny_tokenizer(),
             peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
         )
         if start:

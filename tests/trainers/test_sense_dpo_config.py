@@ -39,6 +39,8 @@ def test_every_field_of_ours_is_explained():
         "adapter_dtype",
         "max_length",
         "max_dropped_fraction",
+        "prefix_sharing",
+        "group_by_columns",
     }
     assert all(f.metadata["help"].endswith(".") for f in ours)
 

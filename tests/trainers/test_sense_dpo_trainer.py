@@ -34,8 +34,12 @@ def test_trl_losses_without_weights_equal_trl_bit_for_bit(train, architecture, l
             eval_pairs=PAIRS[:3],
             eval_strategy="steps",
             eval_steps=1,
+            **without_sharing,
         )
-        for trainer_class in (SenseDPOTrainer, DPOTrainer)
+        for trainer_class, without_sharing in (
+            (SenseDPOTrainer, {"prefix_sharing": False}),
+            (DPOTrainer, {}),
+        )
     )
     assert_same_weights(ours, trls)
     assert get_comparable_logs(ours) == get_comparable_logs(trls)
@@ -44,7 +48,9 @@ def test_trl_losses_without_weights_equal_trl_bit_for_bit(train, architecture, l
 
 @pytest.mark.parametrize("loss_type", [["sigmoid"], ["sigmoid", "sft"]])
 def test_weights_of_one_equal_no_weights_bit_for_bit(train, loss_type):
-    weighted = train(loss_type, pairs=[{**pair, "pair_weight": 1.0} for pair in PAIRS])
+    weighted = train(
+        loss_type, pairs=[{**pair, "pair_weight": 1.0} for pair in PAIRS], prefix_sharing=False
+    )
     plain = train(loss_type, trainer_class=DPOTrainer)
     if loss_type == ["sigmoid"]:
         assert_same_weights(weighted, plain)
@@ -79,7 +85,9 @@ def test_every_metric_of_trl_is_kept(train):
     )
     for ours, theirs in zip(sense.state.log_history, trl.state.log_history, strict=True):
         assert ours.keys() - theirs.keys() <= {
-            f"{prefix}losses/{name}" for prefix in ("", "eval_") for name in ("cdpo", "dpop")
+            f"{prefix}{name}"
+            for prefix in ("", "eval_")
+            for name in ("losses/cdpo", "losses/dpop", "prefix_sharing/tokens_saved")
         }
         assert theirs.keys() <= ours.keys()
 

@@ -1,0 +1,82 @@
+"""Options that our trainers add to TRL's, whichever loss they train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sense_trl.errors import InputError
+
+_PREFIX_SHARING = {"auto": "auto", "true": True, "false": False, True: True, False: False}
+
+
+@dataclass
+class SenseOptions:
+    """Fields of `SenseSFTConfig` and `SenseDPOConfig`; a base class in front of TRL's config."""
+
+    # A string, because transformers' parser of command lines knows no `bool | str`.
+    prefix_sharing: str = field(
+        default="auto",
+        metadata={
+            "help": "Whether tokens that sequences of a batch have in common at their beginning "
+            "(the prompt of two answers, the schema of several questions) are computed once. The "
+            "values and gradients are the same up to rounding; with dropout, the shared part draws "
+            "one mask. 'auto': where the model allows it, else the reason is logged; true: or "
+            "training does not start; false: never. The metric `prefix_sharing/tokens_saved` is "
+            "the share of the batch's positions that were not computed.",
+            "choices": ["auto", "true", "false"],
+        },
+    )
+    group_by_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Dataset columns whose equal values are drawn into the same batch of a device, "
+            "the coarsest first, e.g. ['db_id', 'question_id'], so that there is more to share. "
+            "Groups, examples within them and batches are shuffled. Left out, all examples are."
+        },
+    )
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Type in which trainable adapter weights are stored. 'float32' keeps the "
+            "small updates that TRL loses by casting the adapters of quantised models to "
+            "bfloat16; 'auto' leaves them as TRL made them, which FSDP with quantised models "
+            "needs.",
+            "choices": ["float32", "auto"],
+        },
+    )
+    max_length: int | None = field(
+        default=2048,
+        metadata={
+            "help": "Longest prompt plus answer in tokens; null for no limit. A longer example is "
+            "left out as `max_dropped_fraction` allows; nothing is ever cut. TRL's default of 1024 "
+            "is less than many schemas."
+        },
+    )
+    max_dropped_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Largest share of the examples of a dataset that may be left out because they "
+            "exceed `max_length`. With more, training does not start. The default, 0, leaves out "
+            "nothing unasked."
+        },
+    )
+
+    def _check_options(self) -> None:
+        if self.prefix_sharing not in _PREFIX_SHARING:
+            raise InputError(
+                f"`prefix_sharing` is {self.prefix_sharing!r}, expected 'auto', true or false."
+            )
+        self.prefix_sharing = _PREFIX_SHARING[self.prefix_sharing]  # type: ignore[assignment]
+        if self.group_by_columns is not None and not self.group_by_columns:
+            raise InputError(
+                "`group_by_columns` is empty, expected one column or more, or null for none."
+            )
+        if self.adapter_dtype not in ("float32", "auto"):
+            raise InputError(
+                f"`adapter_dtype` is {self.adapter_dtype!r}, expected 'float32' or 'auto'."
+            )
+        if not 0.0 <= self.max_dropped_fraction < 1.0:
+            raise InputError(
+                f"`max_dropped_fraction` is {self.max_dropped_fraction!r}, expected a share in "
+                "[0, 1)."
+            )

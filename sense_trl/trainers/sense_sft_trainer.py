@@ -1,0 +1,192 @@
+"""Supervised fine-tuning on TRL's `SFTTrainer` that reads every schema once per batch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from trl import SFTTrainer
+
+from sense_trl.errors import InputError
+from sense_trl.trainers.long_examples import leave_out_long_examples
+from sense_trl.trainers.prefix_sharing import (
+    add_prefix_tree,
+    get_grouped_sampler,
+    get_share_of_tokens_saved,
+    set_up_prefix_sharing,
+)
+from sense_trl.trainers.quantization import (
+    disable_cpu_weight_repacking,
+    get_float32_parameters,
+    store_adapter_in_float32,
+)
+from sense_trl.trainers.sense_sft_config import SenseSFTConfig
+
+
+class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's `SFTTrainer` with shared prefixes and no silent cuts.
+
+    * Questions about one database begin with the same schema. With `prefix_sharing` what the
+      examples of a batch have in common at their beginning is computed once, and
+      `group_by_columns=["db_id"]` draws questions about one database into the same batch. Loss,
+      gradients and metrics are TRL's up to rounding; `prefix_sharing/tokens_saved` is logged.
+    * An example longer than `max_length` is never cut (except by `packing`). Examples that do not
+      fit are counted, named, and left out if they are at most `max_dropped_fraction` of the
+      dataset; else training does not start.
+    * Adapters of quantised models are stored in float32, and 4-bit models on a CPU are kept from
+      bitsandbytes' in-place repacking.
+
+    Everything else is TRL's: datasets, losses, metrics, checkpoints.
+
+    Args:
+        args: `SenseSFTConfig`; None takes its defaults.
+        model, data_collator, train_dataset, eval_dataset, processing_class, compute_loss_func,
+        compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs,
+        preprocess_logits_for_metrics, quantization_config, peft_config, formatting_func: as in
+            `trl.SFTTrainer`. A `data_collator` of your own needs to know nothing about prefixes.
+
+    Raises:
+        InputError: `args` is not a `SenseSFTConfig`, too many examples exceed `max_length`,
+            `prefix_sharing` is True where it is not exact, or a column to group by is missing.
+
+    Example:
+
+    ```python
+    from datasets import Dataset
+
+    from sense_trl.trainers import SenseSFTConfig, SenseSFTTrainer
+
+    schema = "singer(id, name, age)"
+    answers = {
+        "How many singers are there?": "SELECT COUNT(*) FROM singer",
+        "Who is the oldest singer?": "SELECT name FROM singer ORDER BY age DESC LIMIT 1",
+    }
+    examples = Dataset.from_list(
+        [
+            {"db_id": "concert", "prompt": f"{schema}\\n{question}\\n", "completion": sql}
+            for question, sql in answers.items()
+        ]
+    )
+    trainer = SenseSFTTrainer(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        args=SenseSFTConfig(
+            output_dir="sense-sft",
+            group_by_columns=["db_id"],
+            per_device_train_batch_size=8,
+            num_train_epochs=1,
+            use_cpu=True,
+        ),
+        train_dataset=examples,
+    )
+    trainer.train()
+    trainer.save_model()
+    ```
+    """
+
+    _tag_names = ["trl", "sft", "sense"]  # noqa: RUF012 - TRL declares it as an instance-level list
+    _name = "SENSE SFT"
+
+    args: SenseSFTConfig
+    # Attributes of TRL's trainer that are read or replaced here.
+    data_collator: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: SenseSFTConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_loss_func: Any = None,
+        compute_metrics: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        optimizer_cls_and_kwargs: Any = None,
+        preprocess_logits_for_metrics: Any = None,
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        formatting_func: Any = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = SenseSFTConfig(
+                output_dir=f"{name.rstrip('/').split('/')[-1] or 'model'}-SenseSFT"
+            )
+        elif not isinstance(args, SenseSFTConfig):
+            raise InputError(
+                f"`args` is a {type(args).__name__}, expected a SenseSFTConfig. It takes the same "
+                "options as trl.SFTConfig."
+            )
+        float32_parameters = get_float32_parameters(model)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            formatting_func=formatting_func,
+        )
+        disable_cpu_weight_repacking(self.model)
+        store_adapter_in_float32(self.model, args, float32_parameters)
+        self._shares_prefixes = set_up_prefix_sharing(self)
+        self._grouped_sampler = get_grouped_sampler(self)
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: SenseSFTConfig,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """Tokenise unless that is done, and leave out or refuse what is too long."""
+        if packing:
+            return super()._prepare_dataset(
+                dataset, processing_class, args, packing, formatting_func, dataset_name
+            )
+        # Without `max_length` TRL does not cut. A shallow copy, because `dataclasses.replace` would
+        # run `__post_init__` again.
+        unlimited = copy.copy(args)
+        unlimited.max_length = None
+        dataset = super()._prepare_dataset(
+            dataset, processing_class, unlimited, packing, formatting_func, dataset_name
+        )
+        return leave_out_long_examples(
+            dataset,
+            dataset_name,
+            args,
+            columns=("input_ids",),
+            get_length=lambda lengths: lengths["input_ids"],
+            noun="examples",
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self._grouped_sampler is not None:
+            return self._grouped_sampler
+        return super()._get_train_sampler(train_dataset)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """TRL's loss of one micro-batch, from its prefix tree where prefixes are shared."""
+        if self._shares_prefixes:
+            inputs = add_prefix_tree(inputs)
+            mode = "train" if self.model.training else "eval"
+            saved = self.accelerator.gather(get_share_of_tokens_saved(inputs)).mean().item()
+            self._metrics[mode]["prefix_sharing/tokens_saved"].append(saved)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

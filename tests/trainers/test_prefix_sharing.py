@@ -1,0 +1,499 @@
+"""Training on prefix trees equals TRL's trainers on padded rows, and is refused where it does not."""
+
+from __future__ import annotations
+
+import logging
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import IterableDataset
+from peft import PromptTuningConfig, get_peft_model
+from tiny_models import (
+    ARCHITECTURES,
+    PAIRS,
+    QUESTIONS,
+    VOCAB_SIZE,
+    assert_same_weights,
+    build_tiny_model,
+    get_history,
+    get_weights,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    MambaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+from trl import DPOTrainer, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from sense_trl.errors import InputError
+from sense_trl.trainers import _trl_compat, prefix_sharing
+from sense_trl.trainers.prefix_sharing import find_sharing_obstacle
+
+# TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+# What the metrics of both sides have in common, but for times.
+METRICS = {
+    "dpo": [
+        "loss",
+        "grad_norm",
+        "entropy",
+        "num_tokens",
+        "logits/chosen",
+        "logits/rejected",
+        "mean_token_accuracy",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+    ],
+    "sft": ["loss", "grad_norm", "entropy", "num_tokens", "mean_token_accuracy"],
+}
+
+
+def assert_same_run(ours, trls, kind, *, rtol=1e-4, atol=1e-5):
+    """Every step's metrics and the weights at the end."""
+    assert min(get_history(ours, "prefix_sharing/tokens_saved")) > 0.15
+    for name in METRICS[kind]:
+        found, expected = get_history(ours, name), get_history(trls, name)
+        assert len(expected) == trls.state.max_steps, name
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+    # As a whole: AdamW gives a single weight whose gradient is rounding noise a step of full size.
+    weights, others = get_weights(ours), get_weights(trls)
+    assert weights.keys() == others.keys()
+    for name in weights:
+        assert (weights[name] - others[name]).norm() <= 10 * rtol * others[name].norm(), name
+
+
+def get_gradients(trainer, num_rows=8):
+    """Loss and gradients of one batch, away from the start, where many are zero."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    trainer.model.train()
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(num_rows)])
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss, {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(ours, trls, tolerance=1e-4):
+    (loss, gradients), (expected_loss, expected) = get_gradients(ours), get_gradients(trls)
+    torch.testing.assert_close(loss, expected_loss, rtol=tolerance, atol=1e-6)
+    assert gradients.keys() == expected.keys()
+    assert any(gradient.any() for gradient in expected.values())
+    for name, gradient in gradients.items():
+        difference, norm = (gradient - expected[name]).norm(), expected[name].norm()
+        assert difference <= tolerance * norm + 1e-9, (name, difference / norm)
+
+
+# ------------------------------------------------------------------------------------- DPO
+
+
+@pytest.mark.parametrize(
+    "architecture, lora, checkpointing",
+    [
+        ("llama", True, True),
+        ("llama", False, False),
+        ("qwen2", True, False),
+        ("qwen2", False, True),
+    ],
+)
+def test_dpo_steps_equal_trl_s(train, architecture, lora, checkpointing):
+    options = {
+        "architecture": architecture,
+        "lora": lora,
+        "gradient_checkpointing": checkpointing,
+        "max_steps": 5,
+    }
+    ours = train(["sigmoid", "sft"], prefix_sharing=True, **options)
+    assert_same_run(ours, train(["sigmoid", "sft"], trainer_class=DPOTrainer, **options), "dpo")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_dpo_gradients_equal_trl_s(train, architecture, lora):
+    options = {"architecture": architecture, "lora": lora, "start": False}
+    ours = train(["sigmoid"], prefix_sharing=True, **options)
+    assert_same_gradients(ours, train(["sigmoid"], trainer_class=DPOTrainer, **options))
+
+
+@pytest.mark.parametrize("loss_type", _trl_compat.get_trl_loss_types())
+def test_every_loss_of_trl_has_the_same_gradients(train, loss_type):
+    smoothing = {"label_smoothing": 0.1} if loss_type in _trl_compat.LABEL_SMOOTHING_READERS else {}
+    ours = train([loss_type], prefix_sharing=True, start=False, **smoothing)
+    trls = train([loss_type], trainer_class=DPOTrainer, start=False, **smoothing)
+    assert_same_gradients(ours, trls)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"use_weighting": True}, {"ld_alpha": 0.5}, {"f_divergence_type": "js_divergence"}],
+    ids=str,
+)
+def test_options_of_trl_s_losses_have_the_same_gradients(train, options):
+    ours = train(["sigmoid"], prefix_sharing=True, start=False, **options)
+    assert_same_gradients(
+        ours, train(["sigmoid"], trainer_class=DPOTrainer, start=False, **options)
+    )
+
+
+@pytest.mark.parametrize("loss_type", [["cdpo"], ["dpop", "sft"]])
+def test_our_losses_are_the_same_with_and_without_a_tree(train, loss_type):
+    pairs = [{**pair, "pair_weight": 1.0 + i} for i, pair in enumerate(PAIRS)]
+    ours, rows = (
+        train(loss_type, pairs=pairs, prefix_sharing=sharing, start=False)
+        for sharing in (True, False)
+    )
+    assert_same_gradients(ours, rows)
+
+
+def test_a_long_dpo_run_stays_on_trl_s_path(train):
+    options = {"max_steps": 20, "learning_rate": 5e-3, "beta": 0.5}
+    ours = train(["sigmoid"], prefix_sharing=True, **options)
+    trls = train(["sigmoid"], trainer_class=DPOTrainer, **options)
+    assert_same_run(ours, trls, "dpo", rtol=1e-3, atol=1e-4)
+    assert get_history(ours, "rewards/margins")[-1] > 1
+
+
+def test_one_batch_of_eight_equals_eight_of_one(train):
+    options = {"max_steps": 3, "prefix_sharing": True}
+    large = train(["cdpo"], per_device_train_batch_size=8, **options)
+    small = train(["cdpo"], per_device_train_batch_size=1, gradient_accumulation_steps=8, **options)
+    assert_same_weights(large, small, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("reference", ["explicit", "precomputed"])
+def test_references_are_computed_on_the_tree_as_well(train, reference):
+    def get_options():
+        if reference == "precomputed":
+            return {"precompute_ref_log_probs": True, "max_steps": 4}
+        return {"ref_model": build_tiny_model("llama", seed=1), "max_steps": 4}
+
+    ours = train(["sigmoid"], prefix_sharing=True, eval_pairs=PAIRS[:3], **get_options())
+    trls = train(["sigmoid"], trainer_class=DPOTrainer, eval_pairs=PAIRS[:3], **get_options())
+    assert_same_run(ours, trls, "dpo")
+    expected = trls.evaluate()
+    for name, value in ours.evaluate().items():
+        if any(part in name for part in ("loss", "rewards", "logps")):
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+
+
+def test_policy_and_reference_both_run_on_the_tree(train, monkeypatch):
+    trainer = train(
+        ["sigmoid"], prefix_sharing=True, ref_model=build_tiny_model("llama"), start=False
+    )
+    shapes = []
+    for model in (trainer.ref_model, trainer.model.get_base_model()):
+        model.base_model.register_forward_pre_hook(
+            lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),
+            with_kwargs=True,
+        )
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert batch["input_ids"].shape[0] == 2
+    trainer.compute_loss(trainer.model, batch)
+    assert shapes == [tuple(batch["prefix_tree"].input_ids.shape)] * 2
+    assert shapes[0][0] == 1
+
+
+def test_streamed_pairs_share_prefixes_too(train):
+    stream = IterableDataset.from_generator(lambda: iter(PAIRS * 4))
+    trainer = train(["sigmoid"], pairs=stream, prefix_sharing=True)
+    assert get_history(trainer, "prefix_sharing/tokens_saved")[0] > 0.2
+
+
+def test_the_share_of_tokens_saved_is_that_of_the_batch(train):
+    pairs = [{"prompt": "a b c d e f g h", "chosen": " i", "rejected": " j"}]
+    trainer = train(["sigmoid"], pairs=pairs, max_steps=1, per_device_train_batch_size=1)
+    example = trainer.train_dataset[0]
+    prompt, answers = (
+        len(example["prompt_ids"]),
+        [len(example["chosen_ids"]), len(example["rejected_ids"])],
+    )
+    expected = 1 - (prompt + sum(answers)) / (2 * (prompt + max(answers)))
+    # The chosen and the rejected answer may begin with the same token.
+    assert get_history(trainer, "prefix_sharing/tokens_saved") == [
+        pytest.approx(expected, abs=0.05)
+    ]
+
+
+# ------------------------------------------------------------------------------------- SFT
+
+
+@pytest.mark.parametrize(
+    "architecture, lora, checkpointing",
+    [
+        ("llama", True, True),
+        ("llama", False, False),
+        ("qwen2", True, False),
+        ("qwen2", False, True),
+    ],
+)
+def test_sft_steps_equal_trl_s(train_sft, architecture, lora, checkpointing):
+    options = {
+        "architecture": architecture,
+        "lora": lora,
+        "gradient_checkpointing": checkpointing,
+        "max_steps": 5,
+        "per_device_train_batch_size": 8,
+    }
+    ours = train_sft(prefix_sharing=True, **options)
+    assert_same_run(ours, train_sft(trainer_class=SFTTrainer, **options), "sft")
+
+
+@pytest.mark.parametrize("options", [{}, {"loss_type": "dft"}, {"completion_only_loss": False}])
+def test_sft_gradients_equal_trl_s(train_sft, options):
+    ours = train_sft(prefix_sharing=True, start=False, **options)
+    assert_same_gradients(ours, train_sft(trainer_class=SFTTrainer, start=False, **options))
+
+
+def test_a_long_sft_run_stays_on_trl_s_path(train_sft):
+    options = {"max_steps": 20, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
+    ours = train_sft(prefix_sharing=True, **options)
+    trls = train_sft(trainer_class=SFTTrainer, **options)
+    assert_same_run(ours, trls, "sft", rtol=1e-3, atol=1e-4)
+    assert get_history(ours, "loss")[-1] < 0.9 * get_history(ours, "loss")[0]
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_sft_accumulation_changes_nothing(train_sft, size):
+    options = {"max_steps": 3, "prefix_sharing": True}
+    large = train_sft(per_device_train_batch_size=8, **options)
+    small = train_sft(
+        per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, **options
+    )
+    assert_same_weights(large, small, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        get_history(large, "loss"), get_history(small, "loss"), rtol=1e-4, atol=1e-5
+    )
+
+
+# -------------------------------------------------------------------------------- obstacles
+
+
+def build(config_class, **options):
+    """A small model in float32, whatever its kind, with TRL's fused head."""
+    torch.manual_seed(0)
+    config = config_class(**{"vocab_size": VOCAB_SIZE, "pad_token_id": 0, **options})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Weights large enough for attention to matter.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 3
+    add_fused_lm_head(model)
+    return model
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    "config_class, options",
+    [
+        (Qwen2Config, SMALL),
+        (Qwen3Config, SMALL),
+        (MistralConfig, {**SMALL, "sliding_window": None}),
+        (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_models_with_full_attention_share(config_class, options):
+    assert find_sharing_obstacle(build(config_class, **options)) is None
+
+
+@pytest.mark.parametrize(
+    "config_class, options, reason",
+    [
+        (MistralConfig, {**SMALL, "sliding_window": 4096}, "window of 4096"),
+        (
+            Qwen2Config,
+            {**SMALL, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "other kinds than full attention",
+        ),
+        (Gemma2Config, SMALL, "other kinds than full attention"),
+        (MambaConfig, {"hidden_size": 32, "num_hidden_layers": 2}, "linear_attention"),
+        # ALiBi: positions are counted along the row.
+        (
+            BloomConfig,
+            {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+            "other values on a tree|cannot be run",
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_other_models_do_not_and_say_why(config_class, options, reason):
+    obstacle = find_sharing_obstacle(build(config_class, **options))
+    assert obstacle is not None
+    assert re.search(reason, obstacle)
+
+
+def test_other_obstacles():
+    model = build(Qwen2Config, **SMALL)
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    assert "virtual tokens" in find_sharing_obstacle(get_peft_model(model, prompt))
+    model.config._attn_implementation = "flash_attention_2"
+    assert "'flash_attention_2' takes no mask" in find_sharing_obstacle(model)
+
+
+def test_the_comparison_finds_a_wrong_position(monkeypatch):
+    """A model that ignores position ids is told from one that follows them."""
+    model = build(Qwen2Config, **SMALL)
+    assert find_sharing_obstacle(model) is None
+    backbone = model.base_model.forward
+    model.base_model.forward = lambda *args, position_ids=None, **kwargs: backbone(*args, **kwargs)
+    assert "other values on a tree" in find_sharing_obstacle(model)
+
+
+def test_sharded_models_are_judged_by_their_type():
+    model = build(Qwen2Config, **SMALL)
+    model.lm_head.weight.ds_id = 0  # as DeepSpeed's ZeRO-3 marks them
+    assert find_sharing_obstacle(model) is None
+    model.config.model_type = "unheard-of"
+    assert "'unheard-of' are compared" in find_sharing_obstacle(model)
+
+
+@pytest.fixture
+def windowed_model(tmp_path):
+    model = build(MistralConfig, **SMALL, sliding_window=64)
+    model.save_pretrained(tmp_path / "windowed")
+    return str(tmp_path / "windowed")
+
+
+def test_auto_falls_back_with_one_line_and_true_refuses(train_sft, windowed_model, caplog):
+    with caplog.at_level(logging.WARNING, logger="sense_trl"):
+        trainer = train_sft(model=windowed_model)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("sense_trl")]
+    assert len(lines) == 1
+    assert "window of 64 tokens" in lines[0]
+    assert not get_history(trainer, "prefix_sharing/tokens_saved")
+    trls = train_sft(model=windowed_model, trainer_class=SFTTrainer)
+    assert_same_weights(trainer, trls)
+    with pytest.raises(InputError, match="`prefix_sharing` is True, but the model sees a window"):
+        train_sft(model=windowed_model, prefix_sharing=True)
+
+
+def test_off_is_trl_bit_for_bit(train_sft):
+    ours = train_sft(prefix_sharing=False)
+    assert_same_weights(ours, train_sft(trainer_class=SFTTrainer))
+    assert not get_history(ours, "prefix_sharing/tokens_saved")
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"_is_vision_dataset": True}, "images"),
+        ({"aux_loss_enabled": True}, "load-balancing"),
+        ({"padding_free": True}, "`padding_free`"),
+        ({"compute_loss_func": print}, "`compute_loss_func`"),
+        ({"label_smoother": print}, "`label_smoothing_factor`"),
+        ({"args": SimpleNamespace(packing=True)}, "`packing`"),
+        (
+            {
+                "accelerator": SimpleNamespace(
+                    parallelism_config=SimpleNamespace(cp_enabled=True, sp_enabled=False)
+                )
+            },
+            "context or sequence parallelism",
+        ),
+    ],
+    ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_need_every_row(changes, reason):
+    plain = {
+        "_is_vision_dataset": False,
+        "aux_loss_enabled": False,
+        "padding_free": False,
+        "compute_loss_func": None,
+        "label_smoother": None,
+        "args": SimpleNamespace(),
+        "accelerator": SimpleNamespace(parallelism_config=None),
+    }
+    assert prefix_sharing._find_obstacle_in_options(SimpleNamespace(**plain)) is None
+    found = prefix_sharing._find_obstacle_in_options(SimpleNamespace(**{**plain, **changes}))
+    assert reason in found
+
+
+def test_the_trainers_have_what_the_obstacles_are_read_from(train, train_sft):
+    for trainer in (train(["sigmoid"], start=False), train_sft(start=False)):
+        assert trainer._is_vision_dataset is False
+        assert trainer.aux_loss_enabled is False
+        assert trainer.padding_free is False
+        assert trainer.compute_loss_func is None
+        assert trainer.label_smoother is None
+
+
+def test_a_mixture_of_experts_with_its_loss_falls_back(train_sft, tmp_path, caplog):
+    options = {
+        **SMALL,
+        "num_local_experts": 2,
+        "output_router_logits": True,
+        "sliding_window": None,
+    }
+    build(MixtralConfig, **options).save_pretrained(tmp_path / "moe")
+    train_sft(model=str(tmp_path / "moe"), lora=False, max_steps=1)
+    assert "load-balancing loss" in caplog.text
+
+
+# ---------------------------------------------------------------------------------- groups
+
+
+def test_grouping_saves_more_and_resumes_in_the_same_order(train_sft, tmp_path):
+    options = {
+        "per_device_train_batch_size": 2,
+        "max_steps": 12,
+        "lr_scheduler_type": "linear",
+        "save_strategy": "steps",
+        "save_steps": 10,
+    }
+    grouped = train_sft(group_by_columns=["db_id"], output_dir=str(tmp_path / "a"), **options)
+    random = train_sft(output_dir=str(tmp_path / "b"), **options)
+    saved, saved_random = (
+        sum(get_history(trainer, "prefix_sharing/tokens_saved")) / 12
+        for trainer in (grouped, random)
+    )
+    assert saved > 0.25
+    assert saved > 1.5 * saved_random
+    # Step 10 is within the second epoch.
+    resumed = train_sft(
+        group_by_columns=["db_id"],
+        output_dir=str(tmp_path / "c"),
+        resume_from=str(tmp_path / "a" / "checkpoint-10"),
+        **options,
+    )
+    assert_same_weights(grouped, resumed)
+
+
+def test_unusable_columns_to_group_by_are_refused(train_sft):
+    with pytest.raises(InputError, match=r"`group_by_columns` names \['schema'\]"):
+        train_sft(group_by_columns=["db_id", "schema"])
+    with pytest.raises(InputError, match="`group_by_columns` is empty"):
+        train_sft(group_by_columns=[])
+    stream = IterableDataset.from_generator(lambda: iter(QUESTIONS))
+    with pytest.raises(InputError, match="IterableDataset"):
+        train_sft(rows=stream, group_by_columns=["db_id"])
+
+
+def test_weights_are_trained(train_sft):
+    before, after = get_weights(train_sft(start=False)), get_weights(train_sft(max_steps=3))
+    assert any((before[name] != after[name]).any() for name in before)
