@@ -12,7 +12,7 @@ from sqlglot import exp
 from sense_trl.errors import InputError
 from sense_trl.sql.mutation_rules import RULES, Edit, MutationKind, Query
 from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
-from sense_trl.sql.resolution import QueryNames
+from sense_trl.sql.resolution import QueryNames, SchemaNames
 
 __all__ = ["Mutant", "MutationKind", "mutate_sql"]
 
@@ -80,7 +80,8 @@ def mutate_sql(
     # A string seeds by its bytes: the same in every process.
     canonical_gold = canonical_sql(sql, dialect)
     rng = random.Random(f"{seed}:{canonical_gold}")
-    query = Query(tree, QueryNames(tree, columns), keys, rng)
+    schema = None if columns is None else SchemaNames.of(columns)
+    query = Query(tree, QueryNames(tree, schema), keys, rng)
     edits: Iterable[Edit] = [edit for rule in RULES for edit in rule(query)]
     if max_mutants is not None:
         edits = _take_turns(list(edits), rng)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from sqlglot import exp
 
-from sense_trl.sql.resolution import QueryNames, Source, get_from, get_type_class
+from sense_trl.sql.resolution import QueryNames, SchemaNames, Source, get_from, get_type_class
 
 __all__ = ["RULES", "Edit", "MutationKind", "Query"]
 
@@ -101,6 +101,11 @@ class Query:
     foreign_keys: tuple[ForeignKey, ...]
     rng: random.Random
 
+    @property
+    def schema(self) -> SchemaNames:
+        """Empty if the schema is not known."""
+        return self.names.schema or SchemaNames({}, {})
+
     def selects(self) -> list[exp.Select]:
         return list(self.tree.find_all(exp.Select))
 
@@ -150,7 +155,9 @@ def wrong_columns(query: Query) -> Iterator[Edit]:
             continue
         together = [column]
         kind = MutationKind.WRONG_COLUMN
-        if clause == "order":
+        if isinstance(column.parent, exp.Count):
+            kind = MutationKind.COUNT_ARGUMENT
+        elif clause == "order":
             kind = MutationKind.WRONG_ORDER_KEY
         elif clause == "group":
             kind = MutationKind.WRONG_GROUP_KEY
@@ -202,13 +209,13 @@ def wrong_tables(query: Query) -> Iterator[Edit]:
             needed = {column.name.lower() for column in columns}
             fitting = [
                 name
-                for name, own in query.names.tables.items()
+                for name, own in query.schema.tables.items()
                 if name not in used and needed <= own.keys()
             ]
             near = {other for _, _, other, _ in query.key_neighbours(source.table)}
             preferred = [name for name in fitting if name in near] or fitting
             for name in query.draw(preferred, 2):
-                written = _identifier(query.names.table_names[name])
+                written = _identifier(query.schema.written[name])
                 settings: list[Setting] = [(source.node, "this", written)]
                 if not source.node.alias:
                     settings += [
@@ -347,7 +354,11 @@ def wrong_literals(query: Query) -> Iterator[Edit]:
         is_string = query.is_string(node)
         text = node.this if isinstance(node, exp.Literal) else node.name
         make = exp.Literal.string if is_string else exp.Literal.number
-        for other in query.draw(_other_texts(text, is_string), 3):
+        others = _other_texts(text, is_string)
+        if isinstance(node.parent, exp.Like):
+            # SQLite takes no account of case there.
+            others = [other for other in others if other.lower() != text.lower()]
+        for other in query.draw(others, 3):
             yield _swap(MutationKind.WRONG_LITERAL, node, make(other))
 
 
@@ -432,14 +443,33 @@ def added_conditions(query: Query) -> Iterator[Edit]:
 
 
 def distinct(query: Query) -> Iterator[Edit]:
-    """DISTINCT of a SELECT lost or added."""
+    """DISTINCT of a SELECT lost or added, where it may change the rows."""
     for select in query.selects():
+        if _is_read_as_set(select) or _has_distinct_rows(select):
+            continue
         if select.args.get("distinct") is not None:
             yield Edit(MutationKind.DISTINCT_DROPPED, ((select, "distinct", None),))
-        elif not isinstance(select.parent, (exp.In, exp.Exists)) and not (
-            isinstance(select.parent, exp.Subquery) and isinstance(select.parent.parent, exp.In)
-        ):
+        else:
             yield Edit(MutationKind.DISTINCT_ADDED, ((select, "distinct", exp.Distinct()),))
+
+
+def _is_read_as_set(select: exp.Select) -> bool:
+    """Whether IN, EXISTS or a set operation without ALL reads the rows."""
+    parent = select.parent
+    while isinstance(parent, exp.Subquery):
+        parent = parent.parent
+    if isinstance(parent, exp.SetOperation):
+        return parent.args.get("distinct") is not False
+    return isinstance(parent, (exp.In, exp.Exists))
+
+
+def _has_distinct_rows(select: exp.Select) -> bool:
+    """Whether the rows are one row, or one for each group with all its keys."""
+    group = select.args.get("group")
+    if group is None:
+        return any(projection.find(exp.AggFunc) is not None for projection in select.expressions)
+    chosen = {projection.unalias().sql().lower() for projection in select.expressions}
+    return all(key.sql().lower() in chosen for key in group.expressions)
 
 
 def groups(query: Query) -> Iterator[Edit]:
@@ -620,14 +650,14 @@ def added_joins(query: Query) -> Iterator[Edit]:
         found = []
         for source in sources:
             for _, own_column, table, column in query.key_neighbours(source.table):
-                columns = query.names.tables.get(table, {})
+                columns = query.schema.tables.get(table, {})
                 own = (source.columns or {}).get(own_column)
                 if own is None or column not in columns or table in used:
                     continue
                 if not loose & columns.keys():
                     found.append((source, own, table, columns[column]))
         for source, own_column, table, column in query.draw(found, 1):
-            written = query.names.table_names[table]
+            written = query.schema.written[table]
             on = exp.EQ(
                 this=_column(own_column.name, _qualifier(source)),
                 expression=_column(column.name, written),
@@ -828,15 +858,38 @@ def _qualifies(select: exp.Select) -> bool:
 def _other_columns(query: Query, column: exp.Column, select: exp.Select) -> list[exp.Column]:
     own = query.names.resolve(column)
     wanted = query.names.type_class(column)
+    same = _joined_columns(query, select, (own, column.name.lower()))
     near: list[exp.Column] = []
     far: list[exp.Column] = []
     for source in query.names.sources(select):
         for other in _columns_of(query, source, select):
-            if source is own and other.name.lower() == column.name.lower():
+            if (source, other.name.lower()) in same:
                 continue
             if _source_type_class(source, other.name) == wanted:
                 (near if source is own else far).append(other)
     return query.draw(near, 2) + query.draw(far, 1)
+
+
+def _joined_columns(
+    query: Query, select: exp.Select, column: tuple[Source | None, str]
+) -> set[tuple[Source | None, str]]:
+    """A column and those that the joins of a SELECT set equal to it."""
+    pairs = []
+    for equality in select.find_all(exp.EQ):
+        if equality.parent_select is select and _joins_sources(query, equality):
+            left, right = equality.this, equality.expression
+            pairs.append(
+                {
+                    (query.names.resolve(left), left.name.lower()),
+                    (query.names.resolve(right), right.name.lower()),
+                }
+            )
+    found = {column}
+    for _ in pairs:
+        for pair in pairs:
+            if found & pair:
+                found |= pair
+    return found
 
 
 def _source_type_class(source: Source, name: str) -> str:

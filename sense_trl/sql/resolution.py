@@ -6,13 +6,13 @@ double-quoted string is resolved as far as it goes. (sqlglot's `qualify` refuses
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sqlglot import exp
 
-__all__ = ["NamedColumn", "QueryNames", "Source", "get_from", "get_type_class"]
+__all__ = ["NamedColumn", "QueryNames", "SchemaNames", "Source", "get_from", "get_type_class"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +40,43 @@ class Source:
     node: exp.Expression
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaNames:
+    """The names of a schema, to be looked up without regard to case.
+
+    Attributes:
+        tables: columns by lower-case names of table and column.
+        written: how the schema writes each lower-case name of a table.
+    """
+
+    tables: Mapping[str, Mapping[str, NamedColumn]]
+    written: Mapping[str, str]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Mapping[str, str] | Sequence[str]]) -> SchemaNames:
+        """From column names by table, with their declared types or without."""
+        tables = {}
+        for table, own in columns.items():
+            types = own if isinstance(own, Mapping) else dict.fromkeys(own, "")
+            tables[table.lower()] = {
+                name.lower(): NamedColumn(name, type_) for name, type_ in types.items()
+            }
+        return cls(tables, {table.lower(): table for table in columns})
+
+
 class QueryNames:
     """Resolves the names of one query.
 
     Args:
         tree: the parsed query. It must not change while this object is in use.
-        columns: table to column to declared type; `None` if the schema is not known.
-
-    Attributes:
-        has_schema: whether the schema is known.
-        tables: the schema's columns by lower-case names of table and column.
-        table_names: how the schema writes each lower-case name of a table.
+        schema: the names of the schema; `None` if it is not known.
     """
 
-    def __init__(
-        self, tree: exp.Expression, columns: Mapping[str, Mapping[str, str]] | None = None
-    ) -> None:
-        self._tree = tree
-        self.has_schema = columns is not None
-        self.tables: Final = {
-            table.lower(): {name.lower(): NamedColumn(name, type_) for name, type_ in own.items()}
-            for table, own in (columns or {}).items()
-        }
-        self.table_names: Final = {table.lower(): table for table in columns or {}}
+    def __init__(self, tree: exp.Expression, schema: SchemaNames | None = None) -> None:
+        self.schema: Final = schema
         self._ctes = {cte.alias.lower(): cte for cte in tree.find_all(exp.CTE)}
         self._sources: dict[int, tuple[Source, ...]] = {}
+        self._resolved: dict[int, Source | None] = {}
         self._open: set[int] = set()
 
     def sources(self, select: exp.Expression | None) -> tuple[Source, ...]:
@@ -83,19 +95,15 @@ class QueryNames:
         `None` for a string in double quotes, an alias of a result column and an unknown name. Of
         several sources that hold an unqualified name, the first (they may be joined by USING).
         """
-        name, qualifier = column.name.lower(), column.table.lower()
-        for select in _enclosing_selects(column):
-            sources = self.sources(select)
-            if qualifier:
-                fitting = [source for source in sources if source.name == qualifier]
-            else:
-                fitting = [s for s in sources if s.columns is not None and name in s.columns]
-                if not fitting and not self._is_quoted(column):
-                    hidden = [s for s in sources if s.columns is None]
-                    fitting = hidden if len(hidden) == 1 else []
-            if fitting:
-                return fitting[0]
-        return None
+        if id(column) not in self._resolved:
+            self._resolved[id(column)] = self._find_source(column)
+        return self._resolved[id(column)]
+
+    def get_cte(self, table: exp.Expression) -> exp.CTE | None:
+        """The common table expression that a name in a FROM clause means."""
+        cte = self._ctes.get(table.name.lower())
+        # A recursive expression names itself; below, that is a table without known columns.
+        return None if cte is None or self._is_inside(table, cte) else cte
 
     def is_string(self, column: exp.Expression) -> bool:
         """Whether SQLite takes this quoted word for a string, there being no such column."""
@@ -116,6 +124,50 @@ class QueryNames:
             isinstance(projection, exp.Alias) and projection.alias.lower() == name
             for projection in select.expressions
         )
+
+    def is_unknown(self, column: exp.Column) -> bool:
+        """Whether an engine would refuse the name: no table in reach has such a column.
+
+        Not where a table itself is not known, and not for a quoted word (see `is_string`).
+        """
+        if isinstance(column.this, exp.Star):
+            return False
+        name = column.name.lower()
+        source = self.resolve(column)
+        if source is None:
+            reach = [s for select in _enclosing_selects(column) for s in self.sources(select)]
+            is_hidden = any(s.columns is None for s in reach) and not column.table
+            return not (is_hidden or self._is_quoted(column) or self._is_result_name(column))
+        return (
+            source.columns is not None and name not in source.columns and name not in _ROW_NUMBERS
+        )
+
+    def is_ambiguous(self, column: exp.Column) -> bool:
+        """Whether an unqualified name is that of several columns of one FROM clause."""
+        if column.table or isinstance(column.this, exp.Star) or self._is_result_name(column):
+            return False
+        name = column.name.lower()
+        for select in _enclosing_selects(column):
+            having = [s for s in self.sources(select) if name in (s.columns or {})]
+            if having:
+                merged = any(
+                    join.args.get("using") or join.args.get("method")
+                    for join in select.args.get("joins") or []
+                )
+                return len(having) > 1 and not merged
+        return False
+
+    def _is_result_name(self, column: exp.Column) -> bool:
+        """Whether a name may be that of a result column, of a SELECT or of a set operation."""
+        if self.is_alias(column):
+            return True
+        node = column.parent
+        while node is not None and not isinstance(node, exp.Select):
+            if isinstance(node, exp.SetOperation):
+                outputs = self.outputs(node)
+                return outputs is None or column.name.lower() in outputs
+            node = node.parent
+        return False
 
     def type_class(self, column: exp.Expression) -> str:
         """The class of a column's declared type (see `get_type_class`); "" if unknown."""
@@ -156,6 +208,21 @@ class QueryNames:
             self._open.discard(id(query))
         return found
 
+    def _find_source(self, column: exp.Column) -> Source | None:
+        name, qualifier = column.name.lower(), column.table.lower()
+        for select in _enclosing_selects(column):
+            sources = self.sources(select)
+            if qualifier:
+                fitting = [source for source in sources if source.name == qualifier]
+            else:
+                fitting = [s for s in sources if s.columns is not None and name in s.columns]
+                if not fitting and not self._is_quoted(column):
+                    hidden = [s for s in sources if s.columns is None]
+                    fitting = hidden if len(hidden) == 1 else []
+            if fitting:
+                return fitting[0]
+        return None
+
     def _make_sources(self, select: exp.Select) -> Iterator[Source]:
         clause = get_from(select)
         nodes = [] if clause is None else [clause.this]
@@ -168,14 +235,13 @@ class QueryNames:
         if isinstance(node, exp.Table):
             table = node.name.lower()
             name = (node.alias or table).lower()
-            cte = self._ctes.get(table)
-            if cte is not None and not self._is_inside(node, cte):
+            cte = self.get_cte(node)
+            if cte is not None:
                 yield Source(name, "", self._cte_columns(cte), node)
-            elif self.has_schema:
-                # An unknown table has no known columns, rather than none at all.
-                yield Source(name, table, self.tables.get(table), node)
             else:
-                yield Source(name, table, None, node)
+                # An unknown table has unknown columns, rather than none.
+                known = None if self.schema is None else self.schema.tables.get(table)
+                yield Source(name, table, known, node)
             # "FROM (a JOIN b)" hangs the joins on the table.
             for join in node.args.get("joins") or []:
                 yield from self._make_source(join.this)
@@ -234,6 +300,10 @@ _TYPE_WORDS: Final = (
     ("text", ("CHAR", "TEXT", "CLOB", "STRING", "UUID")),
     ("number", ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC", "MONEY")),
 )
+
+
+# SQLite has them in every table.
+_ROW_NUMBERS: Final = frozenset({"rowid", "oid", "_rowid_"})
 
 
 def _enclosing_selects(node: exp.Expression) -> Iterator[exp.Expression]:
