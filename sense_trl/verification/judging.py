@@ -498,10 +498,9 @@ def _canonical_text(sql: str, dialect: str) -> str | None:
         return None
 
 
-# What SQLite takes for white space.
-_SPACES: Final = re.compile(r"[ \t\n\f\r]+")
-_SEPARATOR: Final = re.compile(r" ?([,()]) ?")
 _QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]")
+# White space to Python that is none to SQLite.
+_OTHER_SPACE: Final = re.compile(r"[\x0b\x1c-\x1f]")
 
 
 def _is_same_text(sql: str, gold: GoldExamination) -> bool:
@@ -513,9 +512,10 @@ def _is_same_text(sql: str, gold: GoldExamination) -> bool:
 
 def _plain_text(sql: str) -> str:
     # A comment ends with its line, and SQLite folds the case of ASCII alone.
-    if "--" in sql or "/*" in sql or not sql.isascii():
+    if "--" in sql or "/*" in sql or not sql.isascii() or _OTHER_SPACE.search(sql):
         return sql
-    text = _SEPARATOR.sub(r"\1", _SPACES.sub(" ", sql.lower())).strip()
+    text = " ".join(sql.lower().split()).replace(" ,", ",").replace(", ", ",")
+    text = text.replace(" (", "(").replace("( ", "(").replace(" )", ")")
     return text.removesuffix(";").rstrip()
 
 
