@@ -20,10 +20,24 @@ from sense_trl.verification.verifier import SQLVerifier, Verdict, VerificationRe
 class EvaluationRecord:
     """One question, its prediction and the verdict.
 
+    What was not measured is `None` (or empty).
+
     Attributes:
-        verdict: correct, wrong or undetermined.
+        level: difficulty as the questions file gives it.
+        verdict: correct, wrong or undetermined, under `strict`.
         reason: why, one of `sense_trl.verification.Reason`.
         error: the engine's message where there is one.
+        spider: verdict as Spider's official script gives it.
+        bird: verdict as BIRD's official script gives it.
+        suite: verdict over the original database and further instances of it.
+        refuted_by: the instance that refutes what the original database accepts.
+        hardness: Spider's easy, medium, hard or extra.
+        exact_match: Spider's exact-set match.
+        soft_f1: BIRD's Soft-F1 in [0, 1], rows aligned by position.
+        soft_f1_unordered: Soft-F1 in [0, 1] whatever the order of rows.
+        time_ratio: gold's time divided by the prediction's; only for correct predictions.
+        error_classes: how the query differs from gold, from `sense_trl.sql.taxonomy`; only for
+            predictions that are not correct.
     """
 
     question_id: str
@@ -35,6 +49,16 @@ class EvaluationRecord:
     verdict: Verdict
     reason: str
     error: str | None
+    spider: Verdict | None = None
+    bird: Verdict | None = None
+    suite: Verdict | None = None
+    refuted_by: str | None = None
+    hardness: str | None = None
+    exact_match: bool | None = None
+    soft_f1: float | None = None
+    soft_f1_unordered: float | None = None
+    time_ratio: float | None = None
+    error_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +137,24 @@ class EvaluationReport:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            records = [
-                EvaluationRecord(**{**record, "verdict": Verdict(record["verdict"])})
-                for record in data["records"]
-            ]
+            records = [_read_record(record) for record in data["records"]]
             return cls(data["summary"]["name"], tuple(records))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{str(path)!r} is no readable evaluation ({type(error).__name__}: {error}). "
                 "Expected a file that EvaluationReport.save wrote; delete it to evaluate again."
             ) from error
+
+
+_VERDICT_FIELDS = ("verdict", "spider", "bird", "suite")
+
+
+def _read_record(data: dict[str, Any]) -> EvaluationRecord:
+    verdicts = {
+        name: None if data.get(name) is None else Verdict(data[name]) for name in _VERDICT_FIELDS
+    }
+    classes = tuple(data.get("error_classes", ()))
+    return EvaluationRecord(**{**data, **verdicts, "error_classes": classes})
 
 
 def evaluate_sql(
