@@ -2,9 +2,12 @@
 
 from sense_trl.evaluation.evaluate import EvaluationRecord, EvaluationReport, evaluate_sql
 from sense_trl.evaluation.metrics import (
+    GroupAccuracy,
     Interval,
     PairedComparison,
+    Score,
     accuracy_interval,
+    bootstrap_interval,
     compare_paired,
     execution_accuracy,
 )
@@ -13,10 +16,13 @@ from sense_trl.evaluation.report import ReportSection, write_html_report
 __all__ = [
     "EvaluationRecord",
     "EvaluationReport",
+    "GroupAccuracy",
     "Interval",
     "PairedComparison",
     "ReportSection",
+    "Score",
     "accuracy_interval",
+    "bootstrap_interval",
     "compare_paired",
     "evaluate_sql",
     "execution_accuracy",

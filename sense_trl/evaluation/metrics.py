@@ -1,10 +1,11 @@
-"""Numbers over verdicts: accuracy, its interval, and whether one run beats another."""
+"""Numbers over questions: scores, their intervals, and whether one run beats another."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sense_trl.errors import InputError
 from sense_trl.verification.verifier import Verdict
@@ -15,10 +16,63 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval, both ends shares in [0, 1]."""
+    """A 95 % interval, in the unit of what it is of (for a share: within [0, 1])."""
 
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of a run, as every report prints it.
+
+    Attributes:
+        name: short name, the same in every run: `strict`, `spider`, `bird`, `suite`, ...
+        label: what to call it in a table.
+        value: a share or a mean over questions, where 1 is 100 %; only VES and R-VES exceed 1.
+        interval: 95 % interval of `value`.
+        num_questions: questions that it is over.
+        note: a sentence on how it was measured or what to mind; often empty.
+    """
+
+    name: str
+    label: str
+    value: float
+    interval: Interval
+    num_questions: int
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value in percent: `83.0 %`."""
+        return f"{100 * self.value:.1f} %"
+
+    @property
+    def interval_text(self) -> str:
+        """The interval in percent, without the sign: `80.6 to 85.2`."""
+        return f"{100 * self.interval.low:.1f} to {100 * self.interval.high:.1f}"
+
+
+class GroupAccuracy(NamedTuple):
+    """Execution accuracy of the questions of one group: one level, one database.
+
+    Attributes:
+        num_correct: correct predictions.
+        num_questions: all, at least one.
+    """
+
+    num_correct: int
+    num_questions: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions in [0, 1]."""
+        return self.num_correct / self.num_questions
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval (Wilson) of `accuracy`."""
+        return _wilson_interval(self.num_correct, self.num_questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +115,42 @@ def accuracy_interval(successes: Sequence[bool]) -> Interval:
     """
     if not successes:
         raise InputError("`successes` is empty; an interval over no question is undefined.")
-    n, share, z2 = len(successes), sum(successes) / len(successes), _Z95**2
+    return _wilson_interval(sum(successes), len(successes))
+
+
+def _wilson_interval(num_successes: int, n: int) -> Interval:
+    share, z2 = num_successes / n, _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, num_resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """95 % interval of a mean: the middle 95 % of the means of resamples of the questions.
+
+    The percentile bootstrap (Efron 1979). Too narrow for a handful of questions, and of no width
+    where all values are equal; use `accuracy_interval` for shares.
+
+    Args:
+        values: one per question.
+        num_resamples: how many times as many questions are drawn, with replacement.
+        seed: of the draws; the same seed gives the same interval.
+
+    Raises:
+        InputError: `values` is empty, or `num_resamples` is below 1.
+    """
+    if not values:
+        raise InputError("`values` is empty; an interval over no question is undefined.")
+    if num_resamples < 1:
+        raise InputError(f"`num_resamples` is {num_resamples}; expected at least 1, e.g. 2000.")
+    import numpy as np
+
+    drawn, rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
+    means = [rng.choice(drawn, len(drawn)).mean() for _ in range(num_resamples)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Interval(float(low), float(high))
 
 
 def compare_paired(first: Sequence[bool], second: Sequence[bool]) -> PairedComparison:

@@ -1,9 +1,11 @@
 """Evaluation records and the report page."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FreshDB
@@ -11,8 +13,10 @@ from conftest import FreshDB
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.evaluation import (
+    EvaluationRecord,
     EvaluationReport,
     ReportSection,
+    bootstrap_interval,
     evaluate_sql,
     write_html_report,
 )
@@ -143,3 +147,120 @@ def test_runs_on_different_questions_are_refused(
         write_html_report(tmp_path / "r.html", [runs[0], moved], title="t")
     with pytest.raises(InputError, match="`runs` is empty"):
         write_html_report(tmp_path / "r.html", [], title="t")
+
+
+def _record(number: int, **values: Any) -> EvaluationRecord:
+    return EvaluationRecord(
+        **{
+            "question_id": f"q{number}",
+            "db_id": "d",
+            "level": None,
+            "question": "?",
+            "gold_sql": "SELECT 1",
+            "predicted_sql": "SELECT 2",
+            "verdict": Verdict.WRONG,
+            "reason": "values_differ",
+            "error": None,
+            **values,
+        }
+    )
+
+
+CORRECT, WRONG, UNDETERMINED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNDETERMINED
+FULL = EvaluationReport(
+    "full",
+    (
+        _record(
+            1,
+            **{"verdict": CORRECT, "executes": True, "spider": CORRECT, "bird": CORRECT},
+            **{"suite": WRONG, "refuted_by": "neighbour 5", "hardness": "hard", "db_id": "b"},
+            **{"exact_match": False, "soft_f1": 1.0, "soft_f1_unordered": 1.0, "time_ratio": 4.0},
+        ),
+        _record(
+            2,
+            **{"executes": False, "spider": WRONG, "bird": WRONG, "suite": WRONG, "db_id": "a"},
+            **{"soft_f1": 0.0, "soft_f1_unordered": 0.5, "hardness": "easy"},
+            error_classes=("extra_join", "wrong_column"),
+        ),
+        _record(
+            3,
+            **{"verdict": UNDETERMINED, "spider": CORRECT, "bird": CORRECT, "suite": UNDETERMINED},
+            **{"exact_match": True, "time_ratio": 0.25, "db_id": "b"},
+            error_classes=("extra_join",),
+        ),
+        _record(
+            4,
+            **{"verdict": CORRECT, "executes": True, "spider": WRONG, "bird": WRONG},
+            **{"suite": CORRECT, "exact_match": True, "soft_f1": 0.5, "soft_f1_unordered": 0.75},
+            **{"hardness": "easy", "db_id": "a"},
+        ),
+    ),
+    {"suite": "Eight neighbours."},
+)
+
+
+def test_scores_by_hand() -> None:
+    scores = {score.name: score for score in FULL.scores}
+    assert {name: (score.value, score.num_questions) for name, score in scores.items()} == {
+        "strict": (2 / 4, 4),
+        "spider": (2 / 4, 4),
+        "bird": (2 / 4, 4),
+        "suite": (1 / 4, 4),
+        "exact_match": (2 / 3, 3),
+        "soft_f1": (0.5, 3),
+        "soft_f1_unordered": (0.75, 3),
+        # Roots of the ratios, 2 + 0 + 0.5 + 0, and of the rewards 1.25 and 0.5.
+        "ves": (2.5 / 4, 4),
+        "r_ves": (pytest.approx((1.25**0.5 + 0.5**0.5) / 4), 4),
+        "validity": (2 / 3, 3),
+        "undetermined": (1 / 4, 4),
+    }
+    assert scores["strict"].interval == FULL.interval
+    assert scores["soft_f1"].interval == bootstrap_interval([1.0, 0.0, 0.5])
+    assert scores["suite"].note == (
+        "1 predictions are refuted by another instance of the database. Eight neighbours."
+    )
+    assert scores["exact_match"].note.startswith("1 left out: Spider's parser")
+    assert FULL.get_score("bird") == scores["bird"]
+
+
+def test_what_was_not_measured_has_no_score() -> None:
+    report = EvaluationReport("plain", (_record(1),))
+    assert [score.name for score in report.scores] == ["strict", "undetermined"]
+    assert report.get_score("suite") is None
+    assert report.by_hardness() == {}
+    assert report.by_error_class() == {}
+
+
+def test_tables_by_group() -> None:
+    assert list(FULL.by_hardness().items()) == [
+        ("easy", (1, 2)),
+        ("hard", (1, 1)),
+        ("unspecified", (0, 1)),
+    ]
+    assert list(FULL.by_db_id().items()) == [("a", (1, 2)), ("b", (1, 2))]
+    assert FULL.by_level() == {"unspecified": (2, 4)}
+    assert list(FULL.by_error_class().items()) == [("extra_join", 2), ("wrong_column", 1)]
+
+
+def test_a_full_report_is_read_back_and_summed_up(tmp_path: Path) -> None:
+    FULL.save(tmp_path / "full.json")
+    assert EvaluationReport.load(tmp_path / "full.json") == FULL
+    summary = json.loads((tmp_path / "full.json").read_text())["summary"]
+    assert summary["scores"]["suite"]["value"] == 0.25
+    assert summary["scores"]["suite"]["interval_95"][0] > 0
+    assert summary["by_hardness"]["easy"] == [1, 2]
+    assert summary["error_classes"] == {"extra_join": 2, "wrong_column": 1}
+
+
+def test_a_file_from_before_the_further_scores_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    FULL.save(path)
+    data = json.loads(path.read_text())
+    old = ["question_id", "db_id", "level", "question", "gold_sql", "predicted_sql", "verdict"]
+    old += ["reason", "error"]
+    records = [{name: record[name] for name in old} for record in data["records"]]
+    path.write_text(json.dumps({"summary": {"name": "old"}, "records": records}))
+    report = EvaluationReport.load(path)
+    assert report.verdicts == FULL.verdicts
+    assert [score.name for score in report.scores] == ["strict", "undetermined"]

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
-from sense_trl.evaluation.metrics import accuracy_interval, compare_paired, execution_accuracy
+from sense_trl.evaluation.metrics import (
+    GroupAccuracy,
+    Interval,
+    Score,
+    accuracy_interval,
+    bootstrap_interval,
+    compare_paired,
+    execution_accuracy,
+)
 from sense_trl.verification.verifier import Verdict
 
 C, W, U = Verdict.CORRECT, Verdict.WRONG, Verdict.UNDETERMINED
@@ -57,3 +65,32 @@ def test_the_comparison_is_symmetric(outcomes: list[tuple[bool, bool]]) -> None:
     assert (there.gained, there.lost) == (back.lost, back.gained)
     assert there.p_value == back.p_value
     assert 0 < there.p_value <= 1
+
+
+def test_the_bootstrap_by_hand() -> None:
+    # The mean of 400 draws from {0, 1} has the standard error 0.5 / 20 = 0.025.
+    values = [0.0, 1.0] * 200
+    interval = bootstrap_interval(values)
+    assert (interval.low, interval.high) == pytest.approx((0.451, 0.549), abs=0.006)
+    assert bootstrap_interval(values) == interval
+    uneven = [0.3, 0.1, 0.7, 0.25, 0.9]
+    assert bootstrap_interval(uneven, seed=1) != bootstrap_interval(uneven)
+    assert bootstrap_interval([0.25] * 9) == Interval(0.25, 0.25)
+    with pytest.raises(InputError, match="`values` is empty"):
+        bootstrap_interval([])
+    with pytest.raises(InputError, match="`num_resamples` is 0"):
+        bootstrap_interval([1.0], num_resamples=0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_the_bootstrap_stays_within_the_values(values: list[float]) -> None:
+    interval = bootstrap_interval(values, num_resamples=50)
+    assert min(values) - 1e-12 <= interval.low <= interval.high <= max(values) + 1e-12
+
+
+def test_scores_and_groups_as_they_are_printed() -> None:
+    group = GroupAccuracy(50, 100)
+    assert group == (50, 100)
+    assert group.accuracy == 0.5
+    score = Score("strict", "Execution accuracy", group.accuracy, group.interval, 100)
+    assert (score.text, score.interval_text) == ("50.0 %", "40.4 to 59.6")
