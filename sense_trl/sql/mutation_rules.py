@@ -284,7 +284,7 @@ def count_arguments(query: Query) -> Iterator[Edit]:
 
 def wrong_operators(query: Query) -> Iterator[Edit]:
     """A neighbouring comparison."""
-    for node in query.tree.find_all(*_OTHER_OPERATORS, exp.Between, exp.Like):
+    for node in query.tree.find_all(*_OTHER_OPERATORS, exp.Between, *_LIKES):
         if _clause_of(node) == "joins" or _joins_sources(query, node):
             continue
         if isinstance(node, exp.Between):
@@ -294,7 +294,7 @@ def wrong_operators(query: Query) -> Iterator[Edit]:
             )
             yield _swap(MutationKind.WRONG_OPERATOR, node, exp.paren(exp.and_(*bounds)))
             continue
-        if isinstance(node, exp.Like):
+        if isinstance(node, _LIKES):
             if not node.args.get("negate"):
                 equal = exp.EQ(this=node.this.copy(), expression=node.expression.copy())
                 yield _swap(MutationKind.WRONG_OPERATOR, node, equal)
@@ -308,6 +308,8 @@ def wrong_operators(query: Query) -> Iterator[Edit]:
             yield _swap(MutationKind.WRONG_OPERATOR, node, new)
 
 
+_LIKES: Final = (exp.Like, exp.ILike)
+
 _OTHER_OPERATORS: Final[dict[type[Any], tuple[type[Any], ...]]] = {
     exp.EQ: (exp.NEQ, exp.GTE),
     exp.NEQ: (exp.EQ,),
@@ -320,7 +322,7 @@ _OTHER_OPERATORS: Final[dict[type[Any], tuple[type[Any], ...]]] = {
 
 def negations(query: Query) -> Iterator[Edit]:
     """NOT IN for IN, and the same with EXISTS, LIKE, BETWEEN and IS NULL."""
-    for node in query.tree.find_all(exp.In, exp.Exists, exp.Like, exp.Between, exp.Is):
+    for node in query.tree.find_all(exp.In, exp.Exists, *_LIKES, exp.Between, exp.Is):
         if node.args.get("negate"):
             yield Edit(MutationKind.NEGATION, ((node, "negate", False),))
         elif isinstance(node.parent, exp.Not):
@@ -355,7 +357,7 @@ def wrong_literals(query: Query) -> Iterator[Edit]:
         text = node.this if isinstance(node, exp.Literal) else node.name
         make = exp.Literal.string if is_string else exp.Literal.number
         others = _other_texts(text, is_string)
-        if isinstance(node.parent, exp.Like):
+        if isinstance(node.parent, _LIKES):
             # SQLite takes no account of case there.
             others = [other for other in others if other.lower() != text.lower()]
         for other in query.draw(others, 3):

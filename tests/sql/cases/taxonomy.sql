@@ -111,6 +111,8 @@ SELECT name FROM singer JOIN song ON (;
 SELECT;
 -- not_a_query
 DELETE FROM singer;
+-- unknown_column, wrong_table, wrong_column, wrong_nesting
+SELECT x FROM stadium, (SELECT capacity AS x FROM singer);
 -- ambiguous_column, extra_join
 SELECT name FROM singer JOIN stadium ON singer.id = stadium.stadium_id;
 -- extra_distinct
