@@ -44,6 +44,7 @@ _MAX_STEPS: Final = 50_000_000
 _MAX_CHANCE: Final = 1e-6
 _MAX_SHAPES: Final = 3
 _MIN_FLAG_ROWS: Final = 8
+_MIN_NATURAL_KEY_ROWS: Final = 30
 
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _KEY_WORDS: Final = frozenset(
@@ -190,6 +191,7 @@ def profile_database(
                 keys |= {(c,) for c in candidates if _never_repeats(engine, info, rows, c)}
         if not keys:
             keys = _seen_wide_keys(info, rows, references[number])
+        keys |= {(c,) for c in _natural_keys(info, rows) if _never_repeats(engine, info, rows, c)}
         columns = _profile_columns(info, rows, keys, references[number])
         tables.append(
             TableProfile(info.name, columns, tuple(sorted(keys)), (), is_complete=is_complete)
@@ -385,6 +387,13 @@ def _columns_like_keys(
             )
             (foreign if names_other or position in referring else own).append(position)
     return own, foreign
+
+
+def _natural_keys(info: TableInfo, rows: Sequence[tuple[object, ...]]) -> list[int]:
+    """Columns of text in a table so long that some would repeat if they could (country names)."""
+    if len(rows) < _MIN_NATURAL_KEY_ROWS:
+        return []
+    return [c for c in range(len(info.columns)) if isinstance(rows[0][c], str)]
 
 
 def _looks_like_key(name: str) -> bool:

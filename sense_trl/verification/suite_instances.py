@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlglot import exp
 
-from sense_trl.database.engine import ExecutionLimits, QueryStatus, SQLEngine
+from sense_trl.database.engine import ExecutionLimits, QueryResult, QueryStatus, SQLEngine
 from sense_trl.database.fuzzing import DatabaseFuzzer, FuzzHints
 from sense_trl.database.opening import open_engine
 from sense_trl.database.profile import DatabaseProfile, ForeignKeyColumns, profile_database
@@ -138,6 +138,7 @@ class InstanceBuilder:
         gold_sql: str,
         *,
         foreign_keys: Sequence[ForeignKeyColumns] = (),
+        mutants: Sequence[str] | None = None,
         choice: SuiteChoice | None = None,
     ) -> Iterator[tuple[list[Instance], SuiteChoice]]:
         """The instances of `gold_sql`, open within the `with` block, and which ones these are.
@@ -149,6 +150,7 @@ class InstanceBuilder:
             engine: the original database.
             gold_sql: the query that the instances are for.
             foreign_keys: references that the database does not declare.
+            mutants: wrong neighbours of gold to choose by; `get_mutants` gives them by default.
             choice: what an earlier call chose; it is not chosen anew.
 
         Raises:
@@ -156,7 +158,8 @@ class InstanceBuilder:
         """
         profile = self.get_profile(engine, foreign_keys)
         if choice is None:
-            mutants = self.get_mutants(engine, gold_sql, profile)
+            if mutants is None:
+                mutants = self.get_mutants(engine, gold_sql, profile)
             hints = _get_hints(gold_sql, profile, mutants)
             numbers: Sequence[int] = range(self._settings.max_candidates)
         else:
@@ -194,12 +197,20 @@ class InstanceBuilder:
     def verify(self, instance: Instance, sql: str) -> Verification:
         """Verify a query on an instance.
 
-        One that fails here, though it ran on the original, is not called wrong: small tables can
-        lack what a function needs.
+        Not called wrong, though it may be: one that fails here and ran on the original, because
+        small tables can lack what a function needs; and one that says "nothing" in another way
+        than gold, by no row or by one row of NULL, as an aggregate over no row does.
         """
-        found = verify_against(sql, instance.gold, instance.engine, "strict", self._instance_limits)
-        if found.verdict is Verdict.WRONG and found.predicted_status is not QueryStatus.OK:
+        limits = self._instance_limits
+        found = verify_against(sql, instance.gold, instance.engine, "strict", limits)
+        if found.verdict is not Verdict.WRONG:
+            return found
+        if found.predicted_status is not QueryStatus.OK:
             return replace(found, verdict=Verdict.UNDETERMINED)
+        if _says_nothing(instance.gold.result):
+            rows_kept = replace(limits, max_rows=1)
+            if _says_nothing(instance.engine.execute(sql, limits=rows_kept)):
+                return replace(found, verdict=Verdict.UNDETERMINED, reason=Reason.BOTH_EMPTY)
         return found
 
     def get_profile(
@@ -219,6 +230,18 @@ class InstanceBuilder:
         self._profiles.move_to_end(key)
         return self._profiles[key]
 
+    @staticmethod
+    def get_references(profile: DatabaseProfile) -> list[ForeignKeyColumns]:
+        """The references that neighbours of a database keep, column by column."""
+        names = []
+        for table in profile.tables:
+            for reference in table.references:
+                parent = profile.tables[reference.table]
+                for own, other in zip(reference.columns, reference.referenced, strict=True):
+                    own_name, other_name = table.columns[own].name, parent.columns[other].name
+                    names.append((table.name, own_name, parent.name, other_name))
+        return names
+
     def get_mutants(self, engine: SQLEngine, gold_sql: str, profile: DatabaseProfile) -> list[str]:
         """Wrong neighbours of gold that the original does not refute.
 
@@ -229,7 +252,7 @@ class InstanceBuilder:
                 gold_sql,
                 profile.dialect,
                 columns=get_table_columns(profile),
-                foreign_keys=_single_references(profile),
+                foreign_keys=self.get_references(profile),
                 seed=self._settings.seed,
                 max_mutants=self._settings.max_mutants,
             )
@@ -264,6 +287,11 @@ class InstanceBuilder:
         if examined.problem is not None or gold.cuts_a_tie(engine, self._instance_limits):
             return None
         return Instance(number, engine, examined)
+
+
+def _says_nothing(result: QueryResult) -> bool:
+    rows = result.rows
+    return result.ok and (not rows or (len(rows) == 1 and set(rows[0]) == {None}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,15 +340,3 @@ def _get_hints(sql: str, profile: DatabaseProfile, mutants: Sequence[str]) -> Fu
     except SQLParseError:
         # SQLite reads a little more than sqlglot; values of the original alone have to do.
         return FuzzHints()
-
-
-def _single_references(profile: DatabaseProfile) -> list[ForeignKeyColumns]:
-    names = []
-    for table in profile.tables:
-        for reference in table.references:
-            parent = profile.tables[reference.table]
-            for own, other in zip(reference.columns, reference.referenced, strict=True):
-                names.append(
-                    (table.name, table.columns[own].name, parent.name, parent.columns[other].name)
-                )
-    return names
