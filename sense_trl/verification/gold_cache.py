@@ -29,7 +29,7 @@ _MIN_STORED_S: Final = 0.002
 _MAX_STORED_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".gold"
 _DIGEST_BYTES: Final = 32
-_Key: TypeAlias = tuple[Path, int, int, int, str]
+_Key: TypeAlias = tuple[Path, int, int, int, str, Semantics]
 
 
 class GoldCache:
@@ -44,7 +44,7 @@ class GoldCache:
     them, and what the wall clock stopped.
 
     Args:
-        semantics: of the verifications.
+        semantics: of the comparison, where `get` is given none.
         limits: limits of each query.
         folder: where to keep files; `None` keeps nothing on disk. `prune_cache` bounds its size.
         max_memory_bytes: bound of the estimate of what is kept in memory.
@@ -68,15 +68,18 @@ class GoldCache:
         self._timed_out: dict[_Key, GoldExamination] = {}
         self._database_hashes: dict[tuple[Path, int, int], str] = {}
 
-    def get(self, engine: SQLEngine, gold_sql: str) -> GoldExamination:
+    def get(
+        self, engine: SQLEngine, gold_sql: str, semantics: Semantics | None = None
+    ) -> GoldExamination:
         """What is known about `gold_sql` on the database of `engine`.
 
         Raises:
             DatabaseError: the database cannot be read.
         """
+        semantics = self._semantics if semantics is None else semantics
         stat = os.stat(engine.path)
         # Another file under the same name has other answers.
-        key = (engine.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, gold_sql)
+        key = (engine.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, gold_sql, semantics)
         found = self._known.get(key)
         if found is not None:
             with contextlib.suppress(KeyError):  # another thread may just have dropped it
@@ -84,10 +87,10 @@ class GoldCache:
             return found[0]
         if key in self._timed_out:
             return self._timed_out[key]
-        file = self._file(engine, gold_sql)
+        file = self._file(engine, gold_sql, semantics)
         gold = None if file is None else _read(file)
         if gold is None:
-            gold = examine_gold(gold_sql, engine, self._semantics, self._limits)
+            gold = examine_gold(gold_sql, engine, semantics, self._limits)
             if file is not None:
                 _write(file, gold)
         if gold.problem is Reason.GOLD_TIMEOUT:
@@ -116,7 +119,7 @@ class GoldCache:
                 _, (_, dropped) = self._known.popitem(last=False)
                 self._used_bytes -= dropped
 
-    def _file(self, engine: SQLEngine, gold_sql: str) -> Path | None:
+    def _file(self, engine: SQLEngine, gold_sql: str, semantics: Semantics) -> Path | None:
         if self._folder is None:
             return None
         content = self._database_hash(engine.path)
@@ -128,7 +131,7 @@ class GoldCache:
             content,
             gold_sql,
             engine.version,
-            self._semantics,
+            semantics,
             limits.max_rows,
             limits.max_cell_bytes,
             limits.max_result_bytes,

@@ -88,11 +88,15 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class VerificationRequest:
-    """One prediction to verify against `gold_sql` on the database `db_id`."""
+    """One prediction to verify against `gold_sql` on the database `db_id`.
+
+    `semantics` is that of the comparison; `None` is the verifier's.
+    """
 
     db_id: str
     predicted_sql: str
     gold_sql: str
+    semantics: Semantics | None = None
 
 
 def verify_sql(

@@ -32,8 +32,8 @@ _MAX_STARTS: Final = 3
 _MAX_DEATHS: Final = 2
 _MAX_OWNERS: Final = 500_000
 
-Item: TypeAlias = tuple[int, str | None]
-"""The item's number and the prediction; `None` verifies gold itself."""
+Item: TypeAlias = tuple[int, str | None, Semantics]
+"""The item's number, the prediction (`None` verifies gold itself) and how to compare."""
 Outcome: TypeAlias = list[tuple[int, Verification]] | BaseException
 
 
@@ -118,7 +118,6 @@ class VerificationPool:
     All methods may be called from any thread.
 
     Args:
-        semantics: of the verifications.
         limits: of each query.
         num_workers: processes, >= 1.
         cache_folder: where gold results are kept on disk, or `None`.
@@ -126,12 +125,11 @@ class VerificationPool:
 
     def __init__(
         self,
-        semantics: Semantics,
         limits: ExecutionLimits,
         num_workers: int,
         cache_folder: Path | None,
     ) -> None:
-        self._settings = pack_settings(semantics, pack_limits(limits), cache_folder)
+        self._settings = pack_settings(pack_limits(limits), cache_folder)
         self._timeout_s = limits.timeout_s
         self._changed = threading.Condition()
         self._queues: list[deque[_Chunk]] = [deque() for _ in range(num_workers)]
@@ -159,13 +157,15 @@ class VerificationPool:
         return self._creator == os.getpid()
 
     def submit(
-        self, items: Sequence[tuple[str, str, str | None]], emit: Callable[[Outcome], None]
+        self,
+        items: Sequence[tuple[str, str, str | None, Semantics]],
+        emit: Callable[[Outcome], None],
     ) -> Job:
         """Queue items; their outcomes are emitted under their positions, each exactly once.
 
         Args:
-            items: path of the database, gold and prediction (`None` for gold itself), sorted so
-                that equal databases and gold are neighbours.
+            items: path of the database, gold, prediction (`None` for gold itself) and semantics,
+                sorted so that equal databases, gold and predictions are neighbours.
             emit: called from a thread of the pool with lists of (position, verification), or once
                 with the error that ended the job.
         """
@@ -180,7 +180,7 @@ class VerificationPool:
             end = start
             while end < len(items) and end - start < size and items[end][0] == path:
                 end += 1
-            part = [(items[i][1], (i, items[i][2])) for i in range(start, end)]
+            part = [(items[i][1], (i, *items[i][2:])) for i in range(start, end)]
             chunks.append(_Chunk(job, path, _group(part)))
             start = end
         with self._changed:
@@ -359,8 +359,8 @@ class VerificationPool:
             timed_out = [
                 number
                 for _, items in chunk.groups
-                if any(number == index for number, _ in items)
-                for number, _ in items
+                if any(item[0] == index for item in items)
+                for number, *_ in items
                 if number not in finished
             ]
         verification = Verification(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import queue
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
@@ -26,6 +27,7 @@ from sense_trl.verification.judging import (
     verify_sql,
 )
 from sense_trl.verification.pool import Outcome, VerificationPool
+from sense_trl.verification.sharing import SharingEngine
 
 __all__ = [
     "Reason",
@@ -60,7 +62,8 @@ class SQLVerifier:
 
     Args:
         catalog: where the databases are.
-        semantics: "strict", "spider" or "bird", see `results_match`.
+        semantics: "strict", "spider" or "bird", see `results_match`; of the requests that name
+            none.
         limits: limits of each query; the catalog's by default.
         num_workers: worker processes; `None` is one per CPU and at most 2, and 0 on systems other
             than POSIX, where there are no workers.
@@ -168,7 +171,8 @@ class SQLVerifier:
         """Verify all requests.
 
         Args:
-            requests: in any order; equal ones are verified once.
+            requests: in any order; equal ones are verified once, and a prediction that is to be
+                judged under several semantics is run once.
             on_progress: called in this thread with the number of requests verified since the last
                 call. An exception from it, or Ctrl-C, ends the call and leaves the verifier
                 usable.
@@ -177,17 +181,17 @@ class SQLVerifier:
             One verification per request, in the order of the requests.
 
         Raises:
-            InputError: a `db_id` is unknown; raised before anything runs.
+            InputError: a `db_id` or `semantics` is unknown; raised before anything runs.
             DatabaseError: a database cannot be read.
             ExecutionBackendError: workers cannot be started.
         """
-        plan = _Plan(list(requests), self._catalog)
+        plan = _Plan(list(requests), self._catalog, self._semantics)
         if not plan.distinct:
             return []
         if self._num_workers == 0:
             self._cache.forget_timeouts()
-            for number, request in enumerate(plan.distinct):
-                count = plan.store([(number, self._verify_here(request))])
+            for number, verification in enumerate(self._verify_here(plan.distinct)):
+                count = plan.store([(number, verification)])
                 if on_progress is not None:
                     on_progress(count)
             return plan.results()
@@ -213,7 +217,7 @@ class SQLVerifier:
         Cancelling the task stops the work. With `num_workers=0` a thread of the loop's default
         executor runs the queries, and cancelling only stops the waiting.
         """
-        plan = _Plan(list(requests), self._catalog)
+        plan = _Plan(list(requests), self._catalog, self._semantics)
         if not plan.distinct:
             return []
         if self._num_workers == 0:
@@ -260,7 +264,7 @@ class SQLVerifier:
             return verify_gold_itself(self._cache.get(self._catalog.engine(db_id), gold_sql))
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         pool = self._get_pool()
-        job = pool.submit([(str(path), gold_sql, None)], outcomes.put)
+        job = pool.submit([(str(path), gold_sql, None, self._semantics)], outcomes.put)
         try:
             outcome = outcomes.get()
         except BaseException:
@@ -270,17 +274,19 @@ class SQLVerifier:
             raise outcome
         return outcome[0][1]
 
-    def _verify_here(self, request: VerificationRequest) -> Verification:
-        engine = self._catalog.engine(request.db_id)
-        gold = self._cache.get(engine, request.gold_sql)
-        return verify_against(request.predicted_sql, gold, engine, self._semantics, self._limits)
+    def _verify_here(self, requests: Sequence[VerificationRequest]) -> Iterator[Verification]:
+        of_one_gold = itertools.groupby(requests, key=lambda r: (r.db_id, r.gold_sql))
+        for (db_id, gold_sql), group in of_one_gold:
+            engine: Any = SharingEngine(self._catalog.engine(db_id))
+            for request in group:
+                semantics = request.semantics or self._semantics
+                gold = self._cache.get(engine, gold_sql, semantics)
+                yield verify_against(request.predicted_sql, gold, engine, semantics, self._limits)
 
     def _get_pool(self) -> VerificationPool:
         pool = self._pool
         if pool is None or not pool.belongs_here:
-            pool = VerificationPool(
-                self._semantics, self._limits, self._num_workers, self._cache_folder
-            )
+            pool = VerificationPool(self._limits, self._num_workers, self._cache_folder)
             if self._finalizer is not None:
                 # A fork's copy of the parent's pool: not ours to close.
                 self._finalizer.detach()
@@ -292,15 +298,26 @@ class SQLVerifier:
 class _Plan:
     """Which distinct requests there are, and what has become of them."""
 
-    def __init__(self, requests: Sequence[VerificationRequest], catalog: DatabaseCatalog) -> None:
+    def __init__(
+        self,
+        requests: Sequence[VerificationRequest],
+        catalog: DatabaseCatalog,
+        semantics: Semantics,
+    ) -> None:
         self.requests = requests
+        self._semantics: Semantics = semantics
         repeats: dict[VerificationRequest, int] = {}
         for request in requests:
             repeats[request] = repeats.get(request, 0) + 1
         for db_id in sorted({request.db_id for request in repeats}):
             catalog.path(db_id)
+        for named in {request.semantics for request in repeats} - {None}:
+            check_semantics(str(named))
         # One database and one gold query after the other: caches of pages and results stay warm.
-        self.distinct = sorted(repeats, key=lambda request: (request.db_id, request.gold_sql))
+        # Of one prediction the comparisons follow each other: its result is there.
+        self.distinct = sorted(
+            repeats, key=lambda r: (r.db_id, r.gold_sql, r.predicted_sql, r.semantics or "")
+        )
         self._repeats = repeats
         self._verified: dict[VerificationRequest, Verification] = {}
 
@@ -308,9 +325,12 @@ class _Plan:
     def num_open(self) -> int:
         return len(self.distinct) - len(self._verified)
 
-    def items(self, catalog: DatabaseCatalog) -> list[tuple[str, str, str | None]]:
+    def items(self, catalog: DatabaseCatalog) -> list[tuple[str, str, str | None, Semantics]]:
         paths = {db_id: str(catalog.path(db_id)) for db_id in {r.db_id for r in self.distinct}}
-        return [(paths[r.db_id], r.gold_sql, r.predicted_sql) for r in self.distinct]
+        return [
+            (paths[r.db_id], r.gold_sql, r.predicted_sql, r.semantics or self._semantics)
+            for r in self.distinct
+        ]
 
     def store(self, outcome: Sequence[tuple[int, Verification]]) -> int:
         """Take finished items; returns how many requests they answer."""

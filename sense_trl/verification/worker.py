@@ -24,13 +24,15 @@ from sense_trl.database.engine import (
 from sense_trl.database.process import serve_messages
 from sense_trl.database.worker import GRACE_S, EngineCache, limit_worker_memory, unpack_limits
 from sense_trl.errors import DatabaseError
-from sense_trl.verification.comparison import Reason
+from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.gold_cache import GoldCache
 from sense_trl.verification.judging import (
+    GoldExamination,
     Verification,
     verify_against,
     verify_gold_itself,
 )
+from sense_trl.verification.sharing import SharingEngine
 
 __all__ = ["pack_settings", "serve", "unpack_verification"]
 
@@ -41,12 +43,10 @@ _ALIVE_S: Final = 1.0
 _T = TypeVar("_T")
 
 
-def pack_settings(
-    semantics: str, limits: tuple[object, ...], cache_folder: Path | None
-) -> list[str]:
+def pack_settings(limits: tuple[object, ...], cache_folder: Path | None) -> list[str]:
     """Arguments for a worker process."""
     folder = None if cache_folder is None else str(cache_folder)
-    return [json.dumps({"semantics": semantics, "limits": limits, "cache_folder": folder})]
+    return [json.dumps({"limits": limits, "cache_folder": folder})]
 
 
 def pack_verification(index: int, verification: Verification) -> tuple[object, ...]:
@@ -189,11 +189,10 @@ def serve() -> None:
     """Verify chunks from standard input until it ends (the main function of the worker)."""
     settings = json.loads(sys.argv[2])
     limits = unpack_limits(tuple(settings["limits"]))
-    semantics = settings["semantics"]
     folder = settings["cache_folder"]
     limit_worker_memory(limits.memory_limit_bytes)
     engines = EngineCache()
-    cache = GoldCache(semantics, limits, folder=None if folder is None else Path(folder))
+    cache = GoldCache("strict", limits, folder=None if folder is None else Path(folder))
     watch: _Watch | None = None
     is_fresh = True
 
@@ -205,13 +204,18 @@ def serve() -> None:
         watch.begin()
         cache.forget_timeouts()
         try:
-            engine: Any = _WatchedEngine(engines.get(path), watch)
+            watched: Any = _WatchedEngine(engines.get(path), watch)
             for gold_sql, items in groups:
-                watch.index, watch.in_gold = items[0][0], True
-                gold = cache.get(engine, gold_sql)
-                watch.in_gold = False
-                for index, predicted_sql in items:
+                several = any(item[2] != items[0][2] for item in items)
+                engine: Any = SharingEngine(watched) if several else watched
+                golds: dict[Semantics, GoldExamination] = {}
+                for index, predicted_sql, semantics in items:
                     watch.index = index
+                    gold = golds.get(semantics)
+                    if gold is None:
+                        watch.in_gold = True
+                        gold = golds[semantics] = cache.get(engine, gold_sql, semantics)
+                        watch.in_gold = False
                     if predicted_sql is None:
                         verification = verify_gold_itself(gold)
                     else:

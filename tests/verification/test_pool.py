@@ -176,10 +176,10 @@ class _FragileProcess:
 
     def receive(self, timeout_s: float) -> bytes:
         items = [item for _, items in self.groups for item in items]
-        if any("poison" in sql for _, sql in items):
+        if any("poison" in sql for _, sql, _ in items):
             raise WorkerGoneError
         right = Verification(Verdict.CORRECT, Reason.RESULTS_EQUAL, None, None, None, 0.0)
-        return marshal.dumps(("done", [pack_verification(index, right) for index, _ in items]))
+        return marshal.dumps(("done", [pack_verification(index, right) for index, *_ in items]))
 
     def stop(self) -> None: ...
 
@@ -188,8 +188,11 @@ class _FragileProcess:
 
 def test_the_one_item_that_ends_workers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "WorkerProcess", _FragileProcess)
-    pool = VerificationPool("strict", ExecutionLimits(), 2, None)
-    items = [("a.sqlite", f"gold {n // 3}", "poison" if n in (7, 93) else "") for n in range(150)]
+    pool = VerificationPool(ExecutionLimits(), 2, None)
+    items = [
+        ("a.sqlite", f"gold {n // 3}", "poison" if n in (7, 93) else "", "strict")
+        for n in range(150)
+    ]
     finished: dict[int, Verification] = {}
     done = threading.Event()
 

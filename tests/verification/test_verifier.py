@@ -329,3 +329,57 @@ def test_neither_torch_nor_transformers_is_loaded() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_several_semantics_in_one_call_give_what_each_gives_alone(fresh_db, num_workers) -> None:
+    gold = "SELECT land, name FROM singer WHERE age > 30 ORDER BY age"
+    predicted = [
+        gold,
+        "SELECT name, land FROM singer WHERE age > 30 ORDER BY age",
+        "SELECT land, name FROM singer WHERE age > 30 ORDER BY age DESC",
+        "SELECT DISTINCT land, name FROM singer WHERE age > 30",
+        "SELECT land, name FROM singer UNION ALL SELECT land, name FROM singer",
+        "SELECT a FROM nobody",
+        "SELECT nonsense FROM singer",
+        "SELECT land, value FROM singer",
+        SLOW,
+        "",
+    ]
+    golds = [gold, "SELECT DISTINCT land FROM singer", "SELECT a FROM nobody", "SELECT oops"]
+    semantics = ("strict", "spider", "bird")
+    requests = [
+        VerificationRequest("fresh", sql, gold_sql, each)
+        for sql in predicted
+        for gold_sql in golds
+        for each in semantics
+    ]
+    catalog = DatabaseCatalog({"fresh": fresh_db(SCRIPT)})
+    random.Random(1).shuffle(requests)
+    with catalog, SQLVerifier(catalog, num_workers=num_workers) as verifier:
+        together = verifier.verify(requests)
+        with pytest.raises(InputError, match="semantics"):
+            verifier.verify([VerificationRequest("fresh", gold, gold, "lenient")])  # type: ignore[arg-type]
+    with SQLiteEngine(fresh_db(SCRIPT, name="again")) as engine:
+        for request, found in zip(requests, together, strict=True):
+            alone = verify_sql(
+                request.predicted_sql, request.gold_sql, engine, semantics=request.semantics
+            )
+            assert outcome(found) == outcome(alone), request
+
+
+def test_several_semantics_run_a_prediction_once(fresh_db, monkeypatch) -> None:
+    ran: list[str] = []
+    execute = SQLiteEngine.execute
+
+    def counted(self, sql, *, limits=None):
+        ran.append(sql)
+        return execute(self, sql, limits=limits)
+
+    monkeypatch.setattr(SQLiteEngine, "execute", counted)
+    sql, gold = "SELECT name FROM singer WHERE age > 1", "SELECT name FROM singer WHERE age > 2"
+    requests = [VerificationRequest("fresh", sql, gold, s) for s in ("strict", "spider", "bird")]
+    catalog = DatabaseCatalog({"fresh": fresh_db(SCRIPT)})
+    with catalog, SQLVerifier(catalog, num_workers=0) as verifier:
+        assert {v.verdict for v in verifier.verify(requests)} == {Verdict.CORRECT}
+    assert ran == [gold, sql]

@@ -1,0 +1,77 @@
+"""One execution for several comparisons: `SharingEngine`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from sense_trl.database.engine import (
+    ExecutionLimits,
+    LimitKind,
+    QueryResult,
+    QueryStatus,
+    SQLEngine,
+)
+from sense_trl.sql.parsing import is_volatile
+
+__all__ = ["SharingEngine"]
+
+_MAX_ROWS: Final = 10_000
+_MAX_RESULTS: Final = 64
+
+
+class SharingEngine:
+    """An engine that gives the result of a text again instead of running it again.
+
+    For judging a prediction under several semantics, which seldom change the text and which change
+    of the limits only `max_steps` and `max_rows`. What it gives is what the engine would give: a
+    known result is used only if it is complete, and is cut as the later call would cut it.
+
+    It never forgets, so it should not live longer than the predictions of one question.
+
+    Args:
+        engine: runs the queries.
+    """
+
+    def __init__(self, engine: SQLEngine) -> None:
+        self._engine = engine
+        self._known: dict[str, QueryResult] = {}
+        self.dialect = engine.dialect
+        self.version = engine.version
+        self.path = engine.path
+        self.limits = engine.limits
+        self.get_tables = engine.get_tables
+        self.close = engine.close
+        for name in ("execute_reordered", "execute_digest"):
+            if hasattr(engine, name):
+                setattr(self, name, getattr(engine, name))
+
+    def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
+        """Run one reading statement; see `SQLEngine.execute`."""
+        limits = self.limits if limits is None else limits
+        known = self._known.get(sql)
+        if known is not None and _is_within(known, limits):
+            if len(known.rows) <= limits.max_rows:
+                return known
+            return replace(
+                known,
+                status=QueryStatus.TOO_LARGE,
+                columns=(),
+                rows=(),
+                error=f"more than {limits.max_rows} rows",
+                exceeded=LimitKind.ROWS,
+            )
+        result = self._engine.execute(sql, limits=limits)
+        if (
+            result.ok
+            and len(result.rows) <= _MAX_ROWS
+            and len(self._known) < _MAX_RESULTS
+            and not is_volatile(sql)
+        ):
+            self._known[sql] = result
+        return result
+
+
+def _is_within(known: QueryResult, limits: ExecutionLimits) -> bool:
+    """Whether the limits would have let the query run as far as it ran."""
+    return limits.max_steps is None or known.steps is None or known.steps < limits.max_steps
