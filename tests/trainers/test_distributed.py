@@ -1,0 +1,64 @@
+"""Two processes on a CPU: DistributedDataParallel sees an ordinary forward."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(model_paths, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).with_name("distributed_script.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, model_paths["llama"], folder],
+            env={
+                **os.environ,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "ACCELERATE_USE_CPU": "true",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors[-3000:]
+    return {path.stem: torch.load(path) for path in folder.glob("*.pt")}
+
+
+def assert_same(found, expected, tolerance):
+    assert found["num_processes"] == expected["num_processes"] == 2
+    for name in ("loss", "grad_norm"):
+        torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance)
+    for name, weight in expected["weights"].items():
+        assert (found["weights"][name] - weight).norm() <= tolerance * weight.norm(), name
+
+
+@pytest.mark.parametrize("kind", ["dpo", "sft"])
+def test_two_processes_train_as_with_trl(results, kind):
+    assert_same(results[f"{kind}-ours"], results[f"{kind}-trl"], 1e-3)
+
+
+def test_two_processes_resume_within_an_epoch_in_the_same_order(results):
+    grouped, resumed = results["sft-grouped"], results["sft-resumed"]
+    assert grouped["loss"] == resumed["loss"]
+    assert_same(grouped, resumed, 0)
