@@ -235,8 +235,8 @@ def wrong_aggregates(query: Query) -> Iterator[Edit]:
             if query.is_column(argument) and query.names.type_class(argument) == "number":
                 yield _swap(MutationKind.WRONG_AGGREGATE, node, exp.Sum(this=argument.copy()))
             continue
-        if node.expressions:
-            # The scalar MIN and MAX of several values.
+        if argument is None or node.expressions:
+            # Nothing to aggregate, or the scalar MIN and MAX of several values.
             continue
         for other in _OTHER_AGGREGATES[type(node)]:
             if other in (exp.Sum, exp.Avg) and query.names.type_class(argument) not in (

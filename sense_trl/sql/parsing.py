@@ -40,7 +40,8 @@ def parse_sql(sql: str, dialect: str) -> exp.Expression:
     """
     try:
         statements = [tree for tree in sqlglot.parse(sql, read=dialect) if tree is not None]
-    except (SqlglotError, RecursionError) as error:
+    except (SqlglotError, RecursionError, TypeError, AttributeError) as error:
+        # sqlglot trips over its own nodes on some malformed texts, the compiled one by TypeError.
         raise SQLParseError(f"cannot parse {_shorten(sql)} as {dialect}: {error}") from error
     except ValueError as error:
         if not sqlglot.Dialect.get(dialect):

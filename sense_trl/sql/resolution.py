@@ -233,7 +233,8 @@ class QueryNames:
 
     def _make_source(self, node: exp.Expression) -> Iterator[Source]:
         if isinstance(node, exp.Table):
-            table = node.name.lower()
+            # A function that gives a table has no name of its own.
+            table = (node.name or node.this.sql()).lower()
             name = (node.alias or table).lower()
             cte = self.get_cte(node)
             if cte is not None:

@@ -146,6 +146,11 @@ def test_duckdb_gives_mutants_in_its_own_dialect() -> None:
     assert all(" QUALIFY " in m.sql for m in mutants)
 
 
+@pytest.mark.parametrize("sql", ["SELECT max(", "SELECT name FROM f(1) JOIN g(2)", "SELECT 1"])
+def test_odd_queries_have_mutants_or_none(sql: str) -> None:
+    assert all(mutant.sql for mutant in mutants_of(sql))
+
+
 def test_what_cannot_be_mutated_says_so() -> None:
     with pytest.raises(SQLParseError, match="cannot parse"):
         mutate_sql("SELECT FROM WHERE", "sqlite")

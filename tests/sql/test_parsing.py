@@ -247,3 +247,8 @@ def test_what_the_dialect_cannot_write_has_no_canonical_form() -> None:
     for columns in ("a, b", "b, a"):
         with pytest.raises(SQLParseError, match="not sqlite"):
             canonical_sql(f"SELECT a FROM (SELECT 1, 2) AS t({columns})", "sqlite")
+
+
+def test_a_text_that_breaks_the_parser_does_not_parse() -> None:
+    with pytest.raises(SQLParseError, match="cannot parse"):
+        parse_sql("->", "sqlite")

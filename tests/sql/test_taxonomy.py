@@ -176,6 +176,13 @@ def test_no_text_of_a_model_raises(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["->", "SELECT max(", "SELECT a FROM t JOIN f ( b )", "SELECT t.*"]
+)
+def test_what_only_the_parser_takes_is_classified(text: str) -> None:
+    assert classify_errors(text, "SELECT name FROM singer", "sqlite", columns=COLUMNS)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "SELECT " + "(" * 400 + "1" + ")" * 400,
