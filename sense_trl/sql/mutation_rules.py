@@ -49,8 +49,8 @@ class MutationKind(StrEnum):
     def is_often_equivalent(self) -> bool:
         """Whether keys, foreign keys and NOT NULL commonly make such a mutant mean the same.
 
-        DISTINCT over a key changes nothing, a LEFT JOIN along a foreign key finds every partner,
-        COUNT(*) and COUNT(id) agree, GROUP BY name and GROUP BY id agree where names are unique.
+        DISTINCT over a key changes nothing, a JOIN along a foreign key finds exactly one partner,
+        LEFT or not, and COUNT(*) and COUNT(id) agree.
         """
         return self in _OFTEN_EQUIVALENT
 
@@ -61,7 +61,6 @@ _OFTEN_EQUIVALENT: Final = frozenset(
         MutationKind.DISTINCT_ADDED,
         MutationKind.JOIN_ADDED,
         MutationKind.JOIN_SIDE,
-        MutationKind.WRONG_GROUP_KEY,
     }
 )
 
