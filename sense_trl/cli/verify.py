@@ -6,19 +6,15 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl._files import write_text_atomically
-from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.verification.judging import Verification
 
 __all__ = ["add_parser", "run"]
-
-_SQL_FIELDS = ("sql", "predicted_sql", "prediction")
 
 
 def add_parser(commands: Any) -> None:
@@ -76,6 +72,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     """
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.evaluation.predictions import load_predictions
     from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.verification.judging import VerificationRequest
@@ -85,8 +82,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
         questions = load_questions(arguments["questions"], default_db_id=only)
-        predictions = _load_predictions(
-            Path(arguments["predictions"]), questions, semantics=arguments["semantics"]
+        predictions = load_predictions(
+            arguments["predictions"], questions, semantics=arguments["semantics"]
         )
         requests = [
             VerificationRequest(question.db_id, sql, question.gold_sql)
@@ -139,71 +136,3 @@ def _summary(verifications: Sequence[Verification]) -> str:
         if verdict is not Verdict.CORRECT:
             lines += [f"  {reason:<30}{number:>7}" for reason, number in reasons.most_common()]
     return "\n".join(lines)
-
-
-def _load_predictions(path: Path, questions: Sequence[Question], *, semantics: str) -> list[str]:
-    """One text per question, in their order."""
-    if not path.is_file():
-        raise InputError(f"`predictions` is {str(path)!r}, which is not a file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"`predictions` {str(path)!r} is not UTF-8 text (byte {error.start})"
-        ) from error
-    lines = text.removesuffix("\n").split("\n") if text else []
-    if next((line for line in lines if line.strip()), "").lstrip().startswith("{"):
-        return _match_by_id(path, lines, questions)
-    if len(lines) != len(questions):
-        raise InputError(
-            f"`predictions` {path} has {len(lines)} lines for {len(questions)} questions; write "
-            "one SQL query per line in the order of the questions (an empty line where there is "
-            "no answer), or JSON Lines with question_id and sql"
-        )
-    if semantics == "spider":
-        # The official script reads a line up to its first tab.
-        return [line.split("\t")[0] for line in lines]
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _match_by_id(path: Path, lines: Sequence[str], questions: Sequence[Question]) -> list[str]:
-    known = {question.question_id for question in questions}
-    found: dict[str, str] = {}
-    places: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{place}: invalid JSON ({error.msg} at column {error.colno}); write one object "
-                "per line"
-            ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("question_id"), (str, int)):
-            raise InputError(f"{place}: expected an object with a `question_id`")
-        question_id = str(record["question_id"])
-        sql = next(
-            (record[name] for name in _SQL_FIELDS if isinstance(record.get(name), str)), None
-        )
-        if sql is None:
-            raise InputError(
-                f"{place}: no field {', '.join(f'`{name}`' for name in _SQL_FIELDS)} with a "
-                f"string; the record has {sorted(record)}"
-            )
-        if question_id not in known:
-            raise InputError(f"{place}: `question_id` {question_id!r} is not among the questions")
-        if question_id in found:
-            raise InputError(
-                f"{place}: `question_id` {question_id!r} was already answered in line "
-                f"{places[question_id]}; give one prediction per question"
-            )
-        found[question_id], places[question_id] = sql, number
-    missing = [q.question_id for q in questions if q.question_id not in found]
-    if missing:
-        raise InputError(
-            f"`predictions` {path} answers {len(found)} of {len(questions)} questions, the first "
-            f"without an answer is {missing[0]!r}; write an empty `sql` where there is none"
-        )
-    return [found[question.question_id] for question in questions]
