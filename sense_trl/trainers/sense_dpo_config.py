@@ -78,6 +78,15 @@ class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
             "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'."
         },
     )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Parquet file that keeps the reference's log-probabilities for other runs, "
+            "with `precompute_ref_log_probs`. A pair is found again by its tokens and the "
+            "reference's weights, whatever the dataset around it, its order, or the adapter that "
+            "is trained. Left out, they are computed anew in every run."
+        },
+    )
 
     def __post_init__(self) -> None:
         loss_type: str | list[str] = self.loss_type
@@ -89,6 +98,11 @@ class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
                 f"`dpop_lambda` is {self.dpop_lambda!r}, expected a finite number of at least 0."
             )
         self._check_options()
+        if self.reference_cache is not None and not self.precompute_ref_log_probs:
+            raise InputError(
+                f"`reference_cache` is {self.reference_cache!r}, but `precompute_ref_log_probs` is "
+                "False: nothing would be kept. Set it to True, or leave `reference_cache` out."
+            )
         use_current_checkpointing_names(self)
         super().__post_init__()
 

@@ -31,6 +31,7 @@ from sense_trl.trainers.quantization import (
     get_float32_parameters,
     store_adapter_in_float32,
 )
+from sense_trl.trainers.reference_cache import add_reference_logps
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
     WEIGHTABLE_LOSS_TYPES,
@@ -291,6 +292,16 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
         return super().compute_ref_log_probs(model, inputs)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        # Under DeepSpeed and FSDP the model cannot be run before it is wrapped; TRL does that.
+        if (
+            isinstance(dataset, IterableDataset)
+            or self.is_deepspeed_enabled
+            or self.is_fsdp_enabled
+        ):
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        return add_reference_logps(self, dataset, batch_size)
 
     def compute_loss(
         self,

@@ -33,6 +33,13 @@ def main() -> None:
     runs = {
         "dpo-ours": (SenseDPOTrainer, SenseDPOConfig, PAIRS, {"prefix_sharing": True}),
         "dpo-trl": (DPOTrainer, DPOConfig, PAIRS, {}),
+        # TRL fails here: the dataset is in memory, and a rank looks for the other's file.
+        "dpo-cached": (
+            SenseDPOTrainer,
+            SenseDPOConfig,
+            PAIRS,
+            {"precompute_ref_log_probs": True, "reference_cache": f"{folder}/reference.parquet"},
+        ),
         "sft-ours": (SenseSFTTrainer, SenseSFTConfig, QUESTIONS, {"prefix_sharing": True}),
         "sft-trl": (SFTTrainer, SFTConfig, QUESTIONS, {}),
         "sft-grouped": (

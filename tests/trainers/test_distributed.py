@@ -62,3 +62,7 @@ def test_two_processes_resume_within_an_epoch_in_the_same_order(results):
     grouped, resumed = results["sft-grouped"], results["sft-resumed"]
     assert grouped["loss"] == resumed["loss"]
     assert_same(grouped, resumed, 0)
+
+
+def test_two_processes_cache_the_reference_of_a_dataset_in_memory(results):
+    assert_same(results["dpo-cached"], results["dpo-ours"], 1e-4)

@@ -41,6 +41,7 @@ def test_every_field_of_ours_is_explained():
         "max_dropped_fraction",
         "prefix_sharing",
         "group_by_columns",
+        "reference_cache",
     }
     assert all(f.metadata["help"].endswith(".") for f in ours)
 

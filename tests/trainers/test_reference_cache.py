@@ -1,0 +1,161 @@
+"""Reference log-probabilities that are kept for other runs."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import PAIRS, assert_same_weights, build_tiny_model
+from transformers import AutoModelForCausalLM
+from trl import DPOTrainer
+
+from sense_trl.errors import InputError
+from sense_trl.trainers import SenseDPOTrainer
+from sense_trl.trainers.reference_cache import load_cache, save_cache
+
+# TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture
+def precompute(train, tmp_path, monkeypatch):
+    """Builds a trainer with a cache; returns it and how many pairs the reference was run on."""
+
+    def run(pairs=PAIRS, path=None, **options):
+        counts = []
+        original = SenseDPOTrainer.compute_ref_log_probs
+
+        def counting(self, model, inputs):
+            counts.append(len(inputs["input_ids"]) // 2)
+            return original(self, model, inputs)
+
+        monkeypatch.setattr(SenseDPOTrainer, "compute_ref_log_probs", counting)
+        cache = {"reference_cache": str(path or tmp_path / "folder" / "reference.parquet")}
+        defaults = {"precompute_ref_log_probs": True, "start": False, **cache}
+        trainer = train(["sigmoid"], pairs=pairs, **{**defaults, **options})
+        monkeypatch.setattr(SenseDPOTrainer, "compute_ref_log_probs", original)
+        return trainer, sum(counts)
+
+    return run
+
+
+def get_columns(trainer):
+    return [list(trainer.train_dataset[f"ref_{side}_logps"]) for side in ("chosen", "rejected")]
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_the_columns_are_trl_s(precompute, train, lora):
+    ours, _ = precompute(lora=lora)
+    trls = train(
+        ["sigmoid"],
+        trainer_class=DPOTrainer,
+        precompute_ref_log_probs=True,
+        lora=lora,
+        start=False,
+        per_device_train_batch_size=3,
+    )
+    torch.testing.assert_close(get_columns(ours), get_columns(trls), rtol=1e-5, atol=1e-4)
+
+
+def test_a_second_run_computes_nothing_and_trains_alike(precompute):
+    first, computed = precompute()
+    second, again = precompute()
+    assert (computed, again) == (len(PAIRS), 0)
+    assert get_columns(first) == get_columns(second)
+    first.train()
+    second.train()
+    assert_same_weights(first, second)
+
+
+def test_only_new_pairs_are_computed_in_whatever_order(precompute):
+    _, computed = precompute(PAIRS[:5])
+    new = {**PAIRS[5], "rejected": "SELECT 1"}
+    trainer, again = precompute([new, *reversed(PAIRS[:5]), new])
+    assert (computed, again) == (5, 1)
+    whole, _ = precompute([new, *reversed(PAIRS[:5]), new], path="other", reference_cache=None)
+    torch.testing.assert_close(get_columns(trainer), get_columns(whole), rtol=1e-5, atol=1e-4)
+
+
+def test_another_adapter_on_the_same_base_finds_them_and_another_model_does_not(precompute):
+    _, computed = precompute(lora=True)
+    _, full = precompute(lora=False)
+    assert (computed, full) == (len(PAIRS), 0)
+    _, other = precompute(architecture="qwen2")
+    assert other == len(PAIRS)
+    _, explicit = precompute(ref_model=build_tiny_model("llama", seed=1))
+    assert explicit == len(PAIRS)
+    _, same = precompute(ref_model=build_tiny_model("llama"))
+    assert same == 0
+    _, tail = precompute(ld_alpha=0.5)
+    assert tail == len(PAIRS)
+
+
+def test_a_trained_adapter_is_part_of_the_reference(precompute, monkeypatch, model_paths):
+    """TRL keeps a frozen copy of an adapter that is trained further, and so must the key."""
+    counts = []
+    for scale in (0.1, 0.1, 0.2):
+        base = AutoModelForCausalLM.from_pretrained(model_paths["llama"])
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"]))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(scale)
+        monkeypatch.setitem(model_paths, "adapter", model)
+        counts.append(precompute(architecture="adapter", lora=False)[1])
+    assert counts == [len(PAIRS), 0, len(PAIRS)]
+
+
+def test_evaluation_data_are_cached_as_well(precompute):
+    _, computed = precompute(PAIRS[:4], eval_pairs=PAIRS[4:6])
+    trainer, again = precompute(PAIRS[:4], eval_pairs=PAIRS[4:6])
+    assert (computed, again) == (6, 0)
+    assert "ref_chosen_logps" in trainer.eval_dataset.column_names
+
+
+def test_what_was_saved_survives_an_interruption(precompute, monkeypatch):
+    from sense_trl.trainers import reference_cache
+
+    monkeypatch.setattr(reference_cache, "_BATCHES_PER_SAVING", 1)
+    original = reference_cache._compute
+    calls = []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(reference_cache, "_compute", failing)
+    with pytest.raises(KeyboardInterrupt):
+        precompute(per_device_train_batch_size=2)
+    monkeypatch.setattr(reference_cache, "_compute", original)
+    _, computed = precompute(per_device_train_batch_size=2)
+    assert computed == len(PAIRS) - 4
+
+
+def test_a_cache_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "a" / "cache.parquet"
+    assert load_cache(path) == {}
+    save_cache(path, {"x": (-1.5, -2.25), "y": (0.0, -3.0)})
+    assert load_cache(path) == {"x": (-1.5, -2.25), "y": (0.0, -3.0)}
+    assert [p.name for p in path.parent.iterdir()] == ["cache.parquet"]
+
+
+@pytest.mark.parametrize("content", ["text", "other columns"])
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "cache.parquet"
+    if content == "text":
+        path.write_text("no parquet")
+    else:
+        pq.write_table(pa.table({"key": ["x"]}), path)
+    with pytest.raises(InputError, match=r"`reference_cache` is .*cache\.parquet"):
+        load_cache(path)
+
+
+def test_a_cache_without_precomputing_is_refused(train):
+    with pytest.raises(InputError, match="`reference_cache` is 'x', but `precompute_ref"):
+        train(["sigmoid"], reference_cache="x")
