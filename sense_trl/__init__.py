@@ -32,9 +32,18 @@ if TYPE_CHECKING:
     from sense_trl.database.sqlite_engine import SQLiteEngine as SQLiteEngine
     from sense_trl.database.worker import IsolatedEngine as IsolatedEngine
     from sense_trl.errors import SenseTRLError as SenseTRLError
+    from sense_trl.evaluation.callback import ExecutionAccuracyCallback as ExecutionAccuracyCallback
+    from sense_trl.evaluation.efficiency import measure_efficiency as measure_efficiency
     from sense_trl.evaluation.evaluate import EvaluationReport as EvaluationReport
     from sense_trl.evaluation.evaluate import evaluate_sql as evaluate_sql
+    from sense_trl.evaluation.exact_set_match import exact_set_match as exact_set_match
+    from sense_trl.evaluation.hardness import Hardness as Hardness
+    from sense_trl.evaluation.hardness import get_hardness as get_hardness
     from sense_trl.evaluation.metrics import execution_accuracy as execution_accuracy
+    from sense_trl.evaluation.samples import pass_at_k as pass_at_k
+    from sense_trl.evaluation.samples import vote_by_execution as vote_by_execution
+    from sense_trl.evaluation.soft_f1 import bird_soft_f1 as bird_soft_f1
+    from sense_trl.evaluation.soft_f1 import soft_f1 as soft_f1
     from sense_trl.generation.generator import SamplingConfig as SamplingConfig
     from sense_trl.generation.generator import SQLGenerator as SQLGenerator
     from sense_trl.generation.transformers_generator import (
@@ -51,9 +60,17 @@ if TYPE_CHECKING:
     from sense_trl.prompts import get_prompt as get_prompt
     from sense_trl.questions import Question as Question
     from sense_trl.questions import load_questions as load_questions
+    from sense_trl.rewards import get_sql_execution_reward as get_sql_execution_reward
     from sense_trl.schema.formats import format_schema as format_schema
     from sense_trl.schema.schema import DatabaseSchema as DatabaseSchema
     from sense_trl.schema.schema import get_schema as get_schema
+    from sense_trl.sql.mutation import Mutant as Mutant
+    from sense_trl.sql.mutation import MutationKind as MutationKind
+    from sense_trl.sql.mutation import mutate_sql as mutate_sql
+    from sense_trl.sql.taxonomy import ErrorClass as ErrorClass
+    from sense_trl.sql.taxonomy import ResultClass as ResultClass
+    from sense_trl.sql.taxonomy import classify_errors as classify_errors
+    from sense_trl.sql.taxonomy import classify_results as classify_results
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
     from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
     from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
@@ -62,6 +79,9 @@ if TYPE_CHECKING:
     from sense_trl.verification.judging import Verification as Verification
     from sense_trl.verification.judging import VerificationRequest as VerificationRequest
     from sense_trl.verification.judging import verify_sql as verify_sql
+    from sense_trl.verification.suite import SuiteVerifier as SuiteVerifier
+    from sense_trl.verification.suite import get_suite_files as get_suite_files
+    from sense_trl.verification.suite import suite_accuracy as suite_accuracy
     from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
 
 # Public name to the module that defines it. The imports above say the same to type checkers; a
@@ -72,13 +92,19 @@ _MODULES = {
     "DatabaseCatalog": "database.catalog",
     "DatabaseSchema": "schema.schema",
     "DuckDBEngine": "database.duckdb_engine",
+    "ErrorClass": "sql.taxonomy",
     "EvaluationReport": "evaluation.evaluate",
+    "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
+    "Hardness": "evaluation.hardness",
     "IsolatedEngine": "database.worker",
+    "Mutant": "sql.mutation",
+    "MutationKind": "sql.mutation",
     "PreferencePairConfig": "pairs.builder",
     "QueryResult": "database.engine",
     "QueryStatus": "database.engine",
     "Question": "questions",
+    "ResultClass": "sql.taxonomy",
     "SQLEngine": "database.engine",
     "SQLGenerator": "generation.generator",
     "SQLVerifier": "verification.verifier",
@@ -87,26 +113,40 @@ _MODULES = {
     "SenseDPOConfig": "trainers.sense_dpo_config",
     "SenseDPOTrainer": "trainers.sense_dpo_trainer",
     "SenseTRLError": "errors",
+    "SuiteVerifier": "verification.suite",
     "TransformersGenerator": "generation.transformers_generator",
     "Verdict": "verification.comparison",
     "Verification": "verification.judging",
     "VerificationRequest": "verification.judging",
+    "bird_soft_f1": "evaluation.soft_f1",
     "build_preference_pairs": "pairs.builder",
     "cdpo_loss": "losses.preference",
+    "classify_errors": "sql.taxonomy",
+    "classify_results": "sql.taxonomy",
     "convert_sqlite": "database.duckdb_import",
     "dpo_loss": "losses.preference",
     "dpop_loss": "losses.preference",
     "evaluate_sql": "evaluation.evaluate",
+    "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
     "extract_sql": "prompts",
     "format_schema": "schema.formats",
+    "get_hardness": "evaluation.hardness",
     "get_prompt": "prompts",
     "get_schema": "schema.schema",
+    "get_sql_execution_reward": "rewards",
+    "get_suite_files": "verification.suite",
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
+    "measure_efficiency": "evaluation.efficiency",
+    "mutate_sql": "sql.mutation",
+    "pass_at_k": "evaluation.samples",
     "results_match": "verification.comparison",
+    "soft_f1": "evaluation.soft_f1",
     "sqlite_to_duckdb": "sql.transpile",
+    "suite_accuracy": "verification.suite",
     "verify_sql": "verification.judging",
+    "vote_by_execution": "evaluation.samples",
 }
 
 __all__ = ["__version__", *_MODULES]

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from sense_trl._closing import Closing
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import DatabaseError, InputError
@@ -148,7 +148,7 @@ class _Settings:
     name: str
 
 
-class SQLExecutionReward:
+class SQLExecutionReward(Closing):
     """A reward function over one `SQLVerifier`; `get_sql_execution_reward` builds it.
 
     It may be called from several threads. It pickles as its settings: a copy in another process
@@ -165,17 +165,6 @@ class SQLExecutionReward:
 
     def __reduce__(self) -> tuple[type[SQLExecutionReward], tuple[_Settings]]:
         return SQLExecutionReward, (self._settings,)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the workers and close the databases; closing twice is allowed."""

@@ -7,9 +7,9 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
+from sense_trl._closing import Closing
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
 from sense_trl.database.opening import DATABASE_SUFFIXES, open_engine
 from sense_trl.errors import DatabaseError, InputError
@@ -26,7 +26,7 @@ _ROOT_FOLDERS: Final = (
 )
 
 
-class DatabaseCatalog:
+class DatabaseCatalog(Closing):
     """Names every database of a data set and opens each when it is first asked for.
 
     Engines are cached per thread, because an engine belongs to the thread that opened it. An
@@ -170,17 +170,6 @@ class DatabaseCatalog:
             opened, self._opened = self._opened, []
         for engine in opened:
             engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _scan(folder: Path) -> list[tuple[str, Path]]:

@@ -7,8 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import duckdb
 
@@ -22,13 +21,13 @@ from sense_trl.database.engine import (
     QueryStatus,
     TableInfo,
 )
-from sense_trl.errors import DatabaseError, InputError
+from sense_trl.database.file_engine import FileEngine, read_header
+from sense_trl.errors import DatabaseError
 
 __all__ = ["DuckDBEngine"]
 
 _MAX_SQL_CHARS: Final = 200_000
 _CHUNK_ROWS: Final = 1_000
-_MAX_REOPENS: Final = 3
 
 # Set before the database is attached; the last two only afterwards, because attaching is access
 # to a file and would be refused.
@@ -65,7 +64,7 @@ _LOCKED: Final = re.compile(
 _ZONED: Final = re.compile("WITH TIME ZONE|TIMESTAMPTZ|TIMETZ", re.IGNORECASE)
 
 
-class DuckDBEngine:
+class DuckDBEngine(FileEngine):
     """A read-only DuckDB database that runs untrusted queries inside the calling process.
 
     How a query is held:
@@ -113,47 +112,13 @@ class DuckDBEngine:
     def __init__(
         self, path: str | os.PathLike[str], *, limits: ExecutionLimits | None = None
     ) -> None:
-        self._path = Path(path).absolute()
-        self._limits = ExecutionLimits() if limits is None else limits
-        self._owner = (os.getpid(), threading.get_ident())
-        self._closed = False
-        self._connection: Any = None
-        self._fingerprint = _fingerprint(self._path)
-        self._connection = self._connect()
+        super().__init__(path, limits)
+        self._connection: Any = self._connect()
 
     @property
     def version(self) -> str:
         """The version of DuckDB."""
         return f"duckdb {duckdb.__version__}"
-
-    @property
-    def path(self) -> Path:
-        """The absolute path of the database file."""
-        return self._path
-
-    @property
-    def limits(self) -> ExecutionLimits:
-        """The limits that hold where `execute` is given none."""
-        return self._limits
-
-    def __repr__(self) -> str:
-        return f"DuckDBEngine({str(self._path)!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; the engine cannot be used afterwards. Closing twice is allowed."""
-        self._closed = True
-        self._disconnect()
 
     def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
         """Run one reading statement.
@@ -173,16 +138,7 @@ class DuckDBEngine:
         self._check_usable()
         limits = self._limits if limits is None else limits
         started = time.perf_counter()
-        for _ in range(_MAX_REOPENS):
-            result = self._run(sql, limits, started)
-            if _fingerprint(self._path) == self._fingerprint:
-                return result
-            self._disconnect()
-            self._fingerprint = _fingerprint(self._path)
-        raise DatabaseError(
-            f"{self._path} changed during each of {_MAX_REOPENS} runs of a query; "
-            "work on a copy that nobody writes to"
-        )
+        return self._run_on_unchanged_file(started, lambda: self._run(sql, limits, started))
 
     def get_tables(self) -> tuple[TableInfo, ...]:
         """Read the tables and views of the schema `main` in the order of their creation.
@@ -199,17 +155,6 @@ class DuckDBEngine:
             raise DatabaseError(f"cannot read the schema of {self._path}: {error}") from error
 
     # ------------------------------------------------------------------ connections
-
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise InputError(f"the engine of {self._path} is closed; open a new one")
-        here = (os.getpid(), threading.get_ident())
-        if here != self._owner:
-            raise InputError(
-                f"the engine of {self._path} was opened by thread {self._owner[1]} of process "
-                f"{self._owner[0]} and is used by thread {here[1]} of process {here[0]}; "
-                "open one engine per thread (`DatabaseCatalog.engine` does)"
-            )
 
     def _connect(self) -> Any:
         _check_file(self._path)
@@ -443,30 +388,10 @@ def _describe(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[QueryStatus
             raise AssertionError("DuckDB counts no instructions")
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int, int] | None:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
 def _check_file(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(12)
-    except FileNotFoundError as error:
-        raise DatabaseError(f"no database at {path}: the file does not exist") from error
-    except IsADirectoryError as error:
-        raise DatabaseError(
-            f"{path} is a folder, not a DuckDB file; `DatabaseCatalog.from_path` reads folders"
-        ) from error
-    except OSError as error:
-        raise DatabaseError(f"cannot open {path}: {error}") from error
-    if not head:
-        raise DatabaseError(f"{path} is empty (0 bytes): not a DuckDB database")
-    if head[8:12] != b"DUCK":
-        raise DatabaseError(f"{path} is not a DuckDB database: it begins with {head!r}")
+    header = read_header(path, 12, "a DuckDB database")
+    if header[8:12] != b"DUCK":
+        raise DatabaseError(f"{path} is not a DuckDB database: it begins with {header!r}")
 
 
 def _read_tables(connection: Any) -> tuple[TableInfo, ...]:

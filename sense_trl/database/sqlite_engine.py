@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import threading
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from sense_trl.database.digest import DigestBuilder, ResultDigest
 from sense_trl.database.engine import (
@@ -22,6 +20,7 @@ from sense_trl.database.engine import (
     QueryStatus,
     TableInfo,
 )
+from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["SQLiteEngine", "set_process_heap_limit"]
@@ -32,9 +31,6 @@ _POLL_STEPS: Final = 1_000
 
 _MAX_SQL_CHARS: Final = 200_000
 _HEADER: Final = b"SQLite format 3\x00"
-
-# A cheap query takes 0.05 ms, and asking for the state of a file after it another 0.01 ms.
-_FILE_CHECK_S: Final = 0.001
 
 # Caps of the parser and the planner, whose work cannot be interrupted. Real queries stay far below
 # (the longest of Spider's gold joins 9 tables); what they stop is an EXECUTION_ERROR.
@@ -101,7 +97,6 @@ _FILE_ERRORS: Final = frozenset(
 _SYNTAX_MESSAGE: Final = re.compile(
     r'near ".*": syntax error|incomplete input|unrecognized token: ', re.DOTALL
 )
-_MAX_REOPENS: Final = 3
 
 
 def set_process_heap_limit(limit_bytes: int) -> None:
@@ -126,7 +121,7 @@ def set_process_heap_limit(limit_bytes: int) -> None:
         connection.close()
 
 
-class SQLiteEngine:
+class SQLiteEngine(FileEngine):
     """A read-only SQLite database that runs untrusted queries inside the calling process.
 
     How a query is held:
@@ -192,64 +187,25 @@ class SQLiteEngine:
     def __init__(
         self, path: str | os.PathLike[str], *, limits: ExecutionLimits | None = None
     ) -> None:
-        self._path = Path(path).absolute()
-        self._file = str(self._path)
-        self._limits = ExecutionLimits() if limits is None else limits
-        self._owner = (os.getpid(), threading.get_ident())
+        super().__init__(path, limits)
         self._connection: sqlite3.Connection | None = None
         self._reversed: sqlite3.Connection | None = None
         self._length_limits: dict[bool, int] = {}
         self._lenient_text = False
         self._digesting = False
         self._digest: ResultDigest | None = None
-        self._closed = False
         # State of the query that runs, read by the callbacks.
         self._deadline = 0.0
         self._polls = 0
         self._max_polls: float = 0.0
         self._exceeded: LimitKind | None = None
         self._refusal: str | None = None
-        _check_file(self._path)
-        self._fingerprint = _fingerprint(self._file)
-        self._checked_at = time.perf_counter()
         self._connection = self._connect(reverse=False)
 
     @property
     def version(self) -> str:
         """The version of SQLite."""
         return f"sqlite {sqlite3.sqlite_version}"
-
-    @property
-    def path(self) -> Path:
-        """The absolute path of the database file."""
-        return self._path
-
-    @property
-    def limits(self) -> ExecutionLimits:
-        """The limits that hold where `execute` is given none."""
-        return self._limits
-
-    def __repr__(self) -> str:
-        return f"SQLiteEngine({str(self._path)!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; the engine cannot be used afterwards.
-
-        Closing twice is allowed, and so is closing from another thread while no query runs.
-        """
-        self._closed = True
-        self._disconnect()
 
     def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
         """Run one reading statement.
@@ -312,17 +268,6 @@ class SQLiteEngine:
 
     # ------------------------------------------------------------------ connections
 
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise InputError(f"the engine of {self._path} is closed; open a new one")
-        here = (os.getpid(), threading.get_ident())
-        if here != self._owner:
-            raise InputError(
-                f"the engine of {self._path} was opened by thread {self._owner[1]} of process "
-                f"{self._owner[0]} and is used by thread {here[1]} of process {here[0]}; "
-                "open one engine per thread (`DatabaseCatalog.engine` does)"
-            )
-
     def _open_file(self) -> sqlite3.Connection:
         beside = (Path(f"{self._path}-wal"), Path(f"{self._path}-journal"))
         immutable = not any(_size(file) for file in beside)
@@ -337,6 +282,7 @@ class SQLiteEngine:
             raise DatabaseError(f"cannot open {self._path}: {error}") from error
 
     def _connect(self, *, reverse: bool) -> sqlite3.Connection:
+        _check_file(self._path)
         connection = self._open_file()
         try:
             connection.execute("PRAGMA temp_store=MEMORY")
@@ -413,20 +359,8 @@ class SQLiteEngine:
             status, message = refused
             return QueryResult(status, (), (), message, time.perf_counter() - started, 0)
         self._deadline = started + limits.timeout_s
-        for _ in range(_MAX_REOPENS):
-            result = self._run(sql, limits, started, reverse=reverse)
-            now = started + result.elapsed_s
-            if now - self._checked_at < _FILE_CHECK_S:
-                return result
-            self._checked_at = now
-            if _fingerprint(self._file) == self._fingerprint:
-                return result
-            self._disconnect()
-            _check_file(self._path)
-            self._fingerprint = _fingerprint(self._file)
-        raise DatabaseError(
-            f"{self._path} changed during each of {_MAX_REOPENS} runs of a query; "
-            "work on a copy that nobody writes to"
+        return self._run_on_unchanged_file(
+            started, lambda: self._run(sql, limits, started, reverse=reverse)
         )
 
     def _run(
@@ -611,28 +545,8 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _fingerprint(file: str) -> tuple[int, int, int, int] | None:
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
 def _check_file(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            header = file.read(len(_HEADER))
-    except FileNotFoundError as error:
-        raise DatabaseError(f"no database at {path}: the file does not exist") from error
-    except IsADirectoryError as error:
-        raise DatabaseError(
-            f"{path} is a folder, not an SQLite file; `DatabaseCatalog.from_path` reads folders"
-        ) from error
-    except OSError as error:
-        raise DatabaseError(f"cannot open {path}: {error}") from error
-    if not header:
-        raise DatabaseError(f"{path} is empty (0 bytes): not an SQLite database")
+    header = read_header(path, len(_HEADER), "an SQLite database")
     if header != _HEADER:
         raise DatabaseError(
             f"{path} is not an SQLite database: it begins with {header!r}, not {_HEADER!r}"

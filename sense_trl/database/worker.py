@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from sense_trl._closing import Closing
 from sense_trl.database.engine import (
     ExecutionLimits,
     LimitKind,
@@ -47,7 +47,7 @@ _MAX_OPEN_ENGINES: Final = 64
 _MEMORY_SLACK_BYTES: Final = 160 * 2**20
 
 
-class EngineWorker:
+class EngineWorker(Closing):
     """One process that runs queries for this one, replaced whenever it had to be killed.
 
     It keeps the engines it has opened (up to 64), limits its memory (SQLite's heap limit is per
@@ -146,17 +146,6 @@ class EngineWorker:
                 self._kill()
                 self._num_kills -= 1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
@@ -164,7 +153,7 @@ class EngineWorker:
             process.kill()
 
 
-class IsolatedEngine:
+class IsolatedEngine(Closing):
     """A `SQLiteEngine` or `DuckDBEngine` in a worker process: what cannot be interrupted is killed.
 
     Everything said of the engine itself holds, and what it cannot protect from is covered: a
@@ -253,17 +242,6 @@ class IsolatedEngine:
         """End the worker if it is the engine's own; closing twice is allowed."""
         if self._owns_worker:
             self._worker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 # ---------------------------------------------------------------------- the wire

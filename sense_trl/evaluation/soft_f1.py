@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sense_trl.verification.comparison import _canonical_tables
+from sense_trl.verification.comparison import canonical_tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def soft_f1(predicted: Sequence[Row], gold: Sequence[Row]) -> float:
     """
     if not predicted and not gold:
         return 1.0
-    predicted, gold = _canonical_tables(predicted, gold)
+    predicted, gold = canonical_tables(predicted, gold)
     num_cells = sum(map(len, predicted)) + sum(map(len, gold))
     left, right = Counter(map(_cells, predicted)), Counter(map(_cells, gold))
     num_common = sum(len(row) * count for row, count in (left & right).items())

@@ -15,7 +15,15 @@ from sense_trl.database.engine import QueryResult
 from sense_trl.errors import InputError
 from sense_trl.sql.parsing import order_matters, visible_sort_columns
 
-__all__ = ["Comparison", "Reason", "Semantics", "Verdict", "bags_equal", "results_match"]
+__all__ = [
+    "Comparison",
+    "Reason",
+    "Semantics",
+    "Verdict",
+    "bags_equal",
+    "canonical_tables",
+    "results_match",
+]
 
 Semantics: TypeAlias = Literal["strict", "spider", "bird"]
 Row: TypeAlias = tuple[object, ...]
@@ -184,7 +192,7 @@ def bags_equal(left: Sequence[Row], right: Sequence[Row]) -> bool:
         return True
     if len(left) != len(right):
         return False
-    left, right = _canonical_tables(left, right)
+    left, right = canonical_tables(left, right)
     return Counter(left) == Counter(right)
 
 
@@ -230,7 +238,7 @@ def _strict(
         return Reason.COLUMN_COUNT_DIFFERS
     if predicted.rows == gold.rows:
         return Reason.RESULTS_EQUAL
-    left, right = _canonical_tables(predicted.rows, gold.rows)
+    left, right = canonical_tables(predicted.rows, gold.rows)
     unordered = _match_columns(left, right, groups=None, mismatch=Reason.VALUES_DIFFER)
     if unordered is not Reason.RESULTS_EQUAL or len(right) == 1:
         return unordered
@@ -263,7 +271,7 @@ def _runs(values: Sequence[Hashable]) -> list[int]:
     return runs
 
 
-def _canonical_tables(
+def canonical_tables(
     left: Sequence[Row], right: Sequence[Row]
 ) -> tuple[Sequence[Row], Sequence[Row]]:
     """Replace values so that those `strict` calls equal are equal and hash alike."""

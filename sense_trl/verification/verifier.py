@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import os
 import queue
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from sense_trl._closing import Closing
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.process import workers_are_supported
@@ -41,7 +42,7 @@ __all__ = [
 _MAX_DEFAULT_WORKERS: Final = 2
 
 
-class SQLVerifier:
+class SQLVerifier(Closing):
     """Verifies many predictions in worker processes, doing no work twice.
 
     Gold is examined once per database and text, equal requests are verified once. Verdicts do not
@@ -121,19 +122,9 @@ class SQLVerifier:
         self._cache_folder = None if cache_dir is None else Path(cache_dir).absolute()
         self._max_cache_bytes = max_cache_bytes
         self._cache = GoldCache(semantics, self._limits, folder=self._cache_folder)
+        self._lock = threading.Lock()
         self._pool: VerificationPool | None = None
         self._finalizer: weakref.finalize[..., SQLVerifier] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def num_workers(self) -> int:
@@ -284,15 +275,16 @@ class SQLVerifier:
                 yield verify_against(request.predicted_sql, gold, engine, semantics, self._limits)
 
     def _get_pool(self) -> VerificationPool:
-        pool = self._pool
-        if pool is None or not pool.belongs_here:
-            pool = VerificationPool(self._limits, self._num_workers, self._cache_folder)
-            if self._finalizer is not None:
-                # A fork's copy of the parent's pool: not ours to close.
-                self._finalizer.detach()
-            self._pool = pool
-            self._finalizer = weakref.finalize(self, pool.close)
-        return pool
+        with self._lock:
+            pool = self._pool
+            if pool is None or not pool.belongs_here:
+                pool = VerificationPool(self._limits, self._num_workers, self._cache_folder)
+                if self._finalizer is not None:
+                    # A fork's copy of the parent's pool: not ours to close.
+                    self._finalizer.detach()
+                self._pool = pool
+                self._finalizer = weakref.finalize(self, pool.close)
+            return pool
 
 
 class _Plan:
