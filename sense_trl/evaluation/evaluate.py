@@ -6,14 +6,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sense_trl._files import write_text_atomically
+from sense_trl.database.engine import QueryStatus
 from sense_trl.errors import InputError
-from sense_trl.evaluation.efficiency import get_r_ves_reward
+from sense_trl.evaluation.efficiency import PairTiming, get_r_ves_reward, measure_efficiency
 from sense_trl.evaluation.hardness import Hardness
+from sense_trl.evaluation.measures import (
+    SoftScores,
+    get_error_classes,
+    get_spider_measures,
+    measure_soft_f1,
+)
 from sense_trl.evaluation.metrics import (
     GroupAccuracy,
     Interval,
@@ -23,7 +30,15 @@ from sense_trl.evaluation.metrics import (
     execution_accuracy,
 )
 from sense_trl.questions import Question
-from sense_trl.verification.verifier import SQLVerifier, Verdict, VerificationRequest
+from sense_trl.schema import DatabaseSchema
+from sense_trl.verification.suite import SuiteVerification, SuiteVerifier
+from sense_trl.verification.verifier import (
+    Reason,
+    SQLVerifier,
+    Verdict,
+    Verification,
+    VerificationRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +181,7 @@ class EvaluationReport:
         table = self._by(record.hardness or _NO_GROUP for record in self.records)
         if table.keys() == {_NO_GROUP}:
             return {}
-        return {level: table[level] for level in (*Hardness, _NO_GROUP) if level in table}
+        return {level: table[level] for level in (*map(str, Hardness), _NO_GROUP) if level in table}
 
     def by_db_id(self) -> dict[str, GroupAccuracy]:
         """Accuracy per database, in the order of their names."""
@@ -314,20 +329,163 @@ def evaluate_sql(
     *,
     name: str = "predictions",
     on_progress: Callable[[int], None] | None = None,
+    spider_predictions: Mapping[str, str] | None = None,
+    schemas: Mapping[str, DatabaseSchema] | None = None,
+    suite_verifier: SuiteVerifier | None = None,
+    soft_f1: bool = False,
+    efficiency_repetitions: int | None = None,
 ) -> EvaluationReport:
-    """Execute predictions and compare them with gold.
+    """Execute predictions, compare them with gold, and say how those that are not correct differ.
+
+    Always measured are execution accuracy under all three semantics (each distinct text is run
+    once for all of them), whether predictions execute, exact-set match and hardness as Spider
+    defines them, and the error classes of predictions that are not correct.
 
     Args:
         questions: the questions to score.
         predictions: question id to SQL; every question needs one (the empty string is an answer,
             and a wrong one).
-        verifier: executes and compares; its semantics are the report's.
+        verifier: executes and compares. The report has all semantics, whatever its own.
         name: label of the run.
-        on_progress: called with the number of predictions verified since the last call.
+        on_progress: called with the number of predictions finished since the last call, over all
+            that is measured.
+        spider_predictions: what Spider's script would read, where that is another text (it cuts a
+            line at its first tab); for the `spider` verdict and exact-set match.
+        schemas: schemas by `db_id` for exact-set match and hardness, from `load_spider_schemas`;
+            without them they are read from the databases, many of which declare no foreign keys.
+        suite_verifier: verifies on further instances of the databases, too.
+        soft_f1: whether to measure Soft-F1, which takes every row of gold and prediction.
+        efficiency_repetitions: rounds for VES and R-VES of the predictions that are correct under
+            `bird`; `None` does not measure them.
 
     Raises:
-        InputError: no questions, a question without a prediction, or one that is no string.
+        InputError: no questions, a question without a prediction, one that is no string, or
+            `schemas` without a database.
+        DatabaseError: a database cannot be read.
+
+    Example:
+        >>> import sqlite3, tempfile, pathlib
+        >>> from sense_trl.database import DatabaseCatalog
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> connection = sqlite3.connect(folder / "pets.sqlite")
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 3 AS age")
+        >>> connection.close()
+        >>> questions = [Question("q1", "pets", "How old is Rex?", "SELECT age FROM pet")]
+        >>> with DatabaseCatalog.from_path(folder) as catalog, SQLVerifier(catalog) as verifier:
+        ...     report = evaluate_sql(questions, {"q1": "SELECT name FROM pet"}, verifier)
+        >>> [(score.name, score.value) for score in report.scores[:3]]
+        [('strict', 0.0), ('spider', 0.0), ('bird', 0.0)]
+        >>> report.by_error_class()
+        {'wrong_column': 1}
     """
+    _check(questions, predictions)
+    catalog = verifier._catalog
+    requests, spider_requests = (
+        [VerificationRequest(q.db_id, texts[q.question_id], q.gold_sql) for q in questions]
+        for texts in (predictions, {**predictions, **(spider_predictions or {})})
+    )
+    num_parts = 3 + (suite_verifier is not None) + soft_f1 + (efficiency_repetitions is not None)
+    advance = _count_whole(num_parts, on_progress)
+    verifications = verifier.verify(
+        [
+            *(replace(request, semantics="strict") for request in requests),
+            *(replace(request, semantics="spider") for request in spider_requests),
+            *(replace(request, semantics="bird") for request in requests),
+        ],
+        on_progress=advance,
+    )
+    count = len(requests)
+    strict, spider, bird = (verifications[i * count : (i + 1) * count] for i in range(3))
+    correct = [verification.verdict is Verdict.CORRECT for verification in strict]
+    executes = [_executes(verification) for verification in bird]
+    clauses = get_spider_measures(spider_requests, catalog, schemas)
+    classes = get_error_classes(requests, correct, catalog)
+    notes = {} if schemas is not None else {"exact_match": _KEYS_NOTE}
+    suites: Sequence[SuiteVerification | None] = [None] * count
+    if suite_verifier is not None:
+        suites = suite_verifier.verify(requests, on_progress=advance)
+    soft_scores: Sequence[SoftScores | None] = [None] * count
+    if soft_f1:
+        soft_scores = measure_soft_f1(requests, executes, catalog, on_progress=advance)
+    timings: Sequence[PairTiming | None] = [None] * count
+    if efficiency_repetitions is not None:
+        efficiency = measure_efficiency(
+            requests,
+            [verification.verdict is Verdict.CORRECT for verification in bird],
+            catalog,
+            repetitions=efficiency_repetitions,
+            on_progress=advance,
+        )
+        timings, notes["ves"] = efficiency.timings, efficiency.describe()
+    return EvaluationReport(
+        name,
+        tuple(
+            EvaluationRecord(
+                question_id=question.question_id,
+                db_id=question.db_id,
+                level=question.level,
+                question=question.question,
+                gold_sql=question.gold_sql,
+                predicted_sql=requests[i].predicted_sql,
+                verdict=strict[i].verdict,
+                reason=str(strict[i].reason),
+                error=strict[i].error,
+                executes=executes[i],
+                spider=spider[i].verdict,
+                bird=bird[i].verdict,
+                suite=None if (suite := suites[i]) is None else suite.verdict,
+                refuted_by=None if suite is None else suite.refuted_by,
+                hardness=clauses[i].hardness,
+                exact_match=clauses[i].exact_match,
+                soft_f1=None if (soft := soft_scores[i]) is None else soft.bird,
+                soft_f1_unordered=None if soft is None else soft.unordered,
+                time_ratio=None if (timing := timings[i]) is None else timing.ratio,
+                error_classes=classes[i],
+            )
+            for i, question in enumerate(questions)
+        ),
+        notes,
+    )
+
+
+_KEYS_NOTE: Final = (
+    "By the foreign keys that the databases declare; official figures take those of tables.json."
+)
+_DOES_NOT_EXECUTE: Final = frozenset(
+    {
+        Reason.PREDICTION_SYNTAX_ERROR,
+        Reason.PREDICTION_EXECUTION_ERROR,
+        Reason.PREDICTION_DENIED,
+    }
+)
+
+
+def _executes(verification: Verification) -> bool | None:
+    """From a verification under `bird`, which runs the text as it is and reads every row."""
+    if verification.reason in _DOES_NOT_EXECUTE:
+        return False
+    return True if verification.predicted_status is QueryStatus.OK else None
+
+
+def _count_whole(
+    num_parts: int, on_progress: Callable[[int], None] | None
+) -> Callable[[int], None] | None:
+    """Turn the progress of parts of the work into that of predictions, each of `num_parts`."""
+    if on_progress is None:
+        return None
+    num_done = 0
+
+    def advance(count: int) -> None:
+        nonlocal num_done
+        before, num_done = num_done, num_done + count
+        num_finished = num_done // num_parts - before // num_parts
+        if num_finished:
+            on_progress(num_finished)
+
+    return advance
+
+
+def _check(questions: Sequence[Question], predictions: Mapping[str, str]) -> None:
     if not questions:
         raise InputError("`questions` is empty; there is nothing to evaluate.")
     missing = [q.question_id for q in questions if q.question_id not in predictions]
@@ -344,24 +502,3 @@ def evaluate_sql(
                 f"`predictions[{question.question_id!r}]` is {prediction!r}; expected SQL as a "
                 "string. Write an empty string where the model has no answer."
             )
-    requests = [
-        VerificationRequest(q.db_id, predictions[q.question_id], q.gold_sql) for q in questions
-    ]
-    verifications = verifier.verify(requests, on_progress=on_progress)
-    return EvaluationReport(
-        name,
-        tuple(
-            EvaluationRecord(
-                question_id=question.question_id,
-                db_id=question.db_id,
-                level=question.level,
-                question=question.question,
-                gold_sql=question.gold_sql,
-                predicted_sql=predictions[question.question_id],
-                verdict=verification.verdict,
-                reason=str(verification.reason),
-                error=verification.error,
-            )
-            for question, verification in zip(questions, verifications, strict=True)
-        ),
-    )

@@ -11,6 +11,7 @@ import pytest
 from conftest import FreshDB
 
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import ForeignKeyInfo
 from sense_trl.errors import InputError
 from sense_trl.evaluation import (
     EvaluationRecord,
@@ -20,8 +21,11 @@ from sense_trl.evaluation import (
     evaluate_sql,
     write_html_report,
 )
+from sense_trl.evaluation.predictions import load_predictions
 from sense_trl.evaluation.report import describe_change, preview_results
-from sense_trl.questions import Question
+from sense_trl.questions import Question, load_questions
+from sense_trl.schema import DatabaseSchema, get_schema, load_spider_schemas
+from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 SCRIPT = "CREATE TABLE t (a INTEGER, b TEXT); INSERT INTO t VALUES (1,'x'),(2,'<b>&'),(3,NULL);"
@@ -264,3 +268,228 @@ def test_a_file_from_before_the_further_scores_is_read(tmp_path: Path) -> None:
     report = EvaluationReport.load(path)
     assert report.verdicts == FULL.verdicts
     assert [score.name for score in report.scores] == ["strict", "undetermined"]
+
+
+# ---------------------------------------------------------------------- evaluate_sql
+
+PETS = """
+CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INTEGER);
+INSERT INTO pet VALUES (1, 'Rex', 3), (2, 'Tom', 3), (3, 'Ada', 9);
+"""
+ASKED = {
+    # Another order of columns: right but for BIRD. Soft-F1 does not mind.
+    "columns": ("SELECT name, age FROM pet", "SELECT age, name FROM pet"),
+    # Without the DISTINCT that Spider deletes, duplicates are one row to BIRD alone.
+    "duplicates": ("SELECT age FROM pet", "SELECT DISTINCT age FROM pet"),
+    # Right here, not where a pet is 4 years old.
+    "lucky": ("SELECT id FROM pet WHERE age > 3", "SELECT id FROM pet WHERE age > 4"),
+    # One name of two right, in the place of the other.
+    "half": ("SELECT name FROM pet WHERE age = 3", "SELECT name FROM pet WHERE id > 1"),
+    "fails": ("SELECT name FROM pet", "SELECT nme FROM pet"),
+    "denied": ("SELECT name FROM pet", "DROP TABLE pet"),
+    "gold_fails": ("SELECT nme FROM pet", "SELECT name FROM pet"),
+    "not_spiders": ("SELECT name FROM pet WHERE age IS NOT NULL", "SELECT name FROM pet"),
+}
+
+
+@pytest.fixture
+def pets(fresh_db: FreshDB) -> DatabaseCatalog:
+    return DatabaseCatalog.from_path(fresh_db(PETS, name="pets"))
+
+
+def _evaluate(
+    catalog: DatabaseCatalog, asked: dict[str, tuple[str, str]], **options: Any
+) -> dict[str, EvaluationRecord]:
+    questions = [Question(key, "pets", "?", gold) for key, (gold, _) in asked.items()]
+    predictions = {key: sql for key, (_, sql) in asked.items()}
+    with SQLVerifier(catalog, num_workers=0) as verifier:
+        report = evaluate_sql(questions, predictions, verifier, **options)
+    return {record.question_id: record for record in report.records}
+
+
+def test_every_semantics_is_in_the_record(pets: DatabaseCatalog) -> None:
+    records = _evaluate(pets, ASKED)
+    found = {key: (r.verdict, r.spider, r.bird, r.executes) for key, r in records.items()}
+    assert found == {
+        "columns": (CORRECT, CORRECT, WRONG, True),
+        "duplicates": (WRONG, CORRECT, CORRECT, True),
+        "lucky": (CORRECT, CORRECT, CORRECT, True),
+        "half": (WRONG, WRONG, WRONG, True),
+        "fails": (WRONG, WRONG, WRONG, False),
+        "denied": (WRONG, WRONG, WRONG, False),
+        "gold_fails": (UNDETERMINED, UNDETERMINED, UNDETERMINED, None),
+        "not_spiders": (CORRECT, CORRECT, CORRECT, True),
+    }
+
+
+def test_a_verifier_with_other_semantics_gives_the_same_report(pets: DatabaseCatalog) -> None:
+    questions = [Question(key, "pets", "?", gold) for key, (gold, _) in ASKED.items()]
+    predictions = {key: sql for key, (_, sql) in ASKED.items()}
+    reports = []
+    for semantics in ("strict", "spider", "bird"):
+        with SQLVerifier(pets, semantics=semantics, num_workers=0) as verifier:
+            reports.append(evaluate_sql(questions, predictions, verifier))
+    assert reports[0] == reports[1] == reports[2]
+
+
+def test_what_is_not_correct_is_classified(pets: DatabaseCatalog) -> None:
+    records = _evaluate(pets, {**ASKED, "two_golds": ("SELECT 1; SELECT 2", "SELECT 3")})
+    assert {key: r.error_classes for key, r in records.items() if r.error_classes} == {
+        "duplicates": ("extra_distinct",),
+        "half": ("missing_condition", "extra_condition"),
+        "fails": ("unknown_column", "wrong_column"),
+        "denied": ("not_a_query",),
+        # Gold cannot be trusted, which does not make it another query.
+        "gold_fails": ("wrong_column",),
+    }
+
+
+def test_hardness_and_exact_match_where_spider_can_read_gold(pets: DatabaseCatalog) -> None:
+    records = _evaluate(pets, ASKED)
+    assert (records["columns"].hardness, records["columns"].exact_match) == ("medium", True)
+    assert (records["duplicates"].hardness, records["duplicates"].exact_match) == ("easy", True)
+    assert (records["half"].hardness, records["half"].exact_match) == ("easy", False)
+    assert records["fails"].exact_match is False
+    assert (records["not_spiders"].hardness, records["not_spiders"].exact_match) == (None, None)
+
+
+def test_keys_of_the_given_schemas_count(pets: DatabaseCatalog) -> None:
+    # Linked by a foreign key that the database does not declare.
+    asked = {"q": ("SELECT id FROM pet", "SELECT age FROM pet")}
+    table = get_schema(pets.engine("pets")).tables[0]
+    linked = replace(table, foreign_keys=(ForeignKeyInfo(("age",), "pet", ("id",)),))
+    schemas = {"pets": DatabaseSchema("pets", "sqlite", (linked,))}
+    assert _evaluate(pets, asked)["q"].exact_match is False
+    assert _evaluate(pets, asked, schemas=schemas)["q"].exact_match is True
+    with pytest.raises(InputError, match="`schemas` has no 'pets'"):
+        _evaluate(pets, asked, schemas={"dogs": schemas["pets"]})
+
+
+def test_spiders_script_may_read_another_text(pets: DatabaseCatalog) -> None:
+    asked = {"q": ("SELECT name FROM pet", "SELECT\tname FROM pet")}
+    as_written = _evaluate(pets, asked)["q"]
+    assert (as_written.verdict, as_written.spider, as_written.exact_match) == (CORRECT, CORRECT, 1)
+    cut = _evaluate(pets, asked, spider_predictions={"q": "SELECT"})["q"]
+    assert (cut.verdict, cut.spider, cut.bird) == (CORRECT, WRONG, CORRECT)
+    assert cut.exact_match is False
+    assert cut.predicted_sql == asked["q"][1]
+
+
+def test_soft_f1_of_every_question(pets: DatabaseCatalog) -> None:
+    records = _evaluate(pets, ASKED, soft_f1=True)
+    scores = {key: (r.soft_f1, r.soft_f1_unordered) for key, r in records.items()}
+    assert scores == {
+        "columns": (1.0, 1.0),
+        # BIRD's drops repeated rows; else 2 rows of 3 and 2.
+        "duplicates": (1.0, pytest.approx(4 / 5)),
+        "lucky": (1.0, 1.0),
+        # Rex, Tom against Tom, Ada.
+        "half": (0.0, 0.5),
+        "fails": (0.0, 0.0),
+        "denied": (0.0, 0.0),
+        "gold_fails": (None, None),
+        "not_spiders": (1.0, 1.0),
+    }
+
+
+def test_a_suite_refutes_what_was_right_by_luck(pets: DatabaseCatalog) -> None:
+    asked = {key: ASKED[key] for key in ("lucky", "half", "not_spiders")}
+    with SuiteVerifier(pets, num_workers=0) as suite_verifier:
+        records = _evaluate(pets, asked, suite_verifier=suite_verifier)
+    assert records["lucky"].verdict is CORRECT
+    assert records["lucky"].suite is WRONG
+    assert records["lucky"].refuted_by is not None
+    assert (records["half"].suite, records["half"].refuted_by) == (WRONG, None)
+
+
+def test_times_of_what_bird_calls_correct(pets: DatabaseCatalog) -> None:
+    questions = [Question(key, "pets", "?", gold) for key, (gold, _) in ASKED.items()]
+    predictions = {key: sql for key, (_, sql) in ASKED.items()}
+    with SQLVerifier(pets, num_workers=0) as verifier:
+        report = evaluate_sql(questions, predictions, verifier, efficiency_repetitions=3)
+    timed = {record.question_id for record in report.records if record.time_ratio is not None}
+    assert timed == {"duplicates", "lucky", "not_spiders"}
+    score = report.get_score("ves")
+    assert score is not None and score.value > 0 and "3 of them timed" in score.note
+
+
+@pytest.mark.parametrize("num_parts", range(4))
+def test_progress_ends_at_the_number_of_questions(pets: DatabaseCatalog, num_parts: int) -> None:
+    with SuiteVerifier(pets, num_workers=0) as suite:
+        options = {"soft_f1": True, "suite_verifier": suite, "efficiency_repetitions": 2}
+        steps: list[int] = []
+        some = dict(list(options.items())[:num_parts])
+        _evaluate(pets, {**ASKED, "again": ASKED["half"]}, on_progress=steps.append, **some)
+    assert sum(steps) == len(ASKED) + 1
+    assert min(steps) > 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["", ";", "\x00", "\ud800", "(" * 9_000, "SELECT " + "-" * 9_000 + "1", "PRAGMA user_version"],
+    ids=range(7),
+)
+def test_any_text_is_evaluated(pets: DatabaseCatalog, sql: str, tmp_path: Path) -> None:
+    record = _evaluate(pets, {"q": (ASKED["half"][0], sql)}, soft_f1=True)["q"]
+    assert record.verdict is not CORRECT
+    report = EvaluationReport("odd", (record,))
+    report.save(tmp_path / "odd.json")
+    assert EvaluationReport.load(tmp_path / "odd.json") == report
+
+
+# ---------------------------------------------------------------------- real data
+
+# Predictions that are correct under `strict`, and exact-set matches, of 1,034.
+SPIDER_DEV = [
+    ("chatgpt_zero_shot", 659, 392),
+    ("dbgpt_codellama13b_lora", 551, 540),
+    pytest.param("codex_few_shot", 679, 519, marks=pytest.mark.slow),
+    pytest.param("dail_sql_gpt4", 787, 724, marks=pytest.mark.slow),
+    pytest.param("codes_1b_sft", 725, 741, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("model", "num_correct", "num_matches"), SPIDER_DEV)
+def test_spider_dev_is_scored_as_by_the_official_script(
+    model: str, num_correct: int, num_matches: int, shared_data: Path, spider_databases: Path
+) -> None:
+    questions = load_questions(shared_data / "spider" / "dev.jsonl")
+    folder = shared_data / "predictions" / model
+    answers = load_predictions(folder / "spider_dev.sql", questions)
+    with DatabaseCatalog.from_path(spider_databases) as catalog, SQLVerifier(catalog) as verifier:
+        report = evaluate_sql(
+            questions,
+            {q.question_id: sql for q, sql in zip(questions, answers, strict=True)},
+            verifier,
+            schemas=load_spider_schemas(shared_data / "spider" / "tables.json"),
+        )
+    official = json.loads((folder / "spider_dev.verdicts.json").read_text())
+    verdicts = [record.spider is CORRECT for record in report.records]
+    assert verdicts == [verdict == "ok" for verdict in official]
+    assert report.count(CORRECT) == num_correct
+    score = report.get_score("exact_match")
+    assert score is not None
+    assert (round(score.value * score.num_questions), score.num_questions) == (num_matches, 1034)
+    failed = official.count("error")
+    assert sum(record.executes is False for record in report.records) == failed
+
+
+@pytest.mark.parametrize(
+    ("model", "num_correct", "soft_f1"),
+    [("gpt4", 40, 81.396), ("llama3_8b", 26, 54.520), ("mixtral_8x7b", 12, 24.699)],
+)
+def test_bird_is_scored_as_by_the_official_scripts(
+    model: str, num_correct: int, soft_f1: float, shared_data: Path
+) -> None:
+    folder = shared_data / "bird_superhero"
+    questions = load_questions(folder / "mini_dev.jsonl")
+    answers = load_predictions(folder / "predictions" / f"{model}.sql", questions)
+    predictions = {q.question_id: sql for q, sql in zip(questions, answers, strict=True)}
+    with (
+        DatabaseCatalog.from_path(folder / "superhero.sqlite") as catalog,
+        SQLVerifier(catalog) as verifier,
+    ):
+        report = evaluate_sql(questions, predictions, verifier, soft_f1=True)
+    scores = {score.name: score for score in report.scores}
+    assert round(scores["bird"].value * 52) == num_correct
+    assert 100 * scores["soft_f1"].value == pytest.approx(soft_f1, abs=5e-4)
