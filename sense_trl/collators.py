@@ -17,8 +17,6 @@ PAIR_WEIGHT = "pair_weight"
 PREFIX_TREE = "prefix_tree"
 """Name of the batch entry that holds the `PrefixTree` of the batch."""
 
-_PER_REJECTED = ("rejected_ids", "ref_rejected_logps")
-
 
 @dataclass
 class DataCollatorForWeightedPreference:
@@ -112,60 +110,3 @@ def get_prefix_tree(batch: dict[str, Any], *, max_row_tokens: int | None = None)
     )
     tree = PrefixTree.from_sequences(sequences, loss_masks, max_row_tokens=max_row_tokens)
     return tree.to(input_ids.device)
-
-
-@dataclass
-class DataCollatorForSeveralRejected:
-    """Turns examples with one chosen and several rejected answers into pairs for another collator.
-
-    An example holds `prompt_ids`, `chosen_ids` and a list of token lists `rejected_ids`; it becomes
-    one pair for each of them. The answers' reference log-probabilities, if there are any, are
-    `ref_chosen_logps`, one number, and `ref_rejected_logps`, a list like `rejected_ids`. A
-    `pair_weight` counts for each of the pairs; all other entries are repeated as they are. Examples
-    whose `rejected_ids` are one token list pass through untouched.
-
-    Prompt and chosen answer are repeated in the padded batch alone: in its prefix tree they are
-    computed once.
-
-    Args:
-        collator: builds a batch of examples with one rejected answer, e.g. TRL's
-            `DataCollatorForPreference`; within `DataCollatorForPrefixTree`.
-
-    Raises:
-        InputError: an example has an empty list of rejected answers, or another number of
-            reference log-probabilities.
-
-    Example:
-        >>> collator = DataCollatorForSeveralRejected(lambda pairs: pairs)
-        >>> collator([{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [[3], [4, 5]]}])
-        ... # doctest: +NORMALIZE_WHITESPACE
-        [{'prompt_ids': [1], 'chosen_ids': [2], 'rejected_ids': [3]},
-         {'prompt_ids': [1], 'chosen_ids': [2], 'rejected_ids': [4, 5]}]
-    """
-
-    collator: Callable[[list[dict[str, Any]]], Any]
-
-    def __call__(self, examples: list[dict[str, Any]]) -> Any:
-        return self.collator([pair for example in examples for pair in _split_rejected(example)])
-
-
-def _split_rejected(example: dict[str, Any]) -> list[dict[str, Any]]:
-    rejected = example["rejected_ids"]
-    if rejected and not isinstance(rejected[0], list):
-        return [example]
-    if not rejected:
-        raise InputError(
-            "`rejected_ids` of an example is empty, expected one or more lists of token ids. Leave "
-            "out questions without a rejected answer."
-        )
-    lists = {name: example[name] for name in _PER_REJECTED if name in example}
-    for name, values in lists.items():
-        if len(values) != len(rejected):
-            raise InputError(
-                f"`{name}` of an example has {len(values)} entries, expected one for each of its "
-                f"{len(rejected)} rejected answers."
-            )
-    return [
-        {**example, **{name: values[index] for name, values in lists.items()}}
-        for index in range(len(rejected))
-    ]

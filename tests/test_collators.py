@@ -9,7 +9,6 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from sense_trl.collators import (
     DataCollatorForPrefixTree,
-    DataCollatorForSeveralRejected,
     DataCollatorForWeightedPreference,
     get_prefix_tree,
 )
@@ -100,64 +99,3 @@ def test_padding_on_the_left_is_refused():
     batch = {"input_ids": torch.ones(1, 3), "attention_mask": torch.tensor([[0, 1, 1]])}
     with pytest.raises(InputError, match="`attention_mask` has padding before tokens"):
         get_prefix_tree(batch)
-
-
-# -------------------------------------------------------------------- several rejected answers
-
-
-def test_every_rejected_answer_makes_a_pair():
-    example = {
-        "prompt_ids": [1],
-        "chosen_ids": [2],
-        "rejected_ids": [[3], [4, 5]],
-        "ref_chosen_logps": -1.0,
-        "ref_rejected_logps": [-2.0, -3.0],
-        "pair_weight": 0.5,
-    }
-    single = {
-        "prompt_ids": [6],
-        "chosen_ids": [7],
-        "rejected_ids": [8],
-        "ref_chosen_logps": -4.0,
-        "ref_rejected_logps": -5.0,
-        "pair_weight": 2.0,
-    }
-    collator = DataCollatorForSeveralRejected(
-        DataCollatorForWeightedPreference(DataCollatorForPreference(pad_token_id=0))
-    )
-    batch = collator([example, single])
-    assert batch["input_ids"].tolist() == [
-        [1, 2, 0],
-        [1, 2, 0],
-        [6, 7, 0],
-        [1, 3, 0],
-        [1, 4, 5],
-        [6, 8, 0],
-    ]
-    assert batch["ref_chosen_logps"].tolist() == [-1, -1, -4]
-    assert batch["ref_rejected_logps"].tolist() == [-2, -3, -5]
-    assert batch["pair_weight"].tolist() == [0.5, 0.5, 2]
-
-
-def test_the_tree_computes_prompt_and_chosen_answer_once():
-    prompt, chosen = list(range(10, 30)), [1, 2, 3]
-    example = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": [[4, 5], [6], [7, 8]]}
-    collator = DataCollatorForPrefixTree(
-        DataCollatorForSeveralRejected(DataCollatorForPreference(pad_token_id=0))
-    )
-    batch = collator([example])
-    assert batch["input_ids"].shape == (6, 23)
-    assert batch["prefix_tree"].input_ids.shape == (1, 20 + 3 + 2 + 1 + 2)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"rejected_ids": []}, "`rejected_ids` of an example is empty"),
-        ({"ref_rejected_logps": [-1.0]}, "`ref_rejected_logps` of an example has 1 entries"),
-    ],
-)
-def test_unusable_rejected_answers_are_refused(changes, message):
-    example = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [[3], [4]], **changes}
-    with pytest.raises(InputError, match=message):
-        DataCollatorForSeveralRejected(list)([example])

@@ -20,6 +20,7 @@ from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.grouped_sampler import GroupedSampler, SetSamplerEpoch
 from sense_trl.trainers.heads import add_prefix_tree_head
+from sense_trl.trainers.several_rejected import EXAMPLE_INDEX
 
 logger = logging.getLogger(__name__)
 
@@ -87,23 +88,24 @@ def get_share_of_tokens_saved(inputs: dict[str, Any]) -> Tensor:
 def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
     """The sampler that `args.group_by_columns` asks for; None for the usual random order.
 
+    Pairs that were one example with several rejected answers are grouped unasked.
+
     Raises:
         InputError: the training dataset has no such column, or is streamed.
     """
-    columns = trainer.args.group_by_columns
-    if columns is None:
-        return None
     dataset = trainer.train_dataset
-    # Names that are missing from a stream as well: it is read in its own order.
-    missing = set(columns) - (
-        set() if isinstance(dataset, IterableDataset) else set(dataset.column_names)
-    )
-    if missing:
+    columns = list(trainer.args.group_by_columns or [])
+    # A stream is read in its own order.
+    available = [] if isinstance(dataset, IterableDataset) else dataset.column_names
+    if missing := set(columns) - set(available):
         raise InputError(
             f"`group_by_columns` names {sorted(missing)}, but the train dataset has no such "
             "columns, or is an IterableDataset. Name columns of a Dataset, e.g. ['db_id'], or "
             "leave the option out."
         )
+    columns += [EXAMPLE_INDEX] if EXAMPLE_INDEX in available else []
+    if not columns:
+        return None
     values = [dataset.select_columns(column)[:][column] for column in columns]
     seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
     sampler = GroupedSampler(

@@ -37,6 +37,7 @@ from sense_trl.trainers.sense_dpo_config import (
     WEIGHTABLE_LOSS_TYPES,
     SenseDPOConfig,
 )
+from sense_trl.trainers.several_rejected import split_rejected_lists
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
       dataset (not per batch: the step size would then depend on which pairs meet). The chosen
       answer's tokens in `"sft"` are weighted likewise. Weighting does not change the `rewards/*`
       and `logps/*` metrics.
+    * `rejected` may be a list of answers: each makes a pair with the chosen one, and the pairs of
+      an example are drawn into the same batch. `per_device_train_batch_size` counts pairs.
     * With `prefix_sharing` the prompt is computed once for both answers, and so is whatever else
       sequences of a batch have in common at their beginning; `group_by_columns` draws pairs with
       the same prompt or database into the same batch. `prefix_sharing/tokens_saved` is logged.
@@ -211,6 +214,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         self, dataset: Any, processing_class: Any, args: SenseDPOConfig, dataset_name: str
     ) -> Any:
         """Tokenise unless that is done, leave out or refuse what is too long, scale the weights."""
+        dataset = split_rejected_lists(dataset, args.pair_weight_column)
         columns = _get_column_names(dataset)
         if args.precompute_ref_log_probs:
             # Left from an earlier pass over the same dataset (`evaluate(trainer.eval_dataset)`);
