@@ -9,6 +9,8 @@ release moves it:
   filters by `args.max_length`;
 * `DPOTrainer._set_signature_columns_if_needed` and the list `_signature_columns`;
 * `DPOTrainer.loss_types`, `.loss_weights`, `.precompute_ref_logps`: read afresh at every loss;
+* `DPOTrainer._precompute_ref_logps(dataset, name, batch_size)`: adds the columns
+  `ref_chosen_logps` and `ref_rejected_logps`, called by the constructor and by `evaluate`;
 * `DPOTrainer.compute_loss` calls the `model` it is given once with `fused_lm_head=True`, and the
   output's `log_probs` are `[2B, L - 1]`, zero outside the answers, chosen rows first;
 * `FusedCausalLMOutput` with the fields that `heads.PrefixTreeOutput` fills, and

@@ -16,6 +16,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from sense_trl.trainers import SenseDPOTrainer
 from sense_trl.trainers import _trl_compat as compat
+from sense_trl.trainers.heads import PrefixTreeOutput
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -42,6 +43,8 @@ def test_overridden_methods_have_trl_s_signatures():
     for name in (
         "_prepare_dataset",
         "_set_signature_columns_if_needed",
+        "_get_train_sampler",
+        "_precompute_ref_logps",
         "compute_loss",
         "compute_ref_log_probs",
     ):
@@ -147,6 +150,16 @@ def test_log_probs_are_zero_outside_the_answers_and_chosen_come_first(trl_traine
     torch.testing.assert_close(per_token_logps, expected, rtol=1e-4, atol=1e-4)
     chosen = trl_trainer.train_dataset[0]["chosen_ids"]
     assert batch["input_ids"][0][batch["completion_mask"][0].bool()].tolist() == chosen
+
+
+def test_the_output_has_the_fields_that_a_tree_fills():
+    assert set(PrefixTreeOutput.__dataclass_fields__) == {
+        "logit_terms",
+        *FusedCausalLMOutput.__dataclass_fields__,
+    }
+    # Those that a tree leaves out are for the model's own loss and for mixtures of experts.
+    filled = {"log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask"}
+    assert set(FusedCausalLMOutput.__dataclass_fields__) - filled == {"loss", "aux_loss"}
 
 
 def test_positions_of_virtual_tokens_are_cut_off():
