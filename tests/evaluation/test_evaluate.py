@@ -1,9 +1,7 @@
-"""Evaluation records and the report page."""
+"""Evaluation records and the numbers over them."""
 
 import json
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,10 @@ from sense_trl.errors import InputError
 from sense_trl.evaluation import (
     EvaluationRecord,
     EvaluationReport,
-    ReportSection,
     bootstrap_interval,
     evaluate_sql,
-    write_html_report,
 )
 from sense_trl.evaluation.predictions import load_predictions
-from sense_trl.evaluation.report import describe_change, preview_results
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import DatabaseSchema, get_schema, load_spider_schemas
 from sense_trl.verification.suite import SuiteVerifier
@@ -86,71 +81,6 @@ def test_missing_predictions_and_no_questions_are_refused(catalog: DatabaseCatal
             evaluate_sql(QUESTIONS, nothing, verifier)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="`questions` is empty"):
             evaluate_sql([], {}, verifier)
-
-
-def test_a_change_is_called_one_only_when_the_questions_can_show_it(
-    runs: list[EvaluationReport],
-) -> None:
-    assert "no difference that these questions can show" in describe_change(*runs)
-    assert "(2 questions gained, 0 lost, +66.7 points, p = 0.500)" in describe_change(*runs)
-    many = [EvaluationReport(run.name, run.records[:1] * 12) for run in runs]
-    assert ": better (12 questions gained" in describe_change(*many)
-    assert ": worse (" in describe_change(many[1], many[0])
-
-
-class _Page(HTMLParser):
-    """Collects what a browser would fetch, and whether tags nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.urls: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.urls += [v or "" for k, v in attrs if k in ("src", "href", "data")]
-        if tag not in ("meta", "input", "line", "rect", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.urls += [v or "" for k, v in attrs if k in ("src", "href", "data")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_self_contained_and_escaped(
-    runs: list[EvaluationReport], catalog: DatabaseCatalog, tmp_path: Path
-) -> None:
-    path = tmp_path / "report.html"
-    section = ReportSection("Pairs & more", ("what", "n"), (("<i>", "3"),), "a note")
-    previews = preview_results(runs[-1], catalog)
-    write_html_report(path, runs, title="T <1>", sections=[section], previews=previews)
-    text = path.read_text(encoding="utf-8")
-    page = _Page()
-    page.feed(text)
-    assert page.open == []
-    assert page.urls == []
-    assert not re.search(r"https?://|@import|url\(", text)
-    assert "Which &lt;b&gt;?" in text
-    assert "<b>" not in text
-    assert "T &lt;1&gt;" in text
-    assert "Pairs &amp; more" in text
-    assert "66.7 %" in text
-    assert "no such column" in text
-    assert text.count('class="question"') == 3
-
-
-def test_runs_on_different_questions_are_refused(
-    runs: list[EvaluationReport], tmp_path: Path
-) -> None:
-    other = EvaluationReport("other", runs[0].records[:2])
-    with pytest.raises(InputError, match="'before' and 'other' answer different questions"):
-        write_html_report(tmp_path / "r.html", [runs[0], other], title="t")
-    moved = EvaluationReport("moved", tuple(replace(r, db_id="x") for r in runs[0].records))
-    with pytest.raises(InputError, match="'before' and 'moved' answer different questions"):
-        write_html_report(tmp_path / "r.html", [runs[0], moved], title="t")
-    with pytest.raises(InputError, match="`runs` is empty"):
-        write_html_report(tmp_path / "r.html", [], title="t")
 
 
 def _record(number: int, **values: Any) -> EvaluationRecord:
