@@ -93,6 +93,18 @@ def test_a_tree_gives_the_values_and_gradients_of_padded_rows(architecture, atte
     assert_same(run(model, batch, prefix_tree=tree), run(model, batch))
 
 
+@pytest.mark.slow  # compiles for some 15 s
+def test_flex_attention_gives_the_same_values(tree, batch):
+    """Forward alone: on a CPU, FlexAttention has no backward pass."""
+    model = prepare(build_tiny_model("llama"))
+    values = []
+    for attention in ("sdpa", "flex_attention"):
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            values.append(model(**batch, fused_lm_head=True, prefix_tree=tree).log_probs)
+    torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+
+
 def test_log_probs_are_those_of_every_sequence_alone(tree, batch):
     model = prepare(build_tiny_model("llama"))
     output, _ = run(model, batch, prefix_tree=tree)
