@@ -94,6 +94,7 @@ def test_a_tree_gives_the_values_and_gradients_of_padded_rows(architecture, atte
 
 
 @pytest.mark.slow  # compiles for some 15 s
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses torch.jit
 def test_flex_attention_gives_the_same_values(tree, batch):
     """Forward alone: on a CPU, FlexAttention has no backward pass."""
     model = prepare(build_tiny_model("llama"))
