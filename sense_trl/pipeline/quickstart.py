@@ -201,14 +201,14 @@ class _Quickstart:
 
     def _supervised(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> Path:
         import datasets
-        from trl import SFTConfig
 
         from sense_trl.pipeline.training import train_sft
+        from sense_trl.trainers import SenseSFTConfig
 
         folder = self.output / "sft"
         config = self.config
         rows = datasets.Dataset.from_list(task.prompt_completion_rows(train))
-        arguments = SFTConfig(
+        arguments = SenseSFTConfig(
             output_dir=str(folder),
             num_train_epochs=config.sft_epochs,
             learning_rate=config.sft_learning_rate,
@@ -333,6 +333,8 @@ class _Quickstart:
         return {
             "max_steps": steps,
             "per_device_train_batch_size": batch_size,
+            # What a batch shares is computed once: above all the schema.
+            "group_by_columns": ["db_id"],
             "use_cpu": not torch.cuda.is_available(),
             "bf16": not torch.cuda.is_available() or torch.cuda.is_bf16_supported(),
             "gradient_checkpointing": torch.cuda.is_available(),

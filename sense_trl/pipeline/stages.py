@@ -33,9 +33,8 @@ from sense_trl.verification.verifier import SQLVerifier
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from trl import SFTConfig
 
-    from sense_trl.trainers import SenseDPOConfig
+    from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
 
 @dataclass
@@ -264,12 +263,12 @@ def evaluate(
 def sft(
     data: DataArguments,
     model: str,
-    config: SFTConfig,
+    config: SenseSFTConfig,
     console: Console,
     *,
     peft_config: LoraConfig | None = None,
 ) -> None:
-    """Fine-tune on the gold SQL of the questions with TRL's `SFTTrainer`; resumes by itself."""
+    """Fine-tune on the gold SQL of the questions with `SenseSFTTrainer`; resumes by itself."""
     import datasets
 
     from sense_trl.pipeline.training import train_sft

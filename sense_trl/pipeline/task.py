@@ -99,9 +99,10 @@ class TextToSQLTask:
         return next(iter(self.schemas.values())).dialect
 
     def prompt_completion_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        """Rows `{prompt, completion}` (conversational) for supervised fine-tuning on gold."""
+        """Rows `{db_id, prompt, completion}` (conversational) for fine-tuning on gold."""
         return [
             {
+                "db_id": question.db_id,
                 "prompt": self.get_messages(question),
                 "completion": [{"role": "assistant", "content": question.gold_sql}],
             }

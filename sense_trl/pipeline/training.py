@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
     from peft import LoraConfig
-    from trl import SFTConfig
 
-    from sense_trl.trainers import SenseDPOConfig
+    from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -38,52 +35,15 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
-def check_lengths(
-    rows: Iterable[Sequence[list[dict[str, str]]]], tokenizer: Any, max_length: int | None
-) -> int:
-    """Refuse conversations that do not fit, before anything is trained.
-
-    Args:
-        rows: (prompt, answer, ...) per example: every answer is measured behind the prompt.
-        max_length: limit in tokens; `None` for none.
-
-    Returns:
-        The longest conversation in tokens.
-
-    Raises:
-        InputError: some exceed `max_length`; the message counts them and names the longest.
-    """
-    longest, longest_index, too_long = 0, -1, 0
-    for index, (prompt, *answers) in enumerate(rows):
-        length = max(
-            len(
-                tokenizer.apply_chat_template([*prompt, *answer], tokenize=True, return_dict=True)[
-                    "input_ids"
-                ]
-            )
-            for answer in answers
-        )
-        too_long += max_length is not None and length > max_length
-        if length > longest:
-            longest, longest_index = length, index
-    if too_long:
-        raise InputError(
-            f"`max_length` is {max_length}, but {too_long} examples are longer; the longest is "
-            f"example {longest_index} with {longest} tokens. Raise `max_length`, use a shorter "
-            "schema style, or remove them: a cut prompt would train on a half schema."
-        )
-    return longest
-
-
 def train_sft(
     model: str | Path,
     dataset: datasets.Dataset,
-    config: SFTConfig,
+    config: SenseSFTConfig,
     *,
     peft_config: LoraConfig | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """Fine-tune on `{prompt, completion}` rows with TRL's `SFTTrainer`; resumes by itself.
+    """Fine-tune on `{prompt, completion}` rows with `SenseSFTTrainer`; resumes by itself.
 
     The final model and tokenizer go to `config.output_dir`. With `peft_config` the adapter is
     merged into the model before saving, so that the next stage starts from a plain checkpoint.
@@ -91,16 +51,13 @@ def train_sft(
     Returns:
         The trainer's metrics.
     """
-    from trl import SFTTrainer
-
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
-    from sense_trl.trainers import score_trained_positions_only
+    from sense_trl.trainers import SenseSFTTrainer, score_trained_positions_only
 
+    # For models whose prefixes cannot be shared; the others score nothing else anyway.
     score_trained_positions_only()
     tokenizer = load_tokenizer(model)
-    limit = config.max_length
-    check_lengths(((row["prompt"], row["completion"]) for row in dataset), tokenizer, limit)
-    trainer = SFTTrainer(
+    trainer = SenseSFTTrainer(
         model=load_model(model, dtype="float32" if peft_config is None else "auto"),
         args=config,
         train_dataset=dataset,

@@ -69,19 +69,19 @@ def _training(config_class: Any, folder: Path, **changes: Any) -> Any:
 def test_sft_finishes_once_and_refuses_other_settings_and_other_questions(
     data: DataArguments, model: str, tmp_path: Path
 ) -> None:
-    from trl import SFTConfig
+    from sense_trl.trainers import SenseSFTConfig
 
     folder = tmp_path / "sft"
-    sft(data, model, _training(SFTConfig, folder), QUIET)
+    sft(data, model, _training(SenseSFTConfig, folder), QUIET)
     weights = (folder / "model.safetensors").stat().st_mtime_ns
-    sft(data, model, _training(SFTConfig, folder, logging_steps=1), QUIET)
+    sft(data, model, _training(SenseSFTConfig, folder, logging_steps=1), QUIET)
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
     with pytest.raises(InputError, match=r"learning_rate was .*, now 0\.1"):
-        sft(data, model, _training(SFTConfig, folder, learning_rate=0.1), QUIET)
+        sft(data, model, _training(SenseSFTConfig, folder, learning_rate=0.1), QUIET)
     questions = Path(data.questions)
     questions.write_text(questions.read_text().replace("Older", "Elder"))
     with pytest.raises(InputError, match="rows was"):
-        sft(data, model, _training(SFTConfig, folder), QUIET)
+        sft(data, model, _training(SenseSFTConfig, folder), QUIET)
 
 
 def test_pairs_dpo_and_evaluation_follow_each_other(

@@ -1,13 +1,9 @@
-"""What the training stages add to the trainers: resuming and the length check."""
+"""What the training stages add to the trainers: resuming."""
 
 import json
 from pathlib import Path
 
-import pytest
-import tiny_models
-
-from sense_trl.errors import InputError
-from sense_trl.pipeline.training import check_lengths, last_complete_checkpoint
+from sense_trl.pipeline.training import last_complete_checkpoint
 
 
 def _checkpoint(folder: Path, step: int, state: str | None) -> None:
@@ -28,16 +24,3 @@ def test_a_half_written_checkpoint_is_deleted_and_the_one_before_is_used(tmp_pat
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["checkpoint-10", "checkpoint-5", "checkpoint-best"]
     assert last_complete_checkpoint(tmp_path / "nothing") is None
-
-
-def test_too_long_examples_are_counted_and_the_longest_named() -> None:
-    tokenizer = tiny_models.build_tiny_tokenizer()
-    prompt = [{"role": "user", "content": "SELECT"}]
-    answers = [[{"role": "assistant", "content": "SELECT name " * n}] for n in (1, 5, 30, 20)]
-    rows = [(prompt, answer) for answer in answers]
-    longest = check_lengths(rows, tokenizer, None)
-    assert check_lengths(rows, tokenizer, longest) == longest
-    with pytest.raises(
-        InputError, match=rf"is 40, but 2 examples.*example 2 with {longest} tokens"
-    ):
-        check_lengths(rows, tokenizer, 40)
