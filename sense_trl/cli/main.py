@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sense_trl._version import __version__
-from sense_trl.cli import verify
+from sense_trl.cli import evaluate, verify
 from sense_trl.errors import SenseTRLError
 
 EXIT_OK = 0
@@ -44,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_dataclass_arguments(quickstart, QuickstartConfig)
+    evaluate.add_parser(commands)
     verify.add_parser(commands)
     return parser
 
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "quickstart":
             _quickstart(arguments, console)
+        elif command == "evaluate":
+            return evaluate.run(arguments, console)
         elif command == "verify":
             return verify.run(arguments, console)
     except SenseTRLError as error:

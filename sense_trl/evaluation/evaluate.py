@@ -359,8 +359,8 @@ def evaluate_sql(
             `bird`; `None` does not measure them.
 
     Raises:
-        InputError: no questions, a question without a prediction, one that is no string, or
-            `schemas` without a database.
+        InputError: no questions, a question without a prediction, one that is no string,
+            `schemas` without a database, or `efficiency_repetitions` below 2.
         DatabaseError: a database cannot be read.
 
     Example:
@@ -379,6 +379,10 @@ def evaluate_sql(
         {'wrong_column': 1}
     """
     _check(questions, predictions)
+    if efficiency_repetitions is not None and efficiency_repetitions < 2:
+        raise InputError(
+            f"`efficiency_repetitions` is {efficiency_repetitions}; expected at least 2, e.g. 100."
+        )
     catalog = verifier._catalog
     requests, spider_requests = (
         [VerificationRequest(q.db_id, texts[q.question_id], q.gold_sql) for q in questions]

@@ -21,6 +21,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def text(self) -> str:
+        """Both ends in percent, without the sign: `80.6 to 85.2`."""
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -50,7 +55,7 @@ class Score:
     @property
     def interval_text(self) -> str:
         """The interval in percent, without the sign: `80.6 to 85.2`."""
-        return f"{100 * self.interval.low:.1f} to {100 * self.interval.high:.1f}"
+        return self.interval.text
 
 
 class GroupAccuracy(NamedTuple):

@@ -1,0 +1,309 @@
+"""`sense-trl evaluate`: every score of predictions, with intervals, as a table and as a report."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sense_trl._files import write_text_atomically
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.profile import ForeignKeyColumns
+    from sense_trl.evaluation.evaluate import EvaluationReport
+    from sense_trl.evaluation.report import ReportSection
+    from sense_trl.questions import Question
+    from sense_trl.schema import DatabaseSchema
+    from sense_trl.verification.comparison import Semantics
+    from sense_trl.verification.suite import SuiteVerifier
+
+__all__ = ["add_parser", "run"]
+
+_MAX_ERROR_CLASSES: Final = 8
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags; imports nothing heavy."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "evaluate",
+        help="score predictions, with intervals, and write a report",
+        description="Execute predicted SQL and gold SQL in sandboxed worker processes and print "
+        "execution accuracy under three comparisons (strict, and as the official scripts of Spider "
+        "and BIRD), exact-set match, accuracy by hardness and the most frequent errors. Several "
+        "prediction files are runs on the same questions; each is compared with the one before "
+        "it. --output writes evaluation.json, report.html and report.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "predictions",
+        nargs="+",
+        help="JSON Lines with question_id and sql, or plain text with one SQL query per line in "
+        "the order of the questions. Of a plain line, a tab and the db_id at its end are cut off; "
+        "Spider's accuracy and exact-set match cut at the first tab, as the official script does",
+    )
+    parser.add_argument(
+        "--questions",
+        required=True,
+        help="questions with gold SQL, as JSON Lines or a JSON array (Spider, BIRD or own format)",
+    )
+    parser.add_argument(
+        "--database",
+        required=True,
+        help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
+    )
+    parser.add_argument(
+        "--tables",
+        default=None,
+        help="tables.json of Spider or BIRD, whose foreign keys official exact-set match needs",
+    )
+    suite = parser.add_mutually_exclusive_group()
+    suite.add_argument(
+        "--suite",
+        type=int,
+        default=None,
+        metavar="K",
+        help="verify on K generated neighbours of each database, too (8 is a good number)",
+    )
+    suite.add_argument(
+        "--suite-dir",
+        default=None,
+        help="verify on an official test suite, too: <db_id>/*.sqlite, under Spider's comparison",
+    )
+    parser.add_argument("--soft-f1", action="store_true", help="measure Soft-F1")
+    parser.add_argument(
+        "--efficiency",
+        type=int,
+        default=None,
+        metavar="N",
+        help="measure VES and R-VES, running each correct query N times (BIRD's scripts: 100)",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="evaluation.json of earlier runs on the same questions, to compare with",
+    )
+    parser.add_argument(
+        "--name",
+        nargs="+",
+        default=None,
+        help="label of each run; by default the name of its file or folder",
+    )
+    parser.add_argument(
+        "--output", default=None, help="folder for evaluation.json, report.html and report.md"
+    )
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=None,
+        help="worker processes; 0 runs queries in this process, without a way to stop some of them",
+    )
+    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
+    parser.add_argument(
+        "--cache-dir",
+        default=None,
+        help="folder to keep results of slow gold queries and chosen neighbours in",
+    )
+
+
+def run(arguments: dict[str, Any], console: Any) -> int:
+    """Run the command.
+
+    Returns:
+        0 when every prediction was evaluated, whatever the scores are.
+
+    Raises:
+        SenseTRLError: unusable input (exit code 2).
+    """
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+    from sense_trl.pipeline.progress import stage_bar
+    from sense_trl.questions import load_questions
+    from sense_trl.schema import load_spider_schemas
+    from sense_trl.verification.verifier import SQLVerifier
+
+    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
+    with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
+        only = catalog.db_ids[0] if len(catalog) == 1 else None
+        questions = load_questions(arguments["questions"], default_db_id=only)
+        runs = [EvaluationReport.load(path) for path in arguments["compare"]]
+        for path, earlier in zip(arguments["compare"], runs, strict=True):
+            _check_questions(path, earlier, questions)
+        paths = arguments["predictions"]
+        names = _get_names(paths, arguments["name"])
+        answers = [_read(path, questions, "strict") for path in paths]
+        spider_answers = [_read(path, questions, "spider") for path in paths]
+        with (
+            SQLVerifier(
+                catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
+            ) as verifier,
+            _open_suite(catalog, schemas, arguments) as suite_verifier,
+        ):
+            for name, predictions, spider_predictions in zip(
+                names, answers, spider_answers, strict=True
+            ):
+                with stage_bar(console, f"Evaluating {name}", len(questions)) as bar:
+                    report = evaluate_sql(
+                        questions,
+                        predictions,
+                        verifier,
+                        name=name,
+                        on_progress=bar.advance,
+                        spider_predictions=spider_predictions,
+                        schemas=schemas,
+                        suite_verifier=suite_verifier,
+                        soft_f1=arguments["soft_f1"],
+                        efficiency_repetitions=arguments["efficiency"],
+                    )
+                runs.append(_note_suite(report, arguments))
+        if arguments["output"] is not None:
+            _write(Path(arguments["output"]), runs, len(names), catalog)
+            console.print(f"report: {arguments['output']}", soft_wrap=True, highlight=False)
+    print(_format(runs))  # noqa: T201 - the result of the command
+    return 0
+
+
+# ---------------------------------------------------------------------- input
+
+
+def _read(path: str, questions: Sequence[Question], semantics: Semantics) -> dict[str, str]:
+    from sense_trl.evaluation.predictions import load_predictions
+
+    texts = load_predictions(path, questions, semantics=semantics)
+    return {q.question_id: sql for q, sql in zip(questions, texts, strict=True)}
+
+
+def _get_names(paths: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """The label of each run: unique, also as part of a file name."""
+    if given is not None and len(given) != len(paths):
+        raise InputError(
+            f"`name` has {len(given)} labels for {len(paths)} prediction files; give one for each"
+        )
+    files = [Path(path).absolute() for path in paths]
+    # Files of one name tend to lie in folders named after their models.
+    candidates = [given] if given else [[f.stem for f in files], [f.parent.name for f in files]]
+    for names in candidates:
+        if len(set(map(_as_file_name, names))) == len(paths):
+            return list(names)
+    raise InputError(f"`name`: {candidates[0]} do not tell the runs apart; give labels that differ")
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _check_questions(path: str, run: EvaluationReport, questions: Sequence[Question]) -> None:
+    asked = [(q.question_id, q.db_id, q.gold_sql, q.level) for q in questions]
+    if [(r.question_id, r.db_id, r.gold_sql, r.level) for r in run.records] != asked:
+        raise InputError(
+            f"`compare` {path} answers other questions than `questions` has (or in another "
+            "order); evaluate both runs on the same file"
+        )
+
+
+@contextmanager
+def _open_suite(
+    catalog: DatabaseCatalog,
+    schemas: Mapping[str, DatabaseSchema] | None,
+    arguments: dict[str, Any],
+) -> Iterator[SuiteVerifier | None]:
+    """What verifies on further instances, if that is asked for."""
+    from sense_trl.verification.suite import SuiteSettings, SuiteVerifier, get_suite_files
+
+    num_instances = arguments["suite"]
+    if num_instances is None and arguments["suite_dir"] is None:
+        yield None
+        return
+    options = {"num_workers": arguments["num_workers"], "cache_dir": arguments["cache_dir"]}
+    if num_instances is None:
+        files = get_suite_files(arguments["suite_dir"])
+        verifier = SuiteVerifier(catalog, suite_files=files, semantics="spider", **options)
+    else:
+        settings = SuiteSettings(
+            num_instances=num_instances,
+            max_candidates=max(SuiteSettings().max_candidates, 3 * num_instances),
+        )
+        keys = {db_id: _get_keys(schema) for db_id, schema in (schemas or {}).items()}
+        verifier = SuiteVerifier(catalog, settings=settings, foreign_keys=keys, **options)
+    with verifier:
+        yield verifier
+
+
+def _get_keys(schema: DatabaseSchema) -> list[ForeignKeyColumns]:
+    return [
+        (table, column, key.referenced_table, referenced)
+        for table, key in schema.foreign_keys
+        for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------- output
+
+
+def _note_suite(report: EvaluationReport, arguments: dict[str, Any]) -> EvaluationReport:
+    """Say in the report which instances its suite accuracy is over."""
+    if arguments["suite"] is not None:
+        note = f"On the database and {arguments['suite']} generated neighbours, strict."
+    elif arguments["suite_dir"] is not None:
+        note = "On the database and the instances of an official suite, as Spider compares."
+    else:
+        return report
+    return replace(report, notes={**report.notes, "suite": note})
+
+
+def _write(
+    folder: Path, runs: Sequence[EvaluationReport], num_new: int, catalog: DatabaseCatalog
+) -> None:
+    from sense_trl.evaluation.markdown import format_markdown
+    from sense_trl.evaluation.report import preview_results, write_html_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in runs[-num_new:]:
+        mark = f"-{_as_file_name(run.name)}" if num_new > 1 else ""
+        run.save(folder / f"evaluation{mark}.json")
+    title = "Text-to-SQL evaluation"
+    write_text_atomically(folder / "report.md", format_markdown(runs, title=title))
+    write_html_report(
+        folder / "report.html",
+        runs,
+        title=title,
+        subtitle=f"{len(runs[0].records)} questions on {len(runs[0].by_db_id())} databases",
+        previews=preview_results(runs[-1], catalog),
+    )
+
+
+def _format(runs: Sequence[EvaluationReport]) -> str:
+    """Scores, hardness and the most frequent errors as aligned columns, then the comparisons."""
+    from sense_trl.evaluation.markdown import (
+        get_changes,
+        get_error_table,
+        get_hardness_table,
+        get_score_table,
+    )
+
+    tables = [
+        get_score_table(runs),
+        get_hardness_table(runs),
+        get_error_table(runs, max_classes=_MAX_ERROR_CLASSES),
+    ]
+    parts = [_align(table) for table in tables if table.rows]
+    return "\n\n".join([*parts, *get_changes(runs)])
+
+
+def _align(table: ReportSection) -> str:
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
+    return "\n".join([*aligned, table.note])
