@@ -259,9 +259,7 @@ class EvaluationReport:
             sentences.append(f"{num_left_out} left out: {_LEFT_OUT[name]}.")
         if name == "suite":
             refuted = sum(record.refuted_by is not None for record in self.records)
-            sentences.append(
-                f"{refuted} predictions are refuted by another instance of the database."
-            )
+            sentences.append(f"Refuted by another instance of the database: {refuted}.")
         if name in self.notes:
             sentences.append(self.notes[name])
         return " ".join(sentences)
