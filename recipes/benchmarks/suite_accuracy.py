@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqlglot import exp
@@ -296,13 +297,15 @@ def _survivors(
     return builder.get_mutants(engine, sql, profile), {m.sql: m.kind for m in mutants}
 
 
-def measure_mutants(catalog: DatabaseCatalog, folder: Path, golds: Sequence[Gold]) -> None:
+def measure_mutants(
+    catalog: DatabaseCatalog, folder: Path, golds: Sequence[Gold], settings: SuiteSettings
+) -> None:
     """Share of surviving mutants that instances refute."""
     counts: Counter[str] = Counter()
     refuted: Counter[tuple[int, str]] = Counter()
     seconds: Counter[int] = Counter()
     builders = {
-        size: InstanceBuilder(folder, SuiteSettings(num_instances=size), catalog.limits)
+        size: InstanceBuilder(folder, replace(settings, num_instances=size), catalog.limits)
         for size in (1, 4, 8, 16)
     }
     for db_id, sql in golds:
@@ -336,7 +339,9 @@ def measure_mutants(catalog: DatabaseCatalog, folder: Path, golds: Sequence[Gold
     )
 
 
-def measure_false_alarms(catalog: DatabaseCatalog, golds: Sequence[Gold], workers: int) -> None:
+def measure_false_alarms(
+    catalog: DatabaseCatalog, golds: Sequence[Gold], workers: int, settings: SuiteSettings
+) -> None:
     """Equivalent rewrites that an instance refutes."""
     requests, rules = [], []
     for db_id, sql in golds:
@@ -346,7 +351,7 @@ def measure_false_alarms(catalog: DatabaseCatalog, golds: Sequence[Gold], worker
                 rules.append(rule)
         except SenseTRLError:
             continue
-    with SuiteVerifier(catalog, num_workers=workers) as verifier:
+    with SuiteVerifier(catalog, settings=settings, num_workers=workers) as verifier:
         found = verifier.verify(requests)
     judged: Counter[str] = Counter()
     alarms: Counter[str] = Counter()
@@ -374,7 +379,7 @@ def measure_false_alarms(catalog: DatabaseCatalog, golds: Sequence[Gold], worker
 
 
 def measure_predictions(
-    catalog: DatabaseCatalog, data: Path, step: int, workers: int
+    catalog: DatabaseCatalog, data: Path, step: int, workers: int, settings: SuiteSettings
 ) -> list[tuple[str, VerificationRequest, SuiteVerification]]:
     """What the suite says about the predictions of real models."""
     lines = (data / "spider" / "dev.jsonl").read_text(encoding="utf-8").splitlines()
@@ -386,7 +391,7 @@ def measure_predictions(
         predictions = text.removesuffix("\n").split("\n")
         pairs = list(zip(examples, predictions, strict=True))[::step]
         requests = [VerificationRequest(e["db_id"], p.split("\t")[0], e["query"]) for e, p in pairs]
-        with SuiteVerifier(catalog, num_workers=workers) as verifier:
+        with SuiteVerifier(catalog, settings=settings, num_workers=workers) as verifier:
             times = []
             for _ in range(2):
                 started = time.perf_counter()
@@ -414,9 +419,10 @@ def show(
     catalog: DatabaseCatalog,
     folder: Path,
     refuted: Sequence[tuple[str, VerificationRequest, SuiteVerification]],
+    settings: SuiteSettings,
 ) -> None:
     """Print refutations with what the two queries answered on the instance."""
-    builder = InstanceBuilder(folder, SuiteSettings(), catalog.limits)
+    builder = InstanceBuilder(folder, settings, catalog.limits)
     for number, (question, request, verification) in enumerate(refuted, start=1):
         print(f"\n[{number}] {request.db_id}: {question}")
         print(f"  gold      {request.gold_sql}\n  predicted {request.predicted_sql}")
@@ -459,12 +465,14 @@ def main() -> None:
     )
     parser.add_argument("--mutants", type=int, default=600, help="gold queries to mutate")
     parser.add_argument("--rewrites", type=int, default=2500, help="gold queries to rewrite")
+    parser.add_argument("--nulls", choices=("seen", "allowed"), default="seen")
     parser.add_argument("--no-predictions", action="store_true", help="leave out the models")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--show", type=int, default=0, help="refutations to print")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     arguments = parser.parse_args()
     share = 10 if arguments.quick else 1
+    settings = SuiteSettings(nulls=arguments.nulls)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         databases = arguments.databases
@@ -480,14 +488,16 @@ def main() -> None:
             measure_instances(catalog, folder)
             golds = load_golds(arguments.data, catalog)
             if arguments.mutants:
-                measure_mutants(catalog, folder, golds[: arguments.mutants // share])
+                measure_mutants(catalog, folder, golds[: arguments.mutants // share], settings)
             if arguments.rewrites:
                 rewritten = golds[: arguments.rewrites // share]
-                measure_false_alarms(catalog, rewritten, arguments.workers)
+                measure_false_alarms(catalog, rewritten, arguments.workers, settings)
             if not arguments.no_predictions:
-                refuted = measure_predictions(catalog, arguments.data, share, arguments.workers)
+                refuted = measure_predictions(
+                    catalog, arguments.data, share, arguments.workers, settings
+                )
                 random.Random(0).shuffle(refuted)
-                show(catalog, folder, refuted[: arguments.show])
+                show(catalog, folder, refuted[: arguments.show], settings)
 
 
 if __name__ == "__main__":

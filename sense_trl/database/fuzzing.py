@@ -15,9 +15,9 @@ import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from sense_trl.database.profile import (
     ColumnProfile,
@@ -28,6 +28,7 @@ from sense_trl.database.profile import (
     comparable_values,
     quote_name,
 )
+from sense_trl.errors import InputError
 
 __all__ = ["ColumnName", "DatabaseFuzzer", "FuzzHints"]
 
@@ -76,13 +77,19 @@ class DatabaseFuzzer:
 
     Instance `number` is the same on every machine and whatever was drawn before. It keeps types
     as the values show them, PRIMARY KEY, UNIQUE, NOT NULL, references, and what else the profile
-    names; NULL stands only where the original has some. It does not keep CHECK constraints, or
+    names; NULL stands only where the original has some (or, if asked for, wherever the
+    declaration allows it). It does not keep CHECK constraints, or
     relations between columns that are not references (a beginning before its end).
 
     Args:
         profile: the database.
         hints: what the instances should hold.
         seed: other seeds give other instances.
+        nulls: columns that may hold NULL: those that do in the original ("seen"), or all that are
+            not declared otherwise ("allowed").
+
+    Raises:
+        InputError: `nulls` is unknown.
 
     Example:
         >>> import sqlite3, tempfile, pathlib
@@ -99,8 +106,17 @@ class DatabaseFuzzer:
     """
 
     def __init__(
-        self, profile: DatabaseProfile, hints: FuzzHints | None = None, *, seed: int = 0
+        self,
+        profile: DatabaseProfile,
+        hints: FuzzHints | None = None,
+        *,
+        seed: int = 0,
+        nulls: Literal["seen", "allowed"] = "seen",
     ) -> None:
+        if nulls not in ("seen", "allowed"):
+            raise InputError(f'`nulls` must be "seen" or "allowed", got {nulls!r}')
+        if nulls == "allowed":
+            profile = _with_all_nulls(profile)
         self._profile = profile
         self._seed = seed
         self._plan = _make_plan(profile, FuzzHints() if hints is None else hints)
@@ -172,6 +188,14 @@ class DatabaseFuzzer:
                     f"INSERT {ignore}INTO {quote_name(table.name)} ({names}) VALUES ({marks})", rows
                 )
         connection.execute("COMMIT")
+
+
+def _with_all_nulls(profile: DatabaseProfile) -> DatabaseProfile:
+    tables = []
+    for table in profile.tables:
+        columns = tuple(replace(c, has_nulls=c.allows_nulls) for c in table.columns)
+        tables.append(replace(table, columns=columns))
+    return replace(profile, tables=tuple(tables))
 
 
 @functools.lru_cache(maxsize=32)

@@ -67,6 +67,7 @@ class ColumnProfile:
         type: as declared, "" where nothing is.
         values: distinct values other than NULL, in the order of their first appearance.
         has_nulls: NULL occurs, and is allowed to.
+        allows_nulls: NULL is allowed by the declaration.
         is_flag: there are two values only; a third would make "not yes" something else than "no".
         shapes: the few formats that all values have (digits as 9, letters as a), `None` if the
             values follow no format.
@@ -78,6 +79,7 @@ class ColumnProfile:
     type: str
     values: tuple[object, ...]
     has_nulls: bool
+    allows_nulls: bool = False
     is_flag: bool = False
     shapes: frozenset[str] | None = None
     follows: int | None = None
@@ -446,12 +448,14 @@ def _profile_columns(
         num_nulls = counts.pop(None, 0)
         values = [v for v in counts if not isinstance(v, (str, bytes)) or len(v) <= _MAX_TEXT_CHARS]
         source = follows.get(number)
+        allows_nulls = not column.not_null and number not in in_primary_key
         columns.append(
             ColumnProfile(
                 column.name,
                 column.type,
                 tuple(values),
-                has_nulls=bool(num_nulls) and not column.not_null and number not in in_primary_key,
+                has_nulls=allows_nulls and num_nulls > 0,
+                allows_nulls=allows_nulls,
                 is_flag=_is_flag(values, len(rows)),
                 shapes=_find_shapes(values),
                 follows=source,

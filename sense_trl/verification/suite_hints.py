@@ -19,6 +19,8 @@ _COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Be
 _PATTERNS: Final = (exp.Like, exp.ILike, exp.Glob)
 _MAX_MATCHES: Final = 4
 _MAX_DEPTH: Final = 5
+# Holds no part that a pattern would look for.
+_OTHER_TEXT: Final = "zq"
 
 
 def get_table_columns(profile: DatabaseProfile) -> dict[str, dict[str, str]]:
@@ -109,7 +111,7 @@ class _Reader:
         if isinstance(node, _PATTERNS):
             core = re.sub(r"[%_*?]", "", str(constant))
             frequent += self._values_with(origin, core)
-            close += _around(core)
+            close += (*_around(core), _OTHER_TEXT)
         elif _is_operand(column, node):
             frequent.append(constant)
             close += _neighbours(constant)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from sqlglot import exp
 
@@ -51,6 +51,8 @@ class SuiteSettings:
         max_candidates: instances that are looked at to choose those from.
         max_mutants: wrong neighbours of gold that the choice goes by.
         seed: other seeds give other instances.
+        nulls: "seen" puts NULL only where the original has some; "allowed" wherever the schema
+            lets it, which also refutes COUNT(name) for COUNT(*), on data that may never occur.
 
     Raises:
         InputError: a number is out of range.
@@ -60,6 +62,7 @@ class SuiteSettings:
     max_candidates: int = 24
     max_mutants: int = 40
     seed: int = 0
+    nulls: Literal["seen", "allowed"] = "seen"
 
     def __post_init__(self) -> None:
         minima = {"num_instances": 1, "max_candidates": self.num_instances, "max_mutants": 0}
@@ -164,7 +167,9 @@ class InstanceBuilder:
             numbers: Sequence[int] = range(self._settings.max_candidates)
         else:
             mutants, hints, numbers = [], choice.hints, choice.numbers
-        fuzzer = DatabaseFuzzer(profile, hints, seed=self._settings.seed)
+        fuzzer = DatabaseFuzzer(
+            profile, hints, seed=self._settings.seed, nulls=self._settings.nulls
+        )
         gold = _GoldQueries.of(gold_sql, profile.dialect)
         with ExitStack() as stack:
             stack.callback(fuzzer.close)

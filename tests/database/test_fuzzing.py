@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sense_trl.database import SQLiteEngine, open_engine
 from sense_trl.database.fuzzing import DatabaseFuzzer, FuzzHints
 from sense_trl.database.profile import DatabaseProfile, profile_database
+from sense_trl.errors import InputError
 
 SHOP = """
 CREATE TABLE customer (
@@ -99,6 +100,23 @@ def test_nulls_stand_only_where_the_original_has_some(shop: Path) -> None:
             assert None not in row
 
 
+def test_nulls_can_be_asked_for_wherever_they_are_allowed(shop: Path) -> None:
+    fuzzer = DatabaseFuzzer(_profile(shop), nulls="allowed")
+    drawn = [fuzzer.draw(number) for number in range(20)]
+    columns = {
+        (table, position)
+        for tables in drawn
+        for table, rows in tables.items()
+        for row in rows
+        for position, value in enumerate(row)
+        if value is None
+    }
+    assert {("purchase", 2), ("review", 2), ("product", 1)} <= columns
+    assert not columns & {("customer", 0), ("customer", 1), ("purchase", 0), ("product", 0)}
+    with pytest.raises(InputError, match="`nulls`"):
+        DatabaseFuzzer(_profile(shop), nulls="none")  # type: ignore[arg-type]
+
+
 def test_instances_are_the_same_in_every_process_and_order(shop: Path, tmp_path: Path) -> None:
     one, other = (DatabaseFuzzer(_profile(shop), seed=3) for _ in range(2))
     forwards = [one.draw(number) for number in range(6)]
@@ -126,7 +144,7 @@ def test_rows_are_these_on_every_machine(fresh_db: Callable[..., Path]) -> None:
 
 def test_what_looks_like_a_key_stays_unique(fresh_db: Callable[..., Path]) -> None:
     script = "CREATE TABLE t (student_id INT, name TEXT); "
-    script += "".join(f"INSERT INTO t VALUES ({i}, 'n{i}');" for i in range(30))
+    script += "".join(f"INSERT INTO t VALUES ({i}, 'n{i}');" for i in range(20))
     path = fresh_db(script)
     assert _profile(path).tables[0].keys == ((0,),)
     fuzzer = DatabaseFuzzer(_profile(path))
@@ -134,6 +152,14 @@ def test_what_looks_like_a_key_stays_unique(fresh_db: Callable[..., Path]) -> No
     assert all(len({row[0] for row in rows}) == len(rows) for rows in drawn)
     # Names do not repeat in the original either, but two students may share one.
     assert any(len({row[1] for row in rows}) < len(rows) for rows in drawn)
+
+
+def test_a_text_that_never_repeats_in_many_rows_stays_unique(
+    fresh_db: Callable[..., Path],
+) -> None:
+    script = "CREATE TABLE country (id INTEGER PRIMARY KEY, name TEXT, size REAL);"
+    script += "".join(f"INSERT INTO country VALUES ({i}, 'n{i}', {i}.5);" for i in range(40))
+    assert _profile(fresh_db(script)).tables[0].keys == ((0,), (1,))
 
 
 def test_references_are_seen_by_name_and_content(fresh_db: Callable[..., Path]) -> None:

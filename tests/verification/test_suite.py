@@ -128,6 +128,16 @@ def test_an_empty_original_leaves_the_verdict_to_the_instances(catalog: Database
     assert found[0].num_equal > 0
 
 
+def test_two_ways_to_say_nothing_are_no_refutation(catalog: DatabaseCatalog) -> None:
+    gold = "SELECT max(age) FROM singer WHERE country = 'Peru'"
+    predicted = "SELECT age FROM singer WHERE country = 'Peru' ORDER BY age DESC LIMIT 1"
+    with SuiteVerifier(catalog, num_workers=0) as verifier:
+        both_ways = [("music", predicted, gold), ("music", gold, predicted)]
+        found = verifier.verify([VerificationRequest(*request) for request in both_ways])
+    assert [v.verdict for v in found] == [Verdict.CORRECT] * 2
+    assert found[0].num_undetermined > 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there are no workers on this system")
 def test_workers_change_nothing_and_leave_nothing(
     catalog: DatabaseCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
