@@ -120,7 +120,7 @@ def write_html_report(
             )
             if len(plot.groups) > 1 or (plot.groups and not plot.has_intervals)
         ],
-        reasons=list(dict.fromkeys(reason for run in runs for reason in run.reasons)),
+        reasons=_align_reasons(runs),
         sections=sections,
         verdicts=list(Verdict),
         style=Markup(style),
@@ -176,6 +176,13 @@ def _align_scores(runs: Sequence[EvaluationReport]) -> list[tuple[Score, list[Sc
     for scores in sorted(of_runs, key=len):
         named = {**scores, **named}
     return [(score, [scores.get(name) for scores in of_runs]) for name, score in named.items()]
+
+
+def _align_reasons(runs: Sequence[EvaluationReport]) -> list[tuple[str, list[int]]]:
+    """`verdict: reason` with the predictions of each run."""
+    of_runs = [run.reasons for run in runs]
+    order = dict.fromkeys(reason for reasons in of_runs for reason in reasons)
+    return [(reason, [reasons.get(reason, 0) for reasons in of_runs]) for reason in order]
 
 
 def _get_comparisons(
@@ -361,8 +368,8 @@ def _get_answer(
 def _get_facts(record: EvaluationRecord) -> Iterable[tuple[str, str]]:
     """What was measured of a prediction besides its verdict."""
     for label, verdict in (
-        ("Spider", record.spider),
-        ("BIRD", record.bird),
+        ("by Spider's rules", record.spider),
+        ("by BIRD's rules", record.bird),
         ("suite", record.suite),
     ):
         if verdict is not None:

@@ -44,6 +44,19 @@ def test_the_first_rows_of_gold_and_prediction(catalog: DatabaseCatalog) -> None
     }
 
 
+def test_without_worker_processes_queries_run_here(
+    catalog: DatabaseCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run("SELECT a FROM t")
+    expected = preview_results(run, catalog)
+    monkeypatch.setattr("sense_trl.evaluation.previews.workers_are_supported", lambda: False)
+    assert preview_results(run, catalog) == expected
+    run = _run(ENDLESS)
+    error = preview_results(run, catalog, timeout_s=0.2)["d", ENDLESS].error
+    assert error is not None
+    assert error.startswith("timeout")
+
+
 def test_null_is_shown_as_such(catalog: DatabaseCatalog) -> None:
     sql = "SELECT b FROM t WHERE a = 2"
     assert preview_results(_run(sql), catalog)["d", sql].rows == (("NULL",),)
