@@ -6,6 +6,8 @@ The rules that make a label defensible:
   builds no pair;
 * only a definite verdict labels: an undetermined candidate (time limit, result too large, ...) is
   neither chosen nor rejected;
+* with a second opinion, a chosen query that is not gold is also right on other instances of the
+  database; one that is not is dropped, for the label "wrong" would rest on data nobody has;
 * a pair is made of two different queries: each canonical query of a source takes part once;
 * an answer the model did not end by itself is not an answer, and is not used.
 
@@ -17,18 +19,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
+from sense_trl.pairs.account import DropReason, PairAccount
 from sense_trl.pairs.candidates import Candidate
-from sense_trl.pairs.policies import POLICIES, question_rng
-from sense_trl.prompts import Messages
+from sense_trl.pairs.config import PreferencePairConfig
+from sense_trl.pairs.databases import Catalog, Databases
+from sense_trl.pairs.dataset import make_dataset, make_rows, make_table
+from sense_trl.pairs.distance import token_distance, tree_distance
+from sense_trl.pairs.policies import CLASS_WEIGHTS, get_policy, group_by_chosen, question_rng
+from sense_trl.pairs.shards import ShardFolder
+from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
+from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.verifier import (
     SQLVerifier,
     Verdict,
@@ -38,54 +47,12 @@ from sense_trl.verification.verifier import (
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
-SOURCES = ("gold", "strong", "weak")
+__all__ = ["DropReason", "PairBuildResult", "PreferencePairConfig", "build_preference_pairs"]
 
-
-class DropReason(StrEnum):
-    """Why a question gave no pair, or a candidate took no part."""
-
-    GOLD_UNDETERMINED = "gold_undetermined"
-    NO_CORRECT = "no_correct_candidate"
-    NO_ERRONEOUS = "no_erroneous_candidate"
-    CANDIDATE_UNDETERMINED = "candidate_undetermined"
-    CANDIDATE_UNFINISHED = "candidate_unfinished"
-    CANDIDATE_EMPTY = "candidate_empty"
-    CANDIDATE_DUPLICATE = "candidate_duplicate"
-    CANDIDATE_SAME_AS_GOLD = "candidate_same_as_gold"
-
-
-@dataclass(frozen=True, slots=True)
-class PreferencePairConfig:
-    """How pairs are chosen.
-
-    Attributes:
-        policy: name of a policy in `sense_trl.pairs.policies`.
-        limit: pairs per question at most; 1 as in SENSE's release.
-        chosen_sources: whose correct queries may be chosen. Gold is verified like any other.
-        rejected_sources: whose erroneous queries may be rejected.
-        seed: for the policy's draws.
-    """
-
-    policy: str = "grouped_any"
-    limit: int = 1
-    chosen_sources: tuple[str, ...] = ("gold",)
-    rejected_sources: tuple[str, ...] = ("weak",)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise InputError(f"`policy` is {self.policy!r}; expected one of {sorted(POLICIES)}.")
-        if self.limit < 1:
-            raise InputError(f"`limit` is {self.limit}; expected at least one pair per question.")
-        for name in ("chosen_sources", "rejected_sources"):
-            sources = getattr(self, name)
-            if not sources or not set(sources) <= set(SOURCES):
-                raise InputError(f"`{name}` is {sources!r}; expected some of {SOURCES}.")
-        if "gold" in self.rejected_sources:
-            raise InputError(
-                "`rejected_sources` names 'gold', which is the definition of correct. Remove it."
-            )
+_QUESTIONS_PER_SHARD: Final = 200
+_DISTANCES: Final = {"tokens": token_distance, "tree": tree_distance}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +61,22 @@ class PairBuildResult:
 
     Attributes:
         dataset: one row per pair; see `build_preference_pairs`.
+        config: the settings it was built with.
         num_questions: questions given.
-        num_candidates: candidates given, gold not counted.
+        num_candidates: candidates given, gold and mutants not counted.
         verdicts: candidates by verdict.
+        mutant_verdicts: mutants by verdict.
         dropped_questions: questions without a pair, by `DropReason`.
         dropped_candidates: candidates that took no part, by `DropReason`.
         gold_problems: question id to the reason its gold query is no label.
     """
 
     dataset: datasets.Dataset
+    config: PreferencePairConfig
     num_questions: int
     num_candidates: int
     verdicts: dict[str, int]
+    mutant_verdicts: dict[str, int]
     dropped_questions: dict[str, int]
     dropped_candidates: dict[str, int]
     gold_problems: dict[str, str]
@@ -117,6 +88,7 @@ class PairBuildResult:
             "num_questions": self.num_questions,
             "num_candidates": self.num_candidates,
             "verdicts": self.verdicts,
+            "mutant_verdicts": self.mutant_verdicts,
             "dropped_questions": self.dropped_questions,
             "dropped_candidates": self.dropped_candidates,
             "gold_problems": self.gold_problems,
@@ -131,6 +103,7 @@ class PairBuildResult:
             The path of `pairs.parquet`.
         """
         path = Path(folder) / "pairs.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         self.dataset.to_parquet(temporary)
         temporary.replace(path)
@@ -147,6 +120,9 @@ def build_preference_pairs(
     get_messages: Callable[[Question], Messages],
     config: PreferencePairConfig | None = None,
     dialect: str = "sqlite",
+    catalog: Catalog | None = None,
+    suite_verifier: SuiteVerifier | None = None,
+    shard_folder: str | Path | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> PairBuildResult:
     """Execute candidates and pair correct with erroneous ones (SENSE, arXiv 2408.03256).
@@ -156,148 +132,388 @@ def build_preference_pairs(
         candidates: of those questions, from any source.
         verifier: executes and compares.
         get_messages: the prompt of a question; the same that the candidates were sampled with.
-        config: policy and sources; SENSE's defaults if not given.
+        config: policy, sources and form of the rows; SENSE's defaults if not given.
         dialect: sqlglot dialect, for finding duplicates.
-        on_progress: called with the number of candidates verified since the last call.
+        catalog: the databases of the questions. Without it `error_classes` stays empty, and
+            settings that need schemas or rows are refused.
+        suite_verifier: a second opinion: a chosen query that is not gold must be correct to it too.
+        shard_folder: keeps finished parts of the work, so that a build that was interrupted
+            continues when it is called again with the same arguments, and gives the same dataset.
+            It belongs to one set of databases and verifier settings. Delete it afterwards.
+        on_progress: called with the number of candidates verified since the last call, or found
+            verified in `shard_folder`.
 
     Returns:
-        The dataset has the columns `prompt, chosen, rejected` (conversational), `question_id,
-        db_id, question, gold_sql, chosen_sql, rejected_sql, chosen_source, rejected_source,
-        chosen_model, rejected_model, rejected_reason, rejected_error, chosen_candidate_id,
-        rejected_candidate_id, temperature, top_p, seed, pair_weight`. It loads straight into
-        `DPOTrainer` and `SenseDPOTrainer`. Rows are ordered by question; the same input gives the
-        same rows.
+        The dataset has the columns `prompt, chosen, rejected, question_id, db_id, question,
+        gold_sql, chosen_sql, rejected_sql, chosen_source, rejected_source, chosen_model,
+        rejected_model, rejected_verdict, rejected_reason, rejected_error, error_classes,
+        chosen_candidate_id, rejected_candidate_id, temperature, top_p, seed, pair_weight`; the
+        sampler settings are those of the rejected query. It loads straight into `DPOTrainer` and
+        `SenseDPOTrainer` (unless `spread_rejected` is off). Rows are ordered by question; the same
+        input gives the same rows.
 
     Raises:
-        InputError: a candidate for a question that is not given.
+        InputError: a candidate for a question that is not given, or a setting that needs
+            `catalog`.
     """
     config = config or PreferencePairConfig()
-    by_id = {question.question_id: question for question in questions}
-    groups: dict[str, list[Candidate]] = {question_id: [] for question_id in by_id}
+    if catalog is None and config.needs_catalog:
+        raise InputError(
+            f"`{config.needs_catalog[0]}` is {getattr(config, config.needs_catalog[0])!r}, which "
+            "needs the schemas and rows of the databases. Pass `catalog`."
+        )
+    groups = _by_question(questions, candidates)
+    builder = _Builder(
+        verifier=verifier,
+        suite_verifier=suite_verifier,
+        databases=None if catalog is None else Databases(catalog, dialect),
+        get_messages=get_messages,
+        config=config,
+        dialect=dialect,
+    )
+    shards = None if shard_folder is None else ShardFolder(shard_folder)
+    account, tables = PairAccount(), []
+    ordered = sorted(questions, key=lambda question: question.question_id)
+    for start in range(0, len(ordered), _QUESTIONS_PER_SHARD):
+        part = {q: groups[q.question_id] for q in ordered[start : start + _QUESTIONS_PER_SHARD]}
+        table, own = _build_part(builder, part, shards, on_progress)
+        account.add(own)
+        tables.append(table)
+    return PairBuildResult(dataset=make_dataset(tables, config), config=config, **account.as_json())
+
+
+def _build_part(
+    builder: _Builder,
+    part: Mapping[Question, Sequence[Candidate]],
+    shards: ShardFolder | None,
+    on_progress: Callable[[int], None] | None,
+) -> tuple[pyarrow.Table, PairAccount]:
+    """The rows of some questions, from `shards` if they are there, else built and put there."""
+    if shards is None:
+        return builder.build(part, on_progress)
+    key = ShardFolder.key(builder.identity(part))
+    found = shards.load(key)
+    if found is None:
+        table, account = builder.build(part, on_progress)
+        shards.save(key, table, account)
+        return table, account
+    if on_progress is not None:
+        on_progress(found[1].num_candidates)
+    return found
+
+
+def _by_question(
+    questions: Sequence[Question], candidates: Iterable[Candidate]
+) -> dict[str, list[Candidate]]:
+    groups: dict[str, list[Candidate]] = {q.question_id: [] for q in questions}
     for candidate in candidates:
         if candidate.question_id not in groups:
             raise InputError(
                 f"A candidate is for the question {candidate.question_id!r}, which is not among "
-                f"the {len(by_id)} questions given. Give the questions that were sampled from."
+                f"the {len(groups)} questions given. Give the questions that were sampled from."
             )
         groups[candidate.question_id].append(candidate)
+    return groups
 
-    num_candidates = sum(len(group) for group in groups.values())
-    dropped_questions: Counter[str] = Counter()
-    dropped_candidates: Counter[str] = Counter()
-    gold_problems: dict[str, str] = {}
-    usable: dict[str, list[Candidate]] = {}
-    for question_id in sorted(by_id):
-        question = by_id[question_id]
-        gold = verifier.verify_gold(question.db_id, question.gold_sql)
-        if gold.verdict is not Verdict.CORRECT:
-            dropped_questions[DropReason.GOLD_UNDETERMINED] += 1
-            detail = f": {gold.error}" if gold.error else ""
-            gold_problems[question_id] = f"{gold.reason}{detail}"
-            continue
-        usable[question_id] = _distinct(
-            groups[question_id], question, dialect, config, dropped_candidates
+
+@dataclass(slots=True, eq=False)
+class _Sides:
+    """The correct and the erroneous queries of one question."""
+
+    question: Question
+    correct: list[Candidate]
+    erroneous: list[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Builds the rows of some questions."""
+
+    verifier: SQLVerifier
+    suite_verifier: SuiteVerifier | None
+    databases: Databases | None
+    get_messages: Callable[[Question], Messages]
+    config: PreferencePairConfig
+    dialect: str
+
+    def identity(self, part: Mapping[Question, Sequence[Candidate]]) -> list[Any]:
+        """All that the rows of these questions depend on, but for the databases."""
+        return [
+            self.config.as_json(),
+            self.dialect,
+            [self.databases is not None, self.suite_verifier is not None],
+            [
+                [asdict(question), self.get_messages(question), [asdict(c) for c in group]]
+                for question, group in part.items()
+            ],
+        ]
+
+    def build(
+        self,
+        part: Mapping[Question, Sequence[Candidate]],
+        on_progress: Callable[[int], None] | None,
+    ) -> tuple[pyarrow.Table, PairAccount]:
+        """The rows of these questions, in their order, and the account of what is left out."""
+        account = PairAccount(len(part), sum(map(len, part.values())))
+        usable = {
+            question: self._worth_executing(question, group, account)
+            for question, group in part.items()
+            if self._gold_is_a_label(question, account)
+        }
+        verifications = self._verify(usable, account.verdicts, on_progress)
+        account.dropped_candidates[DropReason.CANDIDATE_UNDETERMINED] += sum(
+            v.verdict is Verdict.UNDETERMINED for v in verifications.values()
+        )
+        sides = [
+            self._sides(question, group, verifications, account)
+            for question, group in usable.items()
+        ]
+        verifications |= self._add_mutants(sides, account)
+        self._ask_the_suite(sides, account)
+        rows: list[dict[str, Any]] = []
+        for side in sides:
+            if not side.correct:
+                account.dropped_questions[DropReason.NO_CORRECT] += 1
+            elif not side.erroneous:
+                account.dropped_questions[DropReason.NO_ERRONEOUS] += 1
+            else:
+                rows += self._rows(side, verifications)
+        # Counted as none, a reason would be listed that does not occur.
+        account.dropped_candidates = +account.dropped_candidates
+        return make_table(rows, self.config), account
+
+    # ------------------------------------------------------------------ before execution
+
+    def _gold_is_a_label(self, question: Question, account: PairAccount) -> bool:
+        gold = self.verifier.verify_gold(question.db_id, question.gold_sql)
+        if gold.verdict is Verdict.CORRECT:
+            return True
+        account.dropped_questions[DropReason.GOLD_UNDETERMINED] += 1
+        detail = f": {gold.error}" if gold.error else ""
+        account.gold_problems[question.question_id] = f"{gold.reason}{detail}"
+        return False
+
+    def _worth_executing(
+        self, question: Question, group: Sequence[Candidate], account: PairAccount
+    ) -> list[Candidate]:
+        """Candidates that are finished and hold a query, each canonical one once per source.
+
+        A candidate equal to gold is left out where gold itself may be chosen, and where its source
+        may not be.
+        """
+        gold = _identity(question.gold_sql, self.dialect)
+        seen: set[tuple[str, str]] = set()
+        kept = []
+        for candidate in group:
+            reason = self._unusable(candidate)
+            if reason is None:
+                identity = _identity(candidate.sql, self.dialect)
+                if identity == gold and (
+                    "gold" in self.config.chosen_sources
+                    or candidate.source not in self.config.chosen_sources
+                ):
+                    reason = DropReason.CANDIDATE_SAME_AS_GOLD
+                elif (candidate.source, identity) in seen:
+                    reason = DropReason.CANDIDATE_DUPLICATE
+            if reason is not None:
+                account.dropped_candidates[reason] += 1
+                continue
+            seen.add((candidate.source, identity))
+            kept.append(candidate)
+        return kept
+
+    def _unusable(self, candidate: Candidate) -> DropReason | None:
+        if not candidate.finished:
+            return DropReason.CANDIDATE_UNFINISHED
+        if not candidate.sql.strip():
+            return DropReason.CANDIDATE_EMPTY
+        if not _is_unicode(candidate.sql + candidate.text):
+            return DropReason.CANDIDATE_NOT_UNICODE
+        if self.config.completion == "text" and extract_sql(candidate.text) != candidate.sql:
+            return DropReason.CANDIDATE_TEXT_DIFFERS
+        return None
+
+    # ------------------------------------------------------------------ verdicts
+
+    def _verify(
+        self,
+        groups: Mapping[Question, Sequence[Candidate]],
+        verdicts: Counter[str],
+        on_progress: Callable[[int], None] | None,
+    ) -> dict[Candidate, Verification]:
+        asked = [(question, c) for question, group in groups.items() for c in group]
+        requests = [VerificationRequest(q.db_id, c.sql, q.gold_sql) for q, c in asked]
+        answers = self.verifier.verify(requests, on_progress=on_progress)
+        verdicts.update(answer.verdict for answer in answers)
+        return {candidate: answer for (_, candidate), answer in zip(asked, answers, strict=True)}
+
+    def _sides(
+        self,
+        question: Question,
+        group: Sequence[Candidate],
+        verifications: Mapping[Candidate, Verification],
+        account: PairAccount,
+    ) -> _Sides:
+        correct = [
+            c
+            for c in group
+            if verifications[c].verdict is Verdict.CORRECT
+            and c.source in self.config.chosen_sources
+        ]
+        if "gold" in self.config.chosen_sources:
+            correct.insert(0, _gold_candidate(question))
+        erroneous = [
+            c
+            for c in group
+            if verifications[c].verdict is Verdict.WRONG
+            and c.source in self.config.rejected_sources
+        ]
+        return _Sides(
+            question,
+            self._distinct(question, correct, account),
+            self._distinct_erroneous(question, erroneous, verifications, account),
         )
 
-    requests = [
-        VerificationRequest(by_id[q].db_id, candidate.sql, by_id[q].gold_sql)
-        for q, group in usable.items()
-        for candidate in group
-    ]
-    verifications = iter(verifier.verify(requests, on_progress=on_progress))
-    verdicts: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
-    for question_id, group in usable.items():
-        question = by_id[question_id]
-        labelled = [(candidate, next(verifications)) for candidate in group]
-        for _, verification in labelled:
-            verdicts[verification.verdict] += 1
-            if verification.verdict is Verdict.UNDETERMINED:
-                dropped_candidates[DropReason.CANDIDATE_UNDETERMINED] += 1
-        correct = [
-            candidate
-            for candidate, verification in labelled
-            if verification.verdict is Verdict.CORRECT and candidate.source in config.chosen_sources
-        ]
-        if "gold" in config.chosen_sources:
-            correct.insert(0, _gold_candidate(question))
-        correct = _one_per_query(correct, dialect)
-        wrong = {
-            candidate: verification
-            for candidate, verification in labelled
-            if verification.verdict is Verdict.WRONG and candidate.source in config.rejected_sources
+    def _add_mutants(
+        self, sides: Sequence[_Sides], account: PairAccount
+    ) -> dict[Candidate, Verification]:
+        """Give mutants that are wrong to questions that have a correct query and no erroneous."""
+        if self.config.num_mutants == 0:
+            return {}
+        assert self.databases is not None
+        lonely = {s.question: s for s in sides if s.correct and not s.erroneous}
+        mutants = {
+            question: self.databases.mutants(question, self.config.num_mutants, self.config.seed)
+            for question in lonely
         }
-        erroneous = {c: wrong[c] for c in _one_per_query(wrong, dialect)}
-        if not correct:
-            dropped_questions[DropReason.NO_CORRECT] += 1
-        elif not erroneous:
-            dropped_questions[DropReason.NO_ERRONEOUS] += 1
-        else:
-            pairs = POLICIES[config.policy](
-                correct, list(erroneous), config.limit, question_rng(config.seed, question_id)
+        verifications = self._verify(mutants, account.mutant_verdicts, None)
+        for question, side in lonely.items():
+            wrong = [m for m in mutants[question] if verifications[m].verdict is Verdict.WRONG]
+            # They are no candidates, so the account says nothing about them.
+            side.erroneous = self._distinct_erroneous(question, wrong, verifications, PairAccount())
+        return verifications
+
+    def _ask_the_suite(self, sides: Sequence[_Sides], account: PairAccount) -> None:
+        """Drop chosen candidates that are right on the database by chance."""
+        if self.suite_verifier is None:
+            return
+        asked = [
+            (side, candidate)
+            for side in sides
+            if side.erroneous
+            for candidate in side.correct
+            if candidate.source != "gold"
+        ]
+        answers = self.suite_verifier.verify(
+            [VerificationRequest(s.question.db_id, c.sql, s.question.gold_sql) for s, c in asked]
+        )
+        for (side, candidate), answer in zip(asked, answers, strict=True):
+            if answer.verdict is not Verdict.CORRECT:
+                side.correct.remove(candidate)
+                account.dropped_candidates[DropReason.CANDIDATE_REFUTED] += 1
+
+    # ------------------------------------------------------------------ duplicates
+
+    def _distinct(
+        self, question: Question, candidates: Sequence[Candidate], account: PairAccount
+    ) -> list[Candidate]:
+        """The first of each canonical text, whatever the source, or of each normal form."""
+        seen: set[object] = set()
+        kept = []
+        for candidate in candidates:
+            text = _identity(candidate.sql, self.dialect)
+            form = None
+            if self.config.deduplicate_by != "text":
+                assert self.databases is not None
+                form = self.databases.normal_form(question.db_id, candidate.sql)
+            if text in seen:
+                account.dropped_candidates[DropReason.CANDIDATE_DUPLICATE] += 1
+            elif form is not None and form in seen:
+                account.dropped_candidates[DropReason.CANDIDATE_SAME_FORM] += 1
+            else:
+                kept.append(candidate)
+            seen |= {text, form}
+        return kept
+
+    def _distinct_erroneous(
+        self,
+        question: Question,
+        candidates: Sequence[Candidate],
+        verifications: Mapping[Candidate, Verification],
+        account: PairAccount,
+    ) -> list[Candidate]:
+        """The same, and the first of each result; queries that did not run have none and stay."""
+        candidates = self._distinct(question, candidates, account)
+        if self.config.deduplicate_by != "result" or len(candidates) < 2:
+            return candidates
+        assert self.databases is not None
+        seen: set[str] = set()
+        kept = []
+        for candidate in candidates:
+            result = None
+            if verifications[candidate].error is None:
+                result = self.databases.fingerprint(question.db_id, candidate.sql)
+            if result is None or result not in seen:
+                kept.append(candidate)
+            else:
+                account.dropped_candidates[DropReason.CANDIDATE_SAME_RESULT] += 1
+            if result is not None:
+                seen.add(result)
+        return kept
+
+    # ------------------------------------------------------------------ pairs
+
+    def _rows(
+        self, side: _Sides, verifications: Mapping[Candidate, Verification]
+    ) -> list[dict[str, Any]]:
+        config, question = self.config, side.question
+        classes = {c: self._error_classes(question, c) for c in side.erroneous}
+        distance = _DISTANCES[config.distance]
+        policy = get_policy(
+            config.policy,
+            distance=lambda left, right: distance(left, right, self.dialect),
+            classes=classes,
+            weights={**CLASS_WEIGHTS, **config.class_weights},
+        )
+        correct = self._novel(side) if config.prefer_novel else side.correct
+        total = len(correct) * len(side.erroneous)
+        pairs = policy(
+            correct,
+            side.erroneous,
+            config.limit if config.num_rejected == 1 else total,
+            question_rng(config.seed, question.question_id),
+        )
+        groups = group_by_chosen(pairs, limit=config.limit, num_rejected=config.num_rejected)
+        return [
+            row
+            for chosen, rejected in groups
+            for row in make_rows(
+                question,
+                self.get_messages(question),
+                chosen,
+                rejected,
+                verifications,
+                classes,
+                config,
             )
-            messages = get_messages(question)
-            rows += [_row(question, messages, c, r, erroneous) for c, r in pairs]
-    return PairBuildResult(
-        dataset=_dataset(rows),
-        num_questions=len(by_id),
-        num_candidates=num_candidates,
-        verdicts=dict(sorted(verdicts.items())),
-        dropped_questions=dict(sorted(dropped_questions.items())),
-        dropped_candidates=dict(sorted(dropped_candidates.items())),
-        gold_problems=gold_problems,
-    )
+        ]
 
+    def _error_classes(self, question: Question, candidate: Candidate) -> tuple[str, ...]:
+        if self.databases is None:
+            return ()
+        return self.databases.error_classes(question.db_id, candidate.sql, question.gold_sql)
 
-def _distinct(
-    group: list[Candidate],
-    question: Question,
-    dialect: str,
-    config: PreferencePairConfig,
-    dropped: Counter[str],
-) -> list[Candidate]:
-    """Candidates worth executing: finished, not empty, each canonical query once per source.
-
-    A candidate equal to gold is left out where gold itself may be chosen, and where its source may
-    not be.
-    """
-    gold = _identity(question.gold_sql, dialect)
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for candidate in group:
-        if not candidate.finished:
-            dropped[DropReason.CANDIDATE_UNFINISHED] += 1
-            continue
-        if not candidate.sql.strip():
-            dropped[DropReason.CANDIDATE_EMPTY] += 1
-            continue
-        identity = _identity(candidate.sql, dialect)
-        if identity == gold and (
-            "gold" in config.chosen_sources or candidate.source not in config.chosen_sources
-        ):
-            dropped[DropReason.CANDIDATE_SAME_AS_GOLD] += 1
-            continue
-        if (candidate.source, identity) in seen:
-            dropped[DropReason.CANDIDATE_DUPLICATE] += 1
-            continue
-        seen.add((candidate.source, identity))
-        kept.append(candidate)
-    return kept
-
-
-def _one_per_query(candidates: Iterable[Candidate], dialect: str) -> list[Candidate]:
-    """The first candidate of each canonical query, whatever the source."""
-    found: dict[str, Candidate] = {}
-    for candidate in candidates:
-        found.setdefault(_identity(candidate.sql, dialect), candidate)
-    return list(found.values())
-
-
-def _identity(sql: str, dialect: str) -> str:
-    try:
-        return canonical_sql(sql, dialect)
-    except SQLParseError:
-        return " ".join(sql.split())
+    def _novel(self, side: _Sides) -> list[Candidate]:
+        """Those that say something else than gold does, or all if none does."""
+        assert self.databases is not None
+        gold = self.databases.normal_form(side.question.db_id, side.question.gold_sql)
+        novel = [
+            candidate
+            for candidate in side.correct
+            if candidate.source != "gold"
+            and self.databases.normal_form(side.question.db_id, candidate.sql) != gold
+        ]
+        return novel or side.correct
 
 
 def _gold_candidate(question: Question) -> Candidate:
@@ -311,58 +527,17 @@ def _gold_candidate(question: Question) -> Candidate:
     )
 
 
-def _row(
-    question: Question,
-    messages: Messages,
-    chosen: Candidate,
-    rejected: Candidate,
-    erroneous: Mapping[Candidate, Verification],
-) -> dict[str, Any]:
-    verification = erroneous[rejected]
-    return {
-        "prompt": messages,
-        "chosen": [{"role": "assistant", "content": chosen.sql}],
-        "rejected": [{"role": "assistant", "content": rejected.sql}],
-        "question_id": question.question_id,
-        "db_id": question.db_id,
-        "question": question.question,
-        "gold_sql": question.gold_sql,
-        "chosen_sql": chosen.sql,
-        "rejected_sql": rejected.sql,
-        "chosen_source": chosen.source,
-        "rejected_source": rejected.source,
-        "chosen_model": chosen.model,
-        "rejected_model": rejected.model,
-        "rejected_reason": str(verification.reason),
-        "rejected_error": verification.error or "",
-        "chosen_candidate_id": chosen.candidate_id,
-        "rejected_candidate_id": rejected.candidate_id,
-        "temperature": rejected.temperature,
-        "top_p": rejected.top_p,
-        "seed": rejected.seed,
-        "pair_weight": 1.0,
-    }
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
-    import datasets
-
-    message = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
-    conversations = ("prompt", "chosen", "rejected")
-    numbers = {"temperature": "float64", "top_p": "float64", "seed": "int64"}
-    text = [
-        *("question_id", "db_id", "question", "gold_sql", "chosen_sql", "rejected_sql"),
-        *("chosen_source", "rejected_source", "chosen_model", "rejected_model"),
-        *("rejected_reason", "rejected_error", "chosen_candidate_id", "rejected_candidate_id"),
-    ]
-    # Given explicitly, so that a dataset without a single pair has its columns too.
-    features = datasets.Features(
-        {
-            **dict.fromkeys(conversations, message),
-            **{name: datasets.Value("string") for name in text},
-            **{name: datasets.Value(kind) for name, kind in numbers.items()},
-            "pair_weight": datasets.Value("float64"),
-        }
-    )
-    columns = {name: [row[name] for row in rows] for name in features}
-    return datasets.Dataset.from_dict(columns, features=features)
+@lru_cache(maxsize=16_384)
+def _identity(sql: str, dialect: str) -> str:
+    try:
+        return canonical_sql(sql, dialect)
+    except SQLParseError:
+        return " ".join(sql.split())

@@ -22,8 +22,8 @@ class Candidate:
         sample: index among the candidates of that question from the same model and settings.
         sql: the query taken out of `text`.
         text: what the model wrote.
-        source: `"weak"`, `"strong"` or `"gold"`.
-        model: name of the model; `"gold"` for the reference query.
+        source: `"weak"`, `"strong"`, `"gold"` or `"mutation"`.
+        model: name of the model; `"gold"` for the reference query, the `MutationKind` of a mutant.
         finished: whether the model ended its answer by itself.
         num_tokens: tokens generated.
         temperature: sampling temperature.

@@ -18,6 +18,7 @@ from sense_trl.pairs import (
 from sense_trl.pairs.policies import grouped_any, question_rng
 from sense_trl.prompts import get_prompt
 from sense_trl.questions import Question
+from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 PETS = """
@@ -45,7 +46,9 @@ def _candidate(question_id: str, sql: str, sample: int = 0, **fields: object) ->
     return Candidate(question_id, sample, sql, **values)  # type: ignore[arg-type]
 
 
-def _build(catalog: DatabaseCatalog, candidates: list[Candidate], **config: object):  # type: ignore[no-untyped-def]
+def _build(catalog: DatabaseCatalog, candidates: list[Candidate], /, **config: object):  # type: ignore[no-untyped-def]
+    given = ("suite_verifier", "shard_folder", "on_progress", "catalog")
+    arguments = {name: config.pop(name) for name in given if name in config}
     with SQLVerifier(catalog, num_workers=0) as verifier:
         return build_preference_pairs(
             QUESTIONS,
@@ -53,6 +56,7 @@ def _build(catalog: DatabaseCatalog, candidates: list[Candidate], **config: obje
             verifier,
             get_messages=lambda q: get_prompt(q.question, "pet(id, name, age)"),
             config=PreferencePairConfig(**config),  # type: ignore[arg-type]
+            **{"catalog": catalog, **arguments},  # type: ignore[arg-type]
         )
 
 
@@ -143,6 +147,16 @@ def test_a_candidate_of_an_unknown_question_is_refused(catalog: DatabaseCatalog)
         ({"chosen_sources": ("oracle",)}, "chosen_sources"),
         ({"rejected_sources": ()}, "rejected_sources"),
         ({"rejected_sources": ("gold",)}, "definition of correct"),
+        ({"rejected_sources": ("mutation",)}, "rejected_sources"),
+        ({"num_rejected": 0}, "num_rejected"),
+        ({"num_mutants": -1}, "num_mutants"),
+        ({"distance": "letters"}, "distance"),
+        ({"deduplicate_by": "sql"}, "deduplicate_by"),
+        ({"prompt_format": "chat"}, "prompt_format"),
+        ({"weighting": "hardness"}, "weighting"),
+        ({"class_weights": {"wrong_colum": 1.0}}, "wrong_colum"),
+        ({"completion": "text"}, "whole answers"),
+        ({"completion": "text", "chosen_sources": ("weak",), "num_mutants": 2}, "mutants"),
     ],
 )
 def test_bad_settings_are_refused(config: dict[str, object], name: str) -> None:
@@ -208,3 +222,183 @@ def test_parquet_is_the_same_bytes_for_the_same_input(
     for name in ("a", "b"):
         _build(catalog, candidates).dataset.to_parquet(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_error_classes_are_named_where_the_schema_is_known(catalog: DatabaseCatalog) -> None:
+    wrong = [_candidate("q2", "SELECT nam, age FROM pet WHERE age >= 4")]
+    (row,) = _build(catalog, wrong).dataset.to_list()
+    assert row["error_classes"] == ["unknown_column", "wrong_column", "extra_select_column",
+                                    "wrong_operator"]  # fmt: skip
+    assert row["rejected_verdict"] == "wrong"
+    (row,) = _build(catalog, wrong, catalog=None).dataset.to_list()
+    assert row["error_classes"] == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"policy": "hard_first"},
+        {"policy": "one_per_error_class"},
+        {"deduplicate_by": "result"},
+        {"prefer_novel": True},
+        {"num_mutants": 3},
+    ],
+)
+def test_what_needs_schemas_or_rows_is_refused_without(
+    catalog: DatabaseCatalog, config: dict[str, object]
+) -> None:
+    with pytest.raises(InputError, match=f"`{next(iter(config))}` is .* Pass `catalog`"):
+        _build(catalog, [], catalog=None, **config)
+
+
+def test_duplicates_go_by_text_then_by_form_then_by_result(catalog: DatabaseCatalog) -> None:
+    wrong = [
+        "SELECT name FROM pet WHERE age = 5 AND id > 1",
+        "select p.name from pet p where p.age = 5 and p.id > 1",  # another canonical text
+        "SELECT name FROM pet WHERE id > 1 AND age = 5",  # another order of conditions
+        "SELECT name FROM pet WHERE age = 5",  # another form, the same rows
+        "SELECT name FROM pet WHERE age = 55",  # no rows
+        "SELECT name FROM pet WHERE age = 56",  # no rows either
+        "SELECT nme FROM pet",  # does not run
+        "SELECT nmae FROM pet",  # does not run either
+    ]
+    candidates = [_candidate("q2", sql, i) for i, sql in enumerate(wrong)]
+    kept = {}
+    for level in ("text", "normal_form", "result"):
+        result = _build(catalog, candidates, limit=99, deduplicate_by=level)
+        kept[level] = {wrong.index(row["rejected_sql"]) for row in result.dataset}
+    assert kept == {
+        "text": {0, 1, 2, 3, 4, 5, 6, 7},
+        "normal_form": {0, 3, 4, 5, 6, 7},
+        "result": {0, 4, 6, 7},
+    }
+    assert result.dropped_candidates == {
+        DropReason.CANDIDATE_SAME_FORM: 2,
+        DropReason.CANDIDATE_SAME_RESULT: 2,
+    }
+
+
+def test_novel_solutions_are_chosen_where_there_are_any(catalog: DatabaseCatalog) -> None:
+    wrong = _candidate("q1", "SELECT 5", 9)
+    respelled = _candidate("q1", "SELECT COUNT(*) FROM pet AS p", 0)
+    novel = _candidate("q1", "SELECT COUNT(*) + 0 FROM pet", 1)
+    settings = {"chosen_sources": ("any",), "prefer_novel": True, "limit": 9}
+    (row,) = _build(catalog, [respelled, novel, wrong], **settings).dataset.to_list()
+    assert row["chosen_sql"] == novel.sql
+    rows = _build(catalog, [respelled, wrong], **settings).dataset.to_list()
+    assert {row["chosen_source"] for row in rows} == {"gold", "weak"}
+
+
+def test_mutants_stand_in_where_no_candidate_is_erroneous(catalog: DatabaseCatalog) -> None:
+    result = _build(catalog, [_candidate("q1", "SELECT 5")], num_mutants=6, limit=9)
+    rows = result.dataset.to_list()
+    by_question = {q: [r for r in rows if r["question_id"] == q] for q in ("q1", "q2", "q3", "q4")}
+    assert [r["rejected_source"] for r in by_question["q1"]] == ["weak"]
+    assert len(by_question["q2"]) == result.mutant_verdicts["wrong"] > 0
+    assert {r["rejected_source"] for r in by_question["q2"]} == {"mutation"}
+    assert all(r["rejected_model"] and r["error_classes"] for r in by_question["q2"])
+    assert not by_question["q3"] and not by_question["q4"]
+    assert result.verdicts == {"wrong": 1}
+    assert result.dropped_candidates == {}
+
+
+def test_several_rejected_queries_are_a_list_or_rows(catalog: DatabaseCatalog) -> None:
+    candidates = [_candidate("q1", f"SELECT {5 + i}", i) for i in range(3)]
+    candidates += [_candidate("q2", "SELECT name FROM pet", 0)]
+    config = {"num_rejected": 2, "limit": 1}
+    spread = _build(catalog, candidates, **config).dataset.to_list()
+    assert [row["question_id"] for row in spread] == ["q1", "q1", "q2"]
+    q1, q2 = _build(catalog, candidates, **config, spread_rejected=False).dataset.to_list()
+    assert q1["rejected_sql"] == [row["rejected_sql"] for row in spread[:2]]
+    assert q1["rejected"] == [[{"role": "assistant", "content": sql}] for sql in q1["rejected_sql"]]
+    assert q1["error_classes"] == [row["error_classes"] for row in spread[:2]]
+    assert len(q2["rejected_sql"]) == len(q2["temperature"]) == 1
+    assert q1["chosen"] == spread[0]["chosen"]
+
+
+def test_weights_have_a_mean_of_one(catalog: DatabaseCatalog) -> None:
+    candidates = [_candidate("q1", f"SELECT {5 + i}", i) for i in range(3)]
+    candidates += [_candidate("q2", "SELECT name FROM pet", 0)]
+    rows = _build(catalog, candidates, limit=3, weighting="question").dataset.to_list()
+    # Four rows of two questions: each question has a sum of 2.
+    assert [row["pair_weight"] for row in rows] == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
+
+
+def test_whole_answers_keep_their_reasoning_and_only_with_their_own_sql(
+    catalog: DatabaseCatalog,
+) -> None:
+    def answer(sql: str, sample: int, **fields: object) -> Candidate:
+        text = f"I count the pets.\n```sql\n{sql}\n```"
+        return _candidate("q1", sql, sample, **{"text": text, **fields})
+
+    right = answer("SELECT COUNT(id) FROM pet", 0)
+    wrong = answer("SELECT 5", 1)
+    other = answer("SELECT 6", 2, text="```sql\nSELECT 4\n```")
+    result = _build(
+        catalog, [right, wrong, other], completion="text", chosen_sources=("weak",), limit=9
+    )
+    (row,) = result.dataset.to_list()
+    assert row["chosen"] == [{"role": "assistant", "content": right.text}]
+    assert row["rejected"] == [{"role": "assistant", "content": wrong.text}]
+    assert row["rejected_sql"] == "SELECT 5"
+    assert result.dropped_candidates == {DropReason.CANDIDATE_TEXT_DIFFERS: 1}
+
+
+def test_plain_rows_are_strings(catalog: DatabaseCatalog) -> None:
+    (row,) = _build(
+        catalog, [_candidate("q1", "SELECT 5")], prompt_format="plain"
+    ).dataset.to_list()
+    assert row["prompt"].endswith("pet(id, name, age)\n\nHow many pets are there?\n\n")
+    assert (row["chosen"], row["rejected"]) == ("SELECT COUNT(*) FROM pet", "SELECT 5")
+
+
+def test_half_a_surrogate_pair_is_no_text(catalog: DatabaseCatalog) -> None:
+    result = _build(catalog, [_candidate("q1", "SELECT '\ud800'")])
+    assert result.dropped_candidates == {DropReason.CANDIDATE_NOT_UNICODE: 1}
+
+
+def test_a_chosen_query_that_is_right_by_chance_is_dropped_and_not_rejected(
+    catalog: DatabaseCatalog,
+) -> None:
+    by_chance = _candidate("q2", "SELECT name FROM pet WHERE age > 3", 0)
+    right = _candidate("q2", "SELECT name FROM pet WHERE 4 < age AND 1 = 1", 1)
+    wrong = _candidate("q2", "SELECT name FROM pet", 2)
+    config = {"chosen_sources": ("weak",), "limit": 9}
+    alone = _build(catalog, [by_chance, right, wrong], **config)
+    assert {row["chosen_sql"] for row in alone.dataset} == {by_chance.sql, right.sql}
+    with SuiteVerifier(catalog, num_workers=0) as suite:
+        result = _build(catalog, [by_chance, right, wrong], suite_verifier=suite, **config)
+        (row,) = result.dataset.to_list()
+        assert (row["chosen_sql"], row["rejected_sql"]) == (right.sql, wrong.sql)
+        assert result.dropped_candidates == {DropReason.CANDIDATE_REFUTED: 1}
+        none = _build(catalog, [by_chance, wrong], suite_verifier=suite, **config)
+    assert none.dropped_questions[DropReason.NO_CORRECT] == 2
+
+
+def test_an_interrupted_build_continues_and_gives_the_same_bytes(
+    catalog: DatabaseCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sense_trl.pairs.builder._QUESTIONS_PER_SHARD", 1)
+    candidates = [_candidate(q, f"SELECT {i}", i) for q in ("q1", "q2") for i in (5, 6)]
+    config = {"limit": 2, "weighting": "question"}
+    folder = tmp_path / "shards"
+    _build(catalog, candidates, **config).save(tmp_path / "whole")
+
+    def interrupt(count: int) -> None:
+        done = len(list(folder.glob("*.arrow")))
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _build(catalog, candidates, **config, shard_folder=folder, on_progress=interrupt)
+    assert len(list(folder.glob("*"))) == 1
+    seen: list[int] = []
+    for name in ("resumed", "again"):
+        result = _build(catalog, candidates, **config, shard_folder=folder, on_progress=seen.append)
+        result.save(tmp_path / name)
+        for file in ("pairs.parquet", "pairs.json"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert sum(seen) == 2 * len(candidates)
+    # Other settings, other shards.
+    other = _build(catalog, candidates, limit=1, shard_folder=folder)
+    assert len(other.dataset) == 2

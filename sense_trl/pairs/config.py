@@ -1,0 +1,130 @@
+"""`PreferencePairConfig`: how candidates become pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, get_args, get_type_hints
+
+from sense_trl.errors import InputError
+from sense_trl.pairs.policies import POLICY_NAMES
+from sense_trl.sql.taxonomy import ErrorClass
+
+__all__ = ["ANY_SOURCE", "SOURCES", "PreferencePairConfig"]
+
+SOURCES: Final = ("gold", "strong", "weak")
+ANY_SOURCE: Final = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePairConfig:
+    """How pairs are chosen and what a row holds.
+
+    The defaults are those of SENSE's release ("grouped-any-limit1": any correct with any erroneous
+    query of one question, at most one pair), with gold as the chosen side.
+
+    Attributes:
+        policy: which correct query meets which erroneous one; see `sense_trl.pairs.policies`.
+        limit: pairs per question at most; with `num_rejected` above 1, chosen queries with their
+            group of rejected ones.
+        chosen_sources: whose correct queries may be chosen: "gold", "strong", "weak", or "any" for
+            all of them. Gold is verified like any other.
+        rejected_sources: whose erroneous queries may be rejected: "strong", "weak", or "any".
+        seed: for the policy's draws and for mutants.
+        num_rejected: rejected queries per chosen one, at most.
+        spread_rejected: whether each rejected query has a row of its own, as `DPOTrainer` wants.
+            Otherwise a chosen query has one row whose rejected columns are lists.
+        distance: what "nearest" and "farthest" measure; see `sense_trl.pairs.distance`.
+        class_weights: weight by error class, for "hard_first"; the others keep theirs
+            (`policies.CLASS_WEIGHTS`).
+        deduplicate_by: when two queries of one side count as one: "text" by canonical text,
+            "normal_form" also by normal form, "result" also, for erroneous ones that ran, by what
+            they return.
+        prefer_novel: choose queries whose normal form differs from gold's, where there are any.
+        completion: "sql" trains on the query alone; "text" on all that the model wrote, its chain
+            of thought included.
+        prompt_format: "conversational" (lists of messages) or "plain" (strings).
+        num_mutants: neighbours of gold to try as rejected ones (`rejected_source="mutation"`) for
+            a question without an erroneous candidate; 0 for none.
+        weighting: "uniform" gives every pair the weight 1; "question" gives every question the
+            same sum. Both have a mean of 1 over the dataset.
+
+    Raises:
+        InputError: a value is none of those above, or two exclude each other.
+    """
+
+    policy: str = "grouped_any"
+    limit: int = 1
+    chosen_sources: tuple[str, ...] = ("gold",)
+    rejected_sources: tuple[str, ...] = ("weak",)
+    seed: int = 0
+    num_rejected: int = 1
+    spread_rejected: bool = True
+    distance: Literal["tokens", "tree"] = "tokens"
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    deduplicate_by: Literal["text", "normal_form", "result"] = "text"
+    prefer_novel: bool = False
+    completion: Literal["sql", "text"] = "sql"
+    prompt_format: Literal["conversational", "plain"] = "conversational"
+    num_mutants: int = 0
+    weighting: Literal["uniform", "question"] = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICY_NAMES:
+            raise InputError(f"`policy` is {self.policy!r}; expected one of {POLICY_NAMES}.")
+        if self.limit < 1:
+            raise InputError(f"`limit` is {self.limit}; expected at least one pair per question.")
+        if self.num_rejected < 1:
+            raise InputError(f"`num_rejected` is {self.num_rejected}; expected at least 1.")
+        if self.num_mutants < 0:
+            raise InputError(f"`num_mutants` is {self.num_mutants}; expected 0 (none) or more.")
+        self._check_choices()
+        if "gold" in self.rejected_sources:
+            raise InputError(
+                "`rejected_sources` names 'gold', which is the definition of correct. Remove it."
+            )
+        self._expand_sources("chosen_sources", SOURCES)
+        self._expand_sources("rejected_sources", SOURCES[1:])
+        unknown = sorted(set(self.class_weights) - set(ErrorClass))
+        if unknown:
+            raise InputError(
+                f"`class_weights` names {unknown[0]!r}; expected names of `ErrorClass`: "
+                f"{', '.join(ErrorClass)}."
+            )
+        if self.completion == "text" and ("gold" in self.chosen_sources or self.num_mutants):
+            raise InputError(
+                "`completion` is 'text', but gold and mutants are bare SQL: next to whole answers "
+                "they would teach the form of an answer, not the query. Leave 'gold' out of "
+                "`chosen_sources` and set `num_mutants` to 0."
+            )
+
+    @property
+    def needs_catalog(self) -> tuple[str, ...]:
+        """The settings that need the schemas or rows of the databases."""
+        needed = {
+            "policy": self.policy in ("hard_first", "one_per_error_class"),
+            "deduplicate_by": self.deduplicate_by != "text",
+            "prefer_novel": self.prefer_novel,
+            "num_mutants": self.num_mutants > 0,
+        }
+        return tuple(name for name, is_needed in needed.items() if is_needed)
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings as plain JSON data."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "class_weights": dict(sorted(self.class_weights.items()))}
+
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            choices = get_args(hint)
+            if isinstance(value, str) and choices and value not in choices:
+                raise InputError(f"`{name}` is {value!r}; expected one of {choices}.")
+
+    def _expand_sources(self, name: str, every: tuple[str, ...]) -> None:
+        sources = tuple(getattr(self, name))
+        if not sources or not set(sources) <= {*every, ANY_SOURCE}:
+            raise InputError(f"`{name}` is {sources!r}; expected some of {(*every, ANY_SOURCE)}.")
+        if ANY_SOURCE in sources:
+            # Frozen for users; here it is still being made.
+            object.__setattr__(self, name, every)

@@ -1,0 +1,106 @@
+"""How far two queries are from each other: in tokens, and in nodes of their syntax trees."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from sqlglot import exp
+
+from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
+
+__all__ = ["Distance", "token_distance", "tree_distance"]
+
+Distance: TypeAlias = Callable[[str, str, str], int]
+"""From two queries and their dialect to the number of edits between them."""
+
+Tree: TypeAlias = tuple[str, tuple["Tree", ...], int]
+"""Label, children, number of nodes."""
+
+_TOKEN: Final = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+|<=|>=|<>|!=|\|\||\S")
+_NO_SQL: Final = "no SQL"
+
+
+def token_distance(left: str, right: str, dialect: str) -> int:
+    """Tokens to insert, delete or replace to get from one query to the other (Levenshtein).
+
+    Between the canonical texts (see `canonical_sql`), so that spelling is no distance; a text that
+    does not parse counts as it is.
+
+    Example:
+        >>> token_distance("SELECT a FROM t", "select a from t where b > 3", "sqlite")
+        4
+    """
+    return _sequence_distance(_tokens(left, dialect), _tokens(right, dialect))
+
+
+def tree_distance(left: str, right: str, dialect: str) -> int:
+    """Nodes to insert, delete or rename to get from one syntax tree to the other, from the top.
+
+    A node can only be inserted or deleted together with all that is below it (Selkow, "The
+    tree-to-tree editing problem", 1977); that is quadratic in the number of nodes. A text that does
+    not parse is one node that equals no other but itself.
+
+    Example:
+        >>> tree_distance("SELECT a FROM t", "SELECT b FROM t", "sqlite")
+        1
+        >>> tree_distance("SELECT a FROM t", "SELECT a FROM t WHERE b = 1", "sqlite")
+        5
+    """
+    return _tree_distance(_tree(left, dialect), _tree(right, dialect))
+
+
+@lru_cache(maxsize=4096)
+def _tokens(sql: str, dialect: str) -> tuple[str, ...]:
+    with contextlib.suppress(SQLParseError):
+        sql = canonical_sql(sql, dialect)
+    return tuple(_TOKEN.findall(sql))
+
+
+def _sequence_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    row = list(range(len(right) + 1))
+    for i, token in enumerate(left, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(right, start=1):
+            replaced = diagonal + (token != other)
+            diagonal = row[j]
+            row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+@lru_cache(maxsize=4096)
+def _tree(sql: str, dialect: str) -> Tree:
+    try:
+        return _convert(parse_sql(canonical_sql(sql, dialect), dialect))
+    except (SQLParseError, RecursionError):
+        return f"{_NO_SQL}: {sql}", (), 1
+
+
+def _convert(node: exp.Expression) -> Tree:
+    children = tuple(_convert(child) for child in node.iter_expressions())
+    values = sorted(
+        f"{name}={value}"
+        for name, value in node.args.items()
+        if value and not isinstance(value, (exp.Expression, list))
+    )
+    return " ".join([node.key, *values]), children, 1 + sum(size for _, _, size in children)
+
+
+def _tree_distance(left: Tree, right: Tree) -> int:
+    if left == right:
+        return 0
+    # The same sequence distance, over children: whole subtrees come and go, or become each other.
+    ours, theirs = left[1], right[1]
+    row = [0]
+    for other in theirs:
+        row.append(row[-1] + other[2])
+    for child in ours:
+        diagonal, row[0] = row[0], row[0] + child[2]
+        for j, other in enumerate(theirs, start=1):
+            changed = diagonal + _tree_distance(child, other)
+            diagonal = row[j]
+            row[j] = min(changed, row[j] + child[2], row[j - 1] + other[2])
+    return row[-1] + (left[0] != right[0])
