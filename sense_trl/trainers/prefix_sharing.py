@@ -78,11 +78,13 @@ def add_prefix_tree(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, PREFIX_TREE: get_prefix_tree(inputs)}
 
 
-def get_share_of_tokens_saved(inputs: dict[str, Any]) -> Tensor:
-    """Scalar: share of the padded batch's positions that the rows of its tree do without."""
-    num_positions = inputs["input_ids"].numel()
-    share = 1 - inputs[PREFIX_TREE].input_ids.numel() / num_positions
-    return torch.tensor(share, device=inputs["input_ids"].device)
+def log_tokens_saved(trainer: Any, inputs: dict[str, Any]) -> None:
+    """Add the share of the padded batch's positions that its tree does without to the metrics."""
+    input_ids = inputs["input_ids"]
+    share = 1 - inputs[PREFIX_TREE].input_ids.numel() / input_ids.numel()
+    shares = trainer.accelerator.gather(torch.tensor(share, device=input_ids.device))
+    mode = "train" if trainer.model.training else "eval"
+    trainer._metrics[mode]["prefix_sharing/tokens_saved"].append(shares.mean().item())
 
 
 def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:

@@ -23,7 +23,7 @@ from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
-    get_share_of_tokens_saved,
+    log_tokens_saved,
     set_up_prefix_sharing,
 )
 from sense_trl.trainers.quantization import (
@@ -304,6 +304,12 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             or self.is_deepspeed_enabled
             or self.is_fsdp_enabled
         ):
+            if self.args.reference_cache is not None:
+                raise InputError(
+                    f"`reference_cache` is {self.args.reference_cache!r}, but under DeepSpeed and "
+                    "FSDP the reference is computed by TRL, which keeps a cache of its own. Leave "
+                    "it out, or compute the cache in a run without them."
+                )
             return super()._precompute_ref_logps(dataset, name, batch_size)
         return add_reference_logps(self, dataset, batch_size)
 
@@ -321,11 +327,9 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         weights = inputs.get(PAIR_WEIGHT)
         inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
         our_types = SENSE_LOSS_TYPES if weights is None else WEIGHTABLE_LOSS_TYPES
-        mode = "train" if self.model.training else "eval"
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
-            saved = self.accelerator.gather(get_share_of_tokens_saved(inputs)).mean().item()
-            self._metrics[mode]["prefix_sharing/tokens_saved"].append(saved)
+            log_tokens_saved(self, inputs)
         elif not set(self.args.loss_type) & set(our_types):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -348,6 +352,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             if loss_type in our_types:
                 term = self._compute_term(loss_type, per_token_logps, inputs, weights)
                 loss = loss + term * loss_weight
+                mode = "train" if self.model.training else "eval"
                 value = self.accelerator.gather(term.detach()).mean().item()
                 self._metrics[mode][f"losses/{loss_type}"].append(value)
         return (loss, *outputs) if return_outputs else loss

@@ -12,7 +12,7 @@ from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
-    get_share_of_tokens_saved,
+    log_tokens_saved,
     set_up_prefix_sharing,
 )
 from sense_trl.trainers.quantization import (
@@ -186,7 +186,5 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """TRL's loss of one micro-batch, from its prefix tree where prefixes are shared."""
         if self._shares_prefixes:
             inputs = add_prefix_tree(inputs)
-            mode = "train" if self.model.training else "eval"
-            saved = self.accelerator.gather(get_share_of_tokens_saved(inputs)).mean().item()
-            self._metrics[mode]["prefix_sharing/tokens_saved"].append(saved)
+            log_tokens_saved(self, inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
