@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from sense_trl.errors import InputError
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.profile import ForeignKeyColumns
-    from sense_trl.evaluation.evaluate import EvaluationReport
+    from sense_trl.evaluation.records import EvaluationReport
     from sense_trl.evaluation.report import ReportSection
     from sense_trl.questions import Question
     from sense_trl.schema import DatabaseSchema
@@ -124,12 +125,15 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     """
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
-    from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+    from sense_trl.evaluation.evaluate import evaluate_sql
+    from sense_trl.evaluation.records import EvaluationReport
     from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
     from sense_trl.verification.verifier import SQLVerifier
 
+    # It warns of every statement that it reads only in part; a prediction may be anything.
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)
     limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
     schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.metrics import GroupAccuracy, Score
+from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.evaluation.report import ReportSection, describe_change
 
 __all__ = [
