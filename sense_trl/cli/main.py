@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sense_trl._version import __version__
-from sense_trl.cli import evaluate, verify
+from sense_trl.cli import evaluate, pairs, verify
 from sense_trl.errors import SenseTRLError
 
 EXIT_OK = 0
@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_dataclass_arguments(quickstart, QuickstartConfig)
     evaluate.add_parser(commands)
+    pairs.add_parser(commands)
     verify.add_parser(commands)
     return parser
 
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _quickstart(arguments, console)
         elif command == "evaluate":
             return evaluate.run(arguments, console)
+        elif command == "pairs":
+            return pairs.run(arguments, console)
         elif command == "verify":
             return verify.run(arguments, console)
     except SenseTRLError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +67,6 @@ class ShardFolder:
         ):
             writer.write_table(table)
         os.replace(temporary, file)
-
-    def delete(self) -> None:
-        """Remove the folder and all shards."""
-        shutil.rmtree(self._path, ignore_errors=True)
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}.arrow"

@@ -1,0 +1,601 @@
+"""`sense-trl pairs`: build a preference dataset from candidates, look at pairs, count them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from sense_trl._files import write_text_atomically
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    import datasets
+    from rich.console import Console
+    from rich.text import Text
+
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import QueryResult, SQLEngine
+    from sense_trl.pairs import Candidate, PreferencePairConfig
+    from sense_trl.pipeline.task import TextToSQLTask
+    from sense_trl.questions import Question
+    from sense_trl.schema import DatabaseSchema
+
+__all__ = ["add_parser", "run"]
+
+# The last file of a build: where it is, everything else is.
+_CARD: Final = "README.md"
+_POLICIES: Final = (
+    *("grouped_any", "random", "nearest", "farthest", "hard_first", "one_per_error_class"),
+)
+_SOURCES: Final = ("gold", "strong", "weak", "any")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags; imports nothing heavy."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "pairs",
+        help="build, inspect and count preference pairs",
+        description="Preference pairs from candidate SQL of any origin.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_build(actions)
+    inspect = _add_action(
+        actions,
+        "inspect",
+        "show pairs with their results side by side",
+        "Show pairs in the terminal: the question, both queries with what differs, why the "
+        "rejected one is wrong and, with --database, the results of both.",
+    )
+    inspect.add_argument("pairs", help="folder of a build, or its pairs.parquet")
+    inspect.add_argument("--database", default=None, help="databases, to execute both queries")
+    inspect.add_argument("--question-id", default=None, help="only pairs of this question")
+    inspect.add_argument("--error-class", default=None, help="only pairs with this error class")
+    inspect.add_argument("--skip", type=int, default=0, help="pairs to pass over first")
+    inspect.add_argument("--count", type=int, default=3, help="pairs to show")
+    inspect.add_argument("--max-rows", type=int, default=5, help="rows to show of each result")
+    inspect.add_argument("--timeout-s", type=float, default=5.0, help="seconds each query may run")
+    stats = _add_action(
+        actions,
+        "stats",
+        "count pairs, what was left out, and error classes",
+        "Print what became of questions and candidates, and the classes of the rejected queries.",
+    )
+    stats.add_argument("pairs", help="folder of a build")
+
+
+def _add_action(actions: Any, name: str, help_text: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=help_text,
+        description=text,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    return parser
+
+
+def _add_build(actions: Any) -> None:
+    build = _add_action(
+        actions,
+        "build",
+        "build a preference dataset",
+        "Execute candidates in sandboxed worker processes, pair right with wrong ones, and write "
+        "pairs.parquet, pairs.json (what was left out, and why) and a dataset card. No model is "
+        "needed. An interrupted build continues when the same command is given again.",
+    )
+    build.add_argument("--questions", required=True, help="questions with gold SQL")
+    build.add_argument(
+        "--database",
+        required=True,
+        help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
+    )
+    build.add_argument("--output-dir", required=True, help="folder for the dataset")
+    build.add_argument(
+        "--candidates", nargs="+", default=[], metavar="FILE", help="candidates.jsonl of samplers"
+    )
+    for source in ("weak", "strong"):
+        build.add_argument(
+            f"--{source}",
+            nargs="+",
+            default=[],
+            metavar="[NAME=]FILE",
+            help=f"predictions of {source} models: JSON Lines with question_id and sql, or one "
+            "query per line in the order of the questions",
+        )
+    build.add_argument("--tables-json", default=None, help="Spider's tables.json, for prompts")
+    build.add_argument("--schema-style", default="compact", help="how prompts write a schema")
+    build.add_argument(
+        "--skip-missing-databases",
+        action="store_true",
+        help="leave out questions whose database is not there, and name them in pairs.json",
+    )
+    _add_config(build)
+    suite = build.add_mutually_exclusive_group()
+    suite.add_argument(
+        "--suite",
+        type=int,
+        default=None,
+        metavar="K",
+        help="a chosen query that is not gold must be right on K generated neighbours, too",
+    )
+    suite.add_argument(
+        "--suite-dir", default=None, help="the same on an official test suite: <db_id>/*.sqlite"
+    )
+    build.add_argument("--num-workers", type=int, default=None, help="worker processes")
+    build.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
+    build.add_argument(
+        "--cache-dir", default=None, help="folder to keep results of slow gold queries in"
+    )
+
+
+def _add_config(build: argparse.ArgumentParser) -> None:
+    """The fields of `PreferencePairConfig`."""
+    build.add_argument(
+        "--policy", choices=_POLICIES, default="grouped_any", help="which right meets which wrong"
+    )
+    build.add_argument(
+        "--limit", type=int, default=1, help="chosen queries with their rejected ones per question"
+    )
+    build.add_argument(
+        "--chosen-sources", nargs="+", choices=_SOURCES, default=["gold"], help="who may be chosen"
+    )
+    build.add_argument(
+        "--rejected-sources",
+        nargs="+",
+        choices=_SOURCES[1:],
+        default=["weak"],
+        help="who may be rejected",
+    )
+    build.add_argument("--seed", type=int, default=0, help="seed of draws and mutants")
+    build.add_argument("--num-rejected", type=int, default=1, help="rejected per chosen query")
+    build.add_argument(
+        "--list-rejected",
+        dest="spread_rejected",
+        action="store_false",
+        help="one row per chosen query with lists of rejected ones, instead of one row for each",
+    )
+    build.add_argument(
+        "--distance",
+        choices=("tokens", "tree"),
+        default="tokens",
+        help="what nearest and farthest measure",
+    )
+    build.add_argument(
+        "--class-weights",
+        nargs="+",
+        default=[],
+        metavar="CLASS=WEIGHT",
+        help="weights of error classes for hard_first, instead of the default ones",
+    )
+    build.add_argument(
+        "--deduplicate-by",
+        choices=("text", "normal_form", "result"),
+        default="text",
+        help="when two queries count as one; each includes those before it",
+    )
+    build.add_argument(
+        "--prefer-novel",
+        action="store_true",
+        help="choose queries that differ from gold in their normal form, where there are any",
+    )
+    build.add_argument(
+        "--completion",
+        choices=("sql", "text"),
+        default="sql",
+        help="train on the query, or on all the model wrote",
+    )
+    build.add_argument(
+        "--prompt-format",
+        choices=("conversational", "plain"),
+        default="conversational",
+        help="rows as messages or as strings",
+    )
+    build.add_argument(
+        "--num-mutants",
+        type=int,
+        default=0,
+        help="wrong neighbours of gold to try for questions without a wrong candidate",
+    )
+    build.add_argument(
+        "--weighting",
+        choices=("uniform", "question"),
+        default="uniform",
+        help="what pair_weight makes equal: pairs or questions",
+    )
+
+
+def run(arguments: dict[str, Any], console: Any) -> int:
+    """Run the command.
+
+    Returns:
+        0 when the dataset is there, or was shown.
+
+    Raises:
+        SenseTRLError: unusable input (exit code 2).
+    """
+    action = arguments.pop("action")
+    return {"build": _build, "inspect": _inspect, "stats": _stats}[action](arguments, console)
+
+
+class _IsolatedCatalog:
+    """Engines over a catalog's databases that run queries in one worker process.
+
+    What was found wrong by its number of rows was never run to its end, so nothing is known about
+    the time and memory it takes.
+    """
+
+    def __init__(self, catalog: DatabaseCatalog) -> None:
+        from sense_trl.database.worker import EngineWorker
+
+        self._catalog = catalog
+        self._worker = EngineWorker(memory_limit_bytes=catalog.limits.memory_limit_bytes)
+        self._engines: dict[str, SQLEngine] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._worker.close()
+
+    def engine(self, db_id: str) -> SQLEngine:
+        """The engine of one database."""
+        from sense_trl.database.process import workers_are_supported
+        from sense_trl.database.worker import IsolatedEngine
+
+        if not workers_are_supported():
+            return self._catalog.engine(db_id)
+        if db_id not in self._engines:
+            path, limits = self._catalog.path(db_id), self._catalog.limits
+            self._engines[db_id] = IsolatedEngine(path, limits=limits, worker=self._worker)
+        return self._engines[db_id]
+
+
+# ---------------------------------------------------------------------- build
+
+
+def _build(arguments: dict[str, Any], console: Any) -> int:
+    import datasets
+
+    from sense_trl.cli.evaluate import _open_suite
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.pairs import build_preference_pairs
+    from sense_trl.pairs.card import format_card
+    from sense_trl.pipeline.progress import stage_bar
+    from sense_trl.questions import load_questions
+    from sense_trl.schema import load_spider_schemas
+    from sense_trl.verification.verifier import SQLVerifier
+
+    config = _get_config(arguments)
+    folder = Path(arguments["output_dir"])
+    tables = arguments["tables_json"]
+    declared = None if tables is None else load_spider_schemas(tables)
+    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
+        only = catalog.db_ids[0] if len(catalog) == 1 else None
+        questions = load_questions(arguments["questions"], default_db_id=only)
+        candidates = list(_read_candidates(arguments, questions))
+        task = _make_task(catalog, questions, declared or {}, arguments)
+        _claim(folder, config, task, arguments)
+        if (folder / _CARD).exists():
+            console.print(f"{folder} is finished; nothing to do.", markup=False)
+            shutil.rmtree(folder / "shards", ignore_errors=True)
+            return _stats({"pairs": str(folder)}, console)
+        candidates = [c for c in candidates if c.question_id not in task.unusable]
+        with (
+            SQLVerifier(
+                catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
+            ) as verifier,
+            _open_suite(catalog, declared, arguments) as suite_verifier,
+            _IsolatedCatalog(catalog) as isolated,
+            stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
+        ):
+            result = build_preference_pairs(
+                task.questions,
+                candidates,
+                verifier,
+                get_messages=task.get_messages,
+                config=config,
+                dialect=task.dialect,
+                catalog=isolated,
+                suite_verifier=suite_verifier,
+                shard_folder=folder / "shards",
+                on_progress=bar.advance,
+            )
+            bar.set(len(candidates))
+    # Writing takes no time worth a bar.
+    datasets.disable_progress_bars()
+    result.save(folder, unusable_questions=task.unusable, config=config.as_json())
+    card = format_card(
+        result.dataset, result.summary(), config.as_json(), title="Text-to-SQL preference pairs"
+    )
+    write_text_atomically(folder / _CARD, card)
+    shutil.rmtree(folder / "shards")
+    return _stats({"pairs": str(folder)}, console)
+
+
+def _get_config(arguments: Mapping[str, Any]) -> PreferencePairConfig:
+    from sense_trl.pairs import PreferencePairConfig
+
+    values = {field.name: arguments[field.name] for field in fields(PreferencePairConfig)}
+    return PreferencePairConfig(
+        **{
+            **values,
+            "chosen_sources": tuple(values["chosen_sources"]),
+            "rejected_sources": tuple(values["rejected_sources"]),
+            "class_weights": dict(map(_read_weight, values["class_weights"])),
+        }
+    )
+
+
+def _read_weight(text: str) -> tuple[str, float]:
+    name, _, weight = text.partition("=")
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise InputError(
+            f"`class_weights` has {text!r}; expected a class, `=` and a number: wrong_column=1"
+        ) from None
+
+
+def _make_task(
+    catalog: DatabaseCatalog,
+    questions: Sequence[Question],
+    declared: Mapping[str, DatabaseSchema],
+    arguments: Mapping[str, Any],
+) -> TextToSQLTask:
+    """Questions with the schemas of their databases; gold is for the builder to judge."""
+    from sense_trl.pipeline.task import TextToSQLTask
+    from sense_trl.schema import SCHEMA_STYLES, get_schema
+
+    style = arguments["schema_style"]
+    if style not in SCHEMA_STYLES:
+        raise InputError(
+            f"`schema_style` is {style!r}; expected one of {', '.join(SCHEMA_STYLES)}."
+        )
+    unusable = {}
+    if arguments["skip_missing_databases"]:
+        unusable = {
+            q.question_id: f"the database {q.db_id!r} is not there"
+            for q in questions
+            if q.db_id not in catalog
+        }
+    usable = tuple(q for q in questions if q.question_id not in unusable)
+    if not usable:
+        raise InputError("`questions` holds no question whose database is there.")
+    schemas = {
+        db_id: declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
+        for db_id in sorted({question.db_id for question in usable})
+    }
+    return TextToSQLTask(catalog, usable, schemas, style, unusable)
+
+
+def _read_candidates(
+    arguments: Mapping[str, Any], questions: Sequence[Question]
+) -> Iterator[Candidate]:
+    from sense_trl.evaluation.predictions import load_predictions
+    from sense_trl.pairs import Candidate, CandidateFile
+
+    for path in arguments["candidates"]:
+        if not Path(path).is_file():
+            raise InputError(f"`candidates` is {path!r}, which is not a file")
+        yield from CandidateFile(path)
+    for source in ("weak", "strong"):
+        for text in arguments[source]:
+            name, path = _split_name(text)
+            predictions = load_predictions(path, questions)
+            for question, sql in zip(questions, predictions, strict=True):
+                yield Candidate(question.question_id, 0, sql, sql, source, name)
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    """`NAME=FILE`, or a file, which names its model by its folder."""
+    name, equals, path = text.partition("=")
+    if equals and not Path(text).exists():
+        return name, path
+    return Path(text).absolute().parent.name, text
+
+
+def _claim(
+    folder: Path, config: PreferencePairConfig, task: TextToSQLTask, arguments: Mapping[str, Any]
+) -> None:
+    """Refuse a folder that holds a build with other settings or other input."""
+    from sense_trl.pipeline.run_folder import RunFolder, fingerprint_databases, fingerprint_file
+
+    def fingerprints(name: str) -> list[Any]:
+        pairs = (_split_name(text) for text in arguments[name])
+        return [(model, fingerprint_file(path)) for model, path in pairs]
+
+    tables = arguments["tables_json"]
+    settings = {
+        **config.as_json(),
+        "questions": fingerprint_file(arguments["questions"]),
+        "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
+        "candidates": [fingerprint_file(path) for path in arguments["candidates"]],
+        "weak": fingerprints("weak"),
+        "strong": fingerprints("strong"),
+        "tables_json": None if tables is None else fingerprint_file(tables),
+        **{
+            name: arguments[name]
+            for name in ("schema_style", "skip_missing_databases", "suite", "timeout_s")
+        },
+        "suite_dir": arguments["suite_dir"] and str(Path(arguments["suite_dir"]).absolute()),
+    }
+    RunFolder(folder, "pairs", settings).claim()
+
+
+# ---------------------------------------------------------------------- inspect
+
+
+def _inspect(arguments: dict[str, Any], console: Any) -> int:
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits
+
+    rows = _select(_load(arguments["pairs"]), arguments)
+    output = Console()
+    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    with ExitStack() as stack:
+        catalog = None
+        if arguments["database"] is not None:
+            found = DatabaseCatalog.from_path(arguments["database"], limits=limits)
+            catalog = stack.enter_context(_IsolatedCatalog(stack.enter_context(found)))
+        for number, row in rows:
+            for rejected in _rejected_queries(row):
+                _show(output, number, {**row, **rejected}, catalog, arguments["max_rows"])
+    if not rows:
+        console.print("No pair fits.")
+    return 0
+
+
+def _load(path: str) -> datasets.Dataset:
+    import datasets
+    import pyarrow.parquet
+
+    file = Path(path) / "pairs.parquet" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise InputError(f"`pairs` is {path!r}: there is no {str(file)!r}. Build it first.")
+    return datasets.Dataset(pyarrow.parquet.read_table(file))
+
+
+def _select(
+    dataset: datasets.Dataset, arguments: Mapping[str, Any]
+) -> list[tuple[int, dict[str, Any]]]:
+    """Numbered rows that fit, those passed over left out."""
+    wanted, name = arguments["question_id"], arguments["error_class"]
+    ids = dataset["question_id"]
+    fitting = [
+        number
+        for number, classes in enumerate(dataset["error_classes"])
+        if (wanted is None or ids[number] == wanted)
+        and (name is None or name in classes or any(name in own for own in classes))
+    ]
+    chosen = fitting[arguments["skip"] :][: arguments["count"]]
+    return [(number, dataset[number]) for number in chosen]
+
+
+def _rejected_queries(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rejected side of a row, one for each query where it holds lists."""
+    from sense_trl.pairs.dataset import REJECTED_COLUMNS
+
+    if isinstance(row["rejected_sql"], str):
+        yield {name: row[name] for name in REJECTED_COLUMNS}
+        return
+    for index in range(len(row["rejected_sql"])):
+        yield {name: row[name][index] for name in REJECTED_COLUMNS}
+
+
+def _show(
+    output: Console,
+    number: int,
+    row: Mapping[str, Any],
+    catalog: _IsolatedCatalog | None,
+    max_rows: int,
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from sense_trl.evaluation.sql_diff import mark_differences
+
+    output.rule(Text(f"pair {number}: {row['question_id']} on {row['db_id']}"))
+    output.print(Text(_visible(row["question"]), style="bold"))
+    output.print(
+        Text(
+            f"{row['rejected_reason']}; {', '.join(row['error_classes']) or 'no error class'}\n"
+            f"weight {row['pair_weight']:.3g}"
+        )
+    )
+    table = Table(show_lines=True, expand=True)
+    for side in ("chosen", "rejected"):
+        model = _visible(row[f"{side}_model"])
+        table.add_column(Text(f"{side} ({row[f'{side}_source']}, {model})"), ratio=1)
+    marked = mark_differences(_visible(row["chosen_sql"]), _visible(row["rejected_sql"]))
+    table.add_row(*map(_highlight, marked, ("green", "red")))
+    if catalog is not None:
+        engine = catalog.engine(row["db_id"])
+        results = (engine.execute(row[f"{side}_sql"]) for side in ("chosen", "rejected"))
+        table.add_row(*(_result(result, max_rows) for result in results))
+    output.print(table)
+
+
+def _highlight(pieces: Sequence[str], style: str) -> Text:
+    """Pieces that are by turns shared and marked."""
+    from rich.text import Text
+
+    text = Text()
+    for index, piece in enumerate(pieces):
+        text.append(piece, style=f"bold {style}" if index % 2 else None)
+    return text
+
+
+def _result(result: QueryResult, max_rows: int) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not result.ok:
+        return Text(_visible(f"{result.status}: {result.error}"), style="yellow")
+    count = f"{len(result.rows):,} row{'' if len(result.rows) == 1 else 's'}"
+    table = Table(title=count, title_justify="left", box=None, pad_edge=False)
+    for name in result.columns:
+        table.add_column(Text(_visible(name)))
+    for row in result.rows[:max_rows]:
+        table.add_row(*(Text("NULL" if v is None else _visible(str(v))) for v in row))
+    if len(result.rows) > max_rows:
+        table.add_row("…")
+    return table
+
+
+def _visible(text: str) -> str:
+    """Text that cannot steer the terminal: models write escape sequences too."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+# ---------------------------------------------------------------------- stats
+
+
+def _stats(arguments: dict[str, Any], console: Any) -> int:
+    from sense_trl.pairs.card import COUNTED_COLUMNS, count_column
+
+    folder = Path(arguments["pairs"])
+    dataset = _load(arguments["pairs"])
+    account = folder / "pairs.json"
+    if not account.is_file():
+        raise InputError(f"`pairs` is {str(folder)!r}, which holds no pairs.json. Give a build.")
+    summary = json.loads(account.read_text(encoding="utf-8"))
+    questions = len(set(dataset["question_id"]))
+    sections = {
+        "": {
+            "questions": summary["num_questions"],
+            "questions with a pair": questions,
+            "candidates": summary["num_candidates"],
+            "pairs": summary["num_pairs"],
+        },
+        "candidates by verdict": summary["verdicts"],
+        "mutants by verdict": summary.get("mutant_verdicts", {}),
+        "questions left out": summary["dropped_questions"],
+        "candidates left out": summary["dropped_candidates"],
+    }
+    sections |= {
+        title.lower(): count_column(dataset, name)
+        for name, title in COUNTED_COLUMNS.items()
+        if name in dataset.column_names
+    }
+    lines = []
+    for title, counts in sections.items():
+        if counts:
+            lines += [title] if title else []
+            ordered = (
+                sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+                if title
+                else (counts.items())
+            )
+            lines += [f"  {name:<38}{count:>8,}" for name, count in ordered]
+    print("\n".join(lines))  # noqa: T201 - the result of the command
+    return 0
