@@ -17,9 +17,10 @@ from sense_trl.database.fuzzing import DatabaseFuzzer, FuzzHints
 from sense_trl.database.opening import open_engine
 from sense_trl.database.profile import DatabaseProfile, ForeignKeyColumns, profile_database
 from sense_trl.errors import InputError
+from sense_trl.sql.ambiguity import get_bare_column_queries
 from sense_trl.sql.mutation import mutate_sql
 from sense_trl.sql.parsing import SQLParseError, get_tie_query, outer_limit, parse_sql
-from sense_trl.verification.comparison import Reason, Verdict
+from sense_trl.verification.comparison import Reason, Verdict, bags_equal
 from sense_trl.verification.judging import (
     GoldExamination,
     Verification,
@@ -289,7 +290,10 @@ class InstanceBuilder:
             if examine_gold(sql, engine, "strict", self._instance_limits).problem is not None:
                 return None
         examined = examine_gold(gold.sql, engine, "strict", self._instance_limits)
-        if examined.problem is not None or gold.cuts_a_tie(engine, self._instance_limits):
+        if examined.problem is not None:
+            return None
+        limits = self._instance_limits
+        if gold.cuts_a_tie(engine, limits) or gold.picks_a_row(engine, limits):
             return None
         return Instance(number, engine, examined)
 
@@ -308,12 +312,14 @@ class _GoldQueries:
         inner: queries inside it that are cut by LIMIT; each must have one answer, too.
         limit: rows that its own LIMIT leaves, `None` if it has none.
         ranked: gold with one row more and, last, the rank of each row under its ORDER BY.
+        bounds: gold with the smallest and with the largest values of its bare columns.
     """
 
     sql: str
     inner: tuple[str, ...] = ()
     limit: int | None = None
     ranked: str | None = None
+    bounds: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, sql: str, dialect: str) -> _GoldQueries:
@@ -321,11 +327,22 @@ class _GoldQueries:
             tree = parse_sql(sql, dialect)
             limit = outer_limit(sql, dialect)
             ranked = None if not limit else get_tie_query(sql, dialect, limit=limit + 1)
+            bounds = get_bare_column_queries(_with_row_counts(tree, dialect), dialect)
         except SQLParseError:
             return cls(sql)
         limited = [node for node in tree.find_all(exp.Select) if node.args.get("limit")]
         inner = tuple(n.sql(dialect=dialect) for n in limited if n.parent is not None)
-        return cls(sql, inner, limit, ranked)
+        return cls(sql, inner, limit, ranked, bounds)
+
+    def picks_a_row(self, engine: SQLEngine, limits: ExecutionLimits) -> bool:
+        """Whether a bare column has several values in a group, also beside one MIN or MAX.
+
+        SQLite then takes the row of the extreme, and any of several such rows.
+        """
+        if self.bounds is None:
+            return False
+        low, high = (engine.execute(sql, limits=limits) for sql in self.bounds)
+        return low.ok and high.ok and not bags_equal(low.rows, high.rows)
 
     def cuts_a_tie(self, engine: SQLEngine, limits: ExecutionLimits) -> bool:
         """Whether LIMIT leaves out a row that ties with one that it keeps, even an equal one.
@@ -337,6 +354,16 @@ class _GoldQueries:
             return False
         rows = engine.execute(self.ranked, limits=limits).rows
         return len(rows) > self.limit and rows[self.limit][-1] == rows[self.limit - 1][-1]
+
+
+def _with_row_counts(tree: exp.Expression, dialect: str) -> str:
+    """A query that also counts the rows of each group that MIN or MAX alone would pick from."""
+    counted = tree.copy()
+    for select in counted.find_all(exp.Select):
+        if any(isinstance(e.unalias(), (exp.Min, exp.Max)) for e in select.expressions):
+            select.append("expressions", exp.Count(this=exp.Star()))
+    text: str = counted.sql(dialect=dialect)
+    return text
 
 
 def _get_hints(sql: str, profile: DatabaseProfile, mutants: Sequence[str]) -> FuzzHints:

@@ -138,6 +138,15 @@ def test_two_ways_to_say_nothing_are_no_refutation(catalog: DatabaseCatalog) -> 
     assert found[0].num_undetermined > 0
 
 
+def test_the_row_of_a_minimum_is_not_decided_by_its_ties(catalog: DatabaseCatalog) -> None:
+    gold = "SELECT s.name, min(g.sales) FROM singer s JOIN song g ON s.id = g.singer_id GROUP BY s.country"
+    swapped = "SELECT s.name, min(g.sales) FROM song g JOIN singer s ON s.id = g.singer_id GROUP BY s.country"
+    with SuiteVerifier(catalog, num_workers=0) as verifier:
+        [found] = verifier.verify([VerificationRequest("music", swapped, gold)])
+    assert found.verdict is Verdict.CORRECT
+    assert found.num_equal > 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there are no workers on this system")
 def test_workers_change_nothing_and_leave_nothing(
     catalog: DatabaseCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
