@@ -1,0 +1,125 @@
+"""`VLLMGenerator`: samples with vLLM inside this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sense_trl.errors import InputError, ModelError
+from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
+from sense_trl.generation.transformers_generator import check_chat_template
+from sense_trl.prompts import Messages
+
+
+class VLLMGenerator:
+    """Samples SQL with vLLM's offline engine, prefix caching on.
+
+    Prompts on one database go to the engine one after the other, so that their schema is read once
+    and found in the cache from then on. Give it many prompts at a time: the engine fills its
+    batches from all of them.
+
+    vLLM is not among the dependencies of this package. The class follows the API that vLLM 0.15
+    documents (`LLM`, `LLM.chat`, `SamplingParams`, `RequestOutput`) and is tested against a
+    stand-in with that API only, never against vLLM itself.
+
+    Differences to `TransformersGenerator`: `n` samples of a prompt get seeds that vLLM derives from
+    one, batches may change how a near tie is decided, vLLM raises temperatures between 1e-5 and
+    0.01 to 0.01, and an answer that reaches the end of the model's context is not `finished`,
+    where `TransformersGenerator` refuses the prompt beforehand.
+
+    Args:
+        model: a model folder or a hub id.
+        name: label for provenance; the folder's name if not given.
+        **engine_options: further arguments of `vllm.LLM`, e.g. `dtype`, `max_model_len`,
+            `tensor_parallel_size`, `quantization`, `gpu_memory_utilization`.
+
+    Raises:
+        ModelError: vLLM is not installed or cannot load the model; the tokenizer's chat template
+            cannot be used.
+    """
+
+    def __init__(
+        self, model: str | Path, *, name: str | None = None, **engine_options: Any
+    ) -> None:
+        try:
+            import vllm  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise ModelError(
+                f"vLLM cannot be imported ({error}). Install it (`pip install vllm`; it needs a "
+                "GPU), use TransformersGenerator, or run a server elsewhere and use "
+                "OpenAIGenerator."
+            ) from error
+        self._name = name or Path(model).name
+        options = {"enable_prefix_caching": True, **engine_options}
+        try:
+            self.llm: Any = vllm.LLM(model=str(model), **options)
+        # What is raised depends on the part of vLLM that fails.
+        except Exception as error:
+            raise ModelError(
+                f"vLLM cannot load `model` {str(model)!r} with {options} ({error}). Expected a "
+                "model folder or the id of a model on the hub; `max_model_len` and "
+                "`gpu_memory_utilization` decide how much memory it takes."
+            ) from error
+        self._sampling_params: Any = vllm.SamplingParams
+        tokenizer = self.llm.get_tokenizer()
+        # Mistral's own tokenizers format messages without a template.
+        if hasattr(tokenizer, "chat_template"):
+            check_chat_template(tokenizer, self._name)
+
+    @property
+    def name(self) -> str:
+        """Label used in provenance columns."""
+        return self._name
+
+    def generate(
+        self,
+        prompts: Sequence[Messages],
+        sampling: SamplingConfig,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Write completions; see `SQLGenerator.generate`.
+
+        `on_progress` is called once, at the end.
+
+        Raises:
+            InputError: vLLM refuses a prompt (longer than the model's context) or a setting.
+        """
+        if not prompts:
+            return []
+        keys = [json.dumps(messages) for messages in prompts]
+        # The schema stands at the beginning of a prompt.
+        order = sorted(range(len(prompts)), key=lambda index: keys[index])
+        try:
+            outputs = self.llm.chat(
+                [prompts[index] for index in order],
+                [
+                    self._sampling_params(
+                        n=sampling.num_generations,
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        max_tokens=sampling.max_new_tokens,
+                        seed=completion_seed(sampling.seed, keys[index], 0),
+                    )
+                    for index in order
+                ],
+                use_tqdm=False,
+            )
+        except ValueError as error:
+            raise InputError(
+                f"vLLM refuses the prompts or `sampling` ({error}). If a prompt is too long, use a "
+                "shorter schema style or raise `max_model_len`: prompts are never cut."
+            ) from error
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for index, output in zip(order, outputs, strict=True):
+            results[index] = [
+                Completion(
+                    answer.text.strip(), len(answer.token_ids), answer.finish_reason == "stop"
+                )
+                for answer in sorted(output.outputs, key=lambda answer: answer.index)
+            ]
+        if on_progress is not None:
+            on_progress(sum(map(len, results)))
+        return results

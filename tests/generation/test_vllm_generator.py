@@ -1,0 +1,110 @@
+"""What `VLLMGenerator` asks of vLLM and makes of its answers; with a stand-in for vLLM."""
+
+import json
+import sys
+from pathlib import Path
+
+import fake_vllm
+import pytest
+from chat_server import write_answer
+
+from sense_trl.errors import InputError, ModelError
+from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
+from sense_trl.generation.vllm_generator import VLLMGenerator
+from sense_trl.prompts import get_prompt
+
+SCHEMAS = ["concert(concert_id, year)", "singer(singer_id, name)", "stadium(stadium_id, name)"]
+# Questions on one database are not neighbours.
+PROMPTS = [get_prompt(f"Question {i}?", SCHEMAS[i % 3]) for i in range(9)]
+SAMPLED = SamplingConfig(num_generations=3, temperature=0.7, top_p=0.9, max_new_tokens=40, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.build_module())
+
+
+def test_the_engine_caches_prefixes_and_takes_further_options() -> None:
+    generator = VLLMGenerator(Path("models/qwen"), max_model_len=4096, dtype="bfloat16")
+    assert generator.name == "qwen"
+    assert generator.llm.options == {
+        "enable_prefix_caching": True,
+        "max_model_len": 4096,
+        "dtype": "bfloat16",
+    }
+    assert VLLMGenerator("m", name="weak", enable_prefix_caching=False).llm.options == {
+        "enable_prefix_caching": False
+    }
+
+
+def test_every_prompt_has_the_sampling_settings_and_a_seed_of_its_own() -> None:
+    generator = VLLMGenerator("m")
+    generator.generate(PROMPTS, SAMPLED)
+    ((messages, params),) = generator.llm.calls
+    for conversation, own in zip(messages, params, strict=True):
+        seed = completion_seed(5, json.dumps(conversation), 0)
+        assert own == fake_vllm.SamplingParams(
+            n=3, temperature=0.7, top_p=0.9, max_tokens=40, seed=seed
+        )
+    assert len({own.seed for own in params}) == len(PROMPTS)
+
+
+def test_prompts_on_one_database_are_neighbours_and_results_keep_their_order() -> None:
+    generator = VLLMGenerator("m")
+    results = generator.generate(PROMPTS, SAMPLED)
+    ((messages, _),) = generator.llm.calls
+    systems = [conversation[0]["content"] for conversation in messages]
+    assert systems == sorted(systems)
+    assert sorted(map(json.dumps, messages)) == sorted(map(json.dumps, PROMPTS))
+    for prompt, group in zip(PROMPTS, results, strict=True):
+        seed = completion_seed(5, json.dumps(prompt), 0)
+        answers = [write_answer(prompt, seed + i, 0.7, 40) for i in range(3)]
+        assert group == [
+            Completion(text.strip(), num_tokens, reason == "stop")
+            for text, num_tokens, reason in answers
+        ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "finished"), [("stop", True), ("length", False), ("abort", False)]
+)
+def test_only_an_answer_that_the_model_ended_is_finished(
+    reason: str, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = fake_vllm.CompletionOutput(0, " SELECT 1 ", [5, 6, 2], reason)
+    monkeypatch.setattr(fake_vllm, "_output", lambda *args: output)
+    (group,) = VLLMGenerator("m").generate(PROMPTS[:1], SamplingConfig())
+    assert group == [Completion("SELECT 1", 3, finished)]
+
+
+def test_what_vllm_refuses_is_an_input_error() -> None:
+    generator = VLLMGenerator("m", max_model_len=64)
+    with pytest.raises(InputError, match=r"longer than the maximum model length.*`max_model_len`"):
+        generator.generate([get_prompt("Which?", "t(a, b)\n" * 50)], SAMPLED)
+    with pytest.raises(InputError, match=r"`sampling` \(temperature must be in"):
+        generator.generate(PROMPTS[:1], SamplingConfig(temperature=2.5))
+
+
+def test_a_model_that_cannot_be_loaded_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match=r"`model` 'no/such-model'.*not a valid model identifier"):
+        VLLMGenerator("no/such-model")
+    with pytest.raises(ModelError, match="no_such_option"):
+        VLLMGenerator("m", no_such_option=1)
+
+
+def test_a_tokenizer_without_a_template_is_refused_and_one_of_another_kind_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = VLLMGenerator("m").llm.tokenizer
+    tokenizer.chat_template = None
+    monkeypatch.setattr(fake_vllm.LLM, "get_tokenizer", lambda self: tokenizer)
+    with pytest.raises(ModelError, match="no chat template"):
+        VLLMGenerator("m")
+    monkeypatch.setattr(fake_vllm.LLM, "get_tokenizer", lambda self: object())
+    assert VLLMGenerator("m").name == "m"
+
+
+def test_without_vllm_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ModelError, match=r"pip install vllm.*OpenAIGenerator"):
+        VLLMGenerator("m")
