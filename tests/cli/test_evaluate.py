@@ -9,6 +9,7 @@ import pytest
 
 from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
 from sense_trl.evaluation import EvaluationReport
+from sense_trl.verification.suite import SuiteVerifier
 
 GOLD = {
     "q1": "SELECT name FROM pet",
@@ -110,10 +111,12 @@ def test_an_official_suite_is_read(folder: Path, fresh_db, capsys) -> None:
     (folder / "suite" / "pets").mkdir(parents=True)
     other = fresh_db(
         "CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INT);"
-        "INSERT INTO pet VALUES (1, 'Rex', 4), (2, 'Tom', 5);",
+        "INSERT INTO pet VALUES (1, 'Rex', 4), (2, 'Tom', 5), (3, 'Tom', 4);",
         name="other",
     )
     other.rename(folder / "suite" / "pets" / "pets_v1.sqlite")
+    # There, DISTINCT leaves out a row; Spider's script would delete the word.
+    (folder / "strong.sql").write_text("\n".join(["SELECT DISTINCT name FROM pet", *STRONG[1:]]))
     output = folder / "out"
     flags = ["--suite-dir", str(folder / "suite"), "--output", str(output)]
     assert _evaluate(folder, str(folder / "strong.sql"), *flags) == EXIT_OK
@@ -122,7 +125,15 @@ def test_an_official_suite_is_read(folder: Path, fresh_db, capsys) -> None:
     assert "as Spider compares" in capsys.readouterr().out
 
 
-def test_keys_of_tables_json_are_taken(folder: Path, capsys) -> None:
+def test_keys_of_tables_json_are_taken(folder: Path, capsys, monkeypatch) -> None:
+    given = []
+
+    class Recording(SuiteVerifier):
+        def __init__(self, *arguments, foreign_keys, **options) -> None:
+            given.append(foreign_keys)
+            super().__init__(*arguments, foreign_keys=foreign_keys, **options)
+
+    monkeypatch.setattr("sense_trl.verification.suite.SuiteVerifier", Recording)
     tables = [
         {
             "db_id": "pets",
@@ -141,6 +152,7 @@ def test_keys_of_tables_json_are_taken(folder: Path, capsys) -> None:
     # name and age are one column by that key.
     assert "Exact-set match              33.3 %" in out
     assert "tables.json" not in out
+    assert given == [{"pets": [("pet", "name", "pet", "age")]}]
 
 
 def test_tabs_are_cut_where_the_official_script_cuts(folder: Path) -> None:
