@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sense_trl._version import __version__
 
 if TYPE_CHECKING:
+    from sense_trl.collators import DataCollatorForPrefixTree as DataCollatorForPrefixTree
     from sense_trl.collators import (
         DataCollatorForWeightedPreference as DataCollatorForWeightedPreference,
     )
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from sense_trl.database.engine import QueryResult as QueryResult
     from sense_trl.database.engine import QueryStatus as QueryStatus
     from sense_trl.database.engine import SQLEngine as SQLEngine
+    from sense_trl.database.fuzzing import DatabaseFuzzer as DatabaseFuzzer
+    from sense_trl.database.fuzzing import FuzzHints as FuzzHints
+    from sense_trl.database.profile import profile_database as profile_database
     from sense_trl.database.sqlite_engine import SQLiteEngine as SQLiteEngine
     from sense_trl.database.worker import IsolatedEngine as IsolatedEngine
     from sense_trl.errors import SenseTRLError as SenseTRLError
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
     from sense_trl.pairs.builder import PreferencePairConfig as PreferencePairConfig
     from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
     from sense_trl.pairs.candidates import Candidate as Candidate
+    from sense_trl.prefix_tree import PrefixTree as PrefixTree
     from sense_trl.prompts import extract_sql as extract_sql
     from sense_trl.prompts import get_prompt as get_prompt
     from sense_trl.questions import Question as Question
@@ -74,33 +79,41 @@ if TYPE_CHECKING:
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
     from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
     from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
+    from sense_trl.trainers.sense_sft_config import SenseSFTConfig as SenseSFTConfig
+    from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer as SenseSFTTrainer
     from sense_trl.verification.comparison import Verdict as Verdict
     from sense_trl.verification.comparison import results_match as results_match
     from sense_trl.verification.judging import Verification as Verification
     from sense_trl.verification.judging import VerificationRequest as VerificationRequest
     from sense_trl.verification.judging import verify_sql as verify_sql
+    from sense_trl.verification.suite import SuiteVerification as SuiteVerification
     from sense_trl.verification.suite import SuiteVerifier as SuiteVerifier
     from sense_trl.verification.suite import get_suite_files as get_suite_files
     from sense_trl.verification.suite import suite_accuracy as suite_accuracy
+    from sense_trl.verification.suite_instances import SuiteSettings as SuiteSettings
     from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
 
 # Public name to the module that defines it. The imports above say the same to type checkers; a
 # test compares the two.
 _MODULES = {
     "Candidate": "pairs.candidates",
+    "DataCollatorForPrefixTree": "collators",
     "DataCollatorForWeightedPreference": "collators",
     "DatabaseCatalog": "database.catalog",
+    "DatabaseFuzzer": "database.fuzzing",
     "DatabaseSchema": "schema.schema",
     "DuckDBEngine": "database.duckdb_engine",
     "ErrorClass": "sql.taxonomy",
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
+    "FuzzHints": "database.fuzzing",
     "Hardness": "evaluation.hardness",
     "IsolatedEngine": "database.worker",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
     "PreferencePairConfig": "pairs.builder",
+    "PrefixTree": "prefix_tree",
     "QueryResult": "database.engine",
     "QueryStatus": "database.engine",
     "Question": "questions",
@@ -112,7 +125,11 @@ _MODULES = {
     "SamplingConfig": "generation.generator",
     "SenseDPOConfig": "trainers.sense_dpo_config",
     "SenseDPOTrainer": "trainers.sense_dpo_trainer",
+    "SenseSFTConfig": "trainers.sense_sft_config",
+    "SenseSFTTrainer": "trainers.sense_sft_trainer",
     "SenseTRLError": "errors",
+    "SuiteSettings": "verification.suite_instances",
+    "SuiteVerification": "verification.suite",
     "SuiteVerifier": "verification.suite",
     "TransformersGenerator": "generation.transformers_generator",
     "Verdict": "verification.comparison",
@@ -141,6 +158,7 @@ _MODULES = {
     "measure_efficiency": "evaluation.efficiency",
     "mutate_sql": "sql.mutation",
     "pass_at_k": "evaluation.samples",
+    "profile_database": "database.profile",
     "results_match": "verification.comparison",
     "soft_f1": "evaluation.soft_f1",
     "sqlite_to_duckdb": "sql.transpile",

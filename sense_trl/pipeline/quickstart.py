@@ -458,7 +458,7 @@ class _Quickstart:
                     tuple((name, str(value)) for name, value in data["settings"].items()),
                 ),
             ],
-            previews=preview_results(runs[-1], task.catalog),
+            previews=preview_results(runs, task.catalog),
         )
         return path
 

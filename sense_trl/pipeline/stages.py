@@ -252,7 +252,7 @@ def evaluate(
         runs,
         title=f"Text-to-SQL: {evaluation.run_name}",
         subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
-        previews=preview_results(report, task.catalog),
+        previews=preview_results(runs, task.catalog),
     )
     for before in runs[:-1]:
         console.print(describe_change(before, report))
