@@ -610,6 +610,15 @@ def test_progress_and_results_come_while_others_are_under_way() -> None:
     assert [group for _, group in sorted(streamed, key=lambda item: item[0])] == results
 
 
+def test_all_samples_of_a_prompt_come_before_the_next_prompt() -> None:
+    num_seen: list[int] = []
+    with serve(lambda request: answer_well(request, knows_n=False)) as server:
+        OpenAIGenerator("m", server.url, concurrency=1).generate(
+            PROMPTS, SAMPLED, on_result=lambda index, group: num_seen.append(len(server.seen))
+        )
+    assert num_seen == [4 * (index + 1) for index in range(len(PROMPTS))]
+
+
 @pytest.mark.parametrize("callback", ["on_progress", "on_result"])
 def test_an_exception_of_a_callback_ends_the_run_and_is_raised_as_it_is(callback: str) -> None:
     def fail(*args: object) -> None:
