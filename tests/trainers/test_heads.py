@@ -35,7 +35,8 @@ FACTORS = torch.tensor([[1.0], [-2.0], [0.5], [3.0], [-1.0]])
 
 @pytest.fixture
 def tree():
-    return PrefixTree.from_sequences(SEQUENCES, MASKS)
+    # Two rows, the second one padded.
+    return PrefixTree.from_sequences(SEQUENCES, MASKS, max_row_tokens=40)
 
 
 @pytest.fixture
@@ -118,6 +119,26 @@ def test_log_probs_are_those_of_every_sequence_alone(tree, batch):
         found = output.log_probs[row, : len(expected)]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert not output.log_probs[row, len(expected) :].any()
+
+
+def test_a_large_vocabulary_costs_no_digits(tree, batch):
+    vocab_size = 50_000
+    model = build_tiny_model("llama")
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    hidden = []
+    prepare(model).base_model.register_forward_hook(
+        lambda *args: hidden.append(args[-1].last_hidden_state)
+    )
+    output, _ = run(model, batch, prefix_tree=tree)
+    logits = hidden[0].detach().double().flatten(0, 1)[tree.predicting_nodes]
+    logits = logits @ model.lm_head.weight.double().t()
+    expected = logits.log_softmax(-1).gather(1, tree.target_ids[:, None])[:, 0]
+    expected = tree.to_sequences(expected)[:, 1:]
+    errors = (output.log_probs[:, : expected.shape[1]] - expected).abs()
+    assert errors.max() < 1e-5
+    assert errors.sum() / (expected != 0).sum() < 3e-6
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
