@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -257,8 +258,7 @@ class _Builder:
         account = PairAccount(len(part), sum(map(len, part.values())))
         usable = {
             question: self._worth_executing(question, group, account)
-            for question, group in part.items()
-            if self._gold_is_a_label(question, account)
+            for question, group in self._with_certain_gold(part, account)
         }
         verifications = self._verify(usable, account.verdicts, on_progress)
         account.dropped_candidates[DropReason.CANDIDATE_UNDETERMINED] += sum(
@@ -284,14 +284,28 @@ class _Builder:
 
     # ------------------------------------------------------------------ before execution
 
-    def _gold_is_a_label(self, question: Question, account: PairAccount) -> bool:
-        gold = self.verifier.verify_gold(question.db_id, question.gold_sql)
-        if gold.verdict is Verdict.CORRECT:
-            return True
-        account.dropped_questions[DropReason.GOLD_UNDETERMINED] += 1
-        detail = f": {gold.error}" if gold.error else ""
-        account.gold_problems[question.question_id] = f"{gold.reason}{detail}"
-        return False
+    def _with_certain_gold(
+        self, part: Mapping[Question, Sequence[Candidate]], account: PairAccount
+    ) -> Iterator[tuple[Question, Sequence[Candidate]]]:
+        """The questions whose gold query is right by itself; the others are counted."""
+
+        def verify(question: Question) -> Verification:
+            return self.verifier.verify_gold(question.db_id, question.gold_sql)
+
+        num_workers = self.verifier.num_workers
+        if num_workers < 2:
+            verifications = list(map(verify, part))
+        else:
+            # One call keeps one worker busy.
+            with ThreadPoolExecutor(max_workers=num_workers) as threads:
+                verifications = list(threads.map(verify, part))
+        for (question, group), gold in zip(part.items(), verifications, strict=True):
+            if gold.verdict is Verdict.CORRECT:
+                yield question, group
+                continue
+            account.dropped_questions[DropReason.GOLD_UNDETERMINED] += 1
+            detail = f": {gold.error}" if gold.error else ""
+            account.gold_problems[question.question_id] = f"{gold.reason}{detail}"
 
     def _worth_executing(
         self, question: Question, group: Sequence[Candidate], account: PairAccount
@@ -467,7 +481,7 @@ class _Builder:
         self, side: _Sides, verifications: Mapping[Candidate, Verification]
     ) -> list[dict[str, Any]]:
         config, question = self.config, side.question
-        classes = {c: self._error_classes(question, c) for c in side.erroneous}
+        classes = _ErrorClasses(question, self.databases)
         distance = _DISTANCES[config.distance]
         policy = get_policy(
             config.policy,
@@ -498,11 +512,6 @@ class _Builder:
             )
         ]
 
-    def _error_classes(self, question: Question, candidate: Candidate) -> tuple[str, ...]:
-        if self.databases is None:
-            return ()
-        return self.databases.error_classes(question.db_id, candidate.sql, question.gold_sql)
-
     def _novel(self, side: _Sides) -> list[Candidate]:
         """Those that say something else than gold does, or all if none does."""
         assert self.databases is not None
@@ -514,6 +523,26 @@ class _Builder:
             and self.databases.normal_form(side.question.db_id, candidate.sql) != gold
         ]
         return novel or side.correct
+
+
+class _ErrorClasses(dict[Candidate, tuple[str, ...]]):
+    """Error classes of a question's candidates, found when they are asked for.
+
+    Most policies ask for none, and a dataset holds few of many candidates.
+    """
+
+    def __init__(self, question: Question, databases: Databases | None) -> None:
+        super().__init__()
+        self._question = question
+        self._databases = databases
+
+    def __missing__(self, candidate: Candidate) -> tuple[str, ...]:
+        found: tuple[str, ...] = ()
+        if self._databases is not None:
+            question = self._question
+            found = self._databases.error_classes(question.db_id, candidate.sql, question.gold_sql)
+        self[candidate] = found
+        return found
 
 
 def _gold_candidate(question: Question) -> Candidate:
