@@ -50,9 +50,12 @@ if TYPE_CHECKING:
     from sense_trl.evaluation.soft_f1 import soft_f1 as soft_f1
     from sense_trl.generation.generator import SamplingConfig as SamplingConfig
     from sense_trl.generation.generator import SQLGenerator as SQLGenerator
+    from sense_trl.generation.openai_generator import EndpointUsage as EndpointUsage
+    from sense_trl.generation.openai_generator import OpenAIGenerator as OpenAIGenerator
     from sense_trl.generation.transformers_generator import (
         TransformersGenerator as TransformersGenerator,
     )
+    from sense_trl.generation.vllm_generator import VLLMGenerator as VLLMGenerator
     from sense_trl.losses.preference import cdpo_loss as cdpo_loss
     from sense_trl.losses.preference import dpo_loss as dpo_loss
     from sense_trl.losses.preference import dpop_loss as dpop_loss
@@ -103,6 +106,7 @@ _MODULES = {
     "DatabaseFuzzer": "database.fuzzing",
     "DatabaseSchema": "schema.schema",
     "DuckDBEngine": "database.duckdb_engine",
+    "EndpointUsage": "generation.openai_generator",
     "ErrorClass": "sql.taxonomy",
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionAccuracyCallback": "evaluation.callback",
@@ -112,6 +116,7 @@ _MODULES = {
     "IsolatedEngine": "database.worker",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
+    "OpenAIGenerator": "generation.openai_generator",
     "PreferencePairConfig": "pairs.builder",
     "PrefixTree": "prefix_tree",
     "QueryResult": "database.engine",
@@ -132,6 +137,7 @@ _MODULES = {
     "SuiteVerification": "verification.suite",
     "SuiteVerifier": "verification.suite",
     "TransformersGenerator": "generation.transformers_generator",
+    "VLLMGenerator": "generation.vllm_generator",
     "Verdict": "verification.comparison",
     "Verification": "verification.judging",
     "VerificationRequest": "verification.judging",
