@@ -126,7 +126,7 @@ def test_a_large_vocabulary_costs_no_digits(tree, batch):
     model = build_tiny_model("llama")
     model.resize_token_embeddings(vocab_size, mean_resizing=False)
     with torch.no_grad():
-        model.lm_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+        model.lm_head.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     hidden = []
     prepare(model).base_model.register_forward_hook(
         lambda *args: hidden.append(args[-1].last_hidden_state)
@@ -137,8 +137,7 @@ def test_a_large_vocabulary_costs_no_digits(tree, batch):
     expected = logits.log_softmax(-1).gather(1, tree.target_ids[:, None])[:, 0]
     expected = tree.to_sequences(expected)[:, 1:]
     errors = (output.log_probs[:, : expected.shape[1]] - expected).abs()
-    assert errors.max() < 1e-5
-    assert errors.sum() / (expected != 0).sum() < 3e-6
+    assert errors.max() < 5e-6
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
