@@ -60,8 +60,8 @@ NUM_KILLS = 20
 # ---------------------------------------------------------------------- real predictions
 
 
-def build_real(data: Path, databases: Path) -> None:
-    """Pairs from five models, every label checked again."""
+def load_real(data: Path) -> tuple[list[Question], list[Candidate]]:
+    """The questions of Spider dev, and what five models answered."""
     questions = load_questions(data / "spider" / "dev.jsonl")
     candidates = [
         Candidate(question.question_id, 0, sql, sql, "weak", model)
@@ -72,6 +72,12 @@ def build_real(data: Path, databases: Path) -> None:
             strict=True,
         )
     ]
+    return questions, candidates
+
+
+def build_real(data: Path, databases: Path) -> None:
+    """Pairs from five models, every label checked again."""
+    questions, candidates = load_real(data)
     config = PreferencePairConfig(chosen_sources=("any",), limit=100, deduplicate_by="result")
     start, start_cpu = time.perf_counter(), sum(os.times()[:4])
     with DatabaseCatalog.from_path(databases) as catalog, SQLVerifier(catalog) as verifier:
@@ -98,10 +104,12 @@ def build_real(data: Path, databases: Path) -> None:
     for name, count in classes.most_common():
         print(f"  {name:24}{count:6}{100 * count / len(rejected):7.1f} %")
     print(f"  {'(none)':24}{sum(not own for own in rejected.values()):6}")
-    check_labels(result, databases)
+    outcomes = check_labels(result, databases)
+    _print_counts("labels checked again", outcomes)
+    assert all(name.startswith("holds") for name in outcomes), "a label does not hold"
 
 
-def check_labels(result: PairBuildResult, databases: Path) -> None:
+def check_labels(result: PairBuildResult, databases: Path) -> Counter[str]:
     """Run every query again with `sqlite3` alone and compare counts of rows."""
     outcomes: Counter[str] = Counter()
     rows_of: dict[tuple[str, str], list[tuple[Any, ...]] | None] = {}
@@ -128,8 +136,7 @@ def check_labels(result: PairBuildResult, databases: Path) -> None:
             outcomes["holds: rejected has another order"] += 1
         else:
             outcomes["REJECTED IS RIGHT"] += 1
-    _print_counts("labels checked again", outcomes)
-    assert all(name.startswith("holds") for name in outcomes), "a label does not hold"
+    return outcomes
 
 
 def _orders(sql: str) -> bool:

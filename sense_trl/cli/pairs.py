@@ -309,7 +309,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
             bar.set(len(candidates))
     # Writing takes no time worth a bar.
     datasets.disable_progress_bars()
-    result.save(folder, unusable_questions=task.unusable, config=config.as_json())
+    result.save(folder, unusable_questions=task.unusable)
     card = format_card(
         result.dataset, result.summary(), config.as_json(), title="Text-to-SQL preference pairs"
     )

@@ -96,7 +96,7 @@ class PairBuildResult:
         }
 
     def save(self, folder: str | Path, **facts: Any) -> Path:
-        """Write `pairs.parquet`, and then `pairs.json` with the summary and further `facts`.
+        """Write `pairs.parquet`, and then `pairs.json`: summary, settings and further `facts`.
 
         Neither file is ever there half; the second one says that the first is complete.
 
@@ -108,7 +108,7 @@ class PairBuildResult:
         temporary = path.with_suffix(".tmp")
         self.dataset.to_parquet(temporary)
         temporary.replace(path)
-        text = json.dumps({**self.summary(), **facts}, indent=1)
+        text = json.dumps({**self.summary(), "config": self.config.as_json(), **facts}, indent=1)
         write_text_atomically(path.with_suffix(".json"), text)
         return path
 
@@ -154,8 +154,8 @@ def build_preference_pairs(
         input gives the same rows.
 
     Raises:
-        InputError: a candidate for a question that is not given, or a setting that needs
-            `catalog`.
+        InputError: a candidate for a question that is not given, two questions with one id, or
+            a setting that needs `catalog`.
     """
     config = config or PreferencePairConfig()
     if catalog is None and config.needs_catalog:
@@ -207,6 +207,11 @@ def _by_question(
     questions: Sequence[Question], candidates: Iterable[Candidate]
 ) -> dict[str, list[Candidate]]:
     groups: dict[str, list[Candidate]] = {q.question_id: [] for q in questions}
+    if len(groups) < len(questions):
+        raise InputError(
+            f"`questions` holds {len(questions)} questions, but {len(groups)} different "
+            "`question_id`. Give each question its own."
+        )
     for candidate in candidates:
         if candidate.question_id not in groups:
             raise InputError(

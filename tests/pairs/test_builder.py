@@ -139,6 +139,14 @@ def test_a_candidate_of_an_unknown_question_is_refused(catalog: DatabaseCatalog)
         _build(catalog, [_candidate("zz", "SELECT 1")])
 
 
+def test_two_questions_with_one_id_are_refused(
+    catalog: DatabaseCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "QUESTIONS", [*QUESTIONS, QUESTIONS[0]])
+    with pytest.raises(InputError, match="5 questions, but 4 different `question_id`"):
+        _build(catalog, [])
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [

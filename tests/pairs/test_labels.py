@@ -1,11 +1,13 @@
-"""Thousands of cases whose truth is known by construction: not one wrong label."""
+"""Not one wrong label: in cases whose truth is known by construction, and of real models."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import FreshDB
@@ -135,3 +137,27 @@ def test_no_label_is_wrong(catalog: DatabaseCatalog, num_cases: int) -> None:
     certain = -(-len(questions) // 9) * 2
     assert abs(chosen["gold"] - certain) <= 2
     assert chosen["correct"] > chosen["gold"] / 3
+
+
+def test_labels_of_real_predictions_hold_by_plain_sqlite(
+    shared_data: Path, spider_databases: Path
+) -> None:
+    file = Path(__file__).resolve().parents[2] / "recipes" / "benchmarks" / "pairs.py"
+    spec = importlib.util.spec_from_file_location("benchmark_pairs", file)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    questions, candidates = benchmark.load_real(shared_data)
+    some = {question.question_id for question in questions[::12]}
+    with DatabaseCatalog.from_path(spider_databases) as catalog, SQLVerifier(catalog) as verifier:
+        result = build_preference_pairs(
+            [question for question in questions if question.question_id in some],
+            [candidate for candidate in candidates if candidate.question_id in some],
+            verifier,
+            get_messages=lambda q: [{"role": "user", "content": q.question}],
+            config=PreferencePairConfig(chosen_sources=("any",), limit=99),
+            catalog=catalog,
+        )
+    outcomes = benchmark.check_labels(result, spider_databases)
+    assert sum(outcomes.values()) == len(result.dataset) > 100
+    assert {name.split(":")[0] for name in outcomes} == {"holds"}
