@@ -16,7 +16,7 @@ from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError, SenseTRLError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
-from sense_trl.generation.generator import SamplingConfig
+from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pipeline.cpu import keep_freed_memory
@@ -42,7 +42,10 @@ class GenerationArguments:
     """Which model writes SQL, and how."""
 
     model_name_or_path: str = field(
-        metadata={"help": "Model folder or hub id with a chat template."}
+        metadata={
+            "help": "Model folder or hub id with a chat template; with `base_url` the server's "
+            "name of the model."
+        }
     )
     output_dir: str = field(metadata={"help": "Folder for what the stage writes."})
     num_generations: int = field(default=1, metadata={"help": "Completions per question."})
@@ -55,6 +58,53 @@ class GenerationArguments:
         default="auto",
         metadata={"help": "Type of the weights: auto, float32 (fastest on CPUs), bfloat16."},
     )
+    base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "OpenAI-compatible server that runs the model, e.g. http://localhost:8000/v1."
+        },
+    )
+    api_key_env: str | None = field(
+        default=None, metadata={"help": "Environment variable that holds the server's key."}
+    )
+    use_vllm: bool = field(
+        default=False, metadata={"help": "Sample with vLLM in this process (install it first)."}
+    )
+    candidate_source: str = field(
+        default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.use_vllm and self.base_url is not None:
+            raise InputError(
+                f"`use_vllm` is given with `base_url` {self.base_url!r}; choose one of them."
+            )
+        if self.candidate_source not in ("weak", "strong"):
+            raise InputError(
+                f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."
+            )
+
+    def get_generator(self) -> SQLGenerator:
+        """The model, loaded or at its server."""
+        if self.base_url is not None:
+            from sense_trl.generation.openai_generator import OpenAIGenerator
+
+            return OpenAIGenerator(
+                self.model_name_or_path,
+                self.base_url,
+                api_key_env=self.api_key_env,
+                concurrency=self.batch_size,
+            )
+        if self.use_vllm:
+            from sense_trl.generation.vllm_generator import VLLMGenerator
+
+            dtype = {} if self.generation_dtype == "auto" else {"dtype": self.generation_dtype}
+            return VLLMGenerator(self.model_name_or_path, **dtype)
+        from sense_trl.generation.transformers_generator import TransformersGenerator
+
+        return TransformersGenerator(
+            self.model_name_or_path, batch_size=self.batch_size, dtype=self.generation_dtype
+        )
 
     def sampling(self) -> SamplingConfig:
         """These arguments as a `SamplingConfig`."""
@@ -111,7 +161,10 @@ def _settings(
         "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
         "questions": fingerprint_file(data.questions),
         "tables_json": fingerprint_file(data.tables_json) if data.tables_json else None,
-        "model_name_or_path": fingerprint_model(generation.model_name_or_path),
+        # A server may change what it calls by a name; only the name can be compared.
+        "model_name_or_path": generation.model_name_or_path
+        if generation.base_url
+        else fingerprint_model(generation.model_name_or_path),
     }
 
 
@@ -122,6 +175,7 @@ _DECISIVE = (
     *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
     *("seed", "data_seed", "max_length", "bf16", "fp16", "max_grad_norm", "loss_type"),
     *("loss_weights", "beta", "label_smoothing", "dpop_lambda", "pair_weight_column"),
+    *("prefix_sharing", "group_by_columns", "max_dropped_fraction"),
 )
 
 
@@ -153,19 +207,13 @@ def _finish_training(config: Any, metrics: dict[str, Any]) -> None:
 def _write_candidates(
     task: TextToSQLTask, arguments: GenerationArguments, console: Console, file: str, title: str
 ) -> CandidateFile:
-    from sense_trl.generation.transformers_generator import TransformersGenerator
-
     keep_freed_memory()
     sampling = arguments.sampling()
     path = Path(arguments.output_dir) / file
     done = CandidateFile(path)
     if all(question.question_id in done for question in task.questions):
         return done
-    generator = TransformersGenerator(
-        arguments.model_name_or_path,
-        batch_size=arguments.batch_size,
-        dtype=arguments.generation_dtype,
-    )
+    generator = arguments.get_generator()
     with stage_bar(console, title, len(task.questions)) as bar:
         return sample_candidates(
             task,
@@ -173,7 +221,7 @@ def _write_candidates(
             generator,
             sampling,
             path,
-            source="weak",
+            source=arguments.candidate_source,
             chunk_size=max(1, arguments.batch_size // sampling.num_generations),
             on_progress=bar.advance,
         )

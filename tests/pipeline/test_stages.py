@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import chat_server
+import datasets
 import pytest
 import tiny_models
 from rich.console import Console
@@ -143,3 +145,33 @@ def test_a_marker_that_a_crash_cut_short_does_not_lock_the_folder(tmp_path: Path
 
 def test_a_hub_id_is_its_own_fingerprint() -> None:
     assert fingerprint_model("owner/name") == "owner/name"
+
+
+def test_pairs_come_from_a_server_too(data: DataArguments, tmp_path: Path) -> None:
+    def reply(request: chat_server.Seen) -> chat_server.Reply:
+        # The question stands at the end of the prompt; every second sample counts one too many.
+        asked = request.body["messages"][-1]["content"]
+        age = int(asked.split("Older than ")[1].split("?")[0])
+        texts = [f"SELECT name FROM pet WHERE age > {age + 2 * (i % 2)}" for i in range(4)]
+        return chat_server.Reply(
+            chat_server.completion(*((text, "stop") for text in texts), num_tokens=40)
+        )
+
+    with chat_server.serve(reply) as server:
+        generation = GenerationArguments(
+            "big-model", str(tmp_path / "pairs"), num_generations=4, temperature=0.5,
+            base_url=server.url,
+        )  # fmt: skip
+        path = build_pairs(data, generation, PairArguments(), QUIET)
+    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache")).to_list()
+    assert rows
+    assert {row["rejected_source"] for row in rows} == {"weak"}
+    candidates = (tmp_path / "pairs" / "candidates.jsonl").read_text()
+    assert candidates.count("big-model") == 24
+
+
+def test_a_generator_is_one_of_three(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="use_vllm"):
+        GenerationArguments("m", str(tmp_path), use_vllm=True, base_url="http://localhost:1/v1")
+    with pytest.raises(InputError, match="candidate_source"):
+        GenerationArguments("m", str(tmp_path), candidate_source="gold")
