@@ -139,8 +139,9 @@ def build_preference_pairs(
             settings that need schemas or rows are refused.
         suite_verifier: a second opinion: a chosen query that is not gold must be correct to it too.
         shard_folder: keeps finished parts of the work, so that a build that was interrupted
-            continues when it is called again with the same arguments, and gives the same dataset.
-            It belongs to one set of databases and verifier settings. Delete it afterwards.
+            continues when it is called again with the same arguments, and gives the same dataset
+            (as far as no query meets `timeout_s` in one run and not in another). It belongs to one
+            set of databases and verifier settings. Delete it afterwards.
         on_progress: called with the number of candidates verified since the last call, or found
             verified in `shard_folder`.
 

@@ -45,6 +45,7 @@ class Databases:
         self._catalog = catalog
         self._dialect = dialect
         self._columns: dict[str, Columns] = {}
+        self._names: dict[str, SchemaNames] = {}
         self._foreign_keys: dict[str, list[tuple[str, str, str, str]]] = {}
 
     def error_classes(self, db_id: str, sql: str, gold_sql: str) -> tuple[ErrorClass, ...]:
@@ -58,8 +59,9 @@ class Databases:
         """The query without its spelling, `None` where it has no such form."""
         try:
             tree = parse_sql(sql, self._dialect)
-            names = QueryNames(tree, SchemaNames.of(self._get_columns(db_id)))
-            return get_normal_form(tree, names, dialect=self._dialect)
+            return get_normal_form(
+                tree, QueryNames(tree, self._get_names(db_id)), dialect=self._dialect
+            )
         except (SQLParseError, RecursionError):
             return None
 
@@ -102,6 +104,11 @@ class Databases:
             )
             for sample, mutant in enumerate(mutants)
         ]
+
+    def _get_names(self, db_id: str) -> SchemaNames:
+        if db_id not in self._names:
+            self._names[db_id] = SchemaNames.of(self._get_columns(db_id))
+        return self._names[db_id]
 
     def _get_columns(self, db_id: str) -> Columns:
         if db_id not in self._columns:

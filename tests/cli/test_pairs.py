@@ -44,6 +44,29 @@ def _rows(folder: Path, output: str = "out") -> list[dict[str, object]]:
     return datasets.Dataset.from_parquet(str(path), cache_dir=str(folder / "cache")).to_list()
 
 
+def test_the_parser_knows_every_policy_source_and_setting() -> None:
+    from dataclasses import fields
+
+    from sense_trl.cli import pairs
+    from sense_trl.cli.main import make_parser
+    from sense_trl.pairs import PreferencePairConfig
+    from sense_trl.pairs.config import ANY_SOURCE, SOURCES
+    from sense_trl.pairs.policies import POLICY_NAMES
+
+    assert pairs._POLICIES == POLICY_NAMES
+    assert (*SOURCES, ANY_SOURCE) == pairs._SOURCES
+    required = ["--questions", "q", "--database", "d", "--output-dir", "o"]
+    given = vars(make_parser().parse_args(["pairs", "build", *required]))
+    default = PreferencePairConfig()
+    for field in fields(PreferencePairConfig):
+        value = given[field.name]
+        if field.name == "class_weights":
+            value = dict(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        assert value == getattr(default, field.name)
+
+
 def test_pairs_come_from_prediction_and_candidate_files(folder: Path, capsys) -> None:
     wrong = Candidate("q2", 3, "SELECT age + 1 FROM pet", "", "strong", "big", temperature=0.7)
     CandidateFile(folder / "c.jsonl").append("q2", [wrong])
