@@ -127,6 +127,11 @@ class SQLVerifier(Closing):
         self._finalizer: weakref.finalize[..., SQLVerifier] | None = None
 
     @property
+    def catalog(self) -> DatabaseCatalog:
+        """Where the databases are."""
+        return self._catalog
+
+    @property
     def num_workers(self) -> int:
         """Worker processes that are used; 0 if everything runs in the calling thread."""
         return self._num_workers
