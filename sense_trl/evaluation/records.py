@@ -244,8 +244,12 @@ class EvaluationReport:
         if num_left_out and name in _LEFT_OUT:
             sentences.append(f"{num_left_out} left out: {_LEFT_OUT[name]}.")
         if name == "suite":
-            refuted = sum(record.refuted_by is not None for record in self.records)
-            sentences.append(f"Refuted by another instance of the database: {refuted}.")
+            refuted = [record for record in self.records if record.refuted_by is not None]
+            num_correct = sum(record.verdict is Verdict.CORRECT for record in refuted)
+            sentences.append(
+                f"Refuted by another instance of the database: {len(refuted)}, {num_correct} of "
+                "them correct (strict) on the original."
+            )
         if name in self.notes:
             sentences.append(self.notes[name])
         return " ".join(sentences)

@@ -152,7 +152,8 @@ def test_scores_by_hand() -> None:
     assert scores["strict"].interval == FULL.interval
     assert scores["soft_f1"].interval == bootstrap_interval([1.0, 0.0, 0.5])
     assert scores["suite"].note == (
-        "Refuted by another instance of the database: 1. Eight neighbours."
+        "Refuted by another instance of the database: 1, 1 of them correct (strict) on the original. "
+        "Eight neighbours."
     )
     assert scores["exact_match"].note.startswith("1 left out: Spider's parser")
     assert FULL.get_score("bird") == scores["bird"]
