@@ -381,11 +381,28 @@ def _rename_table_aliases(tree: exp.Expression) -> None:
 
 def _canonical_node(node: exp.Expression) -> exp.Expression:
     for less, greater in _FLIPPED.items():
-        if type(node) is less:
+        # Beside another comparison, or NOT, the sides only bind as they are written.
+        if type(node) is less and not any(
+            isinstance(side, (exp.Predicate, exp.Not)) for side in (node.this, node.expression)
+        ):
             return greater(this=node.expression, expression=node.this)
+    if (
+        isinstance(node, exp.Not)
+        and isinstance(node.parent, (exp.Binary, exp.Predicate))
+        and not isinstance(node.parent, exp.Connector)
+    ):
+        # `a NOT IN (1) = b` is written `NOT a IN (1) = b`, which means another thing.
+        return exp.Paren(this=node.copy())
     if isinstance(node, exp.Join) and node.args.get("kind") == "INNER":
         node.set("kind", None)
-    atoms = (exp.Column, exp.Literal, exp.Func, exp.Paren)
-    while isinstance(node, exp.Paren) and isinstance(node.this, atoms):
+    while isinstance(node, exp.Paren) and _stands_alone(node.this):
         node = node.this
     return node
+
+
+def _stands_alone(node: exp.Expression) -> bool:
+    """Whether a node needs no parentheses, whatever stands beside it."""
+    if isinstance(node, (exp.Binary, exp.Concat, exp.ConcatWs)):
+        # AND, OR and some others are functions to sqlglot, and operators as written.
+        return False
+    return isinstance(node, (exp.Column, exp.Literal, exp.Func, exp.Paren))

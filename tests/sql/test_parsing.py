@@ -83,6 +83,11 @@ def test_spellings_of_one_query_have_one_canonical_text(left: str, right: str) -
         ("SELECT x.a FROM t x, t y WHERE x.i < y.i", "SELECT y.a FROM t x, t y WHERE x.i < y.i"),
         ("SELECT count(a) FROM t", "SELECT count(DISTINCT a) FROM t"),
         ("SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC"),
+        ("SELECT x FROM t WHERE (a OR b) AND c", "SELECT x FROM t WHERE a OR b AND c"),
+        ("SELECT x FROM t WHERE NOT (a OR b)", "SELECT x FROM t WHERE NOT a OR b"),
+        ("SELECT x FROM t WHERE c < a < b", "SELECT x FROM t WHERE b > a > c"),
+        ("SELECT x FROM t WHERE 0 < NOT a", "SELECT x FROM t WHERE NOT a > 0"),
+        ("SELECT x FROM t WHERE a NOT IN (1) = 5", "SELECT x FROM t WHERE NOT a IN (1) = 5"),
         # One alias in two scopes is not two aliases.
         (
             "SELECT x.a FROM t x WHERE x.b IN (SELECT x.b FROM u x)",
@@ -92,6 +97,35 @@ def test_spellings_of_one_query_have_one_canonical_text(left: str, right: str) -
 )
 def test_different_queries_keep_different_texts(left: str, right: str) -> None:
     assert canonical_sql(left, "sqlite") != canonical_sql(right, "sqlite")
+
+
+OPERANDS = st.sampled_from(["a", "b", "0", "1", "NULL"])
+CONDITIONS = st.recursive(
+    OPERANDS,
+    lambda inner: st.one_of(
+        st.builds("({})".format, inner),
+        st.builds("NOT {}".format, inner),
+        st.builds("{} IS NOT NULL".format, inner),
+        st.builds(
+            "{} {} {}".format,
+            inner,
+            st.sampled_from(["AND", "OR", "=", "<", "<=", ">", "NOT LIKE", "+", "||", "%"]),
+            inner,
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@given(CONDITIONS)
+def test_a_condition_and_its_canonical_text_mean_the_same(condition: str) -> None:
+    connection = sqlite3.connect(":memory:")
+    values = "VALUES (NULL, 0), (0, 1), (1, 0), (1, 1), (2, -1)"
+    sql = f"WITH t(a, b) AS ({values}) SELECT {condition} FROM t"
+    assert connection.execute(canonical_sql(sql, "sqlite")).fetchall() == (
+        connection.execute(sql).fetchall()
+    )
+    connection.close()
 
 
 def test_an_alias_that_is_also_a_table_keeps_its_name() -> None:
