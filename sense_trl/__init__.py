@@ -43,7 +43,12 @@ if TYPE_CHECKING:
     from sense_trl.evaluation.exact_set_match import exact_set_match as exact_set_match
     from sense_trl.evaluation.hardness import Hardness as Hardness
     from sense_trl.evaluation.hardness import get_hardness as get_hardness
+    from sense_trl.evaluation.markdown import format_markdown as format_markdown
+    from sense_trl.evaluation.metrics import GroupAccuracy as GroupAccuracy
+    from sense_trl.evaluation.metrics import Score as Score
+    from sense_trl.evaluation.metrics import bootstrap_interval as bootstrap_interval
     from sense_trl.evaluation.metrics import execution_accuracy as execution_accuracy
+    from sense_trl.evaluation.predictions import load_predictions as load_predictions
     from sense_trl.evaluation.samples import pass_at_k as pass_at_k
     from sense_trl.evaluation.samples import vote_by_execution as vote_by_execution
     from sense_trl.evaluation.soft_f1 import bird_soft_f1 as bird_soft_f1
@@ -112,6 +117,7 @@ _MODULES = {
     "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
     "FuzzHints": "database.fuzzing",
+    "GroupAccuracy": "evaluation.metrics",
     "Hardness": "evaluation.hardness",
     "IsolatedEngine": "database.worker",
     "Mutant": "sql.mutation",
@@ -128,6 +134,7 @@ _MODULES = {
     "SQLVerifier": "verification.verifier",
     "SQLiteEngine": "database.sqlite_engine",
     "SamplingConfig": "generation.generator",
+    "Score": "evaluation.metrics",
     "SenseDPOConfig": "trainers.sense_dpo_config",
     "SenseDPOTrainer": "trainers.sense_dpo_trainer",
     "SenseSFTConfig": "trainers.sense_sft_config",
@@ -142,6 +149,7 @@ _MODULES = {
     "Verification": "verification.judging",
     "VerificationRequest": "verification.judging",
     "bird_soft_f1": "evaluation.soft_f1",
+    "bootstrap_interval": "evaluation.metrics",
     "build_preference_pairs": "pairs.builder",
     "cdpo_loss": "losses.preference",
     "classify_errors": "sql.taxonomy",
@@ -153,12 +161,14 @@ _MODULES = {
     "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
     "extract_sql": "prompts",
+    "format_markdown": "evaluation.markdown",
     "format_schema": "schema.formats",
     "get_hardness": "evaluation.hardness",
     "get_prompt": "prompts",
     "get_schema": "schema.schema",
     "get_sql_execution_reward": "rewards",
     "get_suite_files": "verification.suite",
+    "load_predictions": "evaluation.predictions",
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
     "measure_efficiency": "evaluation.efficiency",

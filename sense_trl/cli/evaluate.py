@@ -150,7 +150,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
             SQLVerifier(
                 catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
             ) as verifier,
-            _open_suite(catalog, schemas, arguments) as suite_verifier,
+            open_suite(catalog, schemas, arguments) as suite_verifier,
         ):
             for name, predictions, spider_predictions in zip(
                 names, answers, spider_answers, strict=True
@@ -215,7 +215,7 @@ def _check_questions(path: str, run: EvaluationReport, questions: Sequence[Quest
 
 
 @contextmanager
-def _open_suite(
+def open_suite(
     catalog: DatabaseCatalog,
     schemas: Mapping[str, DatabaseSchema] | None,
     arguments: dict[str, Any],

@@ -266,7 +266,7 @@ class _IsolatedCatalog:
 def _build(arguments: dict[str, Any], console: Any) -> int:
     import datasets
 
-    from sense_trl.cli.evaluate import _open_suite
+    from sense_trl.cli.evaluate import open_suite
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
     from sense_trl.pairs import build_preference_pairs
@@ -296,7 +296,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
             SQLVerifier(
                 catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
             ) as verifier,
-            _open_suite(catalog, declared, arguments) as suite_verifier,
+            open_suite(catalog, declared, arguments) as suite_verifier,
             _IsolatedCatalog(catalog) as isolated,
             stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
         ):

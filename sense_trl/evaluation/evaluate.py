@@ -91,7 +91,7 @@ def evaluate_sql(
         raise InputError(
             f"`efficiency_repetitions` is {efficiency_repetitions}; expected at least 2, e.g. 100."
         )
-    catalog = verifier._catalog
+    catalog = verifier.catalog
     requests, spider_requests = (
         [VerificationRequest(q.db_id, texts[q.question_id], q.gold_sql) for q in questions]
         for texts in (predictions, {**predictions, **(spider_predictions or {})})

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sense_trl.verification.comparison import canonical_tables
+from sense_trl.verification.comparison import canonical_tables, hashable_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def bird_soft_f1(predicted: Sequence[Row], gold: Sequence[Row]) -> float:
     """
     if not predicted and not gold:
         return 1.0
-    predicted, gold = list(dict.fromkeys(predicted)), list(dict.fromkeys(gold))
+    predicted, gold = (list(dict.fromkeys(hashable_rows(rows))) for rows in (predicted, gold))
     matched, predicted_only, gold_only = [], [], []
     for row, gold_row in zip(predicted, gold, strict=False):
         num_matched = sum(value in gold_row for value in row)

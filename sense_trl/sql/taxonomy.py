@@ -610,9 +610,9 @@ def _relabelled(ours: Block, theirs: Block) -> Iterator[Block]:
     choices = []
     for labels in repeated.values():
         ordered = sorted(labels)
-        choices.append(
-            [dict(zip(ordered, p, strict=True)) for p in itertools.permutations(ordered)]
-        )
+        # No more than are looked at: a table may occur dozens of times.
+        orders = itertools.islice(itertools.permutations(ordered), _MAX_ASSIGNMENTS)
+        choices.append([dict(zip(ordered, order, strict=True)) for order in orders])
     for chosen in itertools.islice(itertools.product(*choices), 1, _MAX_ASSIGNMENTS):
         yield _with_labels(ours, {old: new for names in chosen for old, new in names.items()})
 

@@ -22,6 +22,7 @@ __all__ = [
     "Verdict",
     "bags_equal",
     "canonical_tables",
+    "hashable_rows",
     "results_match",
 ]
 
@@ -177,13 +178,13 @@ def results_match(
             )
     if semantics == "strict":
         return _OUTCOMES[_strict(predicted, gold, gold_sql, dialect, tie_groups)]
+    if semantics not in get_args(Semantics):
+        raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+    left, right = hashable_rows(predicted.rows), hashable_rows(gold.rows)
     if semantics == "spider":
-        ordered = "order by" in gold_sql.lower()
-        return _OUTCOMES[_spider(predicted.rows, gold.rows, ordered=ordered)]
-    if semantics == "bird":
-        equal = predicted.rows == gold.rows or set(predicted.rows) == set(gold.rows)
-        return _OUTCOMES[Reason.RESULTS_EQUAL if equal else Reason.VALUES_DIFFER]
-    raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+        return _OUTCOMES[_spider(left, right, ordered="order by" in gold_sql.lower())]
+    equal = left == right or set(left) == set(right)
+    return _OUTCOMES[Reason.RESULTS_EQUAL if equal else Reason.VALUES_DIFFER]
 
 
 def bags_equal(left: Sequence[Row], right: Sequence[Row]) -> bool:
@@ -194,6 +195,24 @@ def bags_equal(left: Sequence[Row], right: Sequence[Row]) -> bool:
         return False
     left, right = canonical_tables(left, right)
     return Counter(left) == Counter(right)
+
+
+def hashable_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows, with lists and structs (which DuckDB has) as tuples that are equal if those are."""
+    for place in range(len(rows[0]) if rows else 0):
+        # The values of a column have one type where there are such values at all.
+        value = next((row[place] for row in rows if row[place] is not None), None)
+        if isinstance(value, (list, dict, bytearray)):
+            return [tuple(map(_hashable, row)) for row in rows]
+    return rows
+
+
+def _hashable(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return ("list", *map(_hashable, value))
+    if isinstance(value, dict):
+        return ("struct", *((key, _hashable(item)) for key, item in value.items()))
+    return bytes(value) if isinstance(value, bytearray) else value
 
 
 # ---------------------------------------------------------------------- spider

@@ -293,3 +293,10 @@ def test_exchanging_both_exchanges_superset_and_subset(
     found = classify_results(left, right)
     assert classify_results(right, left) == tuple(OPPOSITE.get(name, name) for name in found)
     assert (found == ()) is (left == right)
+
+
+def test_a_table_that_occurs_dozens_of_times_costs_little() -> None:
+    tables = ", ".join(f"singer AS s{i}" for i in range(40))
+    assert classify_errors(
+        f"SELECT s0.name FROM {tables}", "SELECT name FROM singer", "sqlite", columns=COLUMNS
+    ) == (ErrorClass.EXTRA_JOIN,)

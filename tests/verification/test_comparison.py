@@ -365,3 +365,16 @@ def test_every_reason_has_one_verdict() -> None:
     for reason in Reason:
         if reason.startswith("gold_"):
             assert reason.verdict is Verdict.UNDETERMINED
+
+
+@pytest.mark.parametrize("semantics", ["strict", "spider", "bird"])
+def test_lists_and_structs_are_compared_by_value(semantics) -> None:
+    gold = [(None, {"a": [1]}), ([1, 2], {"a": [2]})]
+    for predicted, equal in (
+        (list(gold), True),
+        ([([1, 2], {"a": [2]}), (None, {"a": [1]})], True),
+        ([(None, {"a": [1]}), ([2, 1], {"a": [2]})], False),
+        ([(None, {"b": [1]}), ([1, 2], {"a": [2]})], False),
+    ):
+        reason = compare(predicted, gold, semantics=semantics)
+        assert (reason is Reason.RESULTS_EQUAL) == equal
