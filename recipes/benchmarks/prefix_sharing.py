@@ -1,8 +1,8 @@
 """One training step on prefix trees against TRL's own trainers on the same data.
 
 Needs: a model folder, e.g. SmolLM2-135M-Instruct, and the Spider data that `SENSE_TRL_DATA` names
-(see `--data`). Runs on the GPU if there is one. On two CPU cores a round of DPO at 1,024 tokens takes
-some four minutes, and TRL's rows with three rejected answers 16 GiB beside the model:
+(see `--data`). Runs on the GPU if there is one. On two CPU cores a round of DPO at 1,024 tokens
+takes some four minutes, and TRL's rows with three rejected answers 16 GiB beside the model:
 
     python recipes/benchmarks/prefix_sharing.py --model smollm2 --task dpo --rejected 1
     python recipes/benchmarks/prefix_sharing.py --model smollm2 --task sft --questions 8
