@@ -110,10 +110,14 @@ def _takes_the_row_of_an_extreme(select: exp.Select) -> bool:
 
 
 def _has_bare_columns(select: exp.Select) -> bool:
-    if next(_bare_columns(select), None) is not None:
+    if not _is_grouped(select):
+        return False
+    if next(_bare_columns(select), None) is not None or next(_own(select, exp.Query), None):
+        # A query inside may use columns of this one.
         return True
-    # Which columns a star stands for, the schema says.
-    return _is_grouped(select) and any(column.is_star for column in select.expressions)
+    # Which columns a star stands for, the schema says, and whether a quoted word is a column.
+    has_star = any(column.is_star for column in select.expressions)
+    return has_star or any(map(_is_string, _own(select, exp.Column)))
 
 
 def _is_grouped(select: exp.Select) -> bool:
@@ -199,9 +203,13 @@ def _is_orderless(node: exp.AggFunc) -> bool:
 
 
 def _may_be_scalar(subquery: exp.Subquery) -> bool:
-    return not isinstance(
-        subquery.parent, (exp.From, exp.Join, exp.In, exp.Exists, exp.SetOperation, exp.Subquery)
-    )
+    parent, part = subquery.parent, str(subquery.arg_key)
+    if isinstance(parent, exp.In):
+        # `a IN ((SELECT b FROM t))` takes one row.
+        return part != "query" or isinstance(subquery.this, exp.Subquery)
+    if isinstance(parent, exp.Join):
+        return part != "this"
+    return not isinstance(parent, (exp.From, exp.Exists, exp.SetOperation, exp.Subquery))
 
 
 def _has_one_row(query: exp.Expression) -> bool:

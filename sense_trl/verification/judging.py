@@ -308,7 +308,7 @@ def _find_ambiguity(
         return Reason.GOLD_NOT_DETERMINISTIC
     # Twice the budget: scanning backwards can take a few instructions more.
     generous = replace(limits, max_steps=2 * (limits.max_steps or _MAX_GOLD_STEPS))
-    if _is_plainly_orderless(sql, result, engine):
+    if _is_plainly_orderless(sql, result, engine, generous):
         pass
     elif isinstance(engine, ReorderingEngine):
         backwards = engine.execute_reordered(sql, limits=generous)
@@ -324,17 +324,28 @@ def _find_ambiguity(
     return _find_limit_tie(sql, result, engine, generous)
 
 
-def _is_plainly_orderless(sql: str, result: QueryResult, engine: SQLEngine) -> bool:
-    """Whether the text of a long query alone tells that reading backwards changes nothing.
+_VIEWS_AND_COLLATIONS: Final = (
+    "SELECT 1 FROM sqlite_master WHERE type = 'view' OR sql LIKE '%collate%' LIMIT 1"
+)
+
+
+def _is_plainly_orderless(
+    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
+) -> bool:
+    """Whether text and schema tell of a long query that reading backwards changes nothing.
 
     A short one is read backwards in less time than its text is parsed.
     """
     if result.steps is None or result.steps < _LONG_STEPS:
         return False
     try:
-        return not depends_on_scan_order(sql, engine.dialect)
+        if depends_on_scan_order(sql, engine.dialect):
+            return False
     except SQLParseError:
         return False
+    # Which of equal spellings DISTINCT keeps, and what a view does, the text does not tell.
+    hidden = engine.execute(_VIEWS_AND_COLLATIONS, limits=limits)
+    return hidden.ok and not hidden.rows
 
 
 def _has_ambiguous_columns(sql: str, engine: SQLEngine, limits: ExecutionLimits) -> bool:
@@ -477,11 +488,13 @@ def _decide_by_text(
     semantics: Semantics,
 ) -> Reason | None:
     """Decide about a long prediction without running it to its end, `None` if that cannot be."""
+    if is_volatile(predicted_sql):
+        return None
     if gold.result.rows:
         columns = engine.execute(_with_no_rows(predicted_sql), limits=limits).columns
         if columns and len(columns) != len(gold.result.columns):
             return Reason.COLUMN_COUNT_DIFFERS
-    if canonical is None or is_volatile(predicted_sql):
+    if canonical is None:
         return None
     if not gold.decided:
         own = _canonical_text(gold.sql, engine.dialect)
@@ -495,9 +508,14 @@ def _with_no_rows(sql: str) -> str:
     return f"SELECT * FROM (\n{sql.rstrip().rstrip(';')}\n) LIMIT 0"
 
 
+# What canonical texts do not tell apart, and SQLite does: a unary plus takes a column's affinity,
+# CAST goes by the word for the type, mod() is no %, and the left side has the say on the collation.
+_LOOSELY_READ: Final = re.compile(r"[<>+%]|\|\||\b(?:cast|mod|concat)\b|\bas\s+\w+\s*[()]")
+
+
 def _canonical_text(sql: str, dialect: str) -> str | None:
     try:
-        return canonical_sql(sql, dialect)
+        return "\n".join([canonical_sql(sql, dialect), *_LOOSELY_READ.findall(sql.lower())])
     except SQLParseError:
         return None
 
@@ -515,8 +533,11 @@ def _is_same_text(sql: str, gold: GoldExamination) -> bool:
 
 
 def _plain_text(sql: str) -> str:
-    # A comment ends with its line, and SQLite folds the case of ASCII alone.
-    if "--" in sql or "/*" in sql or not sql.isascii() or _OTHER_SPACE.search(sql):
+    # A comment ends with its line, SQLite folds the case of ASCII alone, and DuckDB has strings
+    # between dollars and with escaped quotes.
+    if any(mark in sql for mark in ("--", "/*", "$", "\\")):
+        return sql
+    if not sql.isascii() or _OTHER_SPACE.search(sql):
         return sql
     text = " ".join(sql.lower().split()).replace(" ,", ",").replace(", ", ",")
     text = text.replace(" (", "(").replace("( ", "(").replace(" )", ")")

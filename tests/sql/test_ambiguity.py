@@ -41,6 +41,11 @@ def test_a_query_whose_rows_no_order_of_reading_changes(sql: str) -> None:
         "SELECT a FROM t WHERE b = (SELECT b FROM u)",
         "SELECT a FROM t WHERE b = (SELECT max(b) FROM u GROUP BY c)",
         "SELECT some_function(a) FROM t",
+        'SELECT "b", count(*) FROM t GROUP BY a',
+        "SELECT a FROM t WHERE (SELECT b FROM u) IN (1, 2)",
+        "SELECT a FROM t WHERE b IN ((SELECT b FROM u))",
+        "SELECT a FROM t JOIN u ON (SELECT b FROM u)",
+        "SELECT a, (SELECT max(c) FROM u WHERE u.b = t.b), count(*) FROM t GROUP BY a",
     ],
 )
 def test_a_query_that_an_order_of_reading_may_change(sql: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.engine import QueryStatus
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.verification.comparison import Reason
@@ -138,6 +139,37 @@ def test_long_predictions_that_are_spelled_alike_run_once(engine, semantics) -> 
         assert [text for text in engine.ran if "LIMIT 0" not in text] == [sql]
 
 
+@pytest.mark.parametrize(
+    ("gold", "predicted"),
+    [
+        # A decimal is no floating-point number to SQLite: 3 / 2 is 1.
+        ("sum(CAST(s0.id AS REAL) / 2)", "sum(CAST(s0.id AS DECIMAL) / 2)"),
+        ("sum(mod(s0.id, 1.5))", "sum(s0.id % 1.5)"),
+        ("sum(s0.id = '1')", "sum(+s0.id = '1')"),
+        ("sum((s0.id = 1 OR s0.age = 32) AND s0.land = 'US')",
+         "sum(s0.id = 1 OR s0.age = 32 AND s0.land = 'US')"),
+    ],
+)  # fmt: skip
+def test_a_long_prediction_that_only_reads_like_gold_is_run(engine, gold, predicted) -> None:
+    gold, predicted = (LONG.replace("count(*)", text) for text in (gold, predicted))
+    assert verify_sql(predicted, gold, engine).reason is Reason.VALUES_DIFFER
+
+
+@pytest.mark.parametrize(
+    ("semantics", "reason"),
+    [
+        ("strict", Reason.PREDICTION_NOT_DETERMINISTIC),
+        ("spider", Reason.COLUMN_COUNT_DIFFERS),
+        ("bird", Reason.VALUES_DIFFER),
+    ],
+)
+def test_a_long_random_query_with_another_number_of_columns(engine, semantics, reason) -> None:
+    predicted = LONG.replace("count(*)", "count(*), random()")
+    verification = verify_sql(predicted, "SELECT 16384", engine, semantics=semantics)
+    assert verification.reason is reason
+    assert verification.predicted_status is QueryStatus.OK
+
+
 def test_a_long_spelling_of_gold_is_not_run_again(engine) -> None:
     gold = examine_gold(LONG, engine, "strict", None)
     engine.ran.clear()
@@ -153,6 +185,38 @@ def test_long_gold_is_read_backwards_only_if_that_could_matter(engine) -> None:
     assert examine_gold(picks_any, engine, "strict", None).problem is Reason.GOLD_NOT_DETERMINISTIC
     assert examine_gold(f"{LONG} LIMIT 1", engine, "strict", None).problem is None
     assert engine.num_reordered == 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "sql"),
+    [
+        ("CREATE TABLE t (a TEXT COLLATE NOCASE)", "SELECT a FROM t UNION SELECT a FROM t"),
+        ("CREATE TABLE t (a); CREATE VIEW v AS SELECT a FROM t LIMIT 1", "SELECT a, b FROM v, u"),
+        ("CREATE TABLE t (a)", 'SELECT "a", count(*) FROM t'),
+        ("CREATE TABLE t (a)", "SELECT b FROM u WHERE (SELECT a FROM t) IN ('y')"),
+        ("CREATE TABLE t (a)", "SELECT b FROM u WHERE 'y' IN ((SELECT a FROM t))"),
+    ],
+)
+def test_long_gold_whose_choice_of_a_row_is_hidden(fresh_db, schema: str, sql: str) -> None:
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)"
+    path = fresh_db(
+        f"{schema}; CREATE TABLE u AS {numbers} SELECT i AS b FROM n;"
+        "INSERT INTO t SELECT iif(b % 2, 'y', 'Y') FROM u; INSERT INTO t VALUES ('Y')"
+    )
+    with SQLiteEngine(path) as engine:
+        assert examine_gold(sql, engine, "strict", None).problem is Reason.GOLD_NOT_DETERMINISTIC
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [("SELECT $$ x $$", "SELECT $$ X $$"), ("SELECT E'\\'a  b'", "SELECT E'\\'a b'")],
+)
+def test_strings_of_duckdb_are_not_respelled(tmp_path, predicted: str, gold: str) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    path = tmp_path / "empty.duckdb"
+    duckdb.connect(str(path)).close()
+    with DuckDBEngine(path) as engine:
+        assert verify_sql(predicted, gold, engine).reason is Reason.VALUES_DIFFER
 
 
 @pytest.mark.parametrize(
