@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from sense_trl.losses.preference import dpo_loss as dpo_loss
     from sense_trl.losses.preference import dpop_loss as dpop_loss
     from sense_trl.losses.reduction import masked_mean as masked_mean
+    from sense_trl.pairs.builder import PairBuildResult as PairBuildResult
     from sense_trl.pairs.builder import PreferencePairConfig as PreferencePairConfig
     from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
     from sense_trl.pairs.candidates import Candidate as Candidate
@@ -123,6 +124,7 @@ _MODULES = {
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
     "OpenAIGenerator": "generation.openai_generator",
+    "PairBuildResult": "pairs.builder",
     "PreferencePairConfig": "pairs.builder",
     "PrefixTree": "prefix_tree",
     "QueryResult": "database.engine",

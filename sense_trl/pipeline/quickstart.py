@@ -259,6 +259,7 @@ class _Quickstart:
                         limit=self.config.pairs_per_question, seed=self.config.seed
                     ),
                     dialect=task.dialect,
+                    catalog=task.catalog,
                     on_progress=bar.advance,
                 )
                 bar.set(len(candidates))

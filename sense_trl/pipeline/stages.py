@@ -127,6 +127,25 @@ class PairArguments:
         default_factory=lambda: ["gold"],
         metadata={"help": "Whose correct SQL may be chosen: gold, strong, weak."},
     )
+    rejected_sources: list[str] = field(
+        default_factory=lambda: ["weak"],
+        metadata={"help": "Whose erroneous SQL may be rejected: strong, weak."},
+    )
+    num_rejected: int = field(
+        default=1, metadata={"help": "Rejected queries per chosen one at most, a row each."}
+    )
+    distance: str = field(
+        default="tokens",
+        metadata={"help": "What the policies nearest and farthest measure: tokens or tree."},
+    )
+    deduplicate_by: str = field(
+        default="text",
+        metadata={"help": "What makes two queries one: text, normal_form or result."},
+    )
+    num_mutants: int = field(
+        default=0,
+        metadata={"help": "Mutants of gold to try where a question has no erroneous sample."},
+    )
     pair_seed: int = field(default=0, metadata={"help": "Seed of the policy's draws."})
 
     def config(self) -> PreferencePairConfig:
@@ -135,6 +154,11 @@ class PairArguments:
             policy=self.policy,
             limit=self.limit,
             chosen_sources=tuple(self.chosen_sources),
+            rejected_sources=tuple(self.rejected_sources),
+            num_rejected=self.num_rejected,
+            distance=self.distance,  # type: ignore[arg-type]  # checked there
+            deduplicate_by=self.deduplicate_by,  # type: ignore[arg-type]
+            num_mutants=self.num_mutants,
             seed=self.pair_seed,
         )
 
@@ -254,6 +278,7 @@ def build_pairs(
             get_messages=task.get_messages,
             config=pairs.config(),
             dialect=task.dialect,
+            catalog=task.catalog,
             on_progress=bar.advance,
         )
         bar.set(len(candidates))

@@ -179,6 +179,8 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(
         ({"seed": -1}, ["`seed` is -1"]),
         ({"label_smoothing": 0.7}, ["`label_smoothing` is 0.7"]),
     ]
+    # Saving the model showed a progress bar.
+    capsys.readouterr()
     for changes, words in cases:
         message = _main(inputs, capsys, **changes)
         assert message.startswith("error:"), message

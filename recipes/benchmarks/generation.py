@@ -1,0 +1,158 @@
+"""Sampling candidates with a shared schema prefix against plain batched `generate`.
+
+Needs: a model folder with a chat template (SmolLM2-135M-Instruct), Spider's schemas and questions
+(the folder that `SENSE_TRL_DATA` names; see `--data`). Runs on the GPU if there is one.
+
+    python recipes/benchmarks/generation.py --model smollm2 --questions 16 --databases 2
+    python recipes/benchmarks/generation.py --model smollm2 --questions 200 --databases 20
+
+Both sides sample `--samples` answers of at most `--max-new-tokens` tokens to the same prompts, in
+alternating rounds in one process, with the same weights. The plain side is `model.generate` on
+prompts sorted by length and padded left, with `num_return_sequences` and a KV cache, as most
+scripts do it. Samples differ between the sides (each has its own random numbers), so besides
+candidates per second the tokens that were written are printed, and the ratio is of tokens per
+second. Greedy answers must be the same; how many differ is printed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sense_trl.generation.generator import Completion, SamplingConfig
+from sense_trl.generation.transformers_generator import TransformersGenerator
+from sense_trl.prompts import get_prompt
+from sense_trl.schema.formats import format_schema
+from sense_trl.schema.schema import load_spider_schemas
+
+DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def get_prompts(data: Path, num_questions: int, num_databases: int) -> list[Any]:
+    """Questions on the databases with the most of them, equally many on each."""
+    schemas = load_spider_schemas(data / "spider" / "tables.json")
+    lines = (data / "spider" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    examples = [json.loads(line) for line in lines]
+    counts = Counter(example["db_id"] for example in examples)
+    per_database = num_questions // num_databases
+    prompts = []
+    for db_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_databases]:
+        schema = format_schema(schemas[db_id])
+        questions = [e["question"] for e in examples if e["db_id"] == db_id]
+        prompts += [get_prompt(question, schema) for question in questions[:per_database]]
+    return prompts
+
+
+def generate_plainly(
+    generator: TransformersGenerator, prompts: list[Any], sampling: SamplingConfig
+) -> list[list[Completion]]:
+    """What `model.generate` gives in batches of the generator's size."""
+    model, tokenizer = generator.model, generator.tokenizer
+    tokenizer.padding_side = "left"
+    texts = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        for prompt in prompts
+    ]
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    per_batch = max(1, generator.batch_size // sampling.num_generations)
+    results: list[list[Completion]] = [[] for _ in texts]
+    for start in range(0, len(order), per_batch):
+        chosen = order[start : start + per_batch]
+        inputs = tokenizer(
+            [texts[index] for index in chosen],
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=False,
+        ).to(model.device)
+        settings: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            settings = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0}
+        with torch.inference_mode():
+            written = model.generate(
+                **inputs,
+                **settings,
+                max_new_tokens=sampling.max_new_tokens,
+                num_return_sequences=sampling.num_generations,
+                pad_token_id=tokenizer.pad_token_id,
+            )[:, inputs["input_ids"].shape[1] :]
+        for row, ids in enumerate(written):
+            end = (ids == tokenizer.eos_token_id).nonzero()
+            num_tokens = int(end[0]) + 1 if len(end) else len(ids)
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            results[chosen[row // sampling.num_generations]].append(
+                Completion(text, num_tokens, bool(len(end)))
+            )
+    return results
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    default_data = Path(os.environ.get("SENSE_TRL_DATA", DEFAULT_DATA))
+    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--data", type=Path, default=default_data, help="folder of real data")
+    parser.add_argument("--questions", type=int, default=16)
+    parser.add_argument("--databases", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    prompts = get_prompts(arguments.data, arguments.questions, arguments.databases)
+    generator = TransformersGenerator(
+        arguments.model, batch_size=arguments.batch_size, dtype=arguments.dtype
+    )
+    generator.model.eval()
+    if generator.tokenizer.pad_token_id is None:
+        generator.tokenizer.pad_token_id = generator.tokenizer.eos_token_id
+    lengths = [len(generator._encode(prompt)) for prompt in prompts]
+    print(
+        f"{len(prompts)} questions on {arguments.databases} databases, prompts of "
+        f"{min(lengths)} to {max(lengths)} tokens, {arguments.samples} samples each, torch "
+        f"{torch.__version__} on {generator.model.device}, {arguments.dtype}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
+    greedy = SamplingConfig(max_new_tokens=arguments.max_new_tokens)
+    ours = [c[0].text.strip() for c in generator.generate(prompts, greedy)]
+    plain = [c[0].text.strip() for c in generate_plainly(generator, prompts, greedy)]
+    print(f"greedy answers that differ: {sum(map(str.__ne__, ours, plain))} of {len(prompts)}")
+    sampling = SamplingConfig(
+        num_generations=arguments.samples,
+        temperature=1.0,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    sides = {
+        "plain generate": lambda: generate_plainly(generator, prompts, sampling),
+        "shared prefix": lambda: generator.generate(prompts, sampling),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(arguments.rounds):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            results = run()
+            seconds = time.perf_counter() - started
+            completions = [completion for group in results for completion in group]
+            tokens = sum(completion.num_tokens for completion in completions)
+            rates[name].append(tokens / seconds)
+            print(
+                f"{name:<16}{seconds:8.1f} s{len(completions) / seconds:8.2f} candidates/s"
+                f"{tokens / seconds:9.0f} tokens/s"
+            )
+    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
+    print(
+        f"tokens/s, shared prefix / plain: median {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} .. {max(ratios):.2f}) over {len(ratios)} rounds"
+    )
+
+
+if __name__ == "__main__":
+    main()
