@@ -271,6 +271,9 @@ def _answer(completion: str | Sequence[Mapping[str, Any]]) -> str:
     """The text of a completion; a conversation's is what its last message says."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
     # A call of a tool has no content.
+    content = completion[-1].get("content") if completion else None
+    if isinstance(content, list):
+        # Parts, as models that also read images write them.
+        content = "".join(part.get("text") or "" for part in content)
     return content if isinstance(content, str) else ""

@@ -70,10 +70,12 @@ def test_conversations_are_read_by_their_last_message(database: Path) -> None:
             {"role": "assistant", "content": WRONG},
         ],
         [{"role": "assistant", "content": None, "tool_calls": []}],
+        [{"role": "assistant", "tool_calls": []}],
         [],
+        [{"role": "assistant", "content": [{"type": "text", "text": CORRECT}]}],
     ]
     with get_sql_execution_reward(database, error=-1.0, num_workers=0) as reward:
-        assert _score(reward, spoken) == [1.0, 0.0, -1.0, -1.0]
+        assert _score(reward, spoken) == [1.0, 0.0, -1.0, -1.0, -1.0, 1.0]
 
 
 def test_semantics_limits_and_column_names_are_passed_on(database: Path) -> None:
