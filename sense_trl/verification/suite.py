@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Changed whenever other instances are drawn or chosen: it is part of the key of what is kept.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _MAX_KEPT_CHOICES: Final = 20_000
 # What the original cannot tell because of its rows, not because of the query's cost: another
 # database may tell.
@@ -290,7 +290,9 @@ class SuiteVerifier:
         finish: Callable[[Iterable[VerificationRequest]], None],
     ) -> None:
         groups: dict[tuple[str, str], list[VerificationRequest]] = {}
-        for request in sorted(requests, key=astuple):
+        for request in sorted(
+            requests, key=lambda r: (r.db_id, r.predicted_sql, r.gold_sql, r.semantics or "")
+        ):
             groups.setdefault((request.db_id, request.gold_sql), []).append(request)
         tasks = [self._make_task(*key, group) for key, group in groups.items()]
         members = list(groups.values())

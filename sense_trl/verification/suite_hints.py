@@ -119,12 +119,16 @@ class _Reader:
             frequent += self._values_with(origin, str(constant))
 
     def _values_with(self, origin: ColumnName, part: str) -> list[object]:
-        found = self._profile.find(*origin)
-        if found is None or not part:
+        place = self._profile.find(*origin)
+        if place is None or not part:
             return []
-        values = self._profile.tables[found[0]].columns[found[1]].values
+        values = self._profile.tables[place[0]].columns[place[1]].values
         low = part.lower()
-        return [value for value in values if low in str(value).lower()][:_MAX_MATCHES]
+        # Others, such as dates, would be lost where the choice of instances is kept.
+        found: list[object] = [
+            v for v in values if isinstance(v, (str, int, float)) and low in str(v).lower()
+        ]
+        return found[:_MAX_MATCHES]
 
     def _join(self, left: list[exp.Expression], right: list[exp.Expression]) -> None:
         for first in left:

@@ -7,6 +7,7 @@ import marshal
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from sense_trl.verification.suite import (
     suite_accuracy,
 )
 from sense_trl.verification.suite_hints import get_hints
-from sense_trl.verification.suite_instances import choose_instances
+from sense_trl.verification.suite_instances import SuiteChoice, choose_instances
+from sense_trl.verification.suite_worker import pack_choice, unpack_choice
 
 SCRIPT = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT NOT NULL, country TEXT, age INTEGER);
@@ -116,6 +118,22 @@ def test_the_original_decides_first(catalog: DatabaseCatalog) -> None:
     assert [v.verdict for v in found] == [Verdict.WRONG] * 3
     assert [v.refuted_by for v in found] == [None] * 3
     assert [v.reason for v in found] == [v.original.reason for v in found]
+
+
+def test_the_usual_comparison_may_be_named(catalog: DatabaseCatalog) -> None:
+    request = _requests()[0]
+    with SuiteVerifier(catalog, num_workers=0) as verifier:
+        unnamed, named = verifier.verify([request, replace(request, semantics="strict")])
+    assert unnamed == replace(named, original=unnamed.original)
+
+
+def test_a_kept_choice_is_the_whole_choice(fresh_db: Callable[..., Path]) -> None:
+    path = fresh_db("CREATE TABLE t (a, b); INSERT INTO t VALUES (X'616263', 1), ('xabcx', 2.5)")
+    with SQLiteEngine(path) as engine:
+        hints = get_hints("SELECT b FROM t WHERE a LIKE '%abc%'", profile_database(engine))
+    choice = SuiteChoice((3, 1), hints)
+    assert "xabcx" in hints.constants["t", "a"]
+    assert unpack_choice(json.loads(json.dumps(pack_choice(choice)))) == choice
 
 
 def test_an_empty_original_leaves_the_verdict_to_the_instances(catalog: DatabaseCatalog) -> None:
