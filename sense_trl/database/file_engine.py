@@ -118,9 +118,14 @@ def read_header(path: Path, num_bytes: int, kind: str) -> bytes:
     return header
 
 
-def _fingerprint(file: str) -> tuple[int, int, int, int] | None:
+def _fingerprint(file: str) -> tuple[int, int, int, int, bool] | None:
     try:
         stat = os.stat(file)
     except OSError:
         return None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    try:
+        # SQLite's log: what it holds is not in the file yet.
+        has_log = os.stat(f"{file}-wal").st_size > 0
+    except OSError:
+        has_log = False
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, has_log

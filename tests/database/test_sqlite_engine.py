@@ -235,6 +235,22 @@ def test_rows_in_a_write_ahead_log_are_seen(fresh_db) -> None:
     writer.close()
 
 
+def test_a_write_ahead_log_that_appears_later_is_seen(fresh_db) -> None:
+    path = fresh_db("PRAGMA journal_mode = WAL; CREATE TABLE t (a INT)")
+    assert not Path(f"{path}-wal").exists()
+    with SQLiteEngine(path) as engine:
+        assert engine.execute("SELECT count(*) FROM t").rows == ((0,),)
+        writer = sqlite3.connect(path)
+        with writer:
+            writer.execute("INSERT INTO t VALUES (1)")
+        time.sleep(0.002)
+        assert engine.execute("SELECT count(*) FROM t").rows == ((1,),)
+        with writer:
+            writer.execute("INSERT INTO t VALUES (2)")
+        assert engine.execute("SELECT count(*) FROM t").rows == ((2,),)
+        writer.close()
+
+
 @pytest.mark.parametrize("engine_class", [SQLiteEngine, IsolatedEngine])
 def test_what_is_no_database_is_refused_at_once(engine_class, tmp_path: Path) -> None:
     text = tmp_path / "notes.sqlite"
