@@ -134,6 +134,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
+    if arguments["output"] is not None and Path(arguments["output"]).is_file():
+        raise InputError(f"`output` {arguments['output']!r} is a file; give a folder")
     limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
     schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:

@@ -179,6 +179,7 @@ def test_tabs_are_cut_where_the_official_script_cuts(folder: Path) -> None:
         (["weak.sql", "--efficiency", "1"], "`efficiency_repetitions` is 1"),
         (["weak.sql", "--compare", "gone.json"], "is no readable evaluation"),
         (["weak.sql", "--timeout-s", "0"], "`timeout_s`"),
+        (["weak.sql", "--output", "weak.sql"], "`output` 'weak.sql' is a file"),
     ],
 )
 def test_unusable_input_is_named(
