@@ -36,7 +36,7 @@ from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
-from sense_trl.pipeline.cpu import fastest_sampling_dtype
+from sense_trl.pipeline.cpu import fastest_sampling_dtype, multiplies_bfloat16
 from sense_trl.pipeline.pretrained import get_smollm2
 from sense_trl.pipeline.progress import (
     StageBar,
@@ -337,7 +337,7 @@ class _Quickstart:
             # What a batch shares is computed once: above all the schema.
             "group_by_columns": ["db_id"],
             "use_cpu": not torch.cuda.is_available(),
-            "bf16": not torch.cuda.is_available() or torch.cuda.is_bf16_supported(),
+            "bf16": multiplies_bfloat16(),
             "gradient_checkpointing": torch.cuda.is_available(),
             "lr_scheduler_type": "cosine",
             "warmup_steps": max(1, steps // 10),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sense_trl.pipeline.cpu import multiplies_bfloat16
 
 if TYPE_CHECKING:
     import datasets
@@ -128,6 +131,12 @@ def _save(trainer: Any, tokenizer: Any, output: Path, *, has_adapter: bool) -> N
 def _train(trainer: Any, output_dir: str) -> dict[str, Any]:
     from transformers import PrinterCallback
 
+    if trainer.args.bf16 and trainer.args.device.type == "cpu" and not multiplies_bfloat16():
+        warnings.warn(
+            "`bf16` is true, but this CPU has no instructions for bfloat16 and will take several "
+            "times as long as with `bf16: false`.",
+            stacklevel=3,
+        )
     # It prints every log as a dict; the stage's progress bar shows the loss.
     trainer.remove_callback(PrinterCallback)
     with trainer.accelerator.main_process_first():

@@ -527,6 +527,9 @@ _OTHER_SPACE: Final = re.compile(r"[\x0b\x1c-\x1f]")
 
 def _is_same_text(sql: str, gold: GoldExamination) -> bool:
     """Whether a query is gold's but for white space and the case of words outside quotes."""
+    if len(sql) > 2 * len(gold.sql) + 100:
+        # Padded with spaces beyond what an engine accepts it would be refused.
+        return False
     if gold.plain_text is None:
         gold.plain_text = _plain_text(gold.sql)
     return _plain_text(sql) == gold.plain_text and _quoted_parts(sql) == _quoted_parts(gold.sql)

@@ -1,0 +1,32 @@
+"""What is chosen by the instructions that a CPU has."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sense_trl.pipeline.cpu import fastest_sampling_dtype, multiplies_bfloat16
+from sense_trl.pipeline.quickstart import _Quickstart
+from sense_trl.pipeline.quickstart_config import QuickstartConfig
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides, not the CPU")
+@pytest.mark.parametrize(
+    ("found", "has_it"),
+    [
+        ({"avx2": True}, False),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx2": True, "avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({}, False),
+    ],
+)
+def test_bfloat16_is_used_only_where_the_cpu_multiplies_it(
+    found: dict[str, Any], has_it: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert multiplies_bfloat16() is has_it
+    assert fastest_sampling_dtype() == ("bfloat16" if has_it else "float32")
+    quickstart = SimpleNamespace(config=QuickstartConfig(output_dir=str(tmp_path)))
+    assert _Quickstart._training(quickstart, 80, 1.0, 8)["bf16"] is has_it  # type: ignore[arg-type]
