@@ -12,6 +12,8 @@ prompts sorted by length and padded left, with `num_return_sequences` and a KV c
 scripts do it. Samples differ between the sides (each has its own random numbers), so besides
 candidates per second the tokens that were written are printed, and the ratio is of tokens per
 second. Greedy answers must be the same; how many differ is printed first.
+
+Expected: 4.1 (3.9 .. 4.3) for 8 questions on one database, 8 samples each, on two CPU cores.
 """
 
 from __future__ import annotations
