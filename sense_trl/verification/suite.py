@@ -225,11 +225,18 @@ class SuiteVerifier:
             One verification per request, in the order of the requests.
 
         Raises:
-            InputError: a `db_id` is unknown; raised before anything runs.
+            InputError: a `db_id` is unknown, or a request names other semantics than neighbours
+                are made for; raised before anything runs.
             DatabaseError: a database cannot be read.
             ExecutionBackendError: workers cannot be started.
         """
         requests = list(requests)
+        named = {request.semantics for request in requests} - {None, "strict"}
+        if named and self._suite_files is None:
+            raise InputError(
+                f"`semantics` {min(map(str, named))!r} of a request needs `suite_files`: "
+                "neighbours are made for the strict comparison"
+            )
         originals = self._verifier.verify(requests)
         found = {
             request: SuiteVerification(original.verdict, original.reason, original)

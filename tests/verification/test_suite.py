@@ -127,6 +127,15 @@ def test_the_usual_comparison_may_be_named(catalog: DatabaseCatalog) -> None:
     assert unnamed == replace(named, original=unnamed.original)
 
 
+def test_neighbours_are_for_the_strict_comparison_alone(catalog: DatabaseCatalog) -> None:
+    request = VerificationRequest("music", PAIRS[0][0], PAIRS[0][1], "bird")
+    with (
+        SuiteVerifier(catalog, num_workers=0) as verifier,
+        pytest.raises(InputError, match="'bird' of a request needs `suite_files`"),
+    ):
+        verifier.verify([replace(request, semantics="strict"), request])
+
+
 def test_a_kept_choice_is_the_whole_choice(fresh_db: Callable[..., Path]) -> None:
     path = fresh_db("CREATE TABLE t (a, b); INSERT INTO t VALUES (X'616263', 1), ('xabcx', 2.5)")
     with SQLiteEngine(path) as engine:
