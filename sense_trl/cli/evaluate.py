@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
+from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,16 +49,7 @@ def add_parser(commands: Any) -> None:
         "the order of the questions. Of a plain line, a tab and the db_id at its end are cut off; "
         "Spider's accuracy and exact-set match cut at the first tab, as the official script does",
     )
-    parser.add_argument(
-        "--questions",
-        required=True,
-        help="questions with gold SQL, as JSON Lines or a JSON array (Spider, BIRD or own format)",
-    )
-    parser.add_argument(
-        "--database",
-        required=True,
-        help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
-    )
+    add_data_arguments(parser)
     parser.add_argument(
         "--tables",
         default=None,
@@ -100,18 +92,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", default=None, help="folder for evaluation.json, report.html and report.md"
     )
-    parser.add_argument(
-        "--num-workers",
-        type=int,
-        default=None,
-        help="worker processes; 0 runs queries in this process, without a way to stop some of them",
-    )
-    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
-    parser.add_argument(
-        "--cache-dir",
-        default=None,
-        help="folder to keep results of slow gold queries and chosen neighbours in",
-    )
+    add_execution_arguments(parser, kept="results of slow gold queries and chosen neighbours")
 
 
 def run(arguments: dict[str, Any], console: Any) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sense_trl._files import write_text_atomically
+from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,12 +94,7 @@ def _add_build(actions: Any) -> None:
         "pairs.parquet, pairs.json (what was left out, and why) and a dataset card. No model is "
         "needed. An interrupted build continues when the same command is given again.",
     )
-    build.add_argument("--questions", required=True, help="questions with gold SQL")
-    build.add_argument(
-        "--database",
-        required=True,
-        help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
-    )
+    add_data_arguments(build)
     build.add_argument("--output-dir", required=True, help="folder for the dataset")
     build.add_argument(
         "--candidates", nargs="+", default=[], metavar="FILE", help="candidates.jsonl of samplers"
@@ -131,11 +127,7 @@ def _add_build(actions: Any) -> None:
     suite.add_argument(
         "--suite-dir", default=None, help="the same on an official test suite: <db_id>/*.sqlite"
     )
-    build.add_argument("--num-workers", type=int, default=None, help="worker processes")
-    build.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
-    build.add_argument(
-        "--cache-dir", default=None, help="folder to keep results of slow gold queries in"
-    )
+    add_execution_arguments(build)
 
 
 def _add_config(build: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sense_trl._files import write_text_atomically
+from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
@@ -32,32 +33,14 @@ def add_parser(commands: Any) -> None:
         help="JSON Lines with question_id and sql, or plain text with one SQL query per line in "
         "the order of the questions",
     )
-    parser.add_argument(
-        "--questions",
-        required=True,
-        help="questions with gold SQL, as JSON Lines or a JSON array (Spider, BIRD or own format)",
-    )
-    parser.add_argument(
-        "--database",
-        required=True,
-        help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
-    )
+    add_data_arguments(parser)
     parser.add_argument(
         "--semantics",
         choices=("strict", "spider", "bird"),
         default="strict",
         help="how results are compared; spider and bird reproduce the official evaluators",
     )
-    parser.add_argument(
-        "--num-workers",
-        type=int,
-        default=None,
-        help="worker processes; 0 runs queries in this process, without a way to stop some of them",
-    )
-    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
-    parser.add_argument(
-        "--cache-dir", default=None, help="folder to keep results of slow gold queries in"
-    )
+    add_execution_arguments(parser)
     parser.add_argument("--output", default=None, help="where to write the verdicts, as JSON Lines")
 
 

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sense_trl.errors import InputError
 
 _PREFIX_SHARING = {"auto": "auto", "true": True, "false": False, True: True, False: False}
+
+
+def get_checked_args(args: Any, model: Any, config_class: type[Any], name: str) -> Any:
+    """The arguments of a trainer, its defaults if there are none.
+
+    Args:
+        args: what the trainer was given.
+        model: folder, hub id or model, which names the default output folder.
+        config_class: what `args` must be.
+        name: ends the default output folder.
+
+    Raises:
+        InputError: `args` is something else.
+    """
+    if args is None:
+        path = model if isinstance(model, str) else model.config._name_or_path
+        return config_class(output_dir=f"{path.rstrip('/').split('/')[-1] or 'model'}-{name}")
+    if not isinstance(args, config_class):
+        theirs = config_class.__name__.removeprefix("Sense")
+        raise InputError(
+            f"`args` is a {type(args).__name__}, expected a {config_class.__name__}. It takes the "
+            f"same options as trl.{theirs}."
+        )
+    return args
 
 
 @dataclass

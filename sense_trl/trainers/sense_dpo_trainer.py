@@ -20,6 +20,7 @@ from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.trainers._trl_compat import RecordedForward
 from sense_trl.trainers.long_examples import leave_out_long_examples
+from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
@@ -165,16 +166,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         quantization_config: Any = None,
         peft_config: Any = None,
     ) -> None:
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = SenseDPOConfig(
-                output_dir=f"{name.rstrip('/').split('/')[-1] or 'model'}-SenseDPO"
-            )
-        elif not isinstance(args, SenseDPOConfig):
-            raise InputError(
-                f"`args` is a {type(args).__name__}, expected a SenseDPOConfig. It takes the same "
-                "options as trl.DPOConfig."
-            )
+        args = get_checked_args(args, model, SenseDPOConfig, "SenseDPO")
         float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,

@@ -7,8 +7,8 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sense_trl.errors import InputError
 from sense_trl.trainers.long_examples import leave_out_long_examples
+from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
@@ -108,16 +108,7 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         peft_config: Any = None,
         formatting_func: Any = None,
     ) -> None:
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = SenseSFTConfig(
-                output_dir=f"{name.rstrip('/').split('/')[-1] or 'model'}-SenseSFT"
-            )
-        elif not isinstance(args, SenseSFTConfig):
-            raise InputError(
-                f"`args` is a {type(args).__name__}, expected a SenseSFTConfig. It takes the same "
-                "options as trl.SFTConfig."
-            )
+        args = get_checked_args(args, model, SenseSFTConfig, "SenseSFT")
         float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from sense_trl._closing import Closing
 from sense_trl._files import sha256_of, write_text_atomically
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
@@ -105,7 +105,7 @@ def get_suite_files(path: str | os.PathLike[str]) -> dict[str, tuple[Path, ...]]
     return found
 
 
-class SuiteVerifier:
+class SuiteVerifier(Closing):
     """Verifies predictions on the original database and on neighbours of it.
 
     Each gold query has its own neighbours (see `DatabaseFuzzer`), chosen to tell it from its
@@ -187,17 +187,6 @@ class SuiteVerifier:
         self._hashes: dict[tuple[Path, int, int, int], str] = {}
         self._pool: SuitePool | None = None
         self._finalizer: weakref.finalize[..., SuiteVerifier] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the workers and delete temporary files; the next call would start them again."""
