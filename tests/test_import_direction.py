@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 ANY = {"errors", "_closing", "_files", "_version"}
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
-    "rewards",
+    "rewards", "synthesis",
 }  # fmt: skip
 TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
 
@@ -30,6 +30,9 @@ MAY_IMPORT = {
     "verification": {"database", "sql"},
     "pairs": {"verification", "prompts", "sql", "questions"},
     "rewards": {"verification", "prompts", "database"},
+    "synthesis": {
+        "pairs", "verification", "generation", "schema", "sql", "database", "prompts", "questions",
+    },
     "losses": set(),
     "prefix_tree": set(),
     "collators": {"prefix_tree"},
