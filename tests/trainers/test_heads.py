@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,13 +12,11 @@ from torch import nn
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config
 from trl.trainer.utils import add_fused_lm_head
 
+from sense_trl.losses import chunked
+from sense_trl.losses.chunked import LogitTransform
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers.heads import (
-    LogitTransform,
-    add_prefix_tree_head,
-    compute_in_chunks,
-    get_logit_transform,
-)
+from sense_trl.trainers import heads
+from sense_trl.trainers.heads import add_prefix_tree_head, get_logit_transform
 
 PROMPT, OTHER = list(range(5, 35)), list(range(40, 60))
 SEQUENCES = [
@@ -168,12 +167,12 @@ def test_logits_are_those_of_the_padded_batch_when_they_are_asked_for(tree, batc
 
 
 def test_only_nodes_that_predict_are_projected_and_shared_ones_once(tree, batch, monkeypatch):
-    from sense_trl.trainers import heads
-
     rows = []
-    original = heads._project
+    original = chunked._project
     monkeypatch.setattr(
-        heads, "_project", lambda hidden, *rest: rows.append(len(hidden)) or original(hidden, *rest)
+        chunked,
+        "_project",
+        lambda hidden, *rest: rows.append(len(hidden)) or original(hidden, *rest),
     )
     run(prepare(build_tiny_model("llama")), batch, prefix_tree=tree)
     # 7 8 9, 10 11 12 behind the shared 7; 3 4 and 5. Once forward and once backward.
@@ -203,8 +202,6 @@ def test_autocast_does_not_reach_the_head(tree, batch):
 
 
 def test_a_frozen_head_gets_no_gradient_and_costs_none(tree, batch, monkeypatch):
-    from sense_trl.trainers import heads
-
     # Untied, or the embedding would train the head.
     model = build_tiny_model("llama")
     model.config.tie_word_embeddings = False
@@ -212,9 +209,9 @@ def test_a_frozen_head_gets_no_gradient_and_costs_none(tree, batch, monkeypatch)
     _, expected = run(prepare(copy.deepcopy(model)), batch)
     prepare(model).lm_head.weight.requires_grad_(False)
     shapes = []
-    original = heads._matmul
+    original = chunked._matmul
     monkeypatch.setattr(
-        heads,
+        chunked,
         "_matmul",
         lambda left, right: shapes.append((len(left), right.shape[1])) or original(left, right),
     )
@@ -225,6 +222,18 @@ def test_a_frozen_head_gets_no_gradient_and_costs_none(tree, batch, monkeypatch)
     assert shapes == [(9, VOCAB_SIZE), (9, VOCAB_SIZE), (9, hidden_size)]
     for name, gradient in gradients.items():
         assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
+def test_the_head_is_gathered_as_trl_gathers_it(tree, batch, monkeypatch):
+    gathered = []
+    monkeypatch.setattr(
+        heads,
+        "maybe_gather_lm_head_ctx",
+        lambda weight, bias: gathered.append(weight) or nullcontext(),
+    )
+    model = prepare(build_tiny_model("llama"))
+    run(model, batch, prefix_tree=tree)
+    assert [weight is model.lm_head.weight for weight in gathered] == [True, True]
 
 
 def test_a_term_of_the_logits_is_computed_per_token_and_trains(tree, batch):
@@ -253,64 +262,7 @@ def test_a_term_of_the_logits_is_computed_per_token_and_trains(tree, batch):
         assert (found[name] - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
 
 
-# --------------------------------------------------------------------- the logits by chunk
-
-
-@pytest.mark.parametrize("transform", [None, LogitTransform(0.25, None), LogitTransform(3.0, 2.0)])
-@pytest.mark.parametrize("rows_per_chunk", [1, 3, 100])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_chunks_equal_full_logits(transform, rows_per_chunk, has_bias):
-    generator = torch.Generator().manual_seed(0)
-    hidden, weight, bias = (
-        torch.randn(*shape, generator=generator).requires_grad_()
-        for shape in ((7, 4), (11, 4), (11,))
-    )
-    inputs = (hidden, weight, bias) if has_bias else (hidden, weight)
-    targets = torch.arange(7)
-    factors = torch.randn(2, 7, generator=generator)
-
-    def get_values(logits, rows):
-        chosen = targets[rows]
-        log_probs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        return torch.stack([log_probs, logits.square().sum(-1)])
-
-    found, metrics = compute_in_chunks(
-        hidden,
-        weight,
-        bias if has_bias else None,
-        get_values,
-        lambda logits, rows: logits.amax(-1)[None],
-        transform,
-        chunk_bytes=4 * 11 * rows_per_chunk,
-    )
-    gradients = torch.autograd.grad((found * factors).sum(), inputs)
-
-    logits = hidden @ weight.t() + (bias if has_bias else 0)
-    if transform is not None:
-        logits = logits * transform.scale
-        if transform.softcap is not None:
-            logits = transform.softcap * (logits / transform.softcap).tanh()
-    expected = get_values(logits, slice(None))
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(metrics[0], logits.amax(-1))
-    assert not metrics.requires_grad
-    expected_gradients = torch.autograd.grad((expected * factors).sum(), inputs)
-    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
-
-
-def test_a_16_bit_head_is_multiplied_in_float32():
-    generator = torch.Generator().manual_seed(0)
-    hidden, weight = (torch.randn(n, 64, generator=generator).bfloat16() for n in (3, 50))
-    hidden.requires_grad_()
-    values, _ = compute_in_chunks(
-        hidden, weight, None, lambda logits, rows: logits[:, :1].t(), lambda x, _: x[:, :1].t()
-    )
-    assert values.dtype == torch.float32
-    expected = hidden.double() @ weight.double().t()
-    torch.testing.assert_close(values[0].double(), expected[:, 0], rtol=1e-6, atol=1e-5)
-    values.sum().backward()
-    assert hidden.grad.dtype == torch.bfloat16
+# ---------------------------------------------------------------- scaled logits
 
 
 def test_scale_and_soft_capping_are_read_from_the_config():
