@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sense_trl.generation.generator import SamplingConfig, SQLGenerator
+from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
 from sense_trl.pairs.candidates import Candidate, CandidateFile
+from sense_trl.pipeline.processes import Processes
 from sense_trl.pipeline.task import TextToSQLTask
 from sense_trl.prompts import extract_sql
 from sense_trl.questions import Question
@@ -21,47 +24,103 @@ def sample_candidates(
     *,
     source: str,
     chunk_size: int = 16,
+    processes: Processes | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> CandidateFile:
     """Sample candidates for `questions` into the file `path`.
 
     Questions that are in the file already are not sampled again. Chunks are cut from the full list
-    of questions, so an interrupted run ends with the same file as one that was not.
+    of questions, in the order of their databases so that those of a chunk share a schema; so an
+    interrupted run ends with the same candidates as one that was not.
 
     Args:
         source: `"weak"` or `"strong"`.
         chunk_size: questions sampled and written together; at most this many are lost.
+        processes: several processes take turns at the chunks. Each writes a file of its own beside
+            `path` until all have finished; then there is one file, the same as from one process.
+            An interrupted run may be continued with another number of processes.
         on_progress: called with the number of questions finished since the last call.
     """
-    file = CandidateFile(path)
-    for start in range(0, len(questions), chunk_size):
-        chunk = questions[start : start + chunk_size]
+    processes = processes or Processes()
+    path = Path(path)
+    whole = CandidateFile(path)
+    parts = [CandidateFile(part) for part in _find_parts(path)]
+    # Nobody may write a part before everybody has looked.
+    processes.wait()
+    own = whole
+    if processes.count > 1:
+        own = CandidateFile(path.with_name(f"{path.stem}.part-{processes.index}{path.suffix}"))
+    ordered = sorted(questions, key=lambda question: question.db_id)
+    for start in range(0, len(ordered), chunk_size):
+        chunk = ordered[start : start + chunk_size]
+        missing = {
+            question.question_id
+            for question in chunk
+            if not any(question.question_id in file for file in (whole, *parts))
+        }
         # The whole chunk is sampled again even if a part is there: batches of another make-up round
         # differently, and a sample near a tie could come out as another token.
-        if any(question.question_id not in file for question in chunk):
+        if missing and start // chunk_size % processes.count == processes.index:
             completions = generator.generate([task.get_messages(q) for q in chunk], sampling)
             for question, group in zip(chunk, completions, strict=True):
-                if question.question_id in file:
-                    continue
-                file.append(
-                    question.question_id,
-                    [
-                        Candidate(
-                            question_id=question.question_id,
-                            sample=sample,
-                            sql=extract_sql(completion.text),
-                            text=completion.text,
-                            source=source,
-                            model=generator.name,
-                            finished=completion.finished,
-                            num_tokens=completion.num_tokens,
-                            temperature=sampling.temperature,
-                            top_p=sampling.top_p,
-                            seed=sampling.seed,
-                        )
-                        for sample, completion in enumerate(group)
-                    ],
-                )
+                if question.question_id in missing:
+                    candidates = _as_candidates(question, group, generator.name, sampling, source)
+                    own.append(question.question_id, candidates)
         if on_progress is not None:
             on_progress(len(chunk))
-    return file
+    processes.wait()
+    if processes.is_main:
+        _merge_parts(path, [question.question_id for question in ordered])
+    processes.wait()
+    return CandidateFile(path)
+
+
+def _as_candidates(
+    question: Question,
+    completions: Sequence[Completion],
+    model: str,
+    sampling: SamplingConfig,
+    source: str,
+) -> list[Candidate]:
+    return [
+        Candidate(
+            question_id=question.question_id,
+            sample=sample,
+            sql=extract_sql(completion.text),
+            text=completion.text,
+            source=source,
+            model=model,
+            finished=completion.finished,
+            num_tokens=completion.num_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        )
+        for sample, completion in enumerate(completions)
+    ]
+
+
+def _find_parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.part-*{path.suffix}"))
+
+
+def _merge_parts(path: Path, question_ids: Sequence[str]) -> None:
+    """Make one file of `path` and its parts, in the order in which one process writes."""
+    parts = _find_parts(path)
+    if not parts:
+        return
+    groups: dict[str, list[Candidate]] = {}
+    for file in (CandidateFile(path), *map(CandidateFile, parts)):
+        # A merge that was interrupted leaves a question in two files.
+        for question_id, group in itertools.groupby(file, key=lambda c: c.question_id):
+            groups.setdefault(question_id, list(group))
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    merged = CandidateFile(temporary)
+    # Questions of an earlier, longer list stay.
+    for question_id in dict.fromkeys([*question_ids, *groups]):
+        if question_id in groups:
+            merged.append(question_id, groups[question_id])
+    temporary.replace(path)
+    for part in parts:
+        part.unlink()

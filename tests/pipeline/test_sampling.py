@@ -1,0 +1,99 @@
+"""Sampling in several processes gives the file of one."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sense_trl.generation.generator import Completion, SamplingConfig
+from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pipeline.processes import Processes, get_processes
+from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.questions import Question
+
+QUESTIONS = [Question(f"q{i}", "ab"[i % 2], f"Question {i}?", "SELECT 1") for i in range(11)]
+TASK = SimpleNamespace(get_messages=lambda question: question.question)
+SAMPLING = SimpleNamespace(temperature=1.0, top_p=1.0, seed=0)
+
+
+class Echo:
+    """Answers with the prompt and its chunk, and remembers how many it wrote."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        self.num_prompts = 0
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Completion]]:
+        self.num_prompts += len(prompts)
+        return [[Completion(f"{prompt} of {prompts}", 1, True)] * 2 for prompt in prompts]
+
+
+def _sample(path: Path, processes: Processes | None = None, **options: object) -> Echo:
+    generator = Echo()
+    sample_candidates(
+        TASK, QUESTIONS, generator, SAMPLING, path,
+        source="weak", chunk_size=2, processes=processes, **options,
+    )  # fmt: skip
+    return generator
+
+
+def _sample_with(count: int, path: Path) -> list[Echo]:
+    barrier = threading.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        return list(
+            pool.map(lambda i: _sample(path, Processes(i, count, barrier.wait)), range(count))
+        )
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_share_the_work_and_leave_one_file(count: int, tmp_path: Path) -> None:
+    _sample(tmp_path / "one.jsonl")
+    generators = _sample_with(count, tmp_path / "several.jsonl")
+    assert sum(generator.num_prompts for generator in generators) == len(QUESTIONS)
+    assert min(generator.num_prompts for generator in generators) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "several.jsonl"]
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "several.jsonl").read_bytes()
+
+
+def test_questions_on_one_database_are_sampled_together(tmp_path: Path) -> None:
+    _sample(tmp_path / "one.jsonl")
+    ids = list(dict.fromkeys(c.question_id for c in CandidateFile(tmp_path / "one.jsonl")))
+    assert ids == [q.question_id for q in sorted(QUESTIONS, key=lambda q: q.db_id)]
+
+
+def test_an_interrupted_run_continues_with_another_number_of_processes(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    _sample(whole)
+
+    def crash(done: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _sample(broken, Processes(0, 2), on_progress=crash)
+    assert (tmp_path / "broken.part-0.jsonl").exists() and not broken.exists()
+    assert _sample(broken).num_prompts == len(QUESTIONS) - 2
+    assert broken.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+def test_a_merge_that_was_interrupted_doubles_nothing(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "path.jsonl"
+    _sample(whole)
+    path.write_bytes(whole.read_bytes())
+    path.with_name("path.part-1.jsonl").write_bytes(whole.read_bytes())
+    assert _sample(path).num_prompts == 0
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_one_process_is_not_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert get_processes().count == 1
+    code = "import sys, sense_trl.pipeline.processes as p; p.get_processes(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
