@@ -95,18 +95,32 @@ class DataCollatorForPrefixTree:
 
 def get_prefix_tree(batch: dict[str, Any], *, max_row_tokens: int | None = None) -> PrefixTree:
     """The tree of a padded batch, on the device of its tensors; see `DataCollatorForPrefixTree`."""
-    input_ids = batch["input_ids"]
+    sequences, loss_masks = get_sequences(batch)
+    tree = PrefixTree.from_sequences(sequences, loss_masks, max_row_tokens=max_row_tokens)
+    return tree.to(batch["input_ids"].device)
+
+
+def get_sequences(batch: dict[str, Any]) -> tuple[list[list[int]], list[list[bool]]]:
+    """The token ids of a padded batch's rows without padding, and which of them are trained.
+
+    Args:
+        batch: as `DataCollatorForPrefixTree` describes it.
+
+    Raises:
+        InputError: the batch is padded on the left.
+    """
     is_token = batch["attention_mask"].bool()
     if (is_token[:, 1:] > is_token[:, :-1]).any():
         raise InputError(
             "`attention_mask` has padding before tokens, expected padding on the right. Set the "
             "collator's `padding_side` to 'right'."
         )
-    is_trained = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
+    is_trained = (
+        batch["completion_mask"].bool() if "completion_mask" in batch else batch["labels"] != -100
+    )
     lengths = is_token.sum(1).tolist()
     sequences, loss_masks = (
         [row[:length] for row, length in zip(rows.tolist(), lengths, strict=True)]
-        for rows in (input_ids, is_trained)
+        for rows in (batch["input_ids"], is_trained)
     )
-    tree = PrefixTree.from_sequences(sequences, loss_masks, max_row_tokens=max_row_tokens)
-    return tree.to(input_ids.device)
+    return sequences, loss_masks

@@ -49,6 +49,8 @@ class PrefixTree:
         predicting_nodes: `[M]`, flat indices of the nodes whose output predicts a trained token.
         target_ids: `[M]`, those tokens.
         target_index: `[N, L]`, which of the M entries scores the token; M where none does.
+        rows_are_paths: every row is one sequence from its beginning, as in an ordinary padded
+            batch, so that a model needs neither the mask nor the positions of a tree.
 
     Example:
         >>> tree = PrefixTree.from_sequences(
@@ -72,6 +74,7 @@ class PrefixTree:
     predicting_nodes: Tensor
     target_ids: Tensor
     target_index: Tensor
+    rows_are_paths: bool
 
     @classmethod
     def from_sequences(
@@ -80,6 +83,7 @@ class PrefixTree:
         loss_masks: Sequence[Sequence[int]] | None = None,
         weights: Sequence[Sequence[float]] | None = None,
         *,
+        share: bool = True,
         max_row_tokens: int | None = None,
         pad_token_id: int = 0,
     ) -> PrefixTree:
@@ -95,6 +99,8 @@ class PrefixTree:
             loss_masks: per token, whether it is trained; left out, all are. The first token of a
                 sequence is never trained: nothing predicts it.
             weights: per token, its weight in a loss; left out, 1. A trained token may weigh 0.
+            share: False gives sequence i the whole of row i, shared prefixes or not: an ordinary
+                padded batch, for models that are not exact on a tree.
             max_row_tokens: longest row; None for no limit.
             pad_token_id: token at nodes that only fill a row up. They see themselves alone.
 
@@ -103,7 +109,10 @@ class PrefixTree:
                 weights of other lengths.
         """
         _check_sequences(sequences, loss_masks, weights, max_row_tokens)
-        rows = _assign_rows(sequences, max_row_tokens)
+        if share:
+            rows = _assign_rows(sequences, max_row_tokens)
+        else:
+            rows = [[[index]] for index in range(len(sequences))]
         layouts = [_RowLayout() for _ in rows]
         for layout, bundles in zip(layouts, rows, strict=True):
             for bundle in bundles:
@@ -142,6 +151,7 @@ class PrefixTree:
             predicting_nodes=nodes - nodes % width + parents.view(-1)[nodes],
             target_ids=input_ids.view(-1)[nodes],
             target_index=target_index,
+            rows_are_paths=all(layout.is_path for layout in layouts),
         )
 
     @property
@@ -180,11 +190,15 @@ class PrefixTree:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PrefixTree:
         """The same tree with its tensors on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
-            for f in fields(self)
-        }
-        return PrefixTree(**moved)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PrefixTree(
+            **{
+                name: value.to(device, non_blocking=non_blocking)
+                if isinstance(value, Tensor)
+                else value
+                for name, value in values.items()
+            }
+        )
 
 
 def _check_sequences(
@@ -249,6 +263,11 @@ class _RowLayout:
             self.paths[index] = path
             previous = sequence
         self._close(path)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether each node's parent is the node before it."""
+        return self.parents == list(range(-1, len(self.tokens) - 1))
 
     def _close(self, nodes: list[int]) -> None:
         for node in nodes:

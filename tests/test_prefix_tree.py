@@ -179,6 +179,31 @@ def test_one_tree_has_one_node_per_distinct_prefix(sequences):
 # ------------------------------------------------------------------------- rows, bounds
 
 
+@settings(deadline=None, max_examples=50)
+@given(masked_sequences())
+def test_unshared_rows_are_the_sequences_in_their_order(data):
+    sequences, masks = data
+    tree = PrefixTree.from_sequences(sequences, masks, share=False, pad_token_id=9)
+    width = max(map(len, sequences))
+    assert tree.input_ids.tolist() == [s + [9] * (width - len(s)) for s in sequences]
+    assert tree.row_lengths.tolist() == [len(s) for s in sequences]
+    assert tree.rows_are_paths
+    # Every trained token is scored on its own, also where two sequences agree.
+    assert len(tree.target_ids) == sum(sum(mask[1:]) for mask in masks)
+    for row, (sequence, nodes) in enumerate(zip(sequences, tree.sequence_nodes, strict=True)):
+        assert nodes[: len(sequence)].tolist() == [row * width + i for i in range(len(sequence))]
+
+
+def test_rows_are_paths_where_nothing_branches():
+    for sequences, expected in [
+        ([[1, 2, 3]], True),
+        ([[1, 2, 3], [1, 2]], True),
+        ([[1, 2], [1, 3]], False),
+        ([[1, 2], [3], [4]], False),  # the short ones joined in one row
+    ]:
+        assert PrefixTree.from_sequences(sequences).rows_are_paths is expected, sequences
+
+
 def test_prompts_with_little_in_common_get_rows_of_their_own():
     first, second = [1] * 20 + [2] * 1000, [1] * 20 + [3] * 1000
     tree = PrefixTree.from_sequences([first, second, [*first, 4], [*second, 4]])
@@ -263,5 +288,8 @@ def test_flex_attention_over_the_tree_equals_dense_attention():
 def test_a_tree_moves_between_devices_whole():
     tree = PrefixTree.from_sequences([[1, 2], [1, 3]])
     moved = tree.to("meta")
-    assert {tensor.device.type for tensor in vars(moved).values()} == {"meta"}
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == len(vars(tree)) - 1
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.rows_are_paths is False
     assert torch.equal(tree.to("cpu").input_ids, tree.input_ids)

@@ -22,11 +22,12 @@ from sense_trl.losses.chunked import LogitTransform, compute_in_chunks
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
-LogitTerm = Callable[[Tensor, slice], Tensor]
+LogitTerm = Callable[[Tensor, slice | Tensor], Tensor]
 """Maps logits `[C, V]`, float32, to one differentiable value each, `[C]`.
 
-The slice says which of the tree's M trained nodes (`PrefixTree.target_ids`) the C rows are. A term
-must not keep the logits: they exist for one chunk at a time, and again in the backward pass.
+A slice or an index tensor `[C]` says which of the tree's M trained nodes (`PrefixTree.target_ids`)
+the C rows are: `values_of_all_nodes[rows]` picks theirs. A term must not keep the logits: they
+exist for one chunk at a time, and again in the backward pass.
 """
 
 
@@ -46,14 +47,19 @@ def add_prefix_tree_head(model: Any) -> None:
     the nodes that predict a trained token projected onto the vocabulary. The projection is done in
     float32 whatever the autocast type, in chunks that the backward pass computes again, and a
     frozen head gets no gradient. Of the batch, `labels` is read for its width; `input_ids` and
-    `attention_mask` are not read. Without `prefix_tree` the forward is the one there was.
+    `attention_mask` are not read. Without `prefix_tree` the forward is the one there was. A tree
+    whose rows are paths (`PrefixTree.from_sequences(..., share=False)`) reaches the backbone as a
+    padded batch with an ordinary mask, which any causal model takes.
 
     `logit_terms=[...]` adds further values of the same logits, such as a distillation loss.
 
     Args:
         model: causal language model of transformers, to which TRL has added its fused head; below
-            PEFT, DDP, FSDP and DeepSpeed, as TRL patches it.
+            PEFT, DDP, FSDP and DeepSpeed, as TRL patches it. A model that has been prepared before
+            is left as it is.
     """
+    if hasattr(model.forward, "runs_on_trees"):
+        return
     original_forward = model.forward
 
     # `generate` validates its arguments against the signature of the model's own forward.
@@ -70,6 +76,7 @@ def add_prefix_tree_head(model: Any) -> None:
             return original_forward(*args, **kwargs)
         return _forward_tree(self, prefix_tree, kwargs["labels"].shape[1], logit_terms)
 
+    forward.runs_on_trees = True  # type: ignore[attr-defined]
     model.forward = types.MethodType(forward, model)
 
 
@@ -77,12 +84,7 @@ def _forward_tree(
     model: Any, tree: PrefixTree, seq_len: int, logit_terms: Sequence[LogitTerm]
 ) -> PrefixTreeOutput:
     # Looked up on every call: FSDP and PEFT replace backbone and head after the patch.
-    hidden = model.base_model(
-        input_ids=tree.input_ids,
-        position_ids=tree.position_ids,
-        attention_mask=_get_mask(model, tree),
-        use_cache=False,
-    ).last_hidden_state
+    hidden = model.base_model(**_get_inputs(model, tree), use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     weight, bias = head.weight, getattr(head, "bias", None)
     if isinstance(weight, DTensor):
@@ -130,6 +132,18 @@ def _forward_tree(
         label_mask=spread(torch.ones_like(values[0].detach())).bool(),
         logit_terms=tuple(terms),
     )
+
+
+def _get_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
+    if tree.rows_are_paths:
+        index = torch.arange(tree.input_ids.shape[1], device=tree.input_ids.device)
+        is_token = index < tree.row_lengths[:, None]
+        return {"input_ids": tree.input_ids, "attention_mask": is_token.long()}
+    return {
+        "input_ids": tree.input_ids,
+        "position_ids": tree.position_ids,
+        "attention_mask": _get_mask(model, tree),
+    }
 
 
 def _get_mask(model: Any, tree: PrefixTree) -> Any:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, VOCAB_SIZE, build_tiny_model
 from torch import nn
-from transformers import CohereConfig, CohereForCausalLM, Gemma2Config
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    MistralConfig,
+    MistralForCausalLM,
+)
 from trl.trainer.utils import add_fused_lm_head
 
 from sense_trl.losses import chunked
@@ -104,6 +110,35 @@ def test_flex_attention_gives_the_same_values(tree, batch):
         with torch.no_grad():
             values.append(model(**batch, fused_lm_head=True, prefix_tree=tree).log_probs)
     torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "sliding window"])
+def test_an_unshared_tree_is_the_padded_batch_for_any_model(architecture, batch):
+    if architecture == "sliding window":
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        model = MistralForCausalLM(
+            MistralConfig(vocab_size=VOCAB_SIZE, sliding_window=8, pad_token_id=0, **sizes, **heads)
+        )
+    else:
+        model = build_tiny_model(architecture)
+    tree = PrefixTree.from_sequences(SEQUENCES, MASKS, share=False)
+    shapes = []
+    prepare(model).base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append((kwargs["attention_mask"].shape, sorted(kwargs))),
+        with_kwargs=True,
+    )
+    found = run(model, batch, prefix_tree=tree)
+    assert shapes == [((5, 34), ["attention_mask", "input_ids", "use_cache"])]
+    assert_same(found, run(model, batch))
+
+
+def test_preparing_a_model_twice_is_preparing_it_once():
+    model = prepare(build_tiny_model("llama"))
+    forward = model.forward
+    add_prefix_tree_head(model)
+    assert model.forward == forward
 
 
 def test_log_probs_are_those_of_every_sequence_alone(tree, batch):
