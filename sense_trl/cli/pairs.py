@@ -204,6 +204,11 @@ def _add_config(build: argparse.ArgumentParser) -> None:
         default="uniform",
         help="what pair_weight makes equal: pairs or questions",
     )
+    build.add_argument(
+        "--classify-results",
+        action="store_true",
+        help="say in result_class how the rejected query's rows differ from gold's",
+    )
 
 
 def run(arguments: dict[str, Any], console: Any) -> int:

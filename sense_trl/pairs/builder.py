@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
@@ -38,6 +38,7 @@ from sense_trl.pairs.shards import ShardFolder
 from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
+from sense_trl.sql.taxonomy import ErrorClass
 from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.verifier import (
     SQLVerifier,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["DropReason", "PairBuildResult", "PreferencePairConfig", "build_preference_pairs"]
+
+T = TypeVar("T")
 
 _QUESTIONS_PER_SHARD: Final = 200
 _DISTANCES: Final = {"tokens": token_distance, "tree": tree_distance}
@@ -149,10 +152,10 @@ def build_preference_pairs(
         The dataset has the columns `prompt, chosen, rejected, question_id, db_id, question,
         gold_sql, chosen_sql, rejected_sql, chosen_source, rejected_source, chosen_model,
         rejected_model, rejected_verdict, rejected_reason, rejected_error, error_classes,
-        chosen_candidate_id, rejected_candidate_id, temperature, top_p, seed, pair_weight`; the
-        sampler settings are those of the rejected query. It loads straight into `DPOTrainer` and
-        `SenseDPOTrainer` (unless `spread_rejected` is off). Rows are ordered by question; the same
-        input gives the same rows.
+        result_class, chosen_candidate_id, rejected_candidate_id, temperature, top_p, seed,
+        pair_weight`; the sampler settings are those of the rejected query. It loads straight into
+        `DPOTrainer` and `SenseDPOTrainer` (unless `spread_rejected` is off). Rows are ordered by
+        question; the same input gives the same rows.
 
     Raises:
         InputError: a candidate for a question that is not given, two questions with one id, or
@@ -487,7 +490,8 @@ class _Builder:
         self, side: _Sides, verifications: Mapping[Candidate, Verification]
     ) -> list[dict[str, Any]]:
         config, question = self.config, side.question
-        classes = _ErrorClasses(question, self.databases)
+        classes = _OnDemand(lambda candidate: self._error_classes(question, candidate))
+        results = _OnDemand(lambda candidate: self._result_class(question, candidate))
         distance = _DISTANCES[config.distance]
         policy = get_policy(
             config.policy,
@@ -514,9 +518,21 @@ class _Builder:
                 rejected,
                 verifications,
                 classes,
+                results,
                 config,
             )
         ]
+
+    def _error_classes(self, question: Question, candidate: Candidate) -> tuple[ErrorClass, ...]:
+        if self.databases is None:
+            return ()
+        return self.databases.error_classes(question.db_id, candidate.sql, question.gold_sql)
+
+    def _result_class(self, question: Question, candidate: Candidate) -> str:
+        if not self.config.classify_results:
+            return ""
+        assert self.databases is not None
+        return self.databases.result_class(question.db_id, candidate.sql, question.gold_sql)
 
     def _novel(self, side: _Sides) -> list[Candidate]:
         """Those that say something else than gold does, or all if none does."""
@@ -531,23 +547,18 @@ class _Builder:
         return novel or side.correct
 
 
-class _ErrorClasses(dict[Candidate, tuple[str, ...]]):
-    """Error classes of a question's candidates, found when they are asked for.
+class _OnDemand(dict[Candidate, T]):
+    """A fact about each of a question's candidates, found when it is asked for.
 
     Most policies ask for none, and a dataset holds few of many candidates.
     """
 
-    def __init__(self, question: Question, databases: Databases | None) -> None:
+    def __init__(self, find: Callable[[Candidate], T]) -> None:
         super().__init__()
-        self._question = question
-        self._databases = databases
+        self._find = find
 
-    def __missing__(self, candidate: Candidate) -> tuple[str, ...]:
-        found: tuple[str, ...] = ()
-        if self._databases is not None:
-            question = self._question
-            found = self._databases.error_classes(question.db_id, candidate.sql, question.gold_sql)
-        self[candidate] = found
+    def __missing__(self, candidate: Candidate) -> T:
+        self[candidate] = found = self._find(candidate)
         return found
 
 

@@ -15,6 +15,7 @@ __all__ = ["COUNTED_COLUMNS", "count_column", "format_card"]
 COUNTED_COLUMNS: Final = {
     "rejected_reason": "Why the rejected queries are wrong",
     "error_classes": "How they differ from gold (several classes per query)",
+    "result_class": "How their rows differ from gold's",
     "chosen_source": "Who wrote the chosen queries",
     "rejected_source": "Who wrote the rejected queries",
 }
@@ -36,8 +37,8 @@ tags:
 
 
 def count_column(dataset: datasets.Dataset, name: str) -> Counter[str]:
-    """How often each value occurs in a column, those in lists included."""
-    return Counter(_leaves(dataset.with_format(None)[name]))
+    """How often each value occurs in a column, those in lists included; "" is no value."""
+    return Counter(value for value in _leaves(dataset.with_format(None)[name]) if value != "")
 
 
 def format_card(

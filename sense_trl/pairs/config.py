@@ -48,6 +48,8 @@ class PreferencePairConfig:
             a question without an erroneous candidate; 0 for none.
         weighting: "uniform" gives every pair the weight 1; "question" gives every question the
             same sum. Both have a mean of 1 over the dataset.
+        classify_results: whether `result_class` says how the rows of the rejected query differ from
+            gold's; runs both once more.
 
     Raises:
         InputError: a value is none of those above, or two exclude each other.
@@ -68,6 +70,7 @@ class PreferencePairConfig:
     prompt_format: Literal["conversational", "plain"] = "conversational"
     num_mutants: int = 0
     weighting: Literal["uniform", "question"] = "uniform"
+    classify_results: bool = False
 
     def __post_init__(self) -> None:
         if self.policy not in POLICY_NAMES:
@@ -106,6 +109,7 @@ class PreferencePairConfig:
             "deduplicate_by": self.deduplicate_by != "text",
             "prefer_novel": self.prefer_novel,
             "num_mutants": self.num_mutants > 0,
+            "classify_results": self.classify_results,
         }
         return tuple(name for name, is_needed in needed.items() if is_needed)
 

@@ -13,7 +13,7 @@ from sense_trl.sql.mutation import mutate_sql
 from sense_trl.sql.normal_form import Query, get_normal_form
 from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
-from sense_trl.sql.taxonomy import ErrorClass, classify_errors
+from sense_trl.sql.taxonomy import ErrorClass, classify_errors, classify_results
 
 __all__ = ["Catalog", "Databases"]
 
@@ -65,18 +65,32 @@ class Databases:
         except (SQLParseError, RecursionError):
             return None
 
+    def result_class(self, db_id: str, sql: str, gold_sql: str) -> str:
+        """How the rows of a query differ from gold's; "" where one of them gives none.
+
+        A query gives none if it fails, or exceeds 5 M steps or 10,000 rows.
+        """
+        result, gold = self._execute(db_id, sql), self._execute(db_id, gold_sql)
+        if not (result.ok and gold.ok):
+            return ""
+        # One class at most.
+        return "".join(classify_results(result.rows, gold.rows))
+
     def fingerprint(self, db_id: str, sql: str) -> str | None:
         """A hash of the bag of rows that a query returns.
 
         `None` where it does not run to its end within 5 M steps and 10,000 rows.
         """
-        engine = self._catalog.engine(db_id)
-        limits = replace(engine.limits, max_steps=_MAX_STEPS, max_rows=_MAX_ROWS)
-        result = engine.execute(sql, limits=limits)
+        result = self._execute(db_id, sql)
         if not result.ok:
             return None
         rows = (len(result.columns), sorted(map(repr, result.rows)))
         return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _execute(self, db_id: str, sql: str) -> Any:
+        engine = self._catalog.engine(db_id)
+        limits = replace(engine.limits, max_steps=_MAX_STEPS, max_rows=_MAX_ROWS)
+        return engine.execute(sql, limits=limits)
 
     def mutants(self, question: Question, count: int, seed: int) -> list[Candidate]:
         """Neighbours of the gold query as candidates, at most `count`; none are verified yet."""

@@ -22,7 +22,7 @@ _QUESTION_COLUMNS: Final = ("question_id", "db_id", "question", "gold_sql")
 _CHOSEN_COLUMNS: Final = ("chosen_sql", "chosen_source", "chosen_model", "chosen_candidate_id")
 _REJECTED_TEXTS: Final = (
     *("rejected_sql", "rejected_source", "rejected_model", "rejected_verdict", "rejected_reason"),
-    *("rejected_error", "rejected_candidate_id"),
+    *("rejected_error", "rejected_candidate_id", "result_class"),
 )
 _SAMPLER_COLUMNS: Final = {"temperature": "float64", "top_p": "float64", "seed": "int64"}
 REJECTED_COLUMNS: Final = ("rejected", *_REJECTED_TEXTS, "error_classes", *_SAMPLER_COLUMNS)
@@ -36,6 +36,7 @@ def make_rows(
     rejected: Sequence[Candidate],
     verifications: Mapping[Candidate, Verification],
     error_classes: Mapping[Candidate, Sequence[str]],
+    result_classes: Mapping[Candidate, str],
     config: PreferencePairConfig,
 ) -> list[dict[str, Any]]:
     """The rows of one chosen query: one for each rejected one, or one for all."""
@@ -53,7 +54,11 @@ def make_rows(
         "pair_weight": 1.0,
     }
     sides = [
-        _rejected_side(candidate, verifications[candidate], error_classes[candidate], config)
+        {
+            **_rejected_side(candidate, verifications[candidate], config),
+            "error_classes": [str(name) for name in error_classes[candidate]],
+            "result_class": result_classes[candidate],
+        }
         for candidate in rejected
     ]
     if config.spread_rejected:
@@ -114,7 +119,6 @@ def get_features(config: PreferencePairConfig) -> datasets.Features:
 def _rejected_side(
     candidate: Candidate,
     verification: Verification,
-    error_classes: Sequence[str],
     config: PreferencePairConfig,
 ) -> dict[str, Any]:
     # An engine quotes what a query wrote, cut where it likes.
@@ -128,7 +132,6 @@ def _rejected_side(
         "rejected_reason": str(verification.reason),
         "rejected_error": error,
         "rejected_candidate_id": candidate.candidate_id,
-        "error_classes": [str(name) for name in error_classes],
         "temperature": candidate.temperature,
         "top_p": candidate.top_p,
         "seed": candidate.seed,

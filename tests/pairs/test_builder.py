@@ -242,6 +242,22 @@ def test_error_classes_are_named_where_the_schema_is_known(catalog: DatabaseCata
     assert row["error_classes"] == []
 
 
+def test_result_classes_say_how_the_rows_differ_where_they_are_asked_for(
+    catalog: DatabaseCatalog,
+) -> None:
+    wrong = [
+        _candidate("q2", "SELECT name FROM pet WHERE age > 0"),
+        _candidate("q2", "SELECT nam FROM pet", 1),
+    ]
+    options = {"classify_results": True, "num_rejected": 2}
+    rows = _build(catalog, wrong, **options).dataset.to_list()
+    found = {row["rejected_sql"]: row["result_class"] for row in rows}
+    assert found == {wrong[0].sql: "superset", wrong[1].sql: ""}
+    assert _build(catalog, wrong).dataset["result_class"][:] == [""]
+    with pytest.raises(InputError, match="classify_results"):
+        _build(catalog, wrong, catalog=None, **options)
+
+
 @pytest.mark.parametrize(
     "config",
     [
