@@ -22,6 +22,8 @@ release moves it:
   and `aux_loss_enabled`;
 * `gradient_checkpointing` is the name under which TRL's configs set its default;
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
+* `add_fused_lm_head(model)` patches the model's forward, and nothing else of it;
+* `use_adapter(model, name)` activates an adapter of a PeftModel within a block;
 * `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
   only, and the kernels behind it ask a name of their own;
 * the class attributes `_tag_names`, `_name` and `_paper` of the model card.
@@ -38,15 +40,22 @@ import torch
 from torch import Tensor
 from trl import DPOConfig, SFTConfig
 from trl.trainer import utils as trl_utils
-from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
+from trl.trainer.utils import (
+    FusedCausalLMOutput,
+    add_fused_lm_head,
+    maybe_gather_lm_head_ctx,
+    use_adapter,
+)
 
 __all__ = [
     "LABEL_SMOOTHING_READERS",
     "FusedCausalLMOutput",
     "RecordedForward",
+    "add_fused_lm_head",
     "get_trl_loss_types",
     "maybe_gather_lm_head_ctx",
     "score_trained_positions_only",
+    "use_adapter",
     "use_current_checkpointing_names",
 ]
 

@@ -227,3 +227,8 @@ def test_scoring_trained_positions_only_changes_no_value_and_projects_fewer_rows
         )
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(gradients[name], gradient)
+
+
+def test_what_runs_a_teacher_is_there():
+    assert list(inspect.signature(compat.add_fused_lm_head).parameters)[0] == "model"
+    assert list(inspect.signature(compat.use_adapter).parameters) == ["model", "adapter_name"]

@@ -1,0 +1,285 @@
+"""Teachers: what the student's distribution is compared with, as a term over a prefix tree.
+
+A trainer sees every teacher as `get_term(tree, divergence)`, a value per trained token that the
+student's head computes along with its log-probabilities. `LiveTeacher` runs a model; a
+`TeacherCache` (in `teacher_cache`) reads what a model said before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sense_trl.errors import InputError
+from sense_trl.losses.chunked import _convert_weight, _project
+from sense_trl.prefix_tree import PrefixTree
+from sense_trl.trainers._trl_compat import add_fused_lm_head, use_adapter
+from sense_trl.trainers.heads import LogitTerm, _get_inputs, get_logit_transform
+from sense_trl.trainers.prefix_sharing import _is_sharded, find_sharing_obstacle
+from sense_trl.trainers.quantization import disable_cpu_weight_repacking
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""Maps the logits of student and teacher, `[C, V]` each, to one value per row, `[C]`."""
+
+
+class Teacher(Protocol):
+    """What a distribution over the next token is learned from."""
+
+    def get_term(
+        self,
+        tree: PrefixTree,
+        divergence: Divergence,
+        *,
+        temperature: float = 1.0,
+        sequences: slice | None = None,
+    ) -> LogitTerm:
+        """The divergence from this teacher at every trained node of a tree.
+
+        Args:
+            tree: M trained nodes, N sequences.
+            divergence: of student and teacher logits, e.g. `sense_trl.losses.get_divergence(...)`.
+            temperature: both models' logits are divided by it first; above 0. The result is not
+                multiplied by its square.
+            sequences: which of the N sequences the term is for; a node that none of them trains
+                gets 0. None for all.
+
+        Returns:
+            A term for `logit_terms=` of the tree's forward; it may be called any number of times.
+        """
+
+
+class LiveTeacher:
+    """A model, or an adapter of the student, that is run on every tree.
+
+    Its backbone runs once per tree, without gradient and without dropout. Of its hidden states the
+    M at nodes that predict a trained token are kept; they are projected onto the vocabulary a chunk
+    at a time inside the term, in float32, next to the student's logits. There are never `[M, V]`
+    logits of either model.
+
+    The model is not wrapped: every process holds it whole, on the device where it is. Where a tree
+    does not give its own values (sliding windows, other kinds of attention), it reads padded rows.
+
+    Args:
+        model: causal language model of transformers, possibly with adapters of PEFT. Without
+            `adapter_name` it is put into eval mode and frozen. With it, the student's own
+            PeftModel, as it was before DDP wrapped it: the named adapter teaches, and which
+            adapter is active, what is trained and what is in training mode are as before once
+            `get_term` returns.
+        adapter_name: adapter of `model` to teach with; None for the model as it is.
+        vocab_size: compare the first so many tokens only, see `check_vocabularies`; None for
+            models with the same number of rows in their heads.
+
+    Raises:
+        InputError: there is no such adapter, or the parameters are sharded by FSDP or ZeRO-3.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from sense_trl.prefix_tree import PrefixTree
+        >>> model = LlamaForCausalLM(
+        ...     LlamaConfig(
+        ...         vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        ...         num_attention_heads=2, num_key_value_heads=2,
+        ...     )
+        ... )
+        >>> tree = PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4]])
+        >>> term = LiveTeacher(model).get_term(tree, lambda student, teacher: (student - teacher)[:, 0])
+        >>> len(tree.target_ids), term(torch.zeros(3, 10), slice(0, 3)).shape
+        (3, torch.Size([3]))
+    """  # noqa: E501
+
+    def __init__(
+        self, model: Any, *, adapter_name: str | None = None, vocab_size: int | None = None
+    ) -> None:
+        self._model = model
+        self._adapter_name = adapter_name
+        self._vocab_size = vocab_size
+        adapters = getattr(model, "peft_config", {})
+        self._base = model.get_base_model() if adapters else model
+        if adapter_name is not None and adapter_name not in adapters:
+            raise InputError(
+                f"`adapter_name` is {adapter_name!r}, but the model has the adapters "
+                f"{sorted(adapters)}. Load it first: model.load_adapter(folder, {adapter_name!r})."
+            )
+        if any(_is_sharded(parameter) for parameter in model.parameters()):
+            raise InputError(
+                "`model` is sharded by FSDP or DeepSpeed ZeRO-3, expected a teacher whose weights "
+                "each process holds whole. Use a teacher cache, which needs no teacher while "
+                "training, or load the teacher outside of them."
+            )
+        if adapter_name is None:
+            model.eval()
+            model.requires_grad_(False)
+        disable_cpu_weight_repacking(model)
+        with self._teaching():
+            self._reads_trees = _reads_trees(model)
+
+    def get_term(
+        self,
+        tree: PrefixTree,
+        divergence: Divergence,
+        *,
+        temperature: float = 1.0,
+        sequences: slice | None = None,
+    ) -> LogitTerm:
+        """Run the teacher on `tree`; see `Teacher.get_term`.
+
+        Raises:
+            InputError: the heads of the two models have different numbers of rows, and no
+                `vocab_size` was given.
+        """
+        with torch.no_grad(), self._teaching():
+            is_exact = self._reads_trees or tree.rows_are_paths
+            states = (self._run_on_tree if is_exact else self._run_on_rows)(tree)
+            head = self._base.get_output_embeddings()
+            weight, bias = head.weight[: self._vocab_size], getattr(head, "bias", None)
+            # Converted once, not once per chunk.
+            right = _convert_weight(weight.detach()).t()
+            bias = None if bias is None else bias[: self._vocab_size].detach()
+        states = states.to(right.device)
+        transform = get_logit_transform(self._base.config.get_text_config())
+
+        def compare(logits: Tensor, nodes: Tensor) -> Tensor:
+            student = logits[:, : self._vocab_size]
+            with torch.no_grad():
+                teacher = transform(_project(states[nodes], right, bias)).to(logits.device)
+            if student.shape != teacher.shape:
+                raise InputError(
+                    f"`vocab_size` is {self._vocab_size}, but the student has {logits.shape[1]} "
+                    f"tokens and the teacher {len(weight)}. Give what `check_vocabularies` returns."
+                )
+            return divergence(student / temperature, teacher / temperature)
+
+        return restrict_term(compare, tree, sequences)
+
+    @contextlib.contextmanager
+    def _teaching(self) -> Iterator[None]:
+        """The state in which the teacher is run; an adapter's student is restored afterwards."""
+        if self._adapter_name is None:
+            yield
+            return
+        # PEFT makes the adapter that it activates trainable, and freezes the others.
+        trained = [(p, p.requires_grad) for p in self._model.parameters()]
+        modes = [(module, module.training) for module in self._model.modules()]
+        try:
+            with use_adapter(self._model, self._adapter_name):
+                self._model.eval()
+                yield
+        finally:
+            for parameter, was_trained in trained:
+                parameter.requires_grad_(was_trained)
+            for module, was_training in modes:
+                module.training = was_training
+
+    def _run_on_tree(self, tree: PrefixTree) -> Tensor:
+        """Hidden states `[M, H]` of the nodes that predict the trained ones."""
+        inputs = _get_inputs(self._base, tree.to(self._base.device))
+        hidden = self._base.base_model(**inputs, use_cache=False).last_hidden_state
+        return hidden.flatten(0, 1)[tree.predicting_nodes.to(hidden.device)]
+
+    def _run_on_rows(self, tree: PrefixTree) -> Tensor:
+        """The same from the sequences, one row each, padded on the right."""
+        is_token = tree.sequence_nodes >= 0
+        input_ids = tree.input_ids.flatten()[tree.sequence_nodes.clamp(min=0)]
+        hidden = self._base.base_model(
+            input_ids=input_ids.to(self._base.device),
+            attention_mask=is_token.long().to(self._base.device),
+            use_cache=False,
+        ).last_hidden_state
+        is_trained = tree.target_index < len(tree.target_ids)
+        # Any of the sequences that share a node: they agree on all tokens before it.
+        places = torch.empty_like(tree.target_ids)
+        places[tree.target_index[is_trained]] = is_trained.flatten().nonzero()[:, 0] - 1
+        return hidden.flatten(0, 1)[places.to(hidden.device)]
+
+
+def restrict_term(
+    compare: Callable[[Tensor, Tensor], Tensor], tree: PrefixTree, sequences: slice | None
+) -> LogitTerm:
+    """A term that is computed at the nodes that some sequences train, and 0 at the others.
+
+    Args:
+        compare: maps logits `[C, V]` and the indices `[C]` of the trained nodes that they are of
+            to one value each, `[C]`.
+        tree: M trained nodes, N sequences.
+        sequences: which of the N; None for all.
+    """
+    num_nodes = len(tree.target_ids)
+    index = tree.target_index if sequences is None else tree.target_index[sequences]
+    is_needed = torch.zeros(num_nodes + 1, dtype=torch.bool, device=index.device)
+    is_needed[index.flatten()] = True
+    is_needed = is_needed[:-1]
+    covers_all = bool(is_needed.all())
+
+    def term(logits: Tensor, rows: slice | Tensor) -> Tensor:
+        nodes = torch.arange(num_nodes, device=index.device)[rows]
+        if covers_all:
+            return compare(logits, nodes)
+        chosen = is_needed[nodes]
+        values = compare(logits[chosen.to(logits.device)], nodes[chosen])
+        zeros = torch.zeros(len(logits), dtype=values.dtype, device=logits.device)
+        return zeros.masked_scatter(chosen.to(logits.device), values)
+
+    return term
+
+
+def check_vocabularies(
+    student_tokenizer: Any, teacher_tokenizer: Any, sizes: tuple[int, int]
+) -> int:
+    """How many tokens the distributions of student and teacher have in common.
+
+    The models of a family may pad their heads to different sizes (Qwen2.5: 151,936 and 152,064
+    rows for 151,665 tokens). The rows beyond the tokenizer's are no tokens, and those that only one
+    of the models has are left out of the comparison. That the tokens themselves are the same is
+    required: a teacher that cuts text differently has no opinion on the student's tokens.
+
+    Args:
+        student_tokenizer, teacher_tokenizer: of transformers.
+        sizes: rows of the student's and of the teacher's head.
+
+    Returns:
+        The smaller size: the `vocab_size` of `LiveTeacher`.
+
+    Raises:
+        InputError: a token has another id, or is missing; or a head has fewer rows than tokens.
+    """
+    student, teacher = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    different = sorted(
+        token
+        for token in student.keys() | teacher.keys()
+        if student.get(token) != teacher.get(token)
+    )
+    if different:
+        token = different[0]
+        raise InputError(
+            f"The teacher's tokenizer differs from the student's in {len(different)} of "
+            f"{len(student)} tokens: {token!r} is {teacher.get(token)} instead of "
+            f"{student.get(token)}. Distillation compares distributions over the same tokens. "
+            "Choose a teacher of the student's family, or train on the teacher's answers as text "
+            "(sequence-level distillation), which needs no common tokenizer."
+        )
+    num_tokens = max(student.values()) + 1
+    if min(sizes) < num_tokens:
+        raise InputError(
+            f"`sizes` is {sizes}, but the tokenizer has {num_tokens} tokens, and each of them "
+            "needs a row in the heads of both models. Resize the smaller model's embeddings with "
+            "`resize_token_embeddings`, and train it on the new tokens first."
+        )
+    return min(sizes)
+
+
+def _reads_trees(model: Any) -> bool:
+    """Whether a tree gives the model's own values; leaves its forward as it was."""
+    base = model.get_base_model() if getattr(model, "peft_config", None) else model
+    before = base.__dict__.get("forward")
+    try:
+        add_fused_lm_head(base)
+        return find_sharing_obstacle(model) is None
+    finally:
+        if before is None:
+            del base.forward
+        else:
+            base.forward = before
