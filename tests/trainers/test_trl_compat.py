@@ -230,5 +230,5 @@ def test_scoring_trained_positions_only_changes_no_value_and_projects_fewer_rows
 
 
 def test_what_runs_a_teacher_is_there():
-    assert list(inspect.signature(compat.add_fused_lm_head).parameters)[0] == "model"
+    assert next(iter(inspect.signature(compat.add_fused_lm_head).parameters)) == "model"
     assert list(inspect.signature(compat.use_adapter).parameters) == ["model", "adapter_name"]
