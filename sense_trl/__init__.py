@@ -75,7 +75,10 @@ if TYPE_CHECKING:
     from sense_trl.questions import Question as Question
     from sense_trl.questions import load_questions as load_questions
     from sense_trl.rewards import get_sql_execution_reward as get_sql_execution_reward
+    from sense_trl.schema.foreign_keys import InferredForeignKey as InferredForeignKey
+    from sense_trl.schema.foreign_keys import infer_foreign_keys as infer_foreign_keys
     from sense_trl.schema.formats import format_schema as format_schema
+    from sense_trl.schema.graph import SchemaGraph as SchemaGraph
     from sense_trl.schema.schema import DatabaseSchema as DatabaseSchema
     from sense_trl.schema.schema import get_schema as get_schema
     from sense_trl.sql.mutation import Mutant as Mutant
@@ -120,6 +123,7 @@ _MODULES = {
     "FuzzHints": "database.fuzzing",
     "GroupAccuracy": "evaluation.metrics",
     "Hardness": "evaluation.hardness",
+    "InferredForeignKey": "schema.foreign_keys",
     "IsolatedEngine": "database.worker",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
@@ -136,6 +140,7 @@ _MODULES = {
     "SQLVerifier": "verification.verifier",
     "SQLiteEngine": "database.sqlite_engine",
     "SamplingConfig": "generation.generator",
+    "SchemaGraph": "schema.graph",
     "Score": "evaluation.metrics",
     "SenseDPOConfig": "trainers.sense_dpo_config",
     "SenseDPOTrainer": "trainers.sense_dpo_trainer",
@@ -170,6 +175,7 @@ _MODULES = {
     "get_schema": "schema.schema",
     "get_sql_execution_reward": "rewards",
     "get_suite_files": "verification.suite",
+    "infer_foreign_keys": "schema.foreign_keys",
     "load_predictions": "evaluation.predictions",
     "load_questions": "questions",
     "masked_mean": "losses.reduction",

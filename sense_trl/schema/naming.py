@@ -1,0 +1,69 @@
+"""Identifiers as English: their words, and the singular and plural of the last one."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["get_words", "plural", "singular"]
+
+_SMALL: Final = r"(?:(?![A-Z])[^\W\d_])"
+_WORDS: Final = re.compile(rf"[A-Z]+(?!{_SMALL})|[A-Z]?{_SMALL}+|\d+")
+_IRREGULAR: Final = {
+    "person": "people",
+    "child": "children",
+    "man": "men",
+    "woman": "women",
+    "foot": "feet",
+    "staff": "staff",
+    "series": "series",
+    "species": "species",
+    "aircraft": "aircraft",
+    "news": "news",
+}
+_SINGULARS: Final = {many: one for one, many in _IRREGULAR.items()}
+_HISSING: Final = ("s", "x", "z", "ch", "sh")
+
+
+def get_words(identifier: str) -> list[str]:
+    """The words of an identifier in lower case, split at underscores, spaces and humps.
+
+    Example:
+        >>> get_words("Song_release_year"), get_words("DepartmentID"), get_words("first name")
+        (['song', 'release', 'year'], ['department', 'id'], ['first', 'name'])
+    """
+    return [word.lower() for word in _WORDS.findall(identifier)]
+
+
+def singular(word: str) -> str:
+    """The singular of an English noun, by rule; a word that is one stays.
+
+    Example:
+        >>> [singular(word) for word in ("singers", "cities", "campuses", "campus", "people")]
+        ['singer', 'city', 'campus', 'campus', 'person']
+    """
+    if word in _SINGULARS:
+        return _SINGULARS[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith("es") and word[:-2].endswith(("us", "ss", "x", "ch", "sh")):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def plural(word: str) -> str:
+    """The plural of an English noun, by rule; a word that is one stays.
+
+    Example:
+        >>> [plural(word) for word in ("singer", "city", "campus", "singers", "person", "day")]
+        ['singers', 'cities', 'campuses', 'singers', 'people', 'days']
+    """
+    if word in _SINGULARS or singular(word) != word:
+        return word
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(_HISSING) else "s")
