@@ -61,6 +61,14 @@ if TYPE_CHECKING:
         TransformersGenerator as TransformersGenerator,
     )
     from sense_trl.generation.vllm_generator import VLLMGenerator as VLLMGenerator
+    from sense_trl.losses.divergence import adaptive_kl as adaptive_kl
+    from sense_trl.losses.divergence import forward_kl as forward_kl
+    from sense_trl.losses.divergence import generalized_jsd as generalized_jsd
+    from sense_trl.losses.divergence import get_divergence as get_divergence
+    from sense_trl.losses.divergence import reverse_kl as reverse_kl
+    from sense_trl.losses.divergence import skew_kl as skew_kl
+    from sense_trl.losses.divergence import skew_reverse_kl as skew_reverse_kl
+    from sense_trl.losses.divergence import total_variation as total_variation
     from sense_trl.losses.preference import cdpo_loss as cdpo_loss
     from sense_trl.losses.preference import dpo_loss as dpo_loss
     from sense_trl.losses.preference import dpop_loss as dpop_loss
@@ -155,6 +163,7 @@ _MODULES = {
     "Verdict": "verification.comparison",
     "Verification": "verification.judging",
     "VerificationRequest": "verification.judging",
+    "adaptive_kl": "losses.divergence",
     "bird_soft_f1": "evaluation.soft_f1",
     "bootstrap_interval": "evaluation.metrics",
     "build_preference_pairs": "pairs.builder",
@@ -170,6 +179,9 @@ _MODULES = {
     "extract_sql": "prompts",
     "format_markdown": "evaluation.markdown",
     "format_schema": "schema.formats",
+    "forward_kl": "losses.divergence",
+    "generalized_jsd": "losses.divergence",
+    "get_divergence": "losses.divergence",
     "get_hardness": "evaluation.hardness",
     "get_prompt": "prompts",
     "get_schema": "schema.schema",
@@ -184,9 +196,13 @@ _MODULES = {
     "pass_at_k": "evaluation.samples",
     "profile_database": "database.profile",
     "results_match": "verification.comparison",
+    "reverse_kl": "losses.divergence",
+    "skew_kl": "losses.divergence",
+    "skew_reverse_kl": "losses.divergence",
     "soft_f1": "evaluation.soft_f1",
     "sqlite_to_duckdb": "sql.transpile",
     "suite_accuracy": "verification.suite",
+    "total_variation": "losses.divergence",
     "verify_sql": "verification.judging",
     "vote_by_execution": "evaluation.samples",
 }

@@ -3,7 +3,36 @@
 `masked_mean` is the one place where per-token or per-sequence values become a scalar.
 """
 
+from sense_trl.losses.divergence import (
+    DIVERGENCES,
+    adaptive_kl,
+    forward_kl,
+    generalized_jsd,
+    get_divergence,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    total_variation,
+)
 from sense_trl.losses.preference import cdpo_loss, dpo_loss, dpop_loss
 from sense_trl.losses.reduction import masked_mean
+from sense_trl.losses.sparse_teacher import add_tail, reduce_to_top_k, sampled_forward_kl
 
-__all__ = ["cdpo_loss", "dpo_loss", "dpop_loss", "masked_mean"]
+__all__ = [
+    "DIVERGENCES",
+    "adaptive_kl",
+    "add_tail",
+    "cdpo_loss",
+    "dpo_loss",
+    "dpop_loss",
+    "forward_kl",
+    "generalized_jsd",
+    "get_divergence",
+    "masked_mean",
+    "reduce_to_top_k",
+    "reverse_kl",
+    "sampled_forward_kl",
+    "skew_kl",
+    "skew_reverse_kl",
+    "total_variation",
+]

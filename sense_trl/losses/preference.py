@@ -25,11 +25,13 @@ def dpo_loss(
     ref_rejected_logps: Tensor,
     *,
     beta: float,
+    target_margin: Tensor | float = 0.0,
 ) -> Tensor:
-    """Direct preference optimisation: `-log sigmoid(x)`.
+    """Direct preference optimisation: `-log sigmoid(x - target_margin)`.
 
     Source: Direct Preference Optimization: Your Language Model is Secretly a Reward Model,
-    arXiv 2305.18290, eq. 7.
+    arXiv 2305.18290, eq. 7; with a target margin, Direct Preference Optimization with an Offset,
+    arXiv 2402.10571, eq. 6.
 
     Args:
         chosen_logps: `[...]`, log pi(y_w), summed over the tokens of the answer, in nats.
@@ -37,6 +39,8 @@ def dpo_loss(
         ref_chosen_logps: same shape, log pi_ref(y_w), without gradient.
         ref_rejected_logps: same shape, log pi_ref(y_l), without gradient.
         beta: weight of the reference, above 0; larger stays closer to it.
+        target_margin: by how much x is to exceed 0 for the pair, a number or of the same shape:
+            larger for a rejected answer that is further from right.
 
     Returns:
         `[...]`, one loss per pair; ln 2 where policy and reference agree.
@@ -51,9 +55,9 @@ def dpo_loss(
         tensor([0.6931, 0.3133])
     """
     logratio_margin = _get_logratio_margin(
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin
     )
-    return -F.logsigmoid(beta * logratio_margin)
+    return -F.logsigmoid(beta * logratio_margin - target_margin)
 
 
 def cdpo_loss(
@@ -64,6 +68,7 @@ def cdpo_loss(
     *,
     beta: float,
     label_smoothing: float,
+    target_margin: Tensor | float = 0.0,
 ) -> Tensor:
     """Conservative DPO: `-(1 - eps) log sigmoid(x) - eps log sigmoid(-x)`.
 
@@ -75,7 +80,8 @@ def cdpo_loss(
     the loss that the released code of SENSE, arXiv 2408.03256, trains with.
 
     Args:
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta: as in `dpo_loss`.
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin: as
+            in `dpo_loss`; x is less by the target margin wherever it stands above.
         label_smoothing: eps, in [0, 0.5).
 
     Returns:
@@ -98,9 +104,9 @@ def cdpo_loss(
             "rejected."
         )
     logratio_margin = _get_logratio_margin(
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin
     )
-    x = beta * logratio_margin
+    x = beta * logratio_margin - target_margin
     return -(1 - label_smoothing) * F.logsigmoid(x) - label_smoothing * F.logsigmoid(-x)
 
 
@@ -112,6 +118,7 @@ def dpop_loss(
     *,
     beta: float,
     dpop_lambda: float,
+    target_margin: Tensor | float = 0.0,
 ) -> Tensor:
     """DPO-Positive: DPO that also pays when the chosen answer falls below the reference.
 
@@ -124,7 +131,8 @@ def dpop_loss(
     arXiv 2402.13228, eq. 3.
 
     Args:
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta: as in `dpo_loss`.
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin: as
+            in `dpo_loss`.
         dpop_lambda: weight of the penalty, at least 0; 0 is DPO.
 
     Returns:
@@ -144,10 +152,10 @@ def dpop_loss(
             f"`dpop_lambda` is {dpop_lambda!r}, expected a finite number of at least 0."
         )
     logratio_margin = _get_logratio_margin(
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin
     )
     shortfall = F.relu(ref_chosen_logps - chosen_logps)
-    return -F.logsigmoid(beta * (logratio_margin - dpop_lambda * shortfall))
+    return -F.logsigmoid(beta * (logratio_margin - dpop_lambda * shortfall) - target_margin)
 
 
 def _get_logratio_margin(
@@ -156,6 +164,7 @@ def _get_logratio_margin(
     ref_chosen_logps: Tensor,
     ref_rejected_logps: Tensor,
     beta: float,
+    target_margin: Tensor | float,
 ) -> Tensor:
     """Check the arguments and return x / beta, `[...]`."""
     if not (math.isfinite(beta) and beta > 0.0):
@@ -165,6 +174,8 @@ def _get_logratio_margin(
         "ref_chosen_logps": ref_chosen_logps,
         "ref_rejected_logps": ref_rejected_logps,
     }
+    if isinstance(target_margin, Tensor):
+        named["target_margin"] = target_margin
     for name, tensor in named.items():
         # Broadcasting [B] against [B, 1] would silently compare every pair with every other.
         if tensor.shape != chosen_logps.shape:

@@ -35,6 +35,20 @@ def robust_loss(x, label_smoothing):
     return (clean - flipped) / (1 - 2 * label_smoothing)
 
 
+@pytest.mark.parametrize("target", [0.7, torch.tensor([0.7, 0.7], dtype=torch.float64)])
+def test_a_target_margin_shifts_the_argument_of_the_sigmoids(target):
+    logps = margin_to_logps([1.0, -2.0], beta=0.5)
+    shifted = margin_to_logps([0.3, -2.7], beta=0.5)
+    for loss, options in ((dpo_loss, {}), (cdpo_loss, {"label_smoothing": 0.1})):
+        found = loss(*logps, beta=0.5, target_margin=target, **options)
+        torch.testing.assert_close(found, loss(*shifted, beta=0.5, **options))
+    # The chosen answers are below the reference by 0 and 4 nats: the penalty is 0 and 0.5 * 2 * 4.
+    found = dpop_loss(*logps, beta=0.5, dpop_lambda=2.0, target_margin=target)
+    torch.testing.assert_close(found, -F.logsigmoid(torch.tensor([0.3, -6.7]).double()))
+    with pytest.raises(InputError, match="`target_margin` has shape"):
+        dpo_loss(*logps, beta=0.5, target_margin=torch.zeros(2, 1))
+
+
 def test_dpo_by_hand():
     # x = 0.5 * ((-1 - -2) - (-4 - -3)) = 0.5 * (1 + 1) = 1;  -log sigmoid(1) = 0.313262
     logps = (torch.tensor([-1.0]), torch.tensor([-4.0]), torch.tensor([-2.0]), torch.tensor([-3.0]))
