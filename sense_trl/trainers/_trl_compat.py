@@ -23,6 +23,7 @@ release moves it:
 * `gradient_checkpointing` is the name under which TRL's configs set its default;
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
 * `add_fused_lm_head(model)` patches the model's forward, and nothing else of it;
+* `create_model_from_path(path, **kwargs)` loads a model of the class that its config names;
 * `use_adapter(model, name)` activates an adapter of a PeftModel within a block;
 * `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
   only, and the kernels behind it ask a name of their own;
@@ -43,6 +44,7 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.utils import (
     FusedCausalLMOutput,
     add_fused_lm_head,
+    create_model_from_path,
     maybe_gather_lm_head_ctx,
     use_adapter,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "FusedCausalLMOutput",
     "RecordedForward",
     "add_fused_lm_head",
+    "create_model_from_path",
     "get_trl_loss_types",
     "maybe_gather_lm_head_ctx",
     "score_trained_positions_only",

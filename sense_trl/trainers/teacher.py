@@ -16,14 +16,12 @@ from torch import Tensor
 
 from sense_trl.errors import InputError
 from sense_trl.losses.chunked import _convert_weight, _project
+from sense_trl.losses.divergence import Divergence
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import add_fused_lm_head, use_adapter
 from sense_trl.trainers.heads import LogitTerm, _get_inputs, get_logit_transform
 from sense_trl.trainers.prefix_sharing import _is_sharded, find_sharing_obstacle
 from sense_trl.trainers.quantization import disable_cpu_weight_repacking
-
-Divergence = Callable[[Tensor, Tensor], Tensor]
-"""Maps the logits of student and teacher, `[C, V]` each, to one value per row, `[C]`."""
 
 
 class Teacher(Protocol):
@@ -131,29 +129,46 @@ class LiveTeacher:
             InputError: the heads of the two models have different numbers of rows, and no
                 `vocab_size` was given.
         """
-        with torch.no_grad(), self._teaching():
-            is_exact = self._reads_trees or tree.rows_are_paths
-            states = (self._run_on_tree if is_exact else self._run_on_rows)(tree)
-            head = self._base.get_output_embeddings()
-            weight, bias = head.weight[: self._vocab_size], getattr(head, "bias", None)
-            # Converted once, not once per chunk.
-            right = _convert_weight(weight.detach()).t()
-            bias = None if bias is None else bias[: self._vocab_size].detach()
-        states = states.to(right.device)
-        transform = get_logit_transform(self._base.config.get_text_config())
+        get_logits = self.run(tree)
 
         def compare(logits: Tensor, nodes: Tensor) -> Tensor:
             student = logits[:, : self._vocab_size]
-            with torch.no_grad():
-                teacher = transform(_project(states[nodes], right, bias)).to(logits.device)
+            teacher = get_logits(nodes).to(logits.device)
             if student.shape != teacher.shape:
                 raise InputError(
                     f"`vocab_size` is {self._vocab_size}, but the student has {logits.shape[1]} "
-                    f"tokens and the teacher {len(weight)}. Give what `check_vocabularies` returns."
+                    f"tokens and the teacher {teacher.shape[1]}. Give what `check_vocabularies` "
+                    "returns."
                 )
             return divergence(student / temperature, teacher / temperature)
 
         return restrict_term(compare, tree, sequences)
+
+    def run(self, tree: PrefixTree) -> Callable[[Tensor], Tensor]:
+        """Run the teacher on a tree with M trained nodes.
+
+        Returns:
+            Maps indices `[C]` of trained nodes to the float32 logits `[C, V]` that predict them,
+            of the first `vocab_size` tokens.
+        """
+        with torch.no_grad(), self._teaching():
+            is_exact = self._reads_trees or tree.rows_are_paths
+            states = (self._run_on_tree if is_exact else self._run_on_rows)(tree)
+            head = self._base.get_output_embeddings()
+            bias = getattr(head, "bias", None)
+            bias = None if bias is None else bias[: self._vocab_size].detach()
+            # Converted once, not once per chunk.
+            right = _convert_weight(head.weight[: self._vocab_size].detach()).t()
+        states = states.to(right.device)
+        transform = get_logit_transform(self._base.config.get_text_config())
+
+        @torch.no_grad()  # type: ignore[untyped-decorator]
+        def get_logits(nodes: Tensor) -> Tensor:
+            # Autocast would round the product to 16 bits.
+            with torch.autocast(states.device.type, enabled=False):
+                return transform(_project(states[nodes.to(states.device)], right, bias))
+
+        return get_logits
 
     @contextlib.contextmanager
     def _teaching(self) -> Iterator[None]:

@@ -231,4 +231,5 @@ def test_scoring_trained_positions_only_changes_no_value_and_projects_fewer_rows
 
 def test_what_runs_a_teacher_is_there():
     assert next(iter(inspect.signature(compat.add_fused_lm_head).parameters)) == "model"
+    assert next(iter(inspect.signature(compat.create_model_from_path).parameters)) == "model_id"
     assert list(inspect.signature(compat.use_adapter).parameters) == ["model", "adapter_name"]

@@ -1,0 +1,226 @@
+"""Options of trainers that learn from a teacher, and the teacher that they ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from sense_trl.errors import InputError, ModelError
+from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
+from sense_trl.trainers._trl_compat import create_model_from_path
+from sense_trl.trainers.teacher import LiveTeacher, Teacher, check_vocabularies
+
+logger = logging.getLogger(__name__)
+
+_SOURCES = ("teacher_model_name_or_path", "teacher_adapter_name")
+
+
+@dataclass
+class TeacherOptions:
+    """Fields that name a teacher and a divergence; a base class in front of a trainer's config.
+
+    The config's `__post_init__` calls `_check_teacher_options`.
+    """
+
+    teacher_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder or hub id of the teacher, where the trainer is given none."},
+    )
+    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keywords with which a teacher named by folder or id is loaded, e.g. {'dtype': "
+            "'bfloat16'}, or {'quantization_config': {'load_in_4bit': true}}."
+        },
+    )
+    teacher_adapter_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter of the student's own PeftModel to teach with, instead of a model of "
+            "its own: the base weights are in memory once."
+        },
+    )
+    kd_loss_type: str = field(
+        default="reverse_kl",
+        metadata={
+            "help": "Divergence of student and teacher at each token: "
+            + ", ".join(f"'{name}'" for name in sorted(DIVERGENCES))
+            + "."
+        },
+    )
+    kd_loss_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Hyper-parameters of the divergence, e.g. {'beta': 0.5} for generalized_jsd "
+            "or {'skew': 0.1} for skew_kl. Left out, its defaults."
+        },
+    )
+    kd_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "The logits of both models are divided by it before they are compared. The "
+            "divergence is not multiplied by its square."
+        },
+    )
+    kd_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the distillation term in the loss, at least 0."}
+    )
+
+    def get_kd_divergence(self) -> Divergence:
+        """The divergence that `kd_loss_type` and `kd_loss_kwargs` name, at temperature 1.
+
+        Raises:
+            InputError: there is no such divergence, or it has no such hyper-parameter.
+        """
+        kwargs = self.kd_loss_kwargs or {}
+        if not isinstance(kwargs, dict) or "temperature" in kwargs:
+            raise InputError(
+                f"`kd_loss_kwargs` is {kwargs!r}, expected hyper-parameters by name; the "
+                "temperature is `kd_temperature`."
+            )
+        return get_divergence(self.kd_loss_type, **kwargs)
+
+    def _check_teacher_options(self) -> None:
+        self.get_kd_divergence()
+        if not (math.isfinite(self.kd_weight) and self.kd_weight >= 0.0):
+            raise InputError(
+                f"`kd_weight` is {self.kd_weight!r}, expected a finite number of at least 0."
+            )
+        if not (math.isfinite(self.kd_temperature) and self.kd_temperature > 0.0):
+            raise InputError(
+                f"`kd_temperature` is {self.kd_temperature!r}, expected a finite number above 0."
+            )
+        named = [name for name in _SOURCES if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise InputError(
+                f"`{'` and `'.join(named)}` are set, expected one teacher. Leave all but one out."
+            )
+        if self.teacher_model_init_kwargs and named != ["teacher_model_name_or_path"]:
+            raise InputError(
+                f"`teacher_model_init_kwargs` is {self.teacher_model_init_kwargs!r}, but no "
+                "`teacher_model_name_or_path` says what to load with it. Name a teacher, or leave "
+                "it out."
+            )
+
+
+def get_teacher(trainer: Any, teacher_model: Any = None) -> Teacher:
+    """The teacher of a trainer, on the student's device and checked against its tokenizer.
+
+    It is read, not prepared by accelerate, which would convert its outputs to float32: under DDP
+    and FSDP every process holds it whole. An adapter cannot teach while FSDP or ZeRO-3 shard the
+    base model that it shares with the student.
+
+    Args:
+        trainer: of TRL, once its constructor has run; its `model`, `args` (with `TeacherOptions`),
+            `accelerator` and `processing_class` are read.
+        teacher_model: a model, or its folder or hub id; None for the one that `args` names.
+
+    Raises:
+        InputError: no teacher is named or more than one, its tokens are not the student's, or it
+            cannot be run under FSDP or ZeRO-3.
+        ModelError: it cannot be loaded.
+    """
+    args = trainer.args
+    named = [name for name in _SOURCES if getattr(args, name) is not None]
+    if teacher_model is not None:
+        named.append("teacher_model")
+    if len(named) != 1:
+        found = f"`{'` and `'.join(named)}` are" if named else "None is"
+        raise InputError(
+            f"Expected one teacher. {found} given. Give the trainer a `teacher_model`, or set one "
+            f"of {', '.join(f'`{name}`' for name in _SOURCES)}."
+        )
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    if args.teacher_adapter_name is not None:
+        plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+        if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+            raise InputError(
+                f"`teacher_adapter_name` is {args.teacher_adapter_name!r}, but FSDP and ZeRO-3 "
+                "shard the base model, which a teacher's adapter shares with the student. Use a "
+                "teacher cache or a teacher model of its own, or train with DDP."
+            )
+        return LiveTeacher(student, adapter_name=args.teacher_adapter_name)
+    if teacher_model is None:
+        teacher_model = args.teacher_model_name_or_path
+    if isinstance(teacher_model, str):
+        path = teacher_model
+        teacher_model = _load_model(path, args.teacher_model_init_kwargs, trainer.accelerator)
+    else:
+        path = teacher_model.config._name_or_path
+        _place(teacher_model, trainer.accelerator.device)
+    size = _check_vocabulary(trainer, student, teacher_model, path)
+    return LiveTeacher(teacher_model, vocab_size=size)
+
+
+def _load_model(path: str, init_kwargs: Any, accelerator: Any) -> Any:
+    kwargs = {"dtype": "auto", **(init_kwargs or {})}
+    # TRL would spread it over all devices of the machine, which other processes use as well.
+    on_cpu = accelerator.device.type in ("cpu", "mps")
+    kwargs.setdefault("device_map", None if on_cpu else {"": accelerator.device})
+    try:
+        with _load_whole():
+            model = create_model_from_path(path, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The teacher {path!r} cannot be loaded ({error}). Expected the folder or hub id of a "
+            "model, and in `teacher_model_init_kwargs` keywords of its `from_pretrained`."
+        ) from error
+    _place(model, accelerator.device)
+    return model
+
+
+@contextlib.contextmanager
+def _load_whole() -> Iterator[None]:
+    """Have every process read the weights, which FSDP's economical loading leaves to one."""
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _place(model: Any, device: Any) -> None:
+    # What is quantised or spread over devices is where it was loaded to.
+    if getattr(model, "hf_device_map", None) is None and not getattr(model, "is_quantized", False):
+        model.to(device)
+
+
+def _check_vocabulary(trainer: Any, student: Any, teacher: Any, path: str) -> int:
+    sizes = (_get_vocab_size(student), _get_vocab_size(teacher))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path) if path else None
+    except (OSError, ValueError):
+        tokenizer = None
+    # A processor of text and images holds its tokenizer.
+    students = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    if tokenizer is not None:
+        return check_vocabularies(students, tokenizer, sizes)
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"The teacher's head has {sizes[1]} rows and the student's {sizes[0]}, and there is no "
+            f"tokenizer at {path!r} by which to tell whether they mean the same tokens. Give the "
+            "teacher as a folder or hub id that has one."
+        )
+    logger.warning(
+        "The teacher has no tokenizer at %r: that its %d tokens are the student's is not checked. "
+        "Give it as a folder or hub id that has one.",
+        path,
+        sizes[1],
+    )
+    return sizes[0]
+
+
+def _get_vocab_size(model: Any) -> int:
+    return int(model.get_output_embeddings().weight.shape[0])

@@ -1,0 +1,146 @@
+"""Which teacher the options of a trainer give."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import SimpleNamespace
+
+import pytest
+import tiny_models
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import VOCAB_SIZE, build_tiny_model, build_tiny_tokenizer
+
+from sense_trl.errors import InputError, ModelError
+from sense_trl.losses.divergence import forward_kl, skew_kl
+from sense_trl.prefix_tree import PrefixTree
+from sense_trl.trainers import teacher_options
+from sense_trl.trainers.teacher_options import TeacherOptions, get_teacher
+
+TREE = PrefixTree.from_sequences([[5, 6, 7, 8], [5, 6, 9]])
+
+
+@pytest.fixture(scope="module")
+def teacher_path(tmp_path_factory):
+    return tiny_models.save_tiny_model(tmp_path_factory.mktemp("teacher"), "llama", seed=1)
+
+
+def build_trainer(*, model=None, zero_stage=None, is_fsdp_enabled=False, **options):
+    """What `get_teacher` reads of a trainer."""
+    plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
+    return SimpleNamespace(
+        model=build_tiny_model("llama") if model is None else model,
+        args=TeacherOptions(**options),
+        accelerator=SimpleNamespace(
+            device=torch.device("cpu"),
+            unwrap_model=lambda model: model,
+            state=SimpleNamespace(deepspeed_plugin=plugin),
+        ),
+        processing_class=build_tiny_tokenizer(),
+        is_fsdp_enabled=is_fsdp_enabled,
+    )
+
+
+def get_values(teacher):
+    logits = torch.zeros(len(TREE.target_ids), VOCAB_SIZE)
+    return teacher.get_term(TREE, forward_kl)(logits, slice(None))
+
+
+def test_a_teacher_is_named_loaded_or_given(teacher_path):
+    options = {"teacher_model_name_or_path": teacher_path}
+    values = [
+        get_values(get_teacher(build_trainer(**options))),
+        get_values(get_teacher(build_trainer(), teacher_path)),
+        get_values(get_teacher(build_trainer(), build_tiny_model("llama", seed=1))),
+    ]
+    assert values[0].min() > 0
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2])
+
+
+def test_an_adapter_of_the_student_teaches():
+    student = get_peft_model(build_tiny_model("llama"), LoraConfig(target_modules="all-linear"))
+    student.add_adapter("teacher", LoraConfig(target_modules="all-linear"))
+    trainer = build_trainer(model=student, teacher_adapter_name="teacher")
+    assert get_values(get_teacher(trainer)).shape == TREE.target_ids.shape
+    for how in ({"is_fsdp_enabled": True}, {"zero_stage": 3}):
+        trainer = build_trainer(model=student, teacher_adapter_name="teacher", **how)
+        with pytest.raises(InputError, match="shard the base model"):
+            get_teacher(trainer)
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "message"),
+    [
+        ({}, None, "None is given"),
+        ({"teacher_adapter_name": "a"}, "b", "`teacher_adapter_name` and `teacher_model` are"),
+    ],
+)
+def test_exactly_one_teacher_is_expected(options, model, message):
+    with pytest.raises(InputError, match=message):
+        get_teacher(build_trainer(**options), model)
+
+
+def test_a_teacher_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelError, match="nowhere' cannot be loaded"):
+        get_teacher(build_trainer(), str(tmp_path / "nowhere"))
+
+
+def test_tokens_that_cannot_be_checked_are_said_or_refused(caplog):
+    larger = build_tiny_model("llama")
+    larger.resize_token_embeddings(VOCAB_SIZE + 64)
+    with pytest.raises(InputError, match="448 rows and the student's 384"):
+        get_teacher(build_trainer(), larger)
+    with caplog.at_level(logging.WARNING):
+        get_teacher(build_trainer(), build_tiny_model("llama"))
+    assert "that its 384 tokens are the student's is not checked" in caplog.text
+
+
+def test_a_teacher_with_other_tokens_is_refused(teacher_path):
+    trainer = build_trainer()
+    trainer.processing_class.add_tokens(["<added>"])
+    with pytest.raises(InputError, match="'<added>'"):
+        get_teacher(trainer, teacher_path)
+
+
+def test_every_process_loads_the_whole_teacher(teacher_path, monkeypatch):
+    """FSDP's economical loading would leave the weights of all processes but one empty."""
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    seen = []
+    load = teacher_options.create_model_from_path
+
+    def record(path, **kwargs):
+        seen.append(os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"])
+        return load(path, **kwargs)
+
+    monkeypatch.setattr(teacher_options, "create_model_from_path", record)
+    get_teacher(build_trainer(), teacher_path)
+    assert seen == ["false"]
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kd_weight": -1.0}, "`kd_weight` is -1.0"),
+        ({"kd_temperature": 0.0}, "`kd_temperature` is 0.0"),
+        ({"kd_loss_type": "kl"}, "'kl'"),
+        ({"kd_loss_kwargs": {"temperature": 2.0}}, "`kd_temperature`"),
+        (
+            {"teacher_model_name_or_path": "a", "teacher_adapter_name": "b"},
+            "`teacher_model_name_or_path` and `teacher_adapter_name` are set",
+        ),
+        ({"teacher_model_init_kwargs": {"dtype": "auto"}}, "no `teacher_model_name_or_path` says"),
+    ],
+)
+def test_options_that_are_wrong_or_ignored_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        TeacherOptions(**options)._check_teacher_options()
+
+
+def test_a_divergence_has_its_hyperparameters():
+    options = TeacherOptions(kd_loss_type="skew_kl", kd_loss_kwargs={"skew": 0.3})
+    student, teacher = torch.randn(2, 4, 5)
+    expected = skew_kl(student, teacher, skew=0.3)
+    assert torch.equal(options.get_kd_divergence()(student, teacher), expected)
