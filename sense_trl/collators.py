@@ -14,24 +14,31 @@ from sense_trl.prefix_tree import PrefixTree
 PAIR_WEIGHT = "pair_weight"
 """Name of the column and of the batch entry that holds one weight per preference pair."""
 
+PAIR_MARGIN = "pair_margin"
+"""Name of the column and of the batch entry that holds one target margin per preference pair."""
+
+MASK_GROUPS = "mask_groups"
+"""Name of the column and of the batch entry that says which item each token of an answer is part of
+(a table, a column, a literal), -1 for none."""
+
 PREFIX_TREE = "prefix_tree"
 """Name of the batch entry that holds the `PrefixTree` of the batch."""
 
 
 @dataclass
 class DataCollatorForWeightedPreference:
-    """Adds the pair weights to the batch that another preference collator builds.
+    """Adds weights and target margins of pairs to the batch that another collator builds.
 
     It holds the other collator instead of subclassing one: the batch format stays that collator's
     business (TRL's `DataCollatorForPreference`, or a user's own), and this module needs no TRL.
-    The output is that collator's output, plus `pair_weight`, float32 `[B]` with B pairs, when the
-    examples carry it. Examples without weights pass through untouched.
+    The output is that collator's output, plus `pair_weight` and `pair_margin`, float32 `[B]` with B
+    pairs, when the examples carry them. Examples without either pass through untouched.
 
     Args:
         collator: builds the batch, e.g. TRL's `[2B, L]` layout, chosen rows first.
 
     Raises:
-        InputError: some examples of one batch have a weight and others have none.
+        InputError: some examples of one batch have a weight or a margin and others have none.
 
     Example:
         >>> collator = DataCollatorForWeightedPreference(lambda examples: {"num": len(examples)})
@@ -45,16 +52,17 @@ class DataCollatorForWeightedPreference:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(examples)
-        weights = [example.get(PAIR_WEIGHT) for example in examples]
-        if all(weight is None for weight in weights):
-            return batch
-        if any(weight is None for weight in weights):
-            raise InputError(
-                f"`{PAIR_WEIGHT}` is missing in {weights.count(None)} of {len(weights)} examples "
-                "of one batch, expected all or none. Give every pair a weight, 1.0 where there is "
-                "no reason for another."
-            )
-        batch[PAIR_WEIGHT] = torch.tensor(weights, dtype=torch.float32)
+        for name, neutral in ((PAIR_WEIGHT, 1.0), (PAIR_MARGIN, 0.0)):
+            values = [example.get(name) for example in examples]
+            if all(value is None for value in values):
+                continue
+            if any(value is None for value in values):
+                raise InputError(
+                    f"`{name}` is missing in {values.count(None)} of {len(values)} examples of one "
+                    f"batch, expected all or none. Give every pair a value, {neutral} where there "
+                    "is no reason for another."
+                )
+            batch[name] = torch.tensor(values, dtype=torch.float32)
         return batch
 
 
@@ -90,6 +98,35 @@ class DataCollatorForPrefixTree:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(examples)
         batch[PREFIX_TREE] = get_prefix_tree(batch, max_row_tokens=self.max_row_tokens)
+        return batch
+
+
+@dataclass
+class DataCollatorForMaskGroups:
+    """Adds the `mask_groups` of the examples to the batch that another collator builds.
+
+    The output is that collator's output, plus `mask_groups`, int64 `[N, L]` and -1 at padding on
+    the right, when the examples have them.
+
+    Args:
+        collator: builds a padded batch with `input_ids` `[N, L]`.
+
+    Example:
+        >>> collator = DataCollatorForMaskGroups(lambda examples: {"input_ids": torch.ones(2, 3)})
+        >>> collator([{"mask_groups": [-1, 0]}, {"mask_groups": [-1, 0, 0]}])["mask_groups"]
+        tensor([[-1,  0, -1],
+                [-1,  0,  0]])
+    """
+
+    collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(examples)
+        if MASK_GROUPS in examples[0]:
+            groups = torch.full(batch["input_ids"].shape, -1)
+            for row, example in zip(groups, examples, strict=True):
+                row[: len(example[MASK_GROUPS])] = torch.tensor(example[MASK_GROUPS])
+            batch[MASK_GROUPS] = groups
         return batch
 
 

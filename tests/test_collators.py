@@ -25,6 +25,7 @@ def test_adds_the_weights_in_order_and_keeps_the_batch():
     batch = collator([{"id": 7, "pair_weight": 0.5}, {"id": 8, "pair_weight": 1.5}])
     assert batch["ids"].tolist() == [7, 8]
     assert batch["pair_weight"].tolist() == [0.5, 1.5]
+    assert "pair_margin" not in batch
     assert batch["pair_weight"].dtype == torch.float32
 
 

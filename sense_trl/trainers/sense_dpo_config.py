@@ -22,7 +22,7 @@ SENSE_LOSS_TYPES = ("cdpo", "dpop")
 """The values of `loss_type` that TRL does not have."""
 
 WEIGHTABLE_LOSS_TYPES = ("sigmoid", "cdpo", "dpop", "sft")
-"""The values of `loss_type` that a weight per pair can be applied to."""
+"""The values of `loss_type` that a weight and a target margin per pair can be applied to."""
 
 _DEFAULT_CDPO_LABEL_SMOOTHING = 0.1
 
@@ -76,6 +76,16 @@ class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
             "help": "Dataset column with one weight per pair, used when the dataset has it; null "
             "never looks. Weights are at least 0 and are scaled to a mean of 1 over each dataset. "
             "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'."
+        },
+    )
+    pair_margin_column: str | None = field(
+        default="pair_margin",
+        metadata={
+            "help": "Dataset column with one target margin per pair, used when the dataset has it; "
+            "null never looks. The reward of the chosen answer is to exceed that of the rejected "
+            "one by it, `-log sigmoid(x - margin)` (arXiv 2402.10571): more for answers that are "
+            "further from right. Available with the losses 'sigmoid', 'cdpo' and 'dpop', beside "
+            "which 'sft' may stand."
         },
     )
     reference_cache: str | None = field(

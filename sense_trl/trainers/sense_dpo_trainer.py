@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,11 @@ from datasets import IterableDataset
 from torch import Tensor
 from trl import DPOTrainer
 
-from sense_trl.collators import PAIR_WEIGHT, DataCollatorForWeightedPreference
+from sense_trl.collators import (
+    PAIR_MARGIN,
+    PAIR_WEIGHT,
+    DataCollatorForWeightedPreference,
+)
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.trainers._trl_compat import RecordedForward
@@ -53,6 +57,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
       dataset (not per batch: the step size would then depend on which pairs meet). The chosen
       answer's tokens in `"sft"` are weighted likewise. Weighting does not change the `rewards/*`
       and `logps/*` metrics.
+    * A dataset column `pair_margin` gives each pair the margin that it is to reach.
     * `rejected` may be a list of answers: each makes a pair with the chosen one, and the pairs of
       an example are drawn into the same batch. `per_device_train_batch_size` counts pairs.
     * With `prefix_sharing` the prompt is computed once for both answers, and so is whatever else
@@ -82,7 +87,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
 
     Raises:
         InputError: `args` is not a `SenseDPOConfig`, too many pairs exceed `max_length`, the
-            weights are unusable or meet a loss that cannot be weighted, `prefix_sharing` is True
+            weights or margins are unusable or meet a loss that takes none, `prefix_sharing` is True
             where it is not exact, or a column to group by is missing.
 
     Example:
@@ -205,8 +210,9 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: SenseDPOConfig, dataset_name: str
     ) -> Any:
-        """Tokenise unless that is done, leave out or refuse what is too long, scale the weights."""
-        dataset = split_rejected_lists(dataset, args.pair_weight_column)
+        """Tokenise unless that is done, treat long pairs as `args` says, check the pair columns."""
+        pair_columns = [args.pair_weight_column, args.pair_margin_column]
+        dataset = split_rejected_lists(dataset, [name for name in pair_columns if name])
         columns = _get_column_names(dataset)
         if args.precompute_ref_log_probs:
             # Left from an earlier pass over the same dataset (`evaluate(trainer.eval_dataset)`);
@@ -227,49 +233,44 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             get_length=_get_length,
             noun="pairs",
         )
-        if args.pair_weight_column is None:
-            # The collator takes any column of this name for weights.
-            return dataset.remove_columns(PAIR_WEIGHT) if PAIR_WEIGHT in columns else dataset
-        if args.pair_weight_column in columns:
-            self._check_losses_can_be_weighted(args)
-            return _scale_pair_weights(dataset, dataset_name, args.pair_weight_column)
-        if args.pair_weight_column != PAIR_WEIGHT:
-            raise InputError(
-                f"`pair_weight_column` is {args.pair_weight_column!r}, but the {dataset_name} "
-                f"dataset has only the columns {sorted(columns)}. Name one of them, or leave the "
-                "option out."
-            )
-        return dataset
+        dataset = self._prepare_pair_column(
+            dataset, dataset_name, args, PAIR_WEIGHT, _scale_pair_weights
+        )
+        return self._prepare_pair_column(
+            dataset, dataset_name, args, PAIR_MARGIN, _convert_pair_margins
+        )
 
     @staticmethod
-    def _check_losses_can_be_weighted(args: SenseDPOConfig) -> None:
-        advice = (
-            "Remove the column, set `pair_weight_column` to null, or change the option named first."
-        )
-        for loss_type in args.loss_type:
-            if loss_type not in WEIGHTABLE_LOSS_TYPES:
-                raise InputError(
-                    f"`loss_type` {loss_type!r} cannot be weighted per pair, but the dataset has "
-                    f"the weight column {args.pair_weight_column!r}. Available with weights: "
-                    f"{', '.join(WEIGHTABLE_LOSS_TYPES)}. {advice}"
-                )
-        for name, unset in (
-            ("ld_alpha", None),
-            ("use_weighting", False),
-            ("f_divergence_type", "reverse_kl"),
-        ):
-            if (value := getattr(args, name)) != unset:
-                raise InputError(
-                    f"`{name}` is {value!r}, expected {unset!r} together with the weight column "
-                    f"{args.pair_weight_column!r}. {advice}"
-                )
+    def _prepare_pair_column(
+        dataset: Any,
+        dataset_name: str,
+        args: SenseDPOConfig,
+        target: str,
+        convert: Callable[[Any, str, str], Any],
+    ) -> Any:
+        """Put the values of the column that `args` names into the column `target`."""
+        option = f"{target}_column"
+        column = getattr(args, option)
+        columns = _get_column_names(dataset)
+        if column is None:
+            # The collator takes any column of this name.
+            return dataset.remove_columns(target) if target in columns else dataset
+        if column in columns:
+            _check_losses_take_pair_column(args, option, column)
+            return convert(dataset, dataset_name, column)
+        if column != target:
+            raise InputError(
+                f"`{option}` is {column!r}, but the {dataset_name} dataset has only the columns "
+                f"{sorted(columns)}. Name one of them, or leave the option out."
+            )
+        return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         # The Trainer removes every column that is not listed here.
         is_unset = self._signature_columns is None
         super()._set_signature_columns_if_needed()
         if is_unset:
-            self._signature_columns.append(PAIR_WEIGHT)
+            self._signature_columns += [PAIR_WEIGHT, PAIR_MARGIN]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self._grouped_sampler is not None:
@@ -284,7 +285,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         # which is the first forward of a model that it has loaded itself.
         self._guard_quantized_models()
         # TRL hands every entry that it does not know to the model's forward, the tree as well.
-        inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
+        inputs = _without_pair_columns(inputs)
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
         return super().compute_ref_log_probs(model, inputs)
@@ -316,9 +317,10 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
 
         `num_items_in_batch` is always None here, since preference batches have no `labels`.
         """
-        weights = inputs.get(PAIR_WEIGHT)
-        inputs = {key: value for key, value in inputs.items() if key != PAIR_WEIGHT}
-        our_types = SENSE_LOSS_TYPES if weights is None else WEIGHTABLE_LOSS_TYPES
+        weights, margins = inputs.get(PAIR_WEIGHT), inputs.get(PAIR_MARGIN)
+        inputs = _without_pair_columns(inputs)
+        is_plain = weights is None and margins is None
+        our_types = SENSE_LOSS_TYPES if is_plain else WEIGHTABLE_LOSS_TYPES
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
             log_tokens_saved(self, inputs)
@@ -342,7 +344,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         loss = trl_loss
         for loss_type, loss_weight in zip(self.loss_types, self.loss_weights, strict=True):
             if loss_type in our_types:
-                term = self._compute_term(loss_type, per_token_logps, inputs, weights)
+                term = self._compute_term(loss_type, per_token_logps, inputs, weights, margins)
                 loss = loss + term * loss_weight
                 mode = "train" if self.model.training else "eval"
                 value = self.accelerator.gather(term.detach()).mean().item()
@@ -372,6 +374,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         per_token_logps: Tensor,
         inputs: dict[str, Any],
         pair_weights: Tensor | None,
+        pair_margins: Tensor | None,
     ) -> Tensor:
         """One loss of the list as a scalar, before its entry of `loss_weights`.
 
@@ -379,6 +382,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             per_token_logps: `[2B, L - 1]`, zero outside the answers, chosen rows first.
             inputs: `completion_mask` `[2B, L]`, `ref_chosen_logps`, `ref_rejected_logps` `[B]`.
             pair_weights: `[B]` with a mean of 1 over the dataset, or None for no weights.
+            pair_margins: `[B]`, or None for no target margins.
         """
         if loss_type == "sft":
             chosen_logps, _ = per_token_logps.chunk(2)
@@ -392,14 +396,17 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             inputs["ref_chosen_logps"],
             inputs["ref_rejected_logps"],
         )
+        options: dict[str, Any] = {"beta": self.args.beta}
+        if pair_margins is not None:
+            options["target_margin"] = pair_margins
         if loss_type == "sigmoid":
-            losses = dpo_loss(*logps, beta=self.args.beta)
+            losses = dpo_loss(*logps, **options)
         elif loss_type == "cdpo":
             eps = self.args.label_smoothing
             assert eps is not None, "SenseDPOConfig resolves it"
-            losses = cdpo_loss(*logps, beta=self.args.beta, label_smoothing=eps)
+            losses = cdpo_loss(*logps, **options, label_smoothing=eps)
         elif loss_type == "dpop":
-            losses = dpop_loss(*logps, beta=self.args.beta, dpop_lambda=self.args.dpop_lambda)
+            losses = dpop_loss(*logps, **options, dpop_lambda=self.args.dpop_lambda)
         else:
             raise AssertionError(f"no loss term for {loss_type!r}")
         return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
@@ -408,6 +415,49 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
 def _get_column_names(dataset: Any) -> set[str]:
     # A streamed dataset may not know its columns before its first example is read.
     return set(dataset.column_names or next(iter(dataset)))
+
+
+def _without_pair_columns(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A batch for a model, which gets every entry that TRL does not know."""
+    return {key: value for key, value in inputs.items() if key not in (PAIR_WEIGHT, PAIR_MARGIN)}
+
+
+def _check_losses_take_pair_column(args: SenseDPOConfig, option: str, column: str) -> None:
+    """The losses and their options must be those that we compute ourselves."""
+    advice = f"Remove the column, set `{option}` to null, or change the option named first."
+    for loss_type in args.loss_type:
+        if loss_type not in WEIGHTABLE_LOSS_TYPES:
+            raise InputError(
+                f"`loss_type` {loss_type!r} takes no value per pair, but the dataset has the "
+                f"column {column!r} (`{option}`). Available with it: "
+                f"{', '.join(WEIGHTABLE_LOSS_TYPES)}. {advice}"
+            )
+    for name, unset in (
+        ("ld_alpha", None),
+        ("use_weighting", False),
+        ("f_divergence_type", "reverse_kl"),
+    ):
+        if (value := getattr(args, name)) != unset:
+            raise InputError(
+                f"`{name}` is {value!r}, expected {unset!r} together with the column {column!r} "
+                f"(`{option}`). {advice}"
+            )
+
+
+def _convert_pair_margins(dataset: Any, dataset_name: str, column: str) -> Any:
+    """Put the margins of `column` into the column `pair_margin`, all of them finite."""
+
+    def check(row: dict[str, Any], index: int) -> dict[str, float]:
+        value = row[column]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and math.isfinite(value)):
+            raise InputError(
+                f"Row {index} of the margin column {column!r} of the {dataset_name} dataset is "
+                f"{value!r}, expected a finite number; 0 asks for nothing more than a preference."
+            )
+        return {PAIR_MARGIN: float(value)}
+
+    return dataset.map(check, with_indices=True)
 
 
 def _get_length(lengths: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import IterableDataset
@@ -12,7 +13,7 @@ EXAMPLE_INDEX = "example_index"
 """Column that says which pairs were one example."""
 
 
-def split_rejected_lists(dataset: Any, weight_column: str | None) -> Any:
+def split_rejected_lists(dataset: Any, pair_columns: Sequence[str]) -> Any:
     """One row for each rejected answer of a dataset whose `rejected` is a list of answers.
 
     All other columns are repeated, and `example_index` is added, by which the pairs of an example
@@ -22,10 +23,10 @@ def split_rejected_lists(dataset: Any, weight_column: str | None) -> Any:
     Args:
         dataset: with `rejected`, a list of texts or of conversations, or `rejected_ids`, a list of
             lists of token ids.
-        weight_column: if its values are lists too, they are one weight per rejected answer.
+        pair_columns: where their values are lists too, they are one value per rejected answer.
 
     Raises:
-        InputError: an example has no rejected answer, or another number of weights.
+        InputError: an example has no rejected answer, or another number of values.
     """
     first = next(iter(dataset))
     column = "rejected_ids" if "rejected_ids" in first else "rejected"
@@ -36,10 +37,10 @@ def split_rejected_lists(dataset: Any, weight_column: str | None) -> Any:
         rows: dict[str, list[Any]] = {name: [] for name in [*batch, EXAMPLE_INDEX]}
         for place, index in enumerate(indices):
             answers = batch[column][place]
-            weights = batch[weight_column][place] if weight_column in batch else None
             per_answer = {column: answers}
-            if isinstance(weights, list) and weight_column is not None:
-                per_answer[weight_column] = weights
+            for name in pair_columns:
+                if name in batch and isinstance(batch[name][place], list):
+                    per_answer[name] = batch[name][place]
             _check(per_answer, column, index)
             for name, values in batch.items():
                 repeated = [values[place]] * len(answers)

@@ -36,6 +36,7 @@ def test_every_field_of_ours_is_explained():
         "label_smoothing",
         "dpop_lambda",
         "pair_weight_column",
+        "pair_margin_column",
         "adapter_dtype",
         "max_length",
         "max_dropped_fraction",

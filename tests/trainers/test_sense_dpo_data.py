@@ -7,7 +7,7 @@ import math
 
 import pytest
 from datasets import IterableDataset
-from tiny_models import PAIRS, assert_same_weights
+from tiny_models import PAIRS, assert_same_weights, get_history
 
 from sense_trl.errors import InputError
 
@@ -106,9 +106,29 @@ def test_a_missing_weight_column_is_refused(train):
         train(["cdpo"], pair_weight_column="weight")
 
 
+def test_margins_of_a_stream_and_of_another_column_reach_the_batch(train):
+    pairs = [{**pair, "distance": float(i)} for i, pair in enumerate(PAIRS)]
+    trainer = train(["cdpo"], pairs=pairs, pair_margin_column="distance", start=False)
+    assert list(trainer.train_dataset["pair_margin"]) == [float(i) for i in range(len(PAIRS))]
+    rows = [{**pair, "pair_margin": 1} for pair in PAIRS]
+    streamed = train(["cdpo"], pairs=IterableDataset.from_generator(lambda: iter(rows * 4)))
+    # Policy and reference agree at first: -log sigmoid(-1) - 0.1.
+    assert get_history(streamed, "loss")[0] == pytest.approx(math.log1p(math.e) - 0.1, rel=1e-4)
+
+
+def test_unusable_margins_are_named(train):
+    pairs = [{**PAIRS[0], "pair_margin": 1.0}, {**PAIRS[1], "pair_margin": float("nan")}]
+    with pytest.raises(InputError, match="Row 1 of the margin column 'pair_margin'"):
+        train(["cdpo"], pairs=pairs)
+    with pytest.raises(InputError, match="`pair_margin_column` is 'margin'"):
+        train(["cdpo"], pair_margin_column="margin")
+    with pytest.raises(InputError, match="`loss_type` 'hinge' takes no value per pair"):
+        train(["hinge"], pairs=pairs[:1])
+
+
 def test_a_loss_that_cannot_be_weighted_is_refused(train):
     pairs = [{**pair, "pair_weight": 1.0} for pair in PAIRS]
-    with pytest.raises(InputError, match="`loss_type` 'ipo' cannot be weighted"):
+    with pytest.raises(InputError, match="`loss_type` 'ipo' takes no value per pair"):
         train(["ipo"], pairs=pairs)
     with pytest.raises(InputError, match=r"`ld_alpha` is 0\.5"):
         train(["sigmoid"], pairs=pairs, ld_alpha=0.5)

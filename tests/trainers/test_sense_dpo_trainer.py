@@ -163,6 +163,25 @@ def test_a_weight_of_two_equals_the_pair_twice(train, loss_type):
     assert get_history(first, "loss")[1] != pytest.approx(get_history(third, "loss")[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("loss_type", ["sigmoid", "cdpo", "dpop"])
+def test_a_target_margin_is_subtracted_from_the_margin_of_its_pair(train, loss_type):
+    margins = [0.0, 1.5]
+    pairs = [{**pair, "pair_margin": m} for pair, m in zip(PAIRS[:2], margins, strict=True)]
+    trainer = train([loss_type, "sft"], pairs=pairs, loss_weights=[1.0, 0.0], start=False)
+    # Policy and reference agree before training, so x is 0 for every pair.
+    eps = trainer.args.label_smoothing
+    for row, margin in zip(trainer.train_dataset, margins, strict=True):
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator([row])).item()
+        expected = math.log1p(math.exp(margin)) - eps * margin
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_margin_of_zero_changes_nothing(train):
+    plain = train(["cdpo"])
+    zero = train(["cdpo"], pairs=[{**pair, "pair_margin": 0.0} for pair in PAIRS])
+    assert_same_weights(plain, zero)
+
+
 def test_weights_count_in_the_sft_term_of_a_single_pair(train):
     pairs = [{**PAIRS[0], "pair_weight": 3.0}, {**PAIRS[1], "pair_weight": 1.0}]
     trainer = train(["sft"], pairs=pairs, max_steps=1, per_device_train_batch_size=2, start=False)

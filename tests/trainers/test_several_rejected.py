@@ -21,14 +21,14 @@ AS_PAIRS = [{**e, "rejected": rejected} for e in EXAMPLES for rejected in e["rej
 
 
 def split(rows, weight_column=None):
-    return list(split_rejected_lists(Dataset.from_list(rows), weight_column))
+    return list(split_rejected_lists(Dataset.from_list(rows), [weight_column]))
 
 
 def test_every_rejected_answer_makes_a_pair():
     expected = [{**pair, "example_index": i // 3} for i, pair in enumerate(AS_PAIRS)]
     assert split(EXAMPLES) == expected
     stream = IterableDataset.from_generator(lambda: iter(EXAMPLES))
-    assert list(split_rejected_lists(stream, None)) == expected
+    assert list(split_rejected_lists(stream, [])) == expected
 
 
 @pytest.mark.parametrize(
