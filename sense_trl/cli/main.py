@@ -6,13 +6,14 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from sense_trl._version import __version__
-from sense_trl.cli import evaluate, pairs, quickstart, verify
+from sense_trl.cli import evaluate, pairs, quickstart, stages, verify
 from sense_trl.errors import SenseTRLError
 
 
@@ -43,22 +44,35 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sense-trl",
         description="From a database and questions to a better text-to-SQL model.",
+        epilog="pairs and evaluate with --config FILE run that stage of a recipe: they sample from "
+        "the model first.",
     )
     parser.add_argument("--version", action="version", version=f"sense-trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS.values():
         module.add_parser(commands)
+    stages.add_parsers(commands)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, stage: stages.Stage | None = None) -> int:
     """Run the command line.
+
+    Args:
+        argv: arguments; those of this process if not given.
+        stage: what they belong to, if they do not begin with a command.
 
     Returns:
         0 if all went well, 2 for unusable input, 130 after Ctrl-C.
     """
-    arguments = vars(make_parser().parse_args(argv))
-    command = arguments.pop("command")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if stage is None and (stage := stages.find_stage(argv)) is not None:
+        argv = argv[1:]
+    if stage is not None:
+        run = functools.partial(stage.run, argv)
+    else:
+        arguments = vars(make_parser().parse_args(argv))
+        run = functools.partial(COMMANDS[arguments.pop("command")].run, arguments)
     # Read by libraries when they are imported, so set before. A user's own setting wins.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -70,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     console = Console(stderr=True)
     try:
-        return COMMANDS[command].run(arguments, console)
+        return run(console)
     except SenseTRLError as error:
         console.print("[bold red]error:[/]", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -52,6 +52,7 @@ from sense_trl.pipeline.run_folder import (
     fingerprint_model,
 )
 from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.pipeline.starting_model import StartingModel, load_starting_model
 from sense_trl.pipeline.task import (
     DataArguments,
     TextToSQLTask,
@@ -64,7 +65,6 @@ from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 if TYPE_CHECKING:
     import datasets
-    from peft import LoraConfig
 
 # Larger models do not fit a common machine with float32 weights, gradients and two moments each.
 _FULL_FINE_TUNING_LIMIT = 400_000_000
@@ -215,10 +215,11 @@ class _Quickstart:
             max_length=config.max_length,
             **self._training(len(rows), config.sft_epochs, config.sft_batch_size),
         )
-        lora = None if _num_parameters(model) <= _FULL_FINE_TUNING_LIMIT else self._lora()
+        use_lora = _num_parameters(model) > _FULL_FINE_TUNING_LIMIT
 
         def train_stage(callback: Any) -> dict[str, Any]:
-            return train_sft(model, rows, arguments, peft_config=lora, callbacks=[callback])
+            start = self._load(model, arguments.use_cpu, lora=use_lora)
+            return train_sft(start, rows, arguments, callbacks=[callback])
 
         self._train("sft", "Supervised fine-tuning", arguments.max_steps, train_stage)
         return folder
@@ -293,7 +294,8 @@ class _Quickstart:
         )
 
         def train_stage(callback: Any) -> dict[str, Any]:
-            return train_dpo(weak, pairs, arguments, peft_config=self._lora(), callbacks=[callback])
+            start = self._load(weak, arguments.use_cpu, lora=True)
+            return train_dpo(start, pairs, arguments, callbacks=[callback])
 
         self._train("dpo", "Preference training", arguments.max_steps, train_stage)
         return folder
@@ -349,15 +351,20 @@ class _Quickstart:
             "disable_tqdm": True,
         }
 
-    def _lora(self) -> LoraConfig:
-        from peft import LoraConfig
+    def _load(self, model: Path, use_cpu: bool, *, lora: bool) -> StartingModel:
+        from trl import ModelConfig
 
-        return LoraConfig(
-            r=self.config.lora_r,
+        model_config = ModelConfig(
+            model_name_or_path=str(model),
+            # All weights are trained in 32 bits; an adapter is, whatever its base has.
+            dtype="auto" if lora else "float32",
+            use_peft=lora,
+            lora_r=self.config.lora_r,
             lora_alpha=2 * self.config.lora_r,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
+            lora_dropout=0.0,
+            lora_target_modules=["all-linear"],
         )
+        return load_starting_model(model_config, use_cpu=use_cpu)
 
     def _train(
         self, key: str, title: str, steps: int, train: Callable[[Any], dict[str, Any]]

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sense_trl._files import write_text_atomically
-from sense_trl.errors import InputError, SenseTRLError
+from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pipeline.cpu import keep_freed_memory
+from sense_trl.pipeline.processes import get_processes
 from sense_trl.pipeline.progress import progress_callback, stage_bar
 from sense_trl.pipeline.run_folder import (
     RunFolder,
@@ -28,11 +29,18 @@ from sense_trl.pipeline.run_folder import (
     fingerprint_model,
 )
 from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.pipeline.starting_model import (
+    check_model_arguments,
+    get_adapter_base,
+    load_for_generation,
+    load_starting_model,
+)
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task
 from sense_trl.verification.verifier import SQLVerifier
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    import datasets
+    from trl import ModelConfig
 
     from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
@@ -43,8 +51,8 @@ class GenerationArguments:
 
     model_name_or_path: str = field(
         metadata={
-            "help": "Model folder or hub id with a chat template; with `base_url` the server's "
-            "name of the model."
+            "help": "Model folder, adapter folder or hub id with a chat template; with `base_url` "
+            "the server's name of the model."
         }
     )
     output_dir: str = field(metadata={"help": "Folder for what the stage writes."})
@@ -57,6 +65,13 @@ class GenerationArguments:
     generation_dtype: str = field(
         default="auto",
         metadata={"help": "Type of the weights: auto, float32 (fastest on CPUs), bfloat16."},
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "Hold the weights in 4 bits (NF4, double quantisation) and multiply them in "
+            "`generation_dtype`: a quarter of the memory."
+        },
     )
     base_url: str | None = field(
         default=None,
@@ -79,6 +94,11 @@ class GenerationArguments:
             raise InputError(
                 f"`use_vllm` is given with `base_url` {self.base_url!r}; choose one of them."
             )
+        if self.load_in_4bit and (self.use_vllm or self.base_url is not None):
+            raise InputError(
+                "`load_in_4bit` is true, but with `use_vllm` or `base_url` the weights are loaded "
+                "elsewhere. Leave it out, and name a quantised checkpoint there."
+            )
         if self.candidate_source not in ("weak", "strong"):
             raise InputError(
                 f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."
@@ -98,13 +118,18 @@ class GenerationArguments:
         if self.use_vllm:
             from sense_trl.generation.vllm_generator import VLLMGenerator
 
-            dtype = {} if self.generation_dtype == "auto" else {"dtype": self.generation_dtype}
-            return VLLMGenerator(self.model_name_or_path, **dtype)
+            options = {} if self.generation_dtype == "auto" else {"dtype": self.generation_dtype}
+            return VLLMGenerator(self.model_name_or_path, **options)
         from sense_trl.generation.transformers_generator import TransformersGenerator
 
-        return TransformersGenerator(
-            self.model_name_or_path, batch_size=self.batch_size, dtype=self.generation_dtype
-        )
+        path, dtype = self.model_name_or_path, self.generation_dtype
+        if self.load_in_4bit or get_adapter_base(path) is not None:
+            model, tokenizer = load_for_generation(
+                path, dtype=dtype, load_in_4bit=self.load_in_4bit
+            )
+            name = Path(path).name
+            return TransformersGenerator(model, tokenizer, batch_size=self.batch_size, name=name)
+        return TransformersGenerator(path, batch_size=self.batch_size, dtype=dtype)
 
     def sampling(self) -> SamplingConfig:
         """These arguments as a `SamplingConfig`."""
@@ -203,29 +228,21 @@ _DECISIVE = (
 )
 
 
-def _claim_training(
-    kind: str, config: Any, model: str, data: dict[str, str], peft_config: LoraConfig | None
-) -> bool:
+def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, str]) -> bool:
     """Claim `config.output_dir`; whether the training there is finished already."""
     settings = {name: getattr(config, name, None) for name in _DECISIVE}
-    settings |= {"model_name_or_path": fingerprint_model(model), **data}
-    if peft_config is not None:
-        lora = ("r", "lora_alpha", "lora_dropout", "target_modules")
-        settings |= {f"peft_{name}": _plain(getattr(peft_config, name, None)) for name in lora}
+    settings |= {**asdict(model), **data}
+    settings["model_name_or_path"] = fingerprint_model(str(model.model_name_or_path))
     RunFolder(config.output_dir, kind, settings).claim()
     return (Path(config.output_dir) / _DONE).exists()
-
-
-def _plain(value: Any) -> Any:
-    """A set has no order to compare by."""
-    return sorted(value) if isinstance(value, (set, frozenset)) else value
 
 
 _DONE = "metrics.json"
 
 
 def _finish_training(config: Any, metrics: dict[str, Any]) -> None:
-    write_text_atomically(Path(config.output_dir) / _DONE, json.dumps(metrics, indent=1))
+    if get_processes().is_main:
+        write_text_atomically(Path(config.output_dir) / _DONE, json.dumps(metrics, indent=1))
 
 
 def _write_candidates(
@@ -333,85 +350,88 @@ def evaluate(
     return report
 
 
-def sft(
-    data: DataArguments,
-    model: str,
-    config: SenseSFTConfig,
-    console: Console,
-    *,
-    peft_config: LoraConfig | None = None,
-) -> None:
-    """Fine-tune on the gold SQL of the questions with `SenseSFTTrainer`; resumes by itself."""
-    import datasets
+def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console: Console) -> None:
+    """Fine-tune on the gold SQL of the questions with `SenseSFTTrainer`; resumes by itself.
 
+    Raises:
+        InputError: see `check_model_arguments` and `load_task`.
+    """
     from sense_trl.pipeline.training import train_sft
 
-    keep_freed_memory()
-    task = load_task(data)
-    rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    rows = load_rows(data)
     # The rows say all about questions, schemas and their style.
     identity = {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
-    if _claim_training("sft", config, model, identity, peft_config):
-        console.print(f"{config.output_dir} is finished; nothing to do.", markup=False)
-        return
-    with stage_bar(console, "Supervised fine-tuning", _num_steps(config, len(rows))) as bar:
-        metrics = train_sft(
-            model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)]
-        )
-    _finish_training(config, metrics)
+    _train("sft", "Supervised fine-tuning", train_sft, rows, identity, model, config, console)
 
 
-def dpo(
-    pairs: str,
-    model: str,
-    config: SenseDPOConfig,
-    console: Console,
-    *,
-    peft_config: LoraConfig | None = None,
-) -> None:
+def dpo(pairs: str, model: ModelConfig, config: SenseDPOConfig, console: Console) -> None:
     """Train on a `pairs.parquet` with `SenseDPOTrainer`; resumes by itself.
 
     Raises:
-        InputError: `pairs` is not a file, or holds no pair.
+        InputError: see `check_model_arguments`; `pairs` is not a file, or holds no pair.
+    """
+    from sense_trl.pipeline.training import train_dpo
+
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    rows = load_pairs(pairs)
+    identity = {"pairs": fingerprint_file(pairs)}
+    _train("dpo", "Preference training", train_dpo, rows, identity, model, config, console)
+
+
+def load_rows(data: DataArguments) -> datasets.Dataset:
+    """The gold answers of the questions as rows `{db_id, prompt, completion}`.
+
+    Raises:
+        InputError: see `load_task`.
+    """
+    import datasets
+
+    task = load_task(data)
+    return datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
+
+
+def load_pairs(path: str) -> datasets.Dataset:
+    """The pairs of a `pairs.parquet`.
+
+    Raises:
+        InputError: it is not a file, or holds no pair.
     """
     import datasets
     import pyarrow.parquet
 
-    from sense_trl.pipeline.training import train_dpo
+    if not Path(path).is_file():
+        raise InputError(f"`pairs` is {path!r}, which is not a file. Build it with build_pairs.")
+    if pyarrow.parquet.read_metadata(path).num_rows == 0:
+        raise InputError(f"`pairs` {path!r} holds no pair; pairs.json beside it says why.")
+    return datasets.Dataset.from_parquet(path)
 
-    if not Path(pairs).is_file():
-        raise InputError(f"`pairs` is {pairs!r}, which is not a file. Build it with build_pairs.")
-    if pyarrow.parquet.read_metadata(pairs).num_rows == 0:
-        raise InputError(f"`pairs` {pairs!r} holds no pair; pairs.json beside it says why.")
-    keep_freed_memory()
-    rows = datasets.Dataset.from_parquet(pairs)
-    identity = {"pairs": fingerprint_file(pairs)}
-    if _claim_training("dpo", config, model, identity, peft_config):
+
+def _train(
+    kind: str,
+    title: str,
+    train: Callable[..., dict[str, Any]],
+    rows: datasets.Dataset,
+    identity: dict[str, str],
+    model: ModelConfig,
+    config: Any,
+    console: Console,
+) -> None:
+    """Run a training in its folder, unless it is finished there."""
+    if _claim_training(kind, config, model, identity):
         console.print(f"{config.output_dir} is finished; nothing to do.", markup=False)
         return
-    with stage_bar(console, "Preference training", _num_steps(config, len(rows))) as bar:
-        metrics = train_dpo(
-            model, rows, config, peft_config=peft_config, callbacks=[progress_callback(bar)]
-        )
+    keep_freed_memory()
+    start = load_starting_model(model, use_cpu=config.use_cpu)
+    with stage_bar(console, title, count_steps(config, len(rows))) as bar:
+        metrics = train(start, rows, config, callbacks=[progress_callback(bar)])
     _finish_training(config, metrics)
 
 
-def _num_steps(config: Any, num_rows: int) -> int:
-    """Optimizer steps of a training, for its progress bar."""
+def count_steps(config: Any, num_rows: int) -> int:
+    """Optimizer steps of a training in one process, for its progress bar."""
     if config.max_steps > 0:
         return int(config.max_steps)
     batch = int(config.per_device_train_batch_size)
     steps_per_epoch = -(-num_rows // (batch * int(config.gradient_accumulation_steps)))
     return max(1, math.ceil(float(config.num_train_epochs) * steps_per_epoch))
-
-
-def run_recipe(parser: Any, main: Callable[..., None], arguments: list[str] | None = None) -> None:
-    """Parse the command line (and `--config`) of a recipe script and run it.
-
-    Unusable input ends the process with one paragraph and exit code 2, as in `sense-trl`.
-    """
-    try:
-        main(*parser.parse_args_and_config(arguments))
-    except SenseTRLError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(2) from error

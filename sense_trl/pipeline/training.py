@@ -13,8 +13,8 @@ from sense_trl.pipeline.cpu import multiplies_bfloat16
 
 if TYPE_CHECKING:
     import datasets
-    from peft import LoraConfig
 
+    from sense_trl.pipeline.starting_model import StartingModel
     from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
 
@@ -39,92 +39,88 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def train_sft(
-    model: str | Path,
+    start: StartingModel,
     dataset: datasets.Dataset,
     config: SenseSFTConfig,
     *,
-    peft_config: LoraConfig | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Fine-tune on `{prompt, completion}` rows with `SenseSFTTrainer`; resumes by itself.
 
-    The final model and tokenizer go to `config.output_dir`. With `peft_config` the adapter is
-    merged into the model before saving, so that the next stage starts from a plain checkpoint.
+    What the next stage starts from goes to `config.output_dir`: see `_save`.
 
     Returns:
         The trainer's metrics.
     """
-    from sense_trl.generation.transformers_generator import load_model, load_tokenizer
-    from sense_trl.trainers import SenseSFTTrainer, score_trained_positions_only
+    from sense_trl.trainers import SenseSFTTrainer
 
-    # For models whose prefixes cannot be shared; the others score nothing else anyway.
-    score_trained_positions_only()
-    tokenizer = load_tokenizer(model)
-    trainer = SenseSFTTrainer(
-        model=load_model(model, dtype="float32" if peft_config is None else "auto"),
-        args=config,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=peft_config,
-        callbacks=list(callbacks),
-    )
-    metrics = _train(trainer, config.output_dir)
-    _save(trainer, tokenizer, Path(config.output_dir), has_adapter=peft_config is not None)
-    return metrics
+    return _train_and_save(SenseSFTTrainer, start, dataset, config, callbacks)
 
 
 def train_dpo(
-    model: str | Path,
+    start: StartingModel,
     dataset: datasets.Dataset,
     config: SenseDPOConfig,
     *,
-    peft_config: LoraConfig | None = None,
     callbacks: Sequence[Any] = (),
-    merge: bool = True,
 ) -> dict[str, Any]:
     """Train on preference pairs with `SenseDPOTrainer`; resumes by itself.
 
-    The adapter goes to `config.output_dir/adapter`. With `merge` the whole model, adapter merged,
-    goes to `config.output_dir`; the base must then be held in 16 or 32 bits.
+    What the next stage starts from goes to `config.output_dir`: see `_save`. The reference is the
+    model as it was given: an adapter that is trained further is its own reference.
 
     Returns:
         The trainer's metrics.
     """
-    from sense_trl.generation.transformers_generator import load_model, load_tokenizer
-    from sense_trl.trainers import SenseDPOTrainer, score_trained_positions_only
+    from sense_trl.trainers import SenseDPOTrainer
 
+    return _train_and_save(SenseDPOTrainer, start, dataset, config, callbacks)
+
+
+def _train_and_save(
+    trainer_class: Any,
+    start: StartingModel,
+    dataset: datasets.Dataset,
+    config: Any,
+    callbacks: Sequence[Any],
+) -> dict[str, Any]:
+    from sense_trl.trainers import score_trained_positions_only
+
+    # For models whose prefixes cannot be shared; the others score nothing else anyway.
     score_trained_positions_only()
-    tokenizer = load_tokenizer(model)
-    trainer = SenseDPOTrainer(
-        model=load_model(model, dtype="auto"),
+    trainer = trainer_class(
+        model=start.model,
         args=config,
         train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=peft_config,
+        processing_class=start.tokenizer,
+        peft_config=start.peft_config,
         callbacks=list(callbacks),
     )
     metrics = _train(trainer, config.output_dir)
-    output = Path(config.output_dir)
-    if peft_config is not None and trainer.accelerator.is_main_process:
-        trainer.model.save_pretrained(output / "adapter", selected_adapters=["default"])
-    if merge:
-        _save(trainer, tokenizer, output, has_adapter=peft_config is not None)
+    _save(trainer, start, Path(config.output_dir))
     return metrics
 
 
-def _save(trainer: Any, tokenizer: Any, output: Path, *, has_adapter: bool) -> None:
-    """Write the whole model, adapter merged, and the tokenizer, from the main process alone.
+def _save(trainer: Any, start: StartingModel, output: Path) -> None:
+    """Write what the next stage starts from, with the tokenizer, from the main process alone.
 
-    Where the weights are sharded over processes (FSDP, DeepSpeed) no process could merge or write
-    them; the trainer then saves what it holds, an adapter as an adapter.
+    An adapter on 16 or 32 bits is merged, so that `output` is a plain checkpoint; the adapter alone
+    is in `output / "adapter"`. An adapter on quantised weights is written as it is: merged there it
+    would be rounded to 4 bits, and belongs onto the base in 16. So is one whose base is sharded
+    over processes (FSDP, DeepSpeed), where no process could merge it.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(output))
     elif trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        model = model.merge_and_unload() if has_adapter else model
-        model.save_pretrained(output)
-        tokenizer.save_pretrained(output)
+        if start.trains_adapter:
+            # Not the frozen copy that TRL keeps as the reference.
+            target = output if start.is_quantized else output / "adapter"
+            model.save_pretrained(target, selected_adapters=["default"])
+        if not start.is_quantized:
+            model = model.merge_and_unload() if start.trains_adapter else model
+            model.save_pretrained(output)
+        start.tokenizer.save_pretrained(output)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -68,22 +68,28 @@ def _training(config_class: Any, folder: Path, **changes: Any) -> Any:
     return config_class(**options)
 
 
+def _model(path: str, **options: Any) -> Any:
+    from trl import ModelConfig
+
+    return ModelConfig(model_name_or_path=path, **options)
+
+
 def test_sft_finishes_once_and_refuses_other_settings_and_other_questions(
     data: DataArguments, model: str, tmp_path: Path
 ) -> None:
     from sense_trl.trainers import SenseSFTConfig
 
     folder = tmp_path / "sft"
-    sft(data, model, _training(SenseSFTConfig, folder), QUIET)
+    sft(data, _model(model), _training(SenseSFTConfig, folder), QUIET)
     weights = (folder / "model.safetensors").stat().st_mtime_ns
-    sft(data, model, _training(SenseSFTConfig, folder, logging_steps=1), QUIET)
+    sft(data, _model(model), _training(SenseSFTConfig, folder, logging_steps=1), QUIET)
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
     with pytest.raises(InputError, match=r"learning_rate was .*, now 0\.1"):
-        sft(data, model, _training(SenseSFTConfig, folder, learning_rate=0.1), QUIET)
+        sft(data, _model(model), _training(SenseSFTConfig, folder, learning_rate=0.1), QUIET)
     questions = Path(data.questions)
     questions.write_text(questions.read_text().replace("Older", "Elder"))
     with pytest.raises(InputError, match="rows was"):
-        sft(data, model, _training(SenseSFTConfig, folder), QUIET)
+        sft(data, _model(model), _training(SenseSFTConfig, folder), QUIET)
 
 
 def test_pairs_dpo_and_evaluation_follow_each_other(
@@ -101,7 +107,7 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
         build_pairs(data, generation, PairArguments(limit=2), QUIET)
 
     folder = tmp_path / "dpo"
-    dpo(str(pairs), model, _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"]), QUIET)
+    dpo(str(pairs), _model(model), _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"]), QUIET)
     runs = []
     for name, path in (("before", model), ("after", str(folder))):
         arguments = GenerationArguments(path, str(tmp_path / name), max_new_tokens=6)
@@ -128,7 +134,7 @@ def test_unusable_arguments_are_refused(data: DataArguments, model: str, tmp_pat
         )
         evaluate(data, generation, EvaluationArguments(), QUIET)
     with pytest.raises(InputError, match="which is not a file"):
-        dpo("nowhere.parquet", model, _training(SenseDPOConfig, tmp_path / "d"), QUIET)
+        dpo("nowhere.parquet", _model(model), _training(SenseDPOConfig, tmp_path / "d"), QUIET)
 
 
 def test_a_marker_that_a_crash_cut_short_does_not_lock_the_folder(tmp_path: Path) -> None:

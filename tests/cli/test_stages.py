@@ -1,0 +1,213 @@
+"""`sense-trl sft|pairs|dpo|evaluate --config`: the stages from the command line, on a tiny model."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import yaml
+
+from sense_trl.cli import stages
+from sense_trl.cli.main import main
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"),
+]
+
+SCRIPT = """
+CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INTEGER);
+INSERT INTO pet VALUES (1, 'Rex', 3), (2, 'Tom', 5), (3, 'Zoe', 9);
+"""
+
+
+@pytest.fixture
+def recipe(fresh_db: Any, tmp_path: Path) -> Path:
+    """A folder with one YAML file per stage."""
+    questions = [
+        {"question": f"Older than {i}?", "gold_sql": f"SELECT name FROM pet WHERE age > {i}"}
+        for i in range(6)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    model = Path(tiny_models.save_tiny_model(tmp_path / "model", "llama"))
+    # An untrained model hardly ever ends an answer; with many end tokens it does.
+    settings = json.loads((model / "generation_config.json").read_text())
+    settings["eos_token_id"] = [2, *range(100, 200)]
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    data = {
+        "database": str(fresh_db(SCRIPT, name="pets")),
+        "questions": str(tmp_path / "q.jsonl"),
+    }
+    training = {
+        "max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False,
+        "report_to": "none", "disable_tqdm": True, "learning_rate": 0.01, "load_in_4bit": True,
+        "use_bnb_nested_quant": True, "gradient_checkpointing": False,
+    }  # fmt: skip
+    generation = {"max_new_tokens": 6, "generation_dtype": "float32"}
+    configs = {
+        "sft": data | training | {"model_name_or_path": str(model), "use_peft": True, "lora_r": 2},
+        "pairs": data
+        | generation
+        | {"model_name_or_path": "sft", "num_generations": 4, "temperature": 1.0},
+        "dpo": training | {"model_name_or_path": "sft", "pairs": "pairs/pairs.parquet"},
+        "evaluate": data | generation | {"model_name_or_path": "dpo"},
+    }
+    for stage, config in configs.items():
+        text = yaml.safe_dump(config | {"output_dir": stage})
+        (tmp_path / f"{stage}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_a_chain_of_stages_runs_from_its_files(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    monkeypatch.chdir(recipe)
+    assert main(["sft", "--config", "sft.yaml", "--lora_r", "3"]) == 0
+    adapter = json.loads((recipe / "sft" / "adapter_config.json").read_text())
+    assert adapter["r"] == 3
+    assert main(["pairs", "--config", "pairs.yaml"]) == 0
+    assert capsys.readouterr().out.strip() == "pairs/pairs.parquet"
+    assert main(["dpo", "--config", "dpo.yaml"]) == 0
+    assert main(["evaluate", "--config", "evaluate.yaml"]) == 0
+    report = json.loads((recipe / "evaluate" / "evaluation.json").read_text())
+    assert len(report["records"]) == 6
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    before = sorted(recipe.rglob("*"))
+    assert main(["sft", "--config", "sft.yaml", "--max_length", "90", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    settings = yaml.safe_load(printed[: printed.index("examples:")])
+    assert settings["learning_rate"] == 0.01
+    assert settings["load_in_4bit"] is True
+    assert settings["max_length"] == 90
+    assert "save_steps" not in settings
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    from sense_trl.pipeline.stages import load_rows
+    from sense_trl.pipeline.task import DataArguments
+
+    rows = load_rows(DataArguments(settings["database"], settings["questions"]))
+    lengths = [
+        len(tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False))
+        for row in rows
+    ]
+    assert "examples: 6\n" in printed
+    assert f"{max(lengths)} at most" in printed
+    too_long = sum(length > 90 for length in lengths)
+    assert f"longer than `max_length` 90: {too_long} " in printed
+    assert "optimizer steps in one process: 2" in printed
+    assert sorted(recipe.rglob("*")) == before
+
+
+def test_a_dry_run_of_generation_counts_questions(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    model = recipe / "model" / "llama"
+    assert (
+        main(["pairs", "--config", "pairs.yaml", "--dry-run", "--model_name_or_path", str(model)])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "questions: 6 on 1 databases, 0 left out" in printed
+    assert "completions: 24, each of at most 6 tokens" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sft", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["sft", "--config", "typo.yaml"], "max_qestions"),
+        (["sft", "--config", "sft.yaml", "--use_cpu", "false"], "bf16|float32"),
+        (
+            ["sft", "--config", "sft.yaml", "--model_name_or_path", "nothing/here/at/all"],
+            "nothing/here",
+        ),
+        (["dpo", "--config", "dpo.yaml"], "'sft' is not the folder of one"),
+        (["dpo", "--config", "dpo.yaml", "--load_in_4bit", "false"], "which is not a file"),
+        (
+            ["sft", "--config", "sft.yaml", "--accelerate_config", "zero9"],
+            "fsdp_qlora, multi_gpu, zero2",
+        ),
+    ],
+)
+def test_unusable_input_is_one_message_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(recipe)
+    (recipe / "typo.yaml").write_text((recipe / "sft.yaml").read_text() + "max_qestions: 3\n")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(message, error)
+
+
+def test_pairs_and_evaluate_keep_their_lives_without_a_model() -> None:
+    assert stages.find_stage(["evaluate", "predictions.sql"]) is None
+    assert stages.find_stage(["pairs", "stats", "runs"]) is None
+    assert stages.find_stage(["evaluate", "--config", "e.yaml"]) is stages.EVALUATE
+    assert stages.find_stage(["dpo"]) is stages.DPO
+    assert stages.find_stage([]) is None
+
+
+def test_tracking_is_what_report_to_says(recipe: Path) -> None:
+    for value, expected in (("none", []), ("tensorboard", ["tensorboard"])):
+        arguments = ["--config", str(recipe / "sft.yaml"), "--report_to", value]
+        _, training, *_ = stages.SFT.make_parser().parse_args_and_config(arguments)
+        assert training.report_to == expected
+
+
+def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    own = recipe / "own.yaml"
+    own.write_text("num_processes: 1\n")
+    arguments = ["--config", str(recipe / "sft.yaml"), "--learning_rate", "0.5"]
+    for name in ("zero2", str(own)):
+        flags = ["--accelerate_config", name, "--num_processes", "4"]
+        assert main(["sft", *arguments, *flags]) == 3
+        file = stages.resolve_accelerate_config(name)
+        assert started[-1] == [
+            sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(file),
+            "--num_processes", "4", "-m", "sense_trl", "sft", *arguments, *flags,
+            "--accelerate_config", "none",
+        ]  # fmt: skip
+    # A process of a launched run, which reads the same file, starts nothing more.
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(stages, "_parse", lambda *_, **__: (stages.LaunchArguments("zero2"),))
+    ran: list[int] = []
+    stage = stages.Stage("sft", "x", tuple, lambda *_: ran.append(1), lambda *_: "")
+    assert stage.run([], None) == 0
+    assert (len(started), ran) == (2, [1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_accelerate_launches_them(recipe: Path) -> None:
+    config = recipe / "two.yaml"
+    config.write_text(
+        "distributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\nnum_machines: 1\n"
+    )
+    command = [
+        sys.executable, "-m", "sense_trl", "sft", "--config", "sft.yaml", "--load_in_4bit", "false",
+        "--accelerate_config", str(config),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (recipe / "sft" / "model.safetensors").is_file()
