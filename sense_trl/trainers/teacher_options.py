@@ -16,10 +16,11 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
 from sense_trl.trainers._trl_compat import create_model_from_path
 from sense_trl.trainers.teacher import LiveTeacher, Teacher, check_vocabularies
+from sense_trl.trainers.teacher_cache import TeacherCache
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = ("teacher_model_name_or_path", "teacher_adapter_name")
+_SOURCES = ("teacher_model_name_or_path", "teacher_adapter_name", "teacher_cache")
 
 
 @dataclass
@@ -45,6 +46,13 @@ class TeacherOptions:
         metadata={
             "help": "Adapter of the student's own PeftModel to teach with, instead of a model of "
             "its own: the base weights are in memory once."
+        },
+    )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a teacher cache (`sense-trl teacher cache`), so that no teacher is "
+            "in memory. It knows given answers only, none that are made during training."
         },
     )
     kd_loss_type: str = field(
@@ -110,7 +118,7 @@ class TeacherOptions:
             )
 
 
-def get_teacher(trainer: Any, teacher_model: Any = None) -> Teacher:
+def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
     """The teacher of a trainer, on the student's device and checked against its tokenizer.
 
     It is read, not prepared by accelerate, which would convert its outputs to float32: under DDP
@@ -120,11 +128,12 @@ def get_teacher(trainer: Any, teacher_model: Any = None) -> Teacher:
     Args:
         trainer: of TRL, once its constructor has run; its `model`, `args` (with `TeacherOptions`),
             `accelerator` and `processing_class` are read.
-        teacher_model: a model, or its folder or hub id; None for the one that `args` names.
+        teacher_model: a model, its folder or hub id, or a `Teacher`, which is returned; None for
+            the one that `args` names.
 
     Raises:
-        InputError: no teacher is named or more than one, its tokens are not the student's, or it
-            cannot be run under FSDP or ZeRO-3.
+        InputError: no teacher is named or more than one, its tokens are not the student's, it
+            cannot be run under FSDP or ZeRO-3, or a cache does not fit the divergence.
         ModelError: it cannot be loaded.
     """
     args = trainer.args
@@ -147,8 +156,16 @@ def get_teacher(trainer: Any, teacher_model: Any = None) -> Teacher:
                 "teacher cache or a teacher model of its own, or train with DDP."
             )
         return LiveTeacher(student, adapter_name=args.teacher_adapter_name)
+    if args.teacher_cache is not None:
+        cache = TeacherCache(args.teacher_cache)
+        cache.check_tokenizer(_get_tokenizer(trainer), _get_vocab_size(student))
+        cache.check_comparison(args.get_kd_divergence(), args.kd_temperature)
+        return cache
     if teacher_model is None:
         teacher_model = args.teacher_model_name_or_path
+    if hasattr(teacher_model, "get_term"):
+        teacher: Teacher = teacher_model
+        return teacher
     if isinstance(teacher_model, str):
         path = teacher_model
         teacher_model = _load_model(path, args.teacher_model_init_kwargs, trainer.accelerator)
@@ -203,10 +220,8 @@ def _check_vocabulary(trainer: Any, student: Any, teacher: Any, path: str) -> in
         tokenizer = AutoTokenizer.from_pretrained(path) if path else None
     except (OSError, ValueError):
         tokenizer = None
-    # A processor of text and images holds its tokenizer.
-    students = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     if tokenizer is not None:
-        return check_vocabularies(students, tokenizer, sizes)
+        return check_vocabularies(_get_tokenizer(trainer), tokenizer, sizes)
     if sizes[0] != sizes[1]:
         raise InputError(
             f"The teacher's head has {sizes[1]} rows and the student's {sizes[0]}, and there is no "
@@ -220,6 +235,11 @@ def _check_vocabulary(trainer: Any, student: Any, teacher: Any, path: str) -> in
         sizes[1],
     )
     return sizes[0]
+
+
+def _get_tokenizer(trainer: Any) -> Any:
+    # A processor of text and images holds its tokenizer.
+    return getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
 
 
 def _get_vocab_size(model: Any) -> int:

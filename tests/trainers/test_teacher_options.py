@@ -16,6 +16,8 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.losses.divergence import forward_kl, skew_kl
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import teacher_options
+from sense_trl.trainers.teacher import LiveTeacher
+from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
 from sense_trl.trainers.teacher_options import TeacherOptions, get_teacher
 
 TREE = PrefixTree.from_sequences([[5, 6, 7, 8], [5, 6, 9]])
@@ -50,24 +52,41 @@ def get_values(teacher):
 def test_a_teacher_is_named_loaded_or_given(teacher_path):
     options = {"teacher_model_name_or_path": teacher_path}
     values = [
-        get_values(get_teacher(build_trainer(**options))),
+        get_values(get_teacher(build_trainer(**options), None)),
         get_values(get_teacher(build_trainer(), teacher_path)),
         get_values(get_teacher(build_trainer(), build_tiny_model("llama", seed=1))),
     ]
     assert values[0].min() > 0
     assert torch.equal(values[0], values[1])
     assert torch.equal(values[0], values[2])
+    teacher = LiveTeacher(build_tiny_model("llama", seed=1))
+    assert get_teacher(build_trainer(), teacher) is teacher
 
 
 def test_an_adapter_of_the_student_teaches():
     student = get_peft_model(build_tiny_model("llama"), LoraConfig(target_modules="all-linear"))
     student.add_adapter("teacher", LoraConfig(target_modules="all-linear"))
     trainer = build_trainer(model=student, teacher_adapter_name="teacher")
-    assert get_values(get_teacher(trainer)).shape == TREE.target_ids.shape
+    assert get_values(get_teacher(trainer, None)).shape == TREE.target_ids.shape
     for how in ({"is_fsdp_enabled": True}, {"zero_stage": 3}):
         trainer = build_trainer(model=student, teacher_adapter_name="teacher", **how)
         with pytest.raises(InputError, match="shard the base model"):
-            get_teacher(trainer)
+            get_teacher(trainer, None)
+
+
+def test_a_cache_teaches_if_it_fits(tmp_path):
+    path = str(tmp_path / "cache")
+    rows = [([5], [6, 7, 8]), ([5], [6, 9])]
+    build_teacher_cache(path, build_tiny_model("llama", seed=1), build_tiny_tokenizer(), rows)
+    tree = PrefixTree.from_sequences([[5, 6, 7, 8], [5, 6, 9]])
+    term = get_teacher(build_trainer(teacher_cache=path), None).get_term(tree, forward_kl)
+    assert term(torch.zeros(len(tree.target_ids), VOCAB_SIZE), slice(None)).min() > 0
+    with pytest.raises(InputError, match=r"`temperature` is 2.0, .* made at 1.0"):
+        get_teacher(build_trainer(teacher_cache=path, kd_temperature=2.0), None)
+    trainer = build_trainer(teacher_cache=path)
+    trainer.processing_class.add_tokens(["<added>"])
+    with pytest.raises(InputError, match="is not the student's"):
+        get_teacher(trainer, None)
 
 
 @pytest.mark.parametrize(
