@@ -31,6 +31,7 @@ from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier
 
 __all__ = [
+    "BASE",
     "DevScore",
     "Learner",
     "RecursionData",
