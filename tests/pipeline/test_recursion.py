@@ -16,7 +16,8 @@ from rich.console import Console
 
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion
-from sense_trl.pipeline import recursion as recursion_module
+from sense_trl.pipeline import learner as learner_module
+from sense_trl.pipeline.learner import TransformersLearner
 from sense_trl.pipeline.recursion import run_recursion
 from sense_trl.pipeline.recursion_config import RecursionConfig
 from sense_trl.pipeline.sampling import sample_candidates
@@ -124,7 +125,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_a_crash_in_training_and_prediction_of_any_round_changes_nothing(
     inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recursion_module._Trainer, "get_generator", lambda self, model: _Fluent())
+    monkeypatch.setattr(TransformersLearner, "get_generator", lambda self, model: _Fluent())
     rounds = _run(inputs)
     assert [finished["num_synthesized_rows"] for finished in rounds] == [0, 2]
     assert rounds[1]["inventions"]["self_consistency"] == 1
@@ -137,11 +138,11 @@ def test_a_crash_in_training_and_prediction_of_any_round_changes_nothing(
     crashed = tmp_path / "crashed"
     for number in range(2):
         with monkeypatch.context() as patch, pytest.raises(_Stop):
-            patch.setattr(recursion_module, "progress_callback", _crash_in_training)
+            patch.setattr(learner_module, "progress_callback", _crash_in_training)
             _run(inputs, output_dir=str(crashed))
         assert list((crashed / f"round-{number}" / "model").glob("checkpoint-*"))
         with monkeypatch.context() as patch, pytest.raises(_Stop):
-            patch.setattr(recursion_module, "sample_candidates", _crash_in_prediction)
+            patch.setattr(learner_module, "sample_candidates", _crash_in_prediction)
             _run(inputs, output_dir=str(crashed))
     assert _run(inputs, output_dir=str(crashed)) == rounds
     assert _files(crashed) == _files(whole)
@@ -161,7 +162,7 @@ def test_a_crash_in_training_and_prediction_of_any_round_changes_nothing(
 def test_the_table_has_a_column_per_round(
     inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recursion_module._Trainer, "get_generator", lambda self, model: _Fluent())
+    monkeypatch.setattr(TransformersLearner, "get_generator", lambda self, model: _Fluent())
     out = io.StringIO()
     run_recursion(
         RecursionConfig(**{**inputs, "skip_warm_up": True}),
