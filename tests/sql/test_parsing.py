@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -286,3 +287,11 @@ def test_what_the_dialect_cannot_write_has_no_canonical_form() -> None:
 def test_a_text_that_breaks_the_parser_does_not_parse() -> None:
     with pytest.raises(SQLParseError, match="cannot parse"):
         parse_sql("->", "sqlite")
+
+
+def test_prose_that_begins_like_a_command_warns_nobody(caplog):
+    parse_sql("Create a data table as a list.", "sqlite")
+    parse_sql("If a school is 456, it will have addresses", "sqlite")
+    assert caplog.records == []
+    logging.getLogger("sqlglot").warning("something else")
+    assert len(caplog.records) == 1
