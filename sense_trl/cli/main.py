@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from sense_trl._version import __version__
-from sense_trl.cli import evaluate, pairs, quickstart, recurse, stages, verify
+from sense_trl.cli import evaluate, pairs, quickstart, recurse, stages, teacher, verify
 from sense_trl.errors import SenseTRLError
 
 
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "pairs": pairs,
     "verify": verify,
+    "teacher": teacher,
     "recurse": recurse,
 }
 
