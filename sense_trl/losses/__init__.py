@@ -3,6 +3,7 @@
 `masked_mean` is the one place where per-token or per-sequence values become a scalar.
 """
 
+from sense_trl.losses.chunked import chunked_divergence
 from sense_trl.losses.divergence import (
     DIVERGENCES,
     adaptive_kl,
@@ -23,6 +24,7 @@ __all__ = [
     "adaptive_kl",
     "add_tail",
     "cdpo_loss",
+    "chunked_divergence",
     "dpo_loss",
     "dpop_loss",
     "forward_kl",
