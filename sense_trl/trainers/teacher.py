@@ -33,20 +33,18 @@ class Teacher(Protocol):
         divergence: Divergence,
         *,
         temperature: float = 1.0,
-        sequences: slice | None = None,
     ) -> LogitTerm:
         """The divergence from this teacher at every trained node of a tree.
 
         Args:
-            tree: M trained nodes, N sequences.
+            tree: of the sequences to ask about, with M trained nodes.
             divergence: of student and teacher logits, e.g. `sense_trl.losses.get_divergence(...)`.
             temperature: both models' logits are divided by it first; above 0. The result is not
                 multiplied by its square.
-            sequences: which of the N sequences the term is for; a node that none of them trains
-                gets 0. None for all.
 
         Returns:
-            A term for `logit_terms=` of the tree's forward; it may be called any number of times.
+            A term over this tree, see `sense_trl.trainers.heads.transfer_term` for another one; it
+            may be called any number of times.
         """
 
 
@@ -121,7 +119,6 @@ class LiveTeacher:
         divergence: Divergence,
         *,
         temperature: float = 1.0,
-        sequences: slice | None = None,
     ) -> LogitTerm:
         """Run the teacher on `tree`; see `Teacher.get_term`.
 
@@ -131,9 +128,9 @@ class LiveTeacher:
         """
         get_logits = self.run(tree)
 
-        def compare(logits: Tensor, nodes: Tensor) -> Tensor:
+        def term(logits: Tensor, rows: slice | Tensor) -> Tensor:
             student = logits[:, : self._vocab_size]
-            teacher = get_logits(nodes).to(logits.device)
+            teacher = get_logits(rows).to(logits.device)
             if student.shape != teacher.shape:
                 raise InputError(
                     f"`vocab_size` is {self._vocab_size}, but the student has {logits.shape[1]} "
@@ -142,14 +139,14 @@ class LiveTeacher:
                 )
             return divergence(student / temperature, teacher / temperature)
 
-        return restrict_term(compare, tree, sequences)
+        return term
 
-    def run(self, tree: PrefixTree) -> Callable[[Tensor], Tensor]:
+    def run(self, tree: PrefixTree) -> Callable[[slice | Tensor], Tensor]:
         """Run the teacher on a tree with M trained nodes.
 
         Returns:
-            Maps indices `[C]` of trained nodes to the float32 logits `[C, V]` that predict them,
-            of the first `vocab_size` tokens.
+            Maps indices `[C]` or a slice of the trained nodes to the float32 logits `[C, V]` that
+            predict them, of the first `vocab_size` tokens.
         """
         with torch.no_grad(), self._teaching():
             is_exact = self._reads_trees or tree.rows_are_paths
@@ -163,10 +160,10 @@ class LiveTeacher:
         transform = get_logit_transform(self._base.config.get_text_config())
 
         @torch.no_grad()  # type: ignore[untyped-decorator]
-        def get_logits(nodes: Tensor) -> Tensor:
+        def get_logits(rows: slice | Tensor) -> Tensor:
             # Autocast would round the product to 16 bits.
             with torch.autocast(states.device.type, enabled=False):
-                return transform(_project(states[nodes.to(states.device)], right, bias))
+                return transform(_project(pick_rows(states, rows), right, bias))
 
         return get_logits
 
@@ -211,34 +208,9 @@ class LiveTeacher:
         return hidden.flatten(0, 1)[places.to(hidden.device)]
 
 
-def restrict_term(
-    compare: Callable[[Tensor, Tensor], Tensor], tree: PrefixTree, sequences: slice | None
-) -> LogitTerm:
-    """A term that is computed at the nodes that some sequences train, and 0 at the others.
-
-    Args:
-        compare: maps logits `[C, V]` and the indices `[C]` of the trained nodes that they are of
-            to one value each, `[C]`.
-        tree: M trained nodes, N sequences.
-        sequences: which of the N; None for all.
-    """
-    num_nodes = len(tree.target_ids)
-    index = tree.target_index if sequences is None else tree.target_index[sequences]
-    is_needed = torch.zeros(num_nodes + 1, dtype=torch.bool, device=index.device)
-    is_needed[index.flatten()] = True
-    is_needed = is_needed[:-1]
-    covers_all = bool(is_needed.all())
-
-    def term(logits: Tensor, rows: slice | Tensor) -> Tensor:
-        nodes = torch.arange(num_nodes, device=index.device)[rows]
-        if covers_all:
-            return compare(logits, nodes)
-        chosen = is_needed[nodes]
-        values = compare(logits[chosen.to(logits.device)], nodes[chosen])
-        zeros = torch.zeros(len(logits), dtype=values.dtype, device=logits.device)
-        return zeros.masked_scatter(chosen.to(logits.device), values)
-
-    return term
+def pick_rows(values: Tensor, rows: slice | Tensor) -> Tensor:
+    """`values[rows]`, wherever the rows' indices are: a student may be split over devices."""
+    return values[rows.to(values.device) if isinstance(rows, Tensor) else rows]
 
 
 def check_vocabularies(

@@ -23,7 +23,7 @@ from sense_trl.losses.divergence import Divergence, forward_kl
 from sense_trl.losses.sparse_teacher import reduce_to_top_k, sampled_forward_kl
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.heads import LogitTerm
-from sense_trl.trainers.teacher import restrict_term
+from sense_trl.trainers.teacher import pick_rows
 
 SETTINGS_FILE = "cache.json"
 FORMAT = 1
@@ -213,7 +213,6 @@ class TeacherCache:
         divergence: Divergence,
         *,
         temperature: float = 1.0,
-        sequences: slice | None = None,
     ) -> LogitTerm:
         """Look the answers of `tree` up; see `Teacher.get_term`.
 
@@ -226,7 +225,7 @@ class TeacherCache:
         """
         self.check_comparison(divergence, temperature)
         settings = self.settings
-        answers = _get_answers(tree, sequences)
+        answers = _get_answers(tree)
         self.check_rows([row for row, _ in answers], "a batch")
         token_ids = torch.zeros(len(tree.target_ids), settings.num_ids, dtype=torch.long)
         logps = torch.zeros(len(tree.target_ids), settings.num_logps)
@@ -235,14 +234,14 @@ class TeacherCache:
         device = tree.target_ids.device
         token_ids, logps = token_ids.to(device), logps.to(device)
 
-        def compare(logits: Tensor, nodes: Tensor) -> Tensor:
+        def term(logits: Tensor, rows: slice | Tensor) -> Tensor:
             student = logits[:, : settings.num_tokens]
-            ids, teacher = token_ids[nodes].to(logits.device), logps[nodes].to(logits.device)
+            ids, teacher = (pick_rows(v, rows).to(logits.device) for v in (token_ids, logps))
             if settings.num_samples:
                 return sampled_forward_kl(student, ids, teacher, temperature=temperature)
             return divergence(reduce_to_top_k(student, ids, temperature=temperature), teacher)
 
-        return restrict_term(compare, tree, sequences)
+        return term
 
     def check_comparison(self, divergence: Divergence, temperature: float) -> None:
         """Make sure that a divergence can be computed from what was kept.
@@ -307,10 +306,9 @@ def read_settings(path: Path) -> TeacherCacheSettings:
         ) from error
 
 
-def _get_answers(tree: PrefixTree, sequences: slice | None) -> list[tuple[TokenRow, Tensor]]:
+def _get_answers(tree: PrefixTree) -> list[tuple[TokenRow, Tensor]]:
     """The answer of each sequence, and which of the M trained nodes its tokens are."""
-    chosen = slice(None) if sequences is None else sequences
-    paths, targets = tree.sequence_nodes[chosen].cpu(), tree.target_index[chosen].cpu()
+    paths, targets = tree.sequence_nodes.cpu(), tree.target_index.cpu()
     tokens = tree.input_ids.flatten().cpu()
     answers: list[tuple[TokenRow, Tensor]] = []
     for path, target in zip(paths, targets, strict=True):

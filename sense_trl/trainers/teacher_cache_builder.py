@@ -199,7 +199,7 @@ def _ask(
     num_nodes = len(tree.target_ids)
     step = max(1, _CHUNK_BYTES // (4 * settings.num_tokens))
     parts = [
-        _reduce(get_logits(torch.arange(num_nodes)[start : start + step]), settings, seed + start)
+        _reduce(get_logits(slice(start, start + step)), settings, seed + start)
         for start in range(0, num_nodes, step)
     ]
     token_ids, logps = (torch.cat(part).cpu() for part in zip(*parts, strict=True))

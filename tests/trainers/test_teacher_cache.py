@@ -150,14 +150,6 @@ def test_samples_estimate_the_forward_kl_of_the_live_teacher(build, teacher, tre
         cache.get_term(tree, get_divergence("reverse_kl"))
 
 
-def test_sequences_that_are_not_named_need_no_entry(build, tree):
-    cache = build(ROWS[:2])
-    term = cache.get_term(tree, forward_kl, sequences=slice(0, 2))
-    values = tree.to_sequences(term(get_student_logits(tree), slice(None)))
-    assert (values[0, len(PROMPT) : len(PROMPT) + 3] > 0).all()
-    assert not values[2:].any()
-
-
 def test_an_answer_may_begin_later(build):
     """A tokenizer may merge over the end of the prompt in another row of a trainer's example."""
     cache = build()
