@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from sense_trl._version import __version__
-from sense_trl.cli import evaluate, pairs, quickstart, recurse, stages, teacher, verify
+from sense_trl.cli import evaluate, merge, pairs, quickstart, recurse, stages, teacher, verify
 from sense_trl.errors import SenseTRLError
 
 
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "verify": verify,
     "teacher": teacher,
     "recurse": recurse,
+    "merge": merge,
 }
 
 EXIT_OK = 0

@@ -1,0 +1,211 @@
+"""`merge_adapter`: an adapter and its base as one checkpoint, checked before it is in place."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sense_trl.errors import InputError, ModelError
+from sense_trl.evaluation.records import EvaluationReport
+from sense_trl.pipeline.model_card import format_model_card
+from sense_trl.pipeline.model_config import load_model_config
+
+__all__ = ["DTYPES", "MergeCheck", "merge_adapter"]
+
+DTYPES: Final = ("bfloat16", "float16", "float32")
+
+# Continuations of SQL and of prose: what an adapter changed shows in any text.
+_PROBES: Final = (
+    "CREATE TABLE singer (id INTEGER, name TEXT, age INTEGER)\nHow many singers are there?\nSELECT",
+    "SELECT name FROM singer WHERE age > (SELECT AVG(age) FROM singer) ORDER BY name LIMIT 3",
+    "The database holds the flights of a year, their delays and the weather of each hour.",
+)
+# Mean distance between next-token distributions that rounding explains: weights of 16 bits are
+# rounded once more when the adapter is added to them, and so is every activation.
+_TOLERANCES: Final = {"bfloat16": 0.05, "float16": 0.02, "float32": 0.001}
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCheck:
+    """How the merged checkpoint, read back from disk, compares with base and adapter.
+
+    Distances are the total variation between next-token distributions, 0 to 1, averaged over the
+    tokens of a few texts.
+
+    Attributes:
+        distance: between the merged model and the base with its adapter.
+        adapter_distance: between the base alone and with its adapter: what the adapter does.
+        tolerance: the largest distance that rounding explains.
+    """
+
+    distance: float
+    adapter_distance: float
+    tolerance: float
+
+
+def merge_adapter(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    base: str | None = None,
+    dtype: str = "bfloat16",
+    evaluation: str | Path | None = None,
+    training_data: str | None = None,
+) -> MergeCheck:
+    """Add an adapter to its 16-bit base and write a checkpoint with tokenizer and model card.
+
+    An adapter that was trained on 4-bit weights goes onto the base in 16 bits, too: merged into
+    the dequantised weights, the rounding to 4 bits would stay in the model for good. The folder
+    appears only after its content was read back and gave the outputs of base and adapter.
+
+    Args:
+        adapter: folder with adapter_config.json.
+        output: folder to write; must not exist, or be empty.
+        base: folder or hub id of the base; the one that the adapter names, if not given.
+        dtype: of the merged weights: `"bfloat16"`, `"float16"` or `"float32"`.
+        evaluation: an evaluation.json, whose tables go into the model card.
+        training_data: a sentence about it for the model card.
+
+    Raises:
+        InputError: an argument is unusable; the base is held in 4 or 8 bits.
+        ModelError: the model cannot be read, or the merged one gives other outputs.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    target = Path(output)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise InputError(f"`output` {str(output)!r} exists; give a new or empty folder.")
+    base = base or _get_base(adapter)
+    report = None if evaluation is None else EvaluationReport.load(evaluation)
+    model = _load_base(base, dtype)
+    tokenizer = _load_tokenizer(adapter, base)
+    before = _get_distributions(model, tokenizer)
+    model = _add_adapter(model, adapter, base)
+    expected = _get_distributions(model, tokenizer)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        folder = Path(temporary) / "merged"
+        model.merge_and_unload(safe_merge=True).save_pretrained(folder)
+        del model
+        tokenizer.save_pretrained(folder)
+        found = _get_distributions(_load_base(folder, dtype), tokenizer)
+        check = MergeCheck(
+            distance=_get_distance(found, expected),
+            adapter_distance=_get_distance(before, expected),
+            tolerance=_TOLERANCES[dtype],
+        )
+        if not check.distance <= check.tolerance:
+            raise ModelError(
+                f"The merged model gives other outputs than {str(adapter)!r} on {base!r}: their "
+                f"next-token distributions differ by {check.distance:.3f}, and rounding to {dtype} "
+                f"explains {check.tolerance}. Nothing was written. Try `dtype` float32; if it "
+                "differs there as well, the adapter has parts that cannot be merged."
+            )
+        summary = (
+            f"`{base}` with an adapter merged into its weights ({dtype}). Read back from disk, its "
+            f"next-token distributions differ from those of base and adapter by "
+            f"{check.distance:.4f} (total variation, mean); the adapter changes them by "
+            f"{check.adapter_distance:.4f}."
+        )
+        card = format_model_card(
+            target.name,
+            base,
+            summary,
+            training_data=training_data,
+            run_folders=(Path(adapter), Path(adapter).resolve().parent),
+            evaluation=report,
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+    return check
+
+
+# ------------------------------------------------------------------------------- models
+
+
+def _get_base(adapter: str | Path) -> str:
+    file = Path(adapter) / "adapter_config.json"
+    if not file.is_file():
+        raise InputError(
+            f"`adapter` {str(adapter)!r} is not the folder of an adapter: it has no "
+            "adapter_config.json. Give the folder that training wrote, e.g. OUTPUT_DIR/adapter."
+        )
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"`adapter`: {str(file)!r} cannot be read ({error}).") from error
+    if not base:
+        raise InputError(
+            f"`adapter` {str(adapter)!r} does not name its base model. Give the folder or hub id "
+            "of the model that it was trained on as `base`."
+        )
+    return str(base)
+
+
+def _load_base(path: str | Path, dtype: str) -> Any:
+    from sense_trl.generation.transformers_generator import load_model
+
+    config, adapter = load_model_config(str(path))
+    if adapter is not None:
+        raise InputError(
+            f"`base` {str(path)!r} is the folder of an adapter itself. Merge that one first and "
+            "give the result."
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            f"`base` {str(path)!r} is a quantised checkpoint; merged there, the adapter would be "
+            "rounded as coarsely. Give the same model in 16 bits as `base`."
+        )
+    return load_model(path, dtype=dtype).eval()
+
+
+def _load_tokenizer(adapter: str | Path, base: str) -> Any:
+    """That of the adapter, which training may have changed, or else that of the base."""
+    from transformers import AutoTokenizer
+
+    from sense_trl.generation.transformers_generator import load_tokenizer
+
+    if not (Path(adapter) / "tokenizer_config.json").is_file():
+        return load_tokenizer(base)
+    try:
+        return AutoTokenizer.from_pretrained(str(adapter))
+    # What a broken file raises is up to the library that reads it.
+    except Exception as error:
+        raise ModelError(
+            f"`adapter` {str(adapter)!r} has a tokenizer that cannot be read ({error}). Delete its "
+            "files there to use the base's."
+        ) from error
+
+
+def _add_adapter(model: Any, adapter: str | Path, base: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter)).eval()
+    # What does not match is up to peft and torch to say.
+    except Exception as error:
+        raise ModelError(
+            f"`adapter` {str(adapter)!r} does not fit on the base {base!r} ({error}). Give the "
+            "model that it was trained on as `base`."
+        ) from error
+
+
+def _get_distributions(model: Any, tokenizer: Any) -> list[Any]:
+    """Next-token probabilities `[T, V]`, float32, for each of a few texts."""
+    import torch
+
+    with torch.inference_mode():
+        inputs = [tokenizer(text, return_tensors="pt")["input_ids"] for text in _PROBES]
+        return [model(input_ids=ids).logits[0].float().softmax(-1) for ids in inputs]
+
+
+def _get_distance(first: list[Any], second: list[Any]) -> float:
+    import torch
+
+    distances = [(one - other).abs().sum(-1) / 2 for one, other in zip(first, second, strict=True)]
+    return float(torch.cat(distances).mean())

@@ -1,0 +1,183 @@
+"""Merging an adapter: the weights by hand, the outputs, the card, and everything refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
+from sense_trl.errors import InputError, ModelError
+from sense_trl.evaluation import EvaluationRecord, EvaluationReport
+from sense_trl.pipeline.merge import merge_adapter
+from sense_trl.verification.comparison import Verdict
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """An adapter that changes the outputs, in the output folder of a stage."""
+    base = tiny_models.save_tiny_model(tmp_path, "llama")
+    folder = tmp_path / "run" / "adapter"
+    save_adapter(base, folder)
+    marker = {"tool": "sense_trl", "kind": "dpo", "settings": {"beta": 0.1, "bf16": None}}
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(marker))
+    metrics = {"train_loss": 0.25, "log_history": [{"loss": 1.0}]}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def save_adapter(base: str, folder: Path) -> None:
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+
+
+def get_logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.arange(3, 40)[None]).logits
+
+
+def test_the_merged_checkpoint_is_base_plus_scaled_product_and_gives_its_outputs(
+    adapter: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "merged"
+    check = merge_adapter(adapter, output, dtype="float32")
+    assert check.distance < 1e-5 < 0.01 < check.adapter_distance
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+    merged = AutoModelForCausalLM.from_pretrained(output)
+    before = base.model.layers[1].mlp.up_proj.weight.detach().clone()
+    model = PeftModel.from_pretrained(base, str(adapter))
+    layer = model.base_model.model.model.layers[1].mlp.up_proj
+    # alpha / r = 2
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(merged.model.layers[1].mlp.up_proj.weight, before + 2 * product)
+    torch.testing.assert_close(get_logits(merged), get_logits(model), atol=1e-4, rtol=1e-4)
+    assert AutoTokenizer.from_pretrained(output).chat_template == tiny_models.CHAT_TEMPLATE
+    assert {"model.safetensors", "generation_config.json"} <= {p.name for p in output.iterdir()}
+
+
+def test_16_bits_are_the_default_and_rounding_is_accepted(adapter: Path, tmp_path: Path) -> None:
+    check = merge_adapter(adapter, tmp_path / "merged")
+    assert 0 < check.distance < check.tolerance < check.adapter_distance
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_other_outputs_are_refused_and_nothing_is_left(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = LoraModel.merge_and_unload
+
+    def merge_twice(self, **options):
+        for name, parameter in self.named_parameters():
+            if "lora_B" in name:
+                parameter.data *= 2
+        return merge(self, **options)
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", merge_twice)
+    files = set(tmp_path.iterdir())
+    with pytest.raises(ModelError, match="gives other outputs"):
+        merge_adapter(adapter, tmp_path / "merged")
+    assert set(tmp_path.iterdir()) == files
+
+
+def test_the_card_names_base_training_evaluation_and_the_way_to_gguf(
+    adapter: Path, tmp_path: Path
+) -> None:
+    record = EvaluationRecord(
+        question_id="q",
+        db_id="d",
+        level=None,
+        question="?",
+        gold_sql="SELECT 1",
+        predicted_sql="SELECT 1",
+        verdict=Verdict.CORRECT,
+        reason="results_equal",
+        error=None,
+    )
+    EvaluationReport("after DPO", (record,)).save(tmp_path / "evaluation.json")
+    merge_adapter(
+        adapter,
+        tmp_path / "merged",
+        evaluation=tmp_path / "evaluation.json",
+        training_data="300 questions of Spider.",
+    )
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "transformers"\n')
+    for words in (
+        "300 questions of Spider.",
+        "| stage | dpo |",
+        "| beta | 0.1 |",
+        "| train_loss | 0.25 |",
+        "## Evaluation",
+        "### Scores",
+        "| Execution accuracy (strict) | 100.0 %",
+        "convert_hf_to_gguf.py merged",
+    ):
+        assert words in card
+    assert "log_history" not in card
+    assert "| bf16 |" not in card
+
+
+def test_unusable_input_is_refused_with_its_remedy(adapter: Path, tmp_path: Path) -> None:
+    output = tmp_path / "merged"
+    base = tmp_path / "llama"
+    with pytest.raises(InputError, match=r"is not the folder of an adapter.*OUTPUT_DIR/adapter"):
+        merge_adapter(base, output)
+    with pytest.raises(InputError, match=r"`output` .* exists"):
+        merge_adapter(adapter, base)
+    with pytest.raises(InputError, match="`dtype` is 'int4'"):
+        merge_adapter(adapter, output, dtype="int4")
+    with pytest.raises(InputError, match="is the folder of an adapter itself"):
+        merge_adapter(adapter, output, base=str(adapter))
+    with pytest.raises(InputError, match="no readable evaluation"):
+        merge_adapter(adapter, output, evaluation=tmp_path / "none.json")
+    with pytest.raises(ModelError, match=r"config of the model .* cannot be read"):
+        merge_adapter(adapter, output, base=str(tmp_path / "none"))
+    assert not output.exists()
+
+
+def test_a_base_that_does_not_fit_or_is_quantised_is_refused(adapter: Path, tmp_path: Path) -> None:
+    base = tmp_path / "llama"
+    small = AutoModelForCausalLM.from_pretrained(base).config
+    small.intermediate_size //= 2
+    AutoModelForCausalLM.from_config(small).save_pretrained(tmp_path / "small")
+    tiny_models.build_tiny_tokenizer().save_pretrained(tmp_path / "small")
+    with pytest.raises(ModelError, match="does not fit on the base"):
+        merge_adapter(adapter, tmp_path / "merged", base=str(tmp_path / "small"))
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="is a quantised checkpoint"):
+        merge_adapter(adapter, tmp_path / "merged")
+
+
+def test_an_adapter_that_names_no_base_needs_one(adapter: Path, tmp_path: Path) -> None:
+    file = adapter / "adapter_config.json"
+    config = {**json.loads(file.read_text()), "base_model_name_or_path": None}
+    file.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="does not name its base model"):
+        merge_adapter(adapter, tmp_path / "merged")
+    base = str(tmp_path / "llama")
+    assert merge_adapter(adapter, tmp_path / "merged", base=base).distance > 0
+    file.write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        merge_adapter(adapter, tmp_path / "other")
+
+
+def test_the_command_prints_the_distances(adapter: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "merged"
+    assert main(["merge", str(adapter), "--output", str(output), "--dtype", "float32"]) == EXIT_OK
+    assert "outputs differ from base and adapter by 0.0000" in capsys.readouterr().out
+    assert main(["merge", str(adapter), "--output", str(output)]) == EXIT_INPUT
+    assert "give a new or empty folder" in capsys.readouterr().err
