@@ -8,6 +8,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from sense_trl.collators import (
+    DataCollatorForMaskGroups,
     DataCollatorForPrefixTree,
     DataCollatorForWeightedPreference,
     get_prefix_tree,
@@ -43,6 +44,18 @@ def test_a_batch_with_some_weights_is_refused():
     collator = DataCollatorForWeightedPreference(collate_ids)
     with pytest.raises(InputError, match="missing in 1 of 2"):
         collator([{"id": 7, "pair_weight": 0.5}, {"id": 8}])
+
+
+def test_groups_of_tokens_are_padded_like_their_tokens():
+    examples = [
+        {"input_ids": [5, 6], "labels": [5, 6], "mask_groups": [-1, 0]},
+        {"input_ids": [5, 6, 7], "labels": [5, 6, 7], "mask_groups": [-1, 1, 0]},
+    ]
+    collator = DataCollatorForLanguageModeling(pad_token_id=0, pad_to_multiple_of=4)
+    batch = DataCollatorForMaskGroups(collator)(examples)
+    assert batch["mask_groups"].tolist() == [[-1, 0, -1, -1], [-1, 1, 0, -1]]
+    without = [{k: v for k, v in e.items() if k != "mask_groups"} for e in examples]
+    assert "mask_groups" not in DataCollatorForMaskGroups(collator)(without)
 
 
 # ------------------------------------------------------------------------------ prefix trees

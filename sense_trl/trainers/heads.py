@@ -175,3 +175,32 @@ def get_logit_transform(config: Any) -> LogitTransform:
         scale=1.0 if scale is None else scale,
         softcap=getattr(config, "final_logit_softcapping", None),
     )
+
+
+def transfer_term(
+    term: LogitTerm, source: PrefixTree, target: PrefixTree, sequences: slice
+) -> LogitTerm:
+    """A term over one tree as a term over another tree that holds its sequences among others.
+
+    A teacher then reads no more than it is asked about, in whatever rows suit it.
+
+    Args:
+        term: over `source`.
+        source: its N sequences are those of `target` that `sequences` picks, in the same order, and
+            train the same tokens.
+        target: the tree that the new term is over; nodes that none of those sequences trains get 0.
+        sequences: of `target`.
+    """
+    is_trained = source.target_index < len(source.target_ids)
+    indices = target.target_index[sequences, : source.target_index.shape[1]]
+    nodes = torch.full_like(target.target_ids, -1)
+    nodes[indices[is_trained]] = source.target_index[is_trained]
+
+    def transferred(logits: Tensor, rows: slice | Tensor) -> Tensor:
+        own = nodes[rows].to(logits.device)
+        is_known = own >= 0
+        values = term(logits[is_known], own[is_known])
+        zeros = torch.zeros(len(logits), dtype=values.dtype, device=logits.device)
+        return zeros.masked_scatter(is_known, values)
+
+    return transferred

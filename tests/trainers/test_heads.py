@@ -22,7 +22,7 @@ from sense_trl.losses import chunked
 from sense_trl.losses.chunked import LogitTransform
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import heads
-from sense_trl.trainers.heads import add_prefix_tree_head, get_logit_transform
+from sense_trl.trainers.heads import add_prefix_tree_head, get_logit_transform, transfer_term
 
 PROMPT, OTHER = list(range(5, 35)), list(range(40, 60))
 SEQUENCES = [
@@ -269,6 +269,38 @@ def test_the_head_is_gathered_as_trl_gathers_it(tree, batch, monkeypatch):
     model = prepare(build_tiny_model("llama"))
     run(model, batch, prefix_tree=tree)
     assert [weight is model.lm_head.weight for weight in gathered] == [True, True]
+
+
+def test_a_term_over_some_sequences_is_moved_to_a_larger_tree(tree, batch):
+    """A teacher reads a tree of its own, with other rows and an order of its own."""
+    own = PrefixTree.from_sequences(SEQUENCES[1:4], MASKS[1:4], share=False)
+    weights = own.target_ids.float()
+    rows_seen = []
+
+    def term(logits, rows):
+        rows_seen.append(rows)
+        return weights[rows] * logits.logsumexp(-1)
+
+    model = prepare(build_tiny_model("llama"))
+    moved = transfer_term(term, own, tree, slice(1, 4))
+    output = model(**batch, fused_lm_head=True, prefix_tree=tree, logit_terms=[moved])
+    (found,) = output.logit_terms
+    for row, (sequence, mask) in enumerate(zip(SEQUENCES[1:4], MASKS[1:4], strict=True), start=1):
+        logits = model(torch.tensor([sequence])).logits[0, :-1]
+        targets = own.target_index[row - 1, 1 : len(sequence)]
+        is_trained = torch.tensor(mask[1:]).bool()
+        expected = weights[targets[is_trained]] * logits.logsumexp(-1)[is_trained]
+        if row == 2:
+            # The same sequence as the first one, at nodes that a shared tree has once.
+            assert torch.equal(found[row], found[0])
+        torch.testing.assert_close(
+            found[row, : len(is_trained)][is_trained], expected, rtol=1e-5, atol=1e-5
+        )
+    # The last sequence is not asked about, and its nodes never reach the term.
+    assert not found[4].any()
+    assert sum(map(len, rows_seen)) == 8
+    found.sum().backward()
+    assert model.lm_head.weight.grad.isfinite().all()
 
 
 def test_a_term_of_the_logits_is_computed_per_token_and_trains(tree, batch):
