@@ -97,6 +97,8 @@ if TYPE_CHECKING:
     from sense_trl.sql.taxonomy import classify_errors as classify_errors
     from sense_trl.sql.taxonomy import classify_results as classify_results
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
+    from sense_trl.trainers.kid_config import KIDConfig as KIDConfig
+    from sense_trl.trainers.kid_trainer import KIDTrainer as KIDTrainer
     from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
     from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
     from sense_trl.trainers.sense_sft_config import SenseSFTConfig as SenseSFTConfig
@@ -133,6 +135,8 @@ _MODULES = {
     "Hardness": "evaluation.hardness",
     "InferredForeignKey": "schema.foreign_keys",
     "IsolatedEngine": "database.worker",
+    "KIDConfig": "trainers.kid_config",
+    "KIDTrainer": "trainers.kid_trainer",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
     "OpenAIGenerator": "generation.openai_generator",

@@ -1,0 +1,186 @@
+"""Configuration of `KIDTrainer`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from sense_trl.errors import InputError
+from sense_trl.trainers.imperfect import FILLS, MASK_STRATEGIES
+from sense_trl.trainers.sense_sft_config import SenseSFTConfig
+from sense_trl.trainers.teacher_options import TeacherOptions
+
+_MASK_UNITS = ("token", "schema_item")
+_SCHEDULES = ("constant", "linear")
+
+
+@dataclass
+class KIDConfig(TeacherOptions, SenseSFTConfig):
+    r"""Options of `KIDTrainer`: those of `SenseSFTConfig`, the teacher's, and the ones below.
+
+    Published settings are those of KID (Zhong et al., Learning from Imperfect Data: Towards
+    Efficient Knowledge Distillation of Autoregressive Language Models for Text-to-SQL, arXiv
+    2410.11371): reverse KL, random masks, a share of 0.2. What is not published says so, with our
+    choice; so does the weight of the distillation term, `kd_weight`, which is 1.
+
+    Raises:
+        InputError: an option is out of range, or would be ignored.
+
+    Example:
+        >>> config = KIDConfig(output_dir="out", mask_ratio=0.1, use_cpu=True, bf16=False)
+        >>> config.kd_loss_type, config.mask_strategy
+        ('reverse_kl', 'random')
+    """
+
+    imperfect_data: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether the teacher is asked about imperfect copies of the gold answers (KID) "
+            "or about the gold answers: ordinary distillation, and ImitKD on a dataset of answers "
+            "that another model wrote."
+        },
+    )
+    mle_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the likelihood of the gold answer. 0 with `on_policy_fraction` 1 is "
+            "GKD (arXiv 2306.13649)."
+        },
+    )
+    mask_ratio: float = field(
+        default=0.2,
+        metadata={
+            "help": "Share of an answer's tokens that are masked, alpha. Published: 0.2 is best, "
+            "0.1 to 0.3 fine, 0.5 harmful. At least one token is masked."
+        },
+    )
+    mask_ratio_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "'constant', or 'linear': from `mask_ratio` to `final_mask_ratio` over the "
+            "steps of the training. The schedule is ours, constant is published.",
+            "choices": list(_SCHEDULES),
+        },
+    )
+    final_mask_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Masked share at the end of training, with the schedule 'linear'."},
+    )
+    mask_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "Which tokens are masked: 'random' (published as the best), 'uniform' (evenly "
+            "spaced, from a random place on), 'hard' or 'easy' (those the student is least or most "
+            "sure of in the gold answer, which takes one more forward pass).",
+            "choices": list(MASK_STRATEGIES),
+        },
+    )
+    mask_unit: str = field(
+        default="token",
+        metadata={
+            "help": "'token' (published), or 'schema_item': whole tables, columns and literals. "
+            "They are read from the dataset column `mask_spans`: for each row a list of [start, "
+            "end] in characters of the completion, as `sense_trl.sql.spans` finds them. A row "
+            "without any is masked token by token.",
+            "choices": list(_MASK_UNITS),
+        },
+    )
+    mask_token: str | None = field(
+        default=None,
+        metadata={
+            "help": "Token that stands in for a masked one. Left out, the first that the tokenizer "
+            "has of its padding, end and unknown tokens; the log says which. (The paper's <s> is "
+            "missing in many tokenizers.)"
+        },
+    )
+    fill: str = field(
+        default="argmax",
+        metadata={
+            "help": "What is put in place of a masked token: the student's prediction, 'argmax' "
+            "(our choice where the paper says only that it is the student's) or 'sample'; or "
+            "'mask', which leaves the mask tokens (the paper's ablation without rewriting).",
+            "choices": list(FILLS),
+        },
+    )
+    on_policy_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the examples for which the student writes an answer of its own, on "
+            "which the teacher is asked (GKD). For comparison: it costs several times a step. Each "
+            "of these answers weighs as much as the gold one, however long it is."
+        },
+    )
+    on_policy_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Temperature at which the student writes; 0 takes the likeliest token."},
+    )
+    on_policy_max_new_tokens: int = field(
+        default=128, metadata={"help": "Longest answer that the student writes, in tokens."}
+    )
+
+    # Read by transformers' parser of command lines: text in braces becomes a dictionary.
+    _VALID_DICT_FIELDS = (
+        *SenseSFTConfig._VALID_DICT_FIELDS,
+        "teacher_model_init_kwargs",
+        "kd_loss_kwargs",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_teacher_options()
+        self._check_choices()
+        self._check_numbers()
+
+    def _check_choices(self) -> None:
+        choices = {
+            "mask_ratio_schedule": _SCHEDULES,
+            "mask_strategy": MASK_STRATEGIES,
+            "mask_unit": _MASK_UNITS,
+            "fill": FILLS,
+        }
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise InputError(
+                    f"`{name}` is {value!r}, expected one of {', '.join(map(repr, known))}."
+                )
+
+    def _check_numbers(self) -> None:
+        for name in ("mle_weight", "on_policy_temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise InputError(f"`{name}` is {value!r}, expected a finite number of at least 0.")
+        if self.kd_weight == 0.0:
+            raise InputError(
+                "`kd_weight` is 0, expected a number above: no teacher would be learned from. Use "
+                "SenseSFTTrainer, e.g. on answers that a teacher wrote (SeqKD)."
+            )
+        for name in ("mask_ratio", "final_mask_ratio"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value <= 1.0:
+                raise InputError(
+                    f"`{name}` is {value!r}, expected a share in (0, 1]. To train on the gold "
+                    "answers alone, set `imperfect_data` to false."
+                )
+        if not 0.0 <= self.on_policy_fraction <= 1.0:
+            raise InputError(
+                f"`on_policy_fraction` is {self.on_policy_fraction!r}, expected a share in [0, 1]."
+            )
+        if self.on_policy_max_new_tokens < 1:
+            raise InputError(
+                f"`on_policy_max_new_tokens` is {self.on_policy_max_new_tokens!r}, expected at "
+                "least 1."
+            )
+        if self.teacher_cache is not None and (self.imperfect_data or self.on_policy_fraction):
+            raise InputError(
+                f"`teacher_cache` is {self.teacher_cache!r}, but the teacher is to judge answers "
+                "that are made during training, which no cache can hold. Set `imperfect_data` to "
+                "false and `on_policy_fraction` to 0 for distillation on the gold answers, or use "
+                "a live teacher: in 4 bits (`teacher_model_init_kwargs`) or an adapter on the "
+                "student's base (`teacher_adapter_name`)."
+            )
+        if (self.mask_ratio_schedule == "linear") != (self.final_mask_ratio is not None):
+            raise InputError(
+                f"`mask_ratio_schedule` is {self.mask_ratio_schedule!r} and `final_mask_ratio` "
+                f"{self.final_mask_ratio!r}, expected 'linear' with a share, or 'constant' with "
+                "none."
+            )

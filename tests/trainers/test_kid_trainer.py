@@ -1,0 +1,614 @@
+"""KID against the obvious way: every sequence by itself, with full logits of both models."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import fields
+
+import pytest
+import tiny_models
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tiny_models import (
+    QUESTIONS,
+    assert_same_weights,
+    build_tiny_model,
+    build_tiny_tokenizer,
+    get_comparable_logs,
+    get_history,
+)
+from transformers import MistralConfig, MistralForCausalLM
+from trl import TrlParser
+
+from sense_trl.errors import InputError
+from sense_trl.losses.divergence import DIVERGENCES, get_divergence
+from sense_trl.trainers import SenseSFTConfig, SenseSFTTrainer
+from sense_trl.trainers.imperfect import choose_masked, get_maskable, get_random, get_units
+from sense_trl.trainers.kid_config import KIDConfig
+from sense_trl.trainers.kid_trainer import KIDTrainer
+from sense_trl.trainers.teacher_options import TeacherOptions
+
+# TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+OPTIONS = {
+    "per_device_train_batch_size": 4,
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "dataloader_pin_memory": False,
+}
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Builds a trainer; keywords are options of the config."""
+
+    def run(
+        *, rows=QUESTIONS, architecture="llama", model=None, teacher=None, lora=True, **options
+    ):
+        return KIDTrainer(
+            model=build_tiny_model(architecture) if model is None else model,
+            teacher_model=build_tiny_model(architecture, seed=1) if teacher is None else teacher,
+            args=KIDConfig(**{"output_dir": str(tmp_path / "out"), **OPTIONS, **options}),
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(QUESTIONS[:4]),
+            processing_class=build_tiny_tokenizer(),
+            peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
+        )
+
+    return run
+
+
+@pytest.fixture
+def train(build):
+    def run(*, resume_from=None, **options):
+        trainer = build(**options)
+        trainer.train(resume_from_checkpoint=resume_from)
+        return trainer
+
+    return run
+
+
+def get_batch(trainer, size=4):
+    examples = [trainer.train_dataset[i] for i in range(size)]
+    return trainer._prepare_inputs(trainer.data_collator(examples))
+
+
+def get_logits(model, sequence):
+    """`[L - 1, V]`: what predicts the tokens from the second on."""
+    return model(torch.tensor([sequence]), use_cache=False).logits[0, :-1].float()
+
+
+def get_imperfect(trainer, model, tokens, is_trained):
+    """Stages 1 to 3 of KID for one sequence."""
+    tokenizer = trainer.processing_class
+    special_ids = {0, 1, 2}
+    maskable = get_maskable(tokens, is_trained, special_ids)
+    rng = get_random("mask", trainer.args.seed, trainer.state.global_step, tokens)
+    masked = choose_masked(get_units(maskable), max(1, round(0.2 * len(maskable))), "random", rng)
+    inputs = [tokenizer.pad_token_id if i in masked else t for i, t in enumerate(tokens)]
+    with torch.no_grad():
+        logits = get_logits(model, inputs)
+    logits[:, sorted(special_ids)] = -torch.inf
+    logits[:, len(tokenizer) :] = -torch.inf
+    return [int(logits[i - 1].argmax()) if i in masked else t for i, t in enumerate(tokens)]
+
+
+# ------------------------------------------------------------------------ one step by hand
+
+
+@pytest.mark.parametrize("sharing", ["true", "false"])
+@pytest.mark.parametrize(
+    "architecture, lora, checkpointing, loss_type",
+    [
+        ("llama", True, True, "reverse_kl"),
+        ("llama", False, False, "forward_kl"),
+        ("qwen2", True, False, "generalized_jsd"),
+        ("qwen2", False, True, "reverse_kl"),
+    ],
+)
+def test_a_step_equals_the_obvious_one(
+    build, architecture, lora, checkpointing, loss_type, sharing
+):
+    trainer = build(
+        architecture=architecture,
+        lora=lora,
+        gradient_checkpointing=checkpointing,
+        kd_loss_type=loss_type,
+        kd_temperature=2.0,
+        kd_weight=3.0,
+        mle_weight=0.5,
+        prefix_sharing=sharing,
+    )
+    model, teacher = trainer.model, build_tiny_model(architecture, seed=1)
+    if lora:
+        # As after some training: the adapter does something.
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    batch, num_items = get_batch(trainer), torch.tensor(100)
+
+    model.eval()
+    divergence = get_divergence(loss_type)
+    mle = kd = num_errors = num_tokens = 0
+    for tokens, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        end = max(i for i, label in enumerate(labels) if label != -100) + 1
+        tokens, is_trained = tokens[:end], [label != -100 for label in labels[:end]]
+        imperfect = get_imperfect(trainer, model, tokens, is_trained)
+        num_errors += sum(a != b for a, b in zip(tokens, imperfect, strict=True))
+        answer = torch.tensor(is_trained[1:])
+        num_tokens += int(answer.sum())
+        log_probs = get_logits(model, tokens).log_softmax(-1)
+        mle -= log_probs.gather(1, torch.tensor(tokens[1:])[:, None])[answer].sum()
+        student, judge = get_logits(model, imperfect), get_logits(teacher, imperfect).detach()
+        kd += divergence(student / 2.0, judge / 2.0)[answer].sum()
+    expected = (0.5 * mle + 3.0 * kd) / 100
+    expected.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    assert num_errors > 0
+
+    model.zero_grad()
+    model.train()
+    loss = trainer.compute_loss(model, batch, num_items_in_batch=num_items)
+    loss.backward()
+    assert model.training
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, name
+    metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    assert metrics["losses/mle"] == pytest.approx(mle.item() / num_tokens, rel=1e-5)
+    assert metrics["losses/kd"] == pytest.approx(kd.item() / num_tokens, rel=1e-4)
+    assert metrics["kid/effective_error_rate"] == pytest.approx(num_errors / num_tokens)
+    assert metrics["kid/mask_share"] >= metrics["kid/effective_error_rate"]
+    assert ("prefix_sharing/tokens_saved" in metrics) is (sharing == "true")
+
+
+def tiny_sft(tmp_path):
+    return SenseSFTTrainer(
+        model=build_tiny_model("llama"),
+        args=SenseSFTConfig(str(tmp_path / "sft"), **OPTIONS),
+        train_dataset=Dataset.from_list(QUESTIONS),
+        processing_class=build_tiny_tokenizer(),
+        peft_config=LoraConfig(r=4, target_modules="all-linear"),
+    )
+
+
+def test_the_metrics_of_trl_are_those_of_the_gold_answers(build, tmp_path):
+    kid = build()
+    sft = tiny_sft(tmp_path)
+    for trainer in (kid, sft):
+        trainer.model.train()
+        trainer.compute_loss(trainer.model, get_batch(trainer), num_items_in_batch=None)
+    for name in ("entropy", "mean_token_accuracy", "num_tokens"):
+        (found,), (expected,) = (t._metrics["train"][name] for t in (kid, sft))
+        assert found == pytest.approx(expected, rel=1e-5), name
+
+
+def test_the_teacher_reads_no_gold_answers(build):
+    trees = []
+
+    class Recorder:
+        def get_term(self, tree, divergence, *, temperature=1.0, sequences=None):
+            trees.append(tree)
+            return lambda logits, rows: logits[:, 0] * 0
+
+    trainer = build(teacher=Recorder())
+    trainer.model.train()
+    batch = get_batch(trainer)
+    trainer.compute_loss(trainer.model, batch)
+    (tree,) = trees
+    read = tree.input_ids.flatten()[tree.sequence_nodes.clamp(min=0)]
+    assert len(read) == 4
+    gold = batch["input_ids"]
+    is_answer = batch["labels"] != -100
+    assert torch.equal(read[~is_answer & (gold != 0)], gold[~is_answer & (gold != 0)])
+    assert (read != gold)[is_answer].any()
+
+
+# ------------------------------------------------------------------------------ invariance
+
+
+def get_gradients(trainer, batches, num_items):
+    """Summed over micro-batches, as accumulation does."""
+    trainer.model.zero_grad()
+    trainer.model.train()
+    for batch in batches:
+        trainer.compute_loss(trainer.model, batch, num_items_in_batch=num_items).backward()
+    return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"kd_loss_type": name} for name in sorted(DIVERGENCES)),
+        {"fill": "sample"},
+        {"fill": "mask"},
+        {"mask_strategy": "uniform"},
+        {"mask_strategy": "hard"},
+        {"mask_strategy": "easy"},
+        {"imperfect_data": False},
+        {"prefix_sharing": "false"},
+        {
+            "on_policy_fraction": 0.5,
+            "on_policy_temperature": 0.0,
+            "on_policy_max_new_tokens": 3,
+        },
+    ],
+    ids=str,
+)
+def test_micro_batches_change_nothing(build, options):
+    trainer = build(lora=False, kd_weight=20.0, **options)
+    examples = [trainer.train_dataset[i] for i in range(8)]
+    num_items = torch.tensor(sum(t != -100 for e in examples for t in e["labels"]))
+    large, *others = (
+        get_gradients(
+            trainer,
+            [
+                trainer._prepare_inputs(trainer.data_collator(examples[start : start + size]))
+                for start in range(0, 8, size)
+            ],
+            num_items,
+        )
+        for size in (8, 2, 1)
+    )
+    for small in others:
+        for name, gradient in large.items():
+            assert (small[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, name
+
+
+def test_accumulation_changes_nothing(train):
+    large, *others = (
+        train(per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
+        for size in (8, 2, 1)
+    )
+    for small in others:
+        assert_same_weights(large, small, rtol=1e-3, atol=1e-5)
+        for name in ("loss", "grad_norm"):
+            torch.testing.assert_close(
+                get_history(large, name), get_history(small, name), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_resumed_run_draws_the_same_masks(train, tmp_path):
+    options = {
+        "max_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "fill": "sample",
+        "mask_ratio_schedule": "linear",
+        "final_mask_ratio": 0.5,
+        "lr_scheduler_type": "linear",
+    }
+    whole = train(output_dir=str(tmp_path / "a"), **options)
+    resumed = train(
+        output_dir=str(tmp_path / "b"),
+        resume_from=str(tmp_path / "a" / "checkpoint-3"),
+        **options,
+    )
+    assert_same_weights(whole, resumed)
+    # TRL counts tokens from the start of the process.
+    (expected,), (found,) = (
+        [{k: v for k, v in entry.items() if k != "num_tokens"} for entry in logs[-2:-1]]
+        for logs in map(get_comparable_logs, (whole, resumed))
+    )
+    assert found == expected
+    assert "kid/mask_share" in found
+    shares = get_history(whole, "kid/mask_share")
+    assert shares[0] == pytest.approx(0.2, abs=0.04)
+    assert shares[-1] == pytest.approx(0.45, abs=0.06)  # the end is not masked
+
+
+def test_another_seed_draws_other_masks(build):
+    masked = []
+    for seed in (0, 1):
+        trainer = build(seed=seed)
+        batch = get_batch(trainer)
+        gold = trainer._get_gold(batch)
+        masked.append(trainer._choose_masked(trainer.model, gold, None))
+        trainer.state.global_step = 1
+        masked.append(trainer._choose_masked(trainer.model, gold, None))
+    assert len({str(positions) for positions in masked}) == 4
+
+
+# --------------------------------------------------------------------------------- variants
+
+
+def test_without_imperfect_data_the_teacher_judges_gold(build):
+    trainer = build(imperfect_data=False)
+    batch = get_batch(trainer)
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    trainer.model.eval()
+    teacher, mle, kd = build_tiny_model("llama", seed=1), 0, 0
+    for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        answer = labels[1:] != -100
+        student = get_logits(trainer.model, tokens.tolist())
+        judge = get_logits(teacher, tokens.tolist())
+        mle -= student.log_softmax(-1).gather(1, tokens[1:, None])[answer].sum()
+        kd += get_divergence("reverse_kl")(student, judge)[answer].sum()
+    num_tokens = int((batch["labels"][:, 1:] != -100).sum())
+    assert loss.item() == pytest.approx((mle + kd).item() / num_tokens, rel=1e-5)
+    assert "kid/mask_share" not in trainer._metrics["train"]
+
+
+def test_evaluation_judges_gold_and_draws_nothing(build):
+    imperfect, plain = build(), build(imperfect_data=False)
+    first, again = (
+        {k: v for k, v in imperfect.evaluate().items() if "loss" in k} for _ in range(2)
+    )
+    assert first == again
+    assert set(first) == {"eval_loss", "eval_losses/mle", "eval_losses/kd"}
+    assert first["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-6)
+    assert first["eval_loss"] == pytest.approx(
+        first["eval_losses/mle"] + first["eval_losses/kd"], rel=1e-5
+    )
+
+
+def test_masking_only_leaves_the_masks(build):
+    trainer = build(fill="mask", mask_token="<|im_start|>")
+    gold = trainer._get_gold(get_batch(trainer))
+    imperfect, masked = trainer._rewrite(trainer.model, gold, None)
+    for positions, old, new in zip(masked, gold.sequences, imperfect.sequences, strict=True):
+        assert [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b] == positions
+        assert {new[position] for position in positions} == {1}
+
+
+def test_the_student_s_own_answers_follow_its_prompts(build):
+    trainer = build(imperfect_data=False, on_policy_fraction=1.0, on_policy_max_new_tokens=6)
+    gold = trainer._get_gold(get_batch(trainer))
+    first, again = (trainer._get_judged_answers(trainer.model, gold, None) for _ in range(2))
+    assert first == again
+    for row, sequence in enumerate(first.sequences):
+        prompt = gold.get_prompt(row)
+        assert sequence[: len(prompt)] == prompt
+        assert first.lengths[row] == len(sequence) - len(prompt) <= 6
+        # Each weighs as much as the gold answer.
+        tree, rows = trainer._get_joint_tree(gold, first)
+        assert tree.weights[rows][row].sum() == pytest.approx(gold.lengths[row], rel=1e-5)
+    assert first.sequences != gold.sequences
+
+
+def test_greedy_answers_are_the_likeliest_tokens(build):
+    trainer = build(on_policy_fraction=1.0, on_policy_temperature=0.0, on_policy_max_new_tokens=4)
+    gold = trainer._get_gold(get_batch(trainer))
+    own = trainer._get_judged_answers(trainer.model, gold, None)
+    trainer.model.eval()
+    for row, sequence in enumerate(own.sequences):
+        prompt = gold.get_prompt(row)
+        for position in range(len(prompt), len(sequence)):
+            logits = get_logits(trainer.model, sequence[: position + 1])[-1]
+            logits[len(trainer.processing_class) :] = -torch.inf
+            assert sequence[position] == int(logits.argmax())
+
+
+def test_a_model_with_sliding_windows_is_distilled_on_rows(build, caplog):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 8}
+    config = MistralConfig(
+        vocab_size=tiny_models.VOCAB_SIZE, pad_token_id=0, eos_token_id=2, **sizes, **heads
+    )
+    with caplog.at_level(logging.WARNING, logger="sense_trl"):
+        trainer = build(model=MistralForCausalLM(config), lora=False, imperfect_data=False)
+    assert "window of 8 tokens" in caplog.text
+    batch = get_batch(trainer, 2)
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    teacher, mle, kd = build_tiny_model("llama", seed=1), 0, 0
+    for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        answer = labels[1:] != -100
+        student = get_logits(trainer.model, tokens.tolist())
+        mle -= student.log_softmax(-1).gather(1, tokens[1:, None])[answer].sum()
+        judge = get_logits(teacher, tokens.tolist())
+        kd += get_divergence("reverse_kl")(student, judge)[answer].sum()
+    num_tokens = int((batch["labels"][:, 1:] != -100).sum())
+    assert loss.item() == pytest.approx((mle + kd).item() / num_tokens, rel=1e-5)
+
+
+def test_distillation_brings_the_student_to_its_teacher(train):
+    trainer = train(
+        max_steps=25, per_device_train_batch_size=8, learning_rate=3e-3, mle_weight=0.0, lora=False
+    )
+    kd = get_history(trainer, "losses/kd")
+    assert sum(kd[-5:]) < 0.7 * sum(kd[:5])
+
+
+# ------------------------------------------------------------------------------ schema items
+
+
+def get_item_rows():
+    """Each row with the spans of `singer` and the like behind FROM."""
+    rows = []
+    for row in QUESTIONS:
+        start = row["completion"].index("FROM ") + 5
+        rows.append({**row, "mask_spans": [[start, start + len(row["db_id"])]]})
+    return rows
+
+
+@pytest.mark.parametrize("is_conversation", [False, True])
+def test_whole_schema_items_are_masked(build, is_conversation):
+    rows = get_item_rows()
+    if is_conversation:
+        rows = [
+            {
+                **row,
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "completion": [{"role": "assistant", "content": row["completion"]}],
+            }
+            for row in rows
+        ]
+    trainer = build(rows=rows, mask_unit="schema_item")
+    batch = get_batch(trainer, 8)
+    gold = trainer._get_gold(batch)
+    masked = trainer._choose_masked(trainer.model, gold, batch["mask_groups"])
+    for row, sequence, positions in zip(rows, gold.sequences, masked, strict=False):
+        ids = [sequence[position] for position in positions]
+        assert trainer.processing_class.decode(ids).strip() == row["db_id"]
+    trainer.train()
+    assert get_history(trainer, "kid/mask_share")[0] > 0
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"mask_spans": None}, "no column"),
+        ({"mask_spans": [[0, 999]]}, r"`mask_spans` has \[0, 999\]"),
+    ],
+    ids=str,
+)
+def test_unusable_items_are_refused(build, change, match):
+    rows = [{**row, **change} for row in QUESTIONS]
+    if change["mask_spans"] is None:
+        rows = QUESTIONS
+    with pytest.raises(InputError, match=match):
+        build(rows=rows, mask_unit="schema_item")
+
+
+# ---------------------------------------------------------------------------- rewritten text
+
+
+def test_rewritten_answers_are_text(build):
+    trainer = build(per_device_eval_batch_size=3)
+    rows = QUESTIONS[:5]
+    texts = trainer.rewrite_completions(rows)
+    gold = trainer._get_gold(get_batch(trainer, 5))
+    imperfect, _ = trainer._rewrite(trainer.model, gold, None)
+    expected = [
+        trainer.processing_class.decode(
+            [t for t, trained in zip(*pair, strict=True) if trained][:-1]
+        )
+        for pair in zip(imperfect.sequences, imperfect.is_trained, strict=True)
+    ]
+    assert texts == expected
+    assert all(text != row["completion"] for text, row in zip(texts, rows, strict=True))
+    assert not trainer._metrics["train"]
+    with pytest.raises(InputError, match="`fill` is 'mask'"):
+        build(fill="mask").rewrite_completions(rows)
+
+
+# ------------------------------------------------------------------------- options, refusals
+
+
+def test_every_option_is_described():
+    ours = {f.name: f for f in fields(KIDConfig)}
+    for name in {f.name for f in fields(SenseSFTConfig)} - {f.name for f in fields(TeacherOptions)}:
+        ours.pop(name)
+    assert {"mask_ratio", "kd_weight", "teacher_model_name_or_path"} <= set(ours)
+    for name, f in ours.items():
+        assert f.metadata.get("help"), name
+
+
+def test_options_are_read_from_yaml_and_the_command_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"output_dir: {tmp_path}\nuse_cpu: true\nbf16: false\nkd_loss_type: skew_kl\n"
+        "kd_loss_kwargs: {skew: 0.2}\nteacher_model_name_or_path: somewhere\n"
+        "teacher_model_init_kwargs: {dtype: bfloat16}\n"
+    )
+    arguments = ["--config", str(path), "--mask_ratio", "0.3", "--imperfect_data", "false"]
+    (config,) = TrlParser(KIDConfig).parse_args_and_config(arguments)
+    assert config.kd_loss_kwargs == {"skew": 0.2}
+    assert config.teacher_model_init_kwargs == {"dtype": "bfloat16"}
+    assert (config.mask_ratio, config.imperfect_data) == (0.3, False)
+    arguments = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
+    arguments += ["--kd_loss_type", "skew_kl", "--kd_loss_kwargs", '{"skew": 0.2}']
+    (config,) = TrlParser(KIDConfig).parse_args_and_config(arguments)
+    assert config.kd_loss_kwargs == {"skew": 0.2}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kd_loss_type": "hidden_states"},
+        {"kd_weight": 0.0},
+        {"kd_temperature": 0.0},
+        {"mle_weight": -1.0},
+        {"mask_ratio": 0.0},
+        {"mask_ratio": 1.5},
+        {"mask_strategy": "often"},
+        {"mask_unit": "clause"},
+        {"mask_ratio_schedule": "cosine"},
+        {"mask_ratio_schedule": "linear"},
+        {"final_mask_ratio": 0.5},
+        {"fill": "teacher"},
+        {"teacher_cache": "cache"},
+        {"teacher_cache": "cache", "imperfect_data": False, "on_policy_fraction": 0.5},
+        {"on_policy_fraction": 1.1},
+        {"on_policy_temperature": -0.1},
+        {"on_policy_max_new_tokens": 0},
+    ],
+    ids=str,
+)
+def test_unusable_options_are_refused_by_name(tmp_path, options):
+    name = "name" if "kd_loss_type" in options else next(iter(options))
+    with pytest.raises(InputError, match=f"`{name}`"):
+        KIDConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"packing": True, "max_length": 64}, "`packing`"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor`"),
+        ({"mask_token": "<no such token>"}, "`mask_token`"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*(packing|label_smoothing|padding).*")
+def test_what_the_terms_are_not_defined_on_is_refused(build, options, match):
+    with pytest.raises(InputError, match=match):
+        build(**options)
+
+
+def test_without_a_teacher_nothing_is_trained(tmp_path):
+    with pytest.raises(InputError, match="teacher"):
+        KIDTrainer(
+            build_tiny_model("llama"),
+            args=KIDConfig(str(tmp_path), **OPTIONS),
+            train_dataset=Dataset.from_list(QUESTIONS),
+            processing_class=build_tiny_tokenizer(),
+        )
+
+
+def test_the_mask_token_is_named_in_the_log(build, caplog):
+    with caplog.at_level(logging.INFO, logger="sense_trl"):
+        build()
+    assert "masked with the token '<|endoftext|>'" in caplog.text
+
+
+def test_the_example_of_the_docstring_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = inspect.getdoc(KIDTrainer).split("```python\n")[1].split("```")[0]
+    for size, architecture, seed in (("135M", "llama", 0), ("360M", "llama", 1)):
+        name = f"HuggingFaceTB/SmolLM2-{size}-Instruct"
+        assert name in example
+        path = tiny_models.save_tiny_model(tmp_path / size, architecture, seed=seed)
+        example = example.replace(name, path)
+    exec(example, {})
+    assert (tmp_path / "kid" / "adapter_model.safetensors").exists()
+
+
+def test_the_constructor_takes_what_the_sft_trainer_takes():
+    ours, theirs = (
+        list(inspect.signature(cls.__init__).parameters) for cls in (KIDTrainer, SenseSFTTrainer)
+    )
+    # A loss of one's own would need full logits.
+    assert [name for name in theirs if name != "compute_loss_func"] == [
+        name for name in ours if name != "teacher_model"
+    ]
