@@ -97,6 +97,10 @@ if TYPE_CHECKING:
     from sense_trl.sql.taxonomy import classify_errors as classify_errors
     from sense_trl.sql.taxonomy import classify_results as classify_results
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
+    from sense_trl.synthesis.exploration import ExplorationConfig as ExplorationConfig
+    from sense_trl.synthesis.exploration import explore_database as explore_database
+    from sense_trl.synthesis.facts import get_database_facts as get_database_facts
+    from sense_trl.synthesis.templates import mine_templates as mine_templates
     from sense_trl.trainers.kid_config import KIDConfig as KIDConfig
     from sense_trl.trainers.kid_trainer import KIDTrainer as KIDTrainer
     from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
@@ -130,6 +134,7 @@ _MODULES = {
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
+    "ExplorationConfig": "synthesis.exploration",
     "FuzzHints": "database.fuzzing",
     "GroupAccuracy": "evaluation.metrics",
     "Hardness": "evaluation.hardness",
@@ -180,11 +185,13 @@ _MODULES = {
     "evaluate_sql": "evaluation.evaluate",
     "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
+    "explore_database": "synthesis.exploration",
     "extract_sql": "prompts",
     "format_markdown": "evaluation.markdown",
     "format_schema": "schema.formats",
     "forward_kl": "losses.divergence",
     "generalized_jsd": "losses.divergence",
+    "get_database_facts": "synthesis.facts",
     "get_divergence": "losses.divergence",
     "get_hardness": "evaluation.hardness",
     "get_prompt": "prompts",
@@ -196,6 +203,7 @@ _MODULES = {
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
     "measure_efficiency": "evaluation.efficiency",
+    "mine_templates": "synthesis.templates",
     "mutate_sql": "sql.mutation",
     "pass_at_k": "evaluation.samples",
     "profile_database": "database.profile",

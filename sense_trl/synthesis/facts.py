@@ -192,7 +192,7 @@ def _describe(table: TableProfile, position: int, num_rows: int) -> ColumnFacts:
     column = table.columns[position]
     # Of a large table only a part of the values is known.
     repeats = 1 < len(column.values) < num_rows and not table.is_key(position)
-    values = tuple(filter(_is_sayable, column.values))[:_MAX_VALUES]
+    values = tuple(map(_shorten, filter(_is_sayable, column.values)))[:_MAX_VALUES]
     return ColumnFacts(ColumnName(table.name, column.name), ColumnRole.TEXT, values, repeats)
 
 
@@ -204,6 +204,11 @@ def _get_role(declared: ColumnRole, values: Sequence[object]) -> ColumnRole:
         return ColumnRole.NUMBER
     shapes = {shape_of(value[:10]) for value in values if isinstance(value, str)}
     return ColumnRole.TIME if shapes and shapes.issubset(_DATE_SHAPES) else ColumnRole.TEXT
+
+
+def _shorten(value: int | float | str) -> int | float | str:
+    """A number as people write it: 3 rather than 3.0, which SQL takes for the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_sayable(value: object) -> TypeGuard[int | float | str]:

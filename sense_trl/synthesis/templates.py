@@ -34,7 +34,7 @@ __all__ = [
     "SQLTemplate",
     "TemplateMiner",
     "fill_template",
-    "get_level",
+    "get_complexity",
     "mine_templates",
     "write_sql",
 ]
@@ -80,29 +80,29 @@ class SQLTemplate:
 
     @property
     def level(self) -> int:
-        """See `get_level`."""
-        return get_level(self.text, self.dialect)
+        """See `get_complexity`."""
+        return get_complexity(self.text, self.dialect)
 
 
-def get_level(sql: str, dialect: str) -> int:
+def get_complexity(sql: str, dialect: str) -> int:
     """How complex a query is, from 1 to 4.
 
     Each joined table, GROUP BY, HAVING, ORDER BY and each condition after the first counts 1, each
-    subquery and each set operation 2, in all parts of the query. 0 is level 1, up to 2 is level 2,
+    subquery and each set operation 3, in all parts of the query. 0 is level 1, up to 2 is level 2,
     up to 4 is level 3, more is level 4.
 
     Raises:
         SQLParseError: the text is not one statement.
 
     Example:
-        >>> [get_level(f"SELECT a FROM t {rest}", "sqlite") for rest in ("", "ORDER BY a")]
+        >>> [get_complexity(f"SELECT a FROM t {rest}", "sqlite") for rest in ("", "ORDER BY a")]
         [1, 2]
     """
     tree = parse_sql(sql, dialect)
     points = sum(1 for _ in tree.find_all(exp.Join, exp.Group, exp.Having, exp.Order))
     points += sum(1 for _ in tree.find_all(exp.And, exp.Or))
     # Beyond the first SELECT each is a subquery or the other side of a set operation.
-    points += 2 * (sum(1 for _ in tree.find_all(exp.Select)) - 1)
+    points += 3 * (sum(1 for _ in tree.find_all(exp.Select)) - 1)
     # The conditions of ON are the join's own.
     points -= sum(
         1
@@ -222,8 +222,16 @@ class TemplateMiner:
     ) -> list[tuple[ColumnName, ColumnName]] | None:
         """The references that the query goes along; `None` where it leaves them."""
         found = []
-        for left, right in _equated(tree):
-            first, second = columns.get(id(left)), columns.get(id(right))
+        pairs = [(columns.get(id(left)), columns.get(id(right))) for left, right in _equated(tree)]
+        # Set operations compare what they align: names with names, but keys of one thing only.
+        pairs += [
+            (first, second)
+            for left, right in _aligned(tree)
+            if (first := columns.get(id(left))) is not None
+            and (second := columns.get(id(right))) is not None
+            and {self._roles[first], self._roles[second]} == {ColumnRole.KEY}
+        ]
+        for first, second in pairs:
             if first is None or second is None or first == second:
                 continue
             if (first, second) in self._references:
@@ -289,6 +297,14 @@ def _equated(tree: exp.Expression) -> Iterator[tuple[exp.Expression, exp.Express
         inner = None if query is None else query.find(exp.Select)
         if inner is not None and len(inner.expressions) == 1:
             yield membership.this, inner.expressions[0].unalias()
+
+
+def _aligned(tree: exp.Expression) -> Iterator[tuple[exp.Expression, exp.Expression]]:
+    """Pairs of result columns that a set operation puts under one another."""
+    for operation in tree.find_all(exp.SetOperation):
+        left, right = operation.this.find(exp.Select), operation.expression.find(exp.Select)
+        for first, second in zip(left.expressions, right.expressions, strict=False):
+            yield first.unalias(), second.unalias()
 
 
 def _abstract_constants(tree: exp.Expression) -> None:

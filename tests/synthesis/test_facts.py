@@ -43,7 +43,7 @@ def test_roles_values_and_repeats(fresh_db: Callable[..., Path]) -> None:
 def test_values_tell_more_than_declared_types(fresh_db: Callable[..., Path]) -> None:
     script = (
         "CREATE TABLE t (a TEXT, b INT, c, quoted TEXT);"
-        """INSERT INTO t VALUES ('2014-01-01', 'word', 2.5, "O'Neil"), ('2015-01-01', 'other', 3, 'plain'), (NULL, 'x', 1, ' spaced');"""
+        """INSERT INTO t VALUES ('2014-01-01', 'word', 2.5, "O'Neil"), ('2015-01-01', 'other', 3.0, 'plain'), (NULL, 'x', 1, ' spaced');"""
     )
     with SQLiteEngine(fresh_db(script)) as engine:
         facts = get_database_facts(engine)

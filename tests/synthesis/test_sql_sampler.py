@@ -17,7 +17,7 @@ from sense_trl.schema.graph import ColumnName, get_used_columns
 from sense_trl.sql.parsing import parse_sql
 from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.sql_sampler import LEVELS, SQLSampler, format_literal
-from sense_trl.synthesis.templates import get_level
+from sense_trl.synthesis.templates import get_complexity
 
 NUM_DRAWS = 400
 
@@ -57,7 +57,7 @@ def test_nearly_all_queries_execute_and_most_return_something(
 def test_levels_climb(facts: DatabaseFacts) -> None:
     means = []
     for level in LEVELS:
-        found = [get_level(sql, "sqlite") for sql in _draw(facts, level)]
+        found = [get_complexity(sql, "sqlite") for sql in _draw(facts, level)]
         means.append(sum(found) / len(found))
     assert means[0] == 1
     assert means == sorted(means)

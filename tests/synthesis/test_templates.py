@@ -18,7 +18,7 @@ from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.templates import (
     TemplateMiner,
     fill_template,
-    get_level,
+    get_complexity,
     mine_templates,
     write_sql,
 )
@@ -46,6 +46,9 @@ def facts(fresh_db: Callable[..., Path]) -> DatabaseFacts:
         ("SELECT name FROM singer EXCEPT SELECT name FROM singer WHERE held > 3", None),
         ("SELECT T1.name FROM singer AS T1 JOIN song AS T2 ON T1.id = T2.song_id", None),
         ("SELECT name FROM singer, song WHERE id = singer_id", None),
+        ("SELECT id FROM singer EXCEPT SELECT singer_id FROM song", "SELECT key1 FROM table1 EXCEPT SELECT key2 FROM table2"),
+        ("SELECT id FROM singer EXCEPT SELECT song_id FROM song", None),
+        ("SELECT name FROM singer UNION SELECT title FROM song", "SELECT text1 FROM table1 UNION SELECT text2 FROM table2"),
         ("SELECT name FROM (SELECT name FROM singer)", None),
         ("SELECT name FROM singer WHERE age > (SELECT max(year) FROM song WHERE singer_id = id)", None),
         ("WITH s AS (SELECT 1 AS a) SELECT a FROM s", None),
@@ -145,13 +148,13 @@ def test_what_does_not_fit_is_not_filled(
         ("SELECT a FROM t WHERE b > 1 AND c > 1", 2),
         ("SELECT a FROM t JOIN u ON x = y AND z = w ORDER BY a", 2),
         ("SELECT a FROM t JOIN u ON x = y GROUP BY a ORDER BY a", 3),
-        ("SELECT a FROM t WHERE a IN (SELECT b FROM u)", 2),
+        ("SELECT a FROM t WHERE a IN (SELECT b FROM u)", 3),
         ("SELECT a FROM t UNION SELECT b FROM u JOIN v ON x = y", 3),
         ("SELECT a FROM t WHERE x > (SELECT b FROM u) INTERSECT SELECT c FROM v ORDER BY 1", 4),
     ],
 )
 def test_levels_count_what_is_there(sql: str, level: int) -> None:
-    assert get_level(sql, "sqlite") == level
+    assert get_complexity(sql, "sqlite") == level
 
 
 def test_written_queries_read_back(shared_data: Path) -> None:
