@@ -244,12 +244,14 @@ class DuplicateFilter:
 
     Args:
         dialect: sqlglot dialect of the SQL.
+        per_database: whether the same question may be asked of another database.
     """
 
     name = "duplicate"
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: str, *, per_database: bool = True) -> None:
         self._dialect = dialect
+        self._per_database = per_database
         self._seen: set[tuple[str, str, str]] = set()
 
     def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
@@ -260,11 +262,15 @@ class DuplicateFilter:
         wording = normalize_question(example.question)
         if not wording:
             return FilterVerdict(False, "empty_question")
-        keys = [("question", wording), ("sql", _canonical(example.sql, self._dialect))]
-        for kind, text in keys:
-            if (example.db_id, kind, text) in self._seen:
-                return FilterVerdict(False, f"duplicate_{kind}")
-        self._seen.update((example.db_id, kind, text) for kind, text in keys)
+        place = example.db_id if self._per_database else ""
+        keys = [
+            (place, "question", wording),
+            (place, "sql", _canonical(example.sql, self._dialect)),
+        ]
+        for key in keys:
+            if key in self._seen:
+                return FilterVerdict(False, f"duplicate_{key[1]}")
+        self._seen.update(keys)
         return PASSED
 
 
