@@ -97,9 +97,12 @@ if TYPE_CHECKING:
     from sense_trl.sql.taxonomy import classify_errors as classify_errors
     from sense_trl.sql.taxonomy import classify_results as classify_results
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
+    from sense_trl.synthesis.data_dictionary import DataDictionary as DataDictionary
+    from sense_trl.synthesis.data_dictionary import extract_dictionary as extract_dictionary
     from sense_trl.synthesis.exploration import ExplorationConfig as ExplorationConfig
     from sense_trl.synthesis.exploration import explore_database as explore_database
     from sense_trl.synthesis.facts import get_database_facts as get_database_facts
+    from sense_trl.synthesis.instructions import explore_with_model as explore_with_model
     from sense_trl.synthesis.templates import mine_templates as mine_templates
     from sense_trl.trainers.kid_config import KIDConfig as KIDConfig
     from sense_trl.trainers.kid_trainer import KIDTrainer as KIDTrainer
@@ -125,6 +128,7 @@ _MODULES = {
     "Candidate": "pairs.candidates",
     "DataCollatorForPrefixTree": "collators",
     "DataCollatorForWeightedPreference": "collators",
+    "DataDictionary": "synthesis.data_dictionary",
     "DatabaseCatalog": "database.catalog",
     "DatabaseFuzzer": "database.fuzzing",
     "DatabaseSchema": "schema.schema",
@@ -186,6 +190,8 @@ _MODULES = {
     "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
     "explore_database": "synthesis.exploration",
+    "explore_with_model": "synthesis.instructions",
+    "extract_dictionary": "synthesis.data_dictionary",
     "extract_sql": "prompts",
     "format_markdown": "evaluation.markdown",
     "format_schema": "schema.formats",
