@@ -1,4 +1,4 @@
-"""The stages of a recipe, each from its YAML file: `sense-trl sft|pairs|dpo|evaluate --config X`.
+"""The stages of a recipe, each from its YAML file: `sense-trl sft --config X`, and so on.
 
 The same stages run as `python -m sense_trl sft`, as `recipes/train_sft.py` in a checkout, and under
 `accelerate launch`.
@@ -19,7 +19,7 @@ from sense_trl.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DPO", "EVALUATE", "PAIRS", "SFT", "STAGES", "Stage", "add_parsers", "find_stage"]
+__all__ = ["DPO", "EVALUATE", "KD", "PAIRS", "SFT", "STAGES", "Stage", "add_parsers", "find_stage"]
 
 _ACCELERATE_CONFIGS: Final = Path(__file__).resolve().parents[1] / "data" / "accelerate"
 _HERE: Final = "none"
@@ -247,6 +247,22 @@ def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
     return describe_training(load_pairs(file.pairs), model, training)
 
 
+def _get_kd_types() -> tuple[type, ...]:
+    from trl import ModelConfig
+
+    from sense_trl.pipeline.task import DataArguments
+    from sense_trl.trainers import KIDConfig
+
+    return DataArguments, KIDConfig, ModelConfig
+
+
+def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
+    from sense_trl.pipeline.stages import kd
+
+    _quieten_libraries()
+    kd(data, model, training, console)
+
+
 def _get_pairs_types() -> tuple[type, ...]:
     from sense_trl.pipeline.stages import GenerationArguments, PairArguments
     from sense_trl.pipeline.task import DataArguments
@@ -296,6 +312,9 @@ PAIRS: Final = Stage(
     _describe_generation,
 )
 DPO: Final = Stage("dpo", "train a model on preference pairs", _get_dpo_types, _dpo, _describe_dpo)
+KD: Final = Stage(
+    "kd", "distil a teacher from imperfect data (KID)", _get_kd_types, _kd, _describe_sft
+)
 EVALUATE: Final = Stage(
     "evaluate",
     "predict SQL with a model, execute it and report",
@@ -304,5 +323,5 @@ EVALUATE: Final = Stage(
     _describe_generation,
 )
 
-STAGES: Final = (SFT, PAIRS, DPO, EVALUATE)
+STAGES: Final = (SFT, PAIRS, DPO, KD, EVALUATE)
 _WITH_CONFIG_ONLY: Final = ("pairs", "evaluate")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,14 @@ from sense_trl.pipeline.starting_model import (
     load_starting_model,
 )
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task
+from sense_trl.sql.spans import get_maskable_spans
 from sense_trl.verification.verifier import SQLVerifier
 
 if TYPE_CHECKING:
     import datasets
     from trl import ModelConfig
 
-    from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
+    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
 
 
 @dataclass
@@ -217,20 +218,24 @@ def _settings(
     }
 
 
-# The training arguments that decide about the trained weights; the rest is about logging, saving
-# and where it runs.
+# The training arguments of TRL and transformers that decide about the trained weights; the rest is
+# about logging, saving and where it runs.
 _DECISIVE = (
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
     *("seed", "data_seed", "max_length", "bf16", "fp16", "max_grad_norm", "loss_type"),
-    *("loss_weights", "beta", "label_smoothing", "dpop_lambda", "pair_weight_column"),
-    *("prefix_sharing", "group_by_columns", "max_dropped_fraction"),
+    *("loss_weights", "beta", "label_smoothing"),
 )
+# Ours that do not.
+_NOT_DECISIVE = ("reference_cache",)
 
 
 def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, str]) -> bool:
     """Claim `config.output_dir`; whether the training there is finished already."""
-    settings = {name: getattr(config, name, None) for name in _DECISIVE}
+    trls = next(base for base in type(config).__mro__ if base.__module__.startswith("trl."))
+    ours = {option.name for option in fields(config)} - {option.name for option in fields(trls)}
+    names = sorted({*_DECISIVE, *ours} - {*_NOT_DECISIVE})
+    settings = {name: getattr(config, name, None) for name in names}
     settings |= {**asdict(model), **data}
     settings["model_name_or_path"] = fingerprint_model(str(model.model_name_or_path))
     RunFolder(config.output_dir, kind, settings).claim()
@@ -248,7 +253,9 @@ def _finish_training(config: Any, metrics: dict[str, Any]) -> None:
 def _write_candidates(
     task: TextToSQLTask, arguments: GenerationArguments, console: Console, file: str, title: str
 ) -> CandidateFile:
+    """Sample what the file does not hold yet; the processes of `accelerate launch` take turns."""
     keep_freed_memory()
+    processes = get_processes()
     sampling = arguments.sampling()
     path = Path(arguments.output_dir) / file
     done = CandidateFile(path)
@@ -264,6 +271,7 @@ def _write_candidates(
             path,
             source=arguments.candidate_source,
             chunk_size=max(1, arguments.batch_size // sampling.num_generations),
+            processes=processes,
             on_progress=bar.advance,
         )
 
@@ -276,14 +284,18 @@ def build_pairs(
 ) -> Path:
     """Sample from a weak model, execute, pair; returns the path of `pairs.parquet`.
 
-    Resumable: candidates are on disk as they come.
+    Resumable: candidates are on disk as they come. Of several processes all sample, and the first
+    one does the rest.
     """
     folder = Path(generation.output_dir)
+    path = folder / "pairs.parquet"
     task = load_task(data)
     RunFolder(folder, "pairs", {**_settings(task, data, generation), **asdict(pairs)}).claim()
     candidates = _write_candidates(
         task, generation, console, "candidates.jsonl", "Sample candidates"
     )
+    if not get_processes().is_main:
+        return path
     with (
         SQLVerifier(task.catalog) as verifier,
         stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
@@ -299,7 +311,7 @@ def build_pairs(
             on_progress=bar.advance,
         )
         bar.set(len(candidates))
-    path = result.save(folder, unusable_questions=task.unusable)
+    result.save(folder, unusable_questions=task.unusable)
     counts = {k: v for k, v in result.summary().items() if k != "gold_problems"}
     console.print_json(data=counts)
     return path
@@ -310,8 +322,11 @@ def evaluate(
     generation: GenerationArguments,
     evaluation: EvaluationArguments,
     console: Console,
-) -> EvaluationReport:
-    """Predict greedily, execute, compare; writes `evaluation.json` and `report.html`."""
+) -> EvaluationReport | None:
+    """Predict greedily, execute, compare; writes `evaluation.json` and `report.html`.
+
+    Of several processes all predict, and the first one does the rest; the others get None.
+    """
     if generation.num_generations != 1:
         raise InputError(
             f"`num_generations` is {generation.num_generations}; an evaluation predicts once per "
@@ -323,6 +338,8 @@ def evaluate(
     RunFolder(folder, "evaluate", _settings(task, data, generation)).claim()
     earlier = [EvaluationReport.load(path) for path in evaluation.compare_with]
     file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
+    if not get_processes().is_main:
+        return None
     predictions = {candidate.question_id: candidate.sql for candidate in file}
     with (
         SQLVerifier(task.catalog) as verifier,
@@ -360,9 +377,26 @@ def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console
 
     check_model_arguments(model, use_cpu=config.use_cpu)
     rows = load_rows(data)
-    # The rows say all about questions, schemas and their style.
-    identity = {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
-    _train("sft", "Supervised fine-tuning", train_sft, rows, identity, model, config, console)
+    title = "Supervised fine-tuning"
+    _train("sft", title, train_sft, rows, _identify(rows), model, config, console)
+
+
+def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Console) -> None:
+    """Distil a teacher on the gold SQL of the questions with `KIDTrainer`; resumes by itself.
+
+    Raises:
+        InputError: see `check_model_arguments` and `load_task`.
+    """
+    from sense_trl.pipeline.training import train_kd
+
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    rows = load_rows(data, mask_spans=config.mask_unit == "schema_item")
+    identity = _identify(rows)
+    if config.teacher_model_name_or_path is not None:
+        identity["teacher_model_name_or_path"] = fingerprint_model(
+            config.teacher_model_name_or_path
+        )
+    _train("kd", "Distillation", train_kd, rows, identity, model, config, console)
 
 
 def dpo(pairs: str, model: ModelConfig, config: SenseDPOConfig, console: Console) -> None:
@@ -379,8 +413,13 @@ def dpo(pairs: str, model: ModelConfig, config: SenseDPOConfig, console: Console
     _train("dpo", "Preference training", train_dpo, rows, identity, model, config, console)
 
 
-def load_rows(data: DataArguments) -> datasets.Dataset:
+def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Dataset:
     """The gold answers of the questions as rows `{db_id, prompt, completion}`.
+
+    Args:
+        data: the questions.
+        mask_spans: whether to add the column `mask_spans`, in which `KIDTrainer` finds the schema
+            items and literals of an answer: a list of `[start, end]` in characters.
 
     Raises:
         InputError: see `load_task`.
@@ -388,7 +427,17 @@ def load_rows(data: DataArguments) -> datasets.Dataset:
     import datasets
 
     task = load_task(data)
-    return datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
+    rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
+    if mask_spans:
+        found = [get_maskable_spans(q.gold_sql, task.dialect) for q in task.questions]
+        spans = [[[span.start, span.end] for span in row] for row in found]
+        rows = rows.add_column("mask_spans", spans)
+    return rows
+
+
+def _identify(rows: datasets.Dataset) -> dict[str, str]:
+    """Rows say all about questions, schemas and their style."""
+    return {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
 
 
 def load_pairs(path: str) -> datasets.Dataset:

@@ -1,4 +1,4 @@
-"""The two training stages, resumable: supervised fine-tuning and preference training."""
+"""The training stages, resumable: fine-tuning, preference training and distillation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import datasets
 
     from sense_trl.pipeline.starting_model import StartingModel
-    from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
+    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -75,6 +75,28 @@ def train_dpo(
     from sense_trl.trainers import SenseDPOTrainer
 
     return _train_and_save(SenseDPOTrainer, start, dataset, config, callbacks)
+
+
+def train_kd(
+    start: StartingModel,
+    dataset: datasets.Dataset,
+    config: KIDConfig,
+    *,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Distil the teacher that `config` names with `KIDTrainer`; resumes by itself.
+
+    Args:
+        dataset: rows `{prompt, completion}`, with `mask_spans` if `config` masks schema items.
+
+    What the next stage starts from goes to `config.output_dir`: see `_save`.
+
+    Returns:
+        The trainer's metrics.
+    """
+    from sense_trl.trainers import KIDTrainer
+
+    return _train_and_save(KIDTrainer, start, dataset, config, callbacks)
 
 
 def _train_and_save(

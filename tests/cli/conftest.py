@@ -43,7 +43,14 @@ def recipe(fresh_db: Any, tmp_path: Path) -> Path:
         | generation
         | {"model_name_or_path": "sft", "num_generations": 4, "temperature": 1.0},
         "dpo": training | {"model_name_or_path": "sft", "pairs": "pairs/pairs.parquet"},
-        "evaluate": data | generation | {"model_name_or_path": "dpo"},
+        "kd": data
+        | training
+        | {
+            "model_name_or_path": "dpo",
+            "teacher_model_name_or_path": str(model),
+            "mask_unit": "schema_item",
+        },
+        "evaluate": data | generation | {"model_name_or_path": "kd"},
     }
     for stage, config in configs.items():
         text = yaml.safe_dump(config | {"output_dir": stage})

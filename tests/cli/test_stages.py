@@ -30,6 +30,10 @@ def test_a_chain_of_stages_runs_from_its_files(
     assert main(["pairs", "--config", "pairs.yaml"]) == 0
     assert capsys.readouterr().out.strip() == "pairs/pairs.parquet"
     assert main(["dpo", "--config", "dpo.yaml"]) == 0
+    assert main(["kd", "--config", "kd.yaml"]) == 0
+    assert json.loads((recipe / "kd" / "adapter_config.json").read_text())["r"] == 3
+    logged = json.loads((recipe / "kd" / "metrics.json").read_text())["log_history"]
+    assert logged
     assert main(["evaluate", "--config", "evaluate.yaml"]) == 0
     report = json.loads((recipe / "evaluate" / "evaluation.json").read_text())
     assert len(report["records"]) == 6
@@ -156,15 +160,21 @@ def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_accelerate_launches_them(recipe: Path) -> None:
+def test_two_processes_do_what_one_does(recipe: Path) -> None:
     config = recipe / "two.yaml"
     config.write_text(
         "distributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\nnum_machines: 1\n"
     )
-    command = [
-        sys.executable, "-m", "sense_trl", "sft", "--config", "sft.yaml", "--load_in_4bit", "false",
-        "--accelerate_config", str(config),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "sense_trl", *arguments]
+        done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    both = ("--accelerate_config", str(config))
+    run("sft", "--config", "sft.yaml", "--load_in_4bit", "false", *both)
     assert (recipe / "sft" / "model.safetensors").is_file()
+    run("pairs", "--config", "pairs.yaml", "--output_dir", "one")
+    run("pairs", "--config", "pairs.yaml", "--output_dir", "two", *both)
+    for file in ("candidates.jsonl", "pairs.parquet"):
+        assert (recipe / "two" / file).read_bytes() == (recipe / "one" / file).read_bytes()

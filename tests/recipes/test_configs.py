@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ SCRIPTS = {
     "sft": "train_sft.py",
     "pairs": "build_pairs.py",
     "dpo": "train_dpo.py",
+    "kd": "train_kid.py",
     "evaluate": "evaluate.py",
 }
 CONFIGS = sorted(RECIPES.glob("*/*.yaml"))
@@ -31,6 +33,12 @@ def _script(stage: str) -> ModuleType:
     return module
 
 
+def _parse(stage: str, path: Path) -> tuple[Any, ...]:
+    # Without a GPU transformers refuses what recipes for GPUs say; nothing is run here.
+    cpu = ["--use_cpu", "true"] if stage in ("sft", "dpo", "kd") else []
+    return _script(stage).make_parser().parse_args_and_config(["--config", str(path), *cpu])
+
+
 def test_every_stage_has_a_script_and_a_recipe() -> None:
     assert {stage.name for stage in STAGES} == set(SCRIPTS)
     assert {path.stem for path in CONFIGS} == set(SCRIPTS)
@@ -45,11 +53,7 @@ def test_a_script_is_its_stage(stage: object) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_a_config_parses_and_every_value_arrives(path: Path) -> None:
-    # Without a GPU transformers refuses what recipes for GPUs say; nothing is run here.
-    arguments = ["--config", str(path)]
-    if path.stem in ("sft", "dpo", "kd"):
-        arguments += ["--use_cpu", "true"]
-    groups = _script(path.stem).make_parser().parse_args_and_config(arguments)
+    groups = _parse(path.stem, path)
     values = yaml.safe_load(path.read_text())
     for name, value in values.items():
         if name == "use_cpu":
@@ -71,4 +75,4 @@ def test_an_unknown_key_is_refused(stage: str, tmp_path: Path) -> None:
     typo = tmp_path / "typo.yaml"
     typo.write_text(text + "\nmax_qestions: 3\n")
     with pytest.raises(ValueError, match="max_qestions"):
-        _script(stage).make_parser().parse_args_and_config(["--config", str(typo)])
+        _parse(stage, typo)
