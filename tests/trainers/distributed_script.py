@@ -10,10 +10,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import PAIRS, QUESTIONS, build_tiny_tokenizer, get_history, get_weights
+from tiny_models import (
+    PAIRS,
+    QUESTIONS,
+    build_tiny_model,
+    build_tiny_tokenizer,
+    get_history,
+    get_weights,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer, SenseSFTConfig, SenseSFTTrainer
+from sense_trl.trainers import (
+    KIDConfig,
+    KIDTrainer,
+    SenseDPOConfig,
+    SenseDPOTrainer,
+    SenseSFTConfig,
+    SenseSFTTrainer,
+)
 
 OPTIONS = {
     "per_device_train_batch_size": 4,
@@ -56,6 +70,9 @@ def main() -> None:
         ),
     }
     runs["sft-resumed"] = runs["sft-grouped"]
+    # The student's own answers, greedy, so that they are the same ones in one process.
+    own = {"on_policy_fraction": 0.5, "on_policy_temperature": 0.0, "on_policy_max_new_tokens": 3}
+    runs["kid"] = KIDTrainer, KIDConfig, QUESTIONS, {"fill": "sample", "kd_weight": 20.0, **own}
     for name, (trainer_class, config_class, rows, options) in runs.items():
         if "dpo" in name:
             options = {**options, "loss_type": ["sigmoid"]}
@@ -65,6 +82,7 @@ def main() -> None:
             train_dataset=Dataset.from_list(rows),
             processing_class=build_tiny_tokenizer(),
             peft_config=LoraConfig(r=4, target_modules="all-linear"),
+            **({"teacher_model": build_tiny_model("llama", seed=1)} if name == "kid" else {}),
         )
         checkpoint = f"{folder}/sft-grouped/checkpoint-6" if name == "sft-resumed" else None
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -74,6 +92,8 @@ def main() -> None:
                     "weights": get_weights(trainer),
                     "loss": get_history(trainer, "loss"),
                     "grad_norm": get_history(trainer, "grad_norm"),
+                    "kd": get_history(trainer, "losses/kd"),
+                    "error_rate": get_history(trainer, "kid/effective_error_rate"),
                     "num_processes": trainer.accelerator.num_processes,
                 },
                 f"{folder}/{name}.pt",
