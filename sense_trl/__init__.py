@@ -99,8 +99,9 @@ if TYPE_CHECKING:
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
     from sense_trl.synthesis.data_dictionary import DataDictionary as DataDictionary
     from sense_trl.synthesis.data_dictionary import extract_dictionary as extract_dictionary
-    from sense_trl.synthesis.exploration import ExplorationConfig as ExplorationConfig
     from sense_trl.synthesis.exploration import explore_database as explore_database
+    from sense_trl.synthesis.exploration_config import ExplorationConfig as ExplorationConfig
+    from sense_trl.synthesis.exploration_folder import explore_databases as explore_databases
     from sense_trl.synthesis.facts import get_database_facts as get_database_facts
     from sense_trl.synthesis.instructions import explore_with_model as explore_with_model
     from sense_trl.synthesis.templates import mine_templates as mine_templates
@@ -138,7 +139,7 @@ _MODULES = {
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
-    "ExplorationConfig": "synthesis.exploration",
+    "ExplorationConfig": "synthesis.exploration_config",
     "FuzzHints": "database.fuzzing",
     "GroupAccuracy": "evaluation.metrics",
     "Hardness": "evaluation.hardness",
@@ -190,6 +191,7 @@ _MODULES = {
     "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
     "explore_database": "synthesis.exploration",
+    "explore_databases": "synthesis.exploration_folder",
     "explore_with_model": "synthesis.instructions",
     "extract_dictionary": "synthesis.data_dictionary",
     "extract_sql": "prompts",

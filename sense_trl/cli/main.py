@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from sense_trl._version import __version__
-from sense_trl.cli import evaluate, merge, pairs, quickstart, recurse, stages, teacher, verify
+from sense_trl.cli import (
+    evaluate,
+    merge,
+    pairs,
+    quickstart,
+    recurse,
+    stages,
+    synth,
+    teacher,
+    verify,
+)
 from sense_trl.errors import SenseTRLError
 
 
@@ -33,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "pairs": pairs,
     "verify": verify,
     "teacher": teacher,
+    "synth": synth,
     "recurse": recurse,
     "merge": merge,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sense_trl.cli import synth_strong
+from sense_trl.cli import synth_explore, synth_strong
 
 __all__ = ["add_parser", "run"]
 
-_ACTIONS = {"strong": synth_strong}
+_ACTIONS = {"explore": synth_explore, "strong": synth_strong}
 
 
 def add_parser(commands: Any) -> None:

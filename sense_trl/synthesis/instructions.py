@@ -25,10 +25,10 @@ from sense_trl.synthesis.data_dictionary import NUM_SAMPLE_VALUES, DataDictionar
 from sense_trl.synthesis.example import Provenance, SynthesizedExample
 from sense_trl.synthesis.exploration import (
     ExplorationAccount,
-    ExplorationConfig,
     get_draw_seed,
     make_filters,
 )
+from sense_trl.synthesis.exploration_config import ExplorationConfig
 from sense_trl.synthesis.facts import DatabaseFacts
 from sense_trl.synthesis.filters import ExampleFilter, FilterPipeline
 from sense_trl.synthesis.sql_sampler import LEVELS

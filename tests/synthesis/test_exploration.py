@@ -17,10 +17,10 @@ from sense_trl.synthesis.contamination import EvaluationIndex
 from sense_trl.synthesis.example import Provenance, SynthesizedExample
 from sense_trl.synthesis.exploration import (
     ExplorationAccount,
-    ExplorationConfig,
     ShapeCapFilter,
     explore_database,
 )
+from sense_trl.synthesis.exploration_config import ExplorationConfig
 from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.sql_template import get_sql_template
 from sense_trl.synthesis.templates import mine_templates

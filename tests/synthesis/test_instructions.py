@@ -20,7 +20,8 @@ from sense_trl.questions import Question
 from sense_trl.synthesis.contamination import EvaluationIndex
 from sense_trl.synthesis.data_dictionary import ColumnEntry, DataDictionary, TableEntry
 from sense_trl.synthesis.example import SynthesizedExample
-from sense_trl.synthesis.exploration import ExplorationAccount, ExplorationConfig
+from sense_trl.synthesis.exploration import ExplorationAccount
+from sense_trl.synthesis.exploration_config import ExplorationConfig
 from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.instructions import (
     Instruction,

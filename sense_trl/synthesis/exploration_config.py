@@ -1,0 +1,60 @@
+"""`ExplorationConfig`: how a database is explored; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sense_trl.errors import InputError
+
+__all__ = ["ExplorationConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplorationConfig:
+    """How a database is explored."""
+
+    num_per_database: int = field(
+        default=200, metadata={"help": "questions to make for each database"}
+    )
+    min_columns: int = field(
+        default=3, metadata={"help": "columns that a walk over the schema visits, at least"}
+    )
+    max_columns: int = field(
+        default=8, metadata={"help": "columns that a walk over the schema visits, at most"}
+    )
+    restart: float = field(
+        default=0.15, metadata={"help": "probability that a walk goes back to its start"}
+    )
+    weighted_share: float = field(
+        default=0.5,
+        metadata={"help": "share of walks that go by how often seed queries join two columns"},
+    )
+    template_share: float = field(
+        default=0.5,
+        metadata={"help": "share of queries filled into templates of seed queries, if there are"},
+    )
+    max_per_template: int = field(
+        default=2, metadata={"help": "questions of a database whose SQL differs in constants only"}
+    )
+    max_per_shape: int = field(
+        default=8,
+        metadata={"help": "questions of a database whose SQL differs in names and constants only"},
+    )
+    max_attempts_per_question: int = field(
+        default=30, metadata={"help": "queries drawn for each question asked for, before giving up"}
+    )
+    seed: int = field(default=0, metadata={"help": "another seed gives other questions"})
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_per_database",
+            "max_per_template",
+            "max_per_shape",
+            "max_attempts_per_question",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        if not 0 <= self.template_share <= 1:
+            raise InputError(
+                f"`template_share` is {self.template_share}; expected a share in [0, 1]."
+            )
