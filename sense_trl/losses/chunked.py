@@ -263,7 +263,7 @@ def _get_gradients(ctx: Any, inputs: list[Any], grad_values: Tensor) -> list[Ten
             if grad_hidden is not None:
                 grad_hidden[rows] = _matmul(grad, matrix)
             if grad_weight is not None:
-                grad_weight += _matmul(grad.t(), hidden[rows])
+                _add_matmul(grad_weight, grad.t(), hidden[rows])
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
     return grads
@@ -294,6 +294,14 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
     if _multiplies_16_bits(right):
         return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
     return left.float() @ right.float()
+
+
+def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add `left @ right` to a float32 matrix, without a second one of its size where possible."""
+    if _multiplies_16_bits(right):
+        total += _matmul(left, right)
+    else:
+        total.addmm_(left.float(), right.float())
 
 
 def _multiplies_16_bits(matrix: Tensor) -> bool:

@@ -7,8 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-# The first call of a torch function can be slow; time says nothing about properties.
-untimed = settings(deadline=None)
+# The first call of a torch function can be slow; time says nothing about properties. Each example
+# is several rows of its own.
+untimed = settings(deadline=None, max_examples=30)
 
 
 @st.composite
