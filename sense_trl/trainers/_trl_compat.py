@@ -159,3 +159,9 @@ class RecordedForward:
         assert self._output is not None, "TRL did not run the policy through the model it was given"
         per_token_logps: Tensor = self._output.log_probs
         return per_token_logps[:, -(seq_len - 1) :]
+
+    @property
+    def logit_terms(self) -> tuple[Tensor, ...]:
+        """Values of the further terms that a model on a prefix tree was given, `[2B, L - 1]`."""
+        terms: tuple[Tensor, ...] = self._output.logit_terms
+        return terms

@@ -71,6 +71,23 @@ def set_up_prefix_sharing(trainer: Any) -> bool:
     return False
 
 
+def require_trees(trainer: Any) -> None:
+    """Let the model of a trainer run on trees, of shared prefixes or not, for values of its logits.
+
+    Raises:
+        InputError: a batch of the trainer is laid out in another way, with the reason.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    adapters = getattr(model, "peft_config", None) or {}
+    obstacle = _find_obstacle_in_options(trainer) or _find_obstacle_in_adapters(adapters)
+    if obstacle is not None:
+        raise InputError(
+            f"Learning from a teacher needs one sequence per row and its hidden states, but "
+            f"{obstacle}. Change that option, or train without a teacher."
+        )
+    add_prefix_tree_head(model.get_base_model() if adapters else model)
+
+
 def add_prefix_tree(inputs: dict[str, Any]) -> dict[str, Any]:
     """The batch with its tree: the collator's, or one that is made now."""
     if PREFIX_TREE in inputs:
@@ -134,8 +151,8 @@ def find_sharing_obstacle(model: Any) -> str | None:
             has added its fused head. It is prepared for trees, and run on a few tokens.
     """
     peft_config = getattr(model, "peft_config", None) or {}
-    if any(getattr(adapter, "is_prompt_learning", False) for adapter in peft_config.values()):
-        return "the adapter puts virtual tokens before every row"
+    if obstacle := _find_obstacle_in_adapters(peft_config):
+        return obstacle
     base = model.get_base_model() if peft_config else model
     obstacle = _find_obstacle_in_config(base.config)
     if obstacle is not None:
@@ -170,6 +187,12 @@ def _find_obstacle_in_options(trainer: Any) -> str | None:
         ),
     }
     return next((obstacle for obstacle, is_there in obstacles.items() if is_there), None)
+
+
+def _find_obstacle_in_adapters(peft_config: dict[str, Any]) -> str | None:
+    if any(getattr(adapter, "is_prompt_learning", False) for adapter in peft_config.values()):
+        return "the adapter puts virtual tokens before every row"
+    return None
 
 
 def _find_obstacle_in_config(config: Any) -> str | None:

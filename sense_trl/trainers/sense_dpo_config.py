@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from trl import DPOConfig
 
 from sense_trl.errors import InputError
+from sense_trl.losses.divergence import DIVERGENCES
 from sense_trl.trainers._trl_compat import (
     LABEL_SMOOTHING_READERS,
     get_trl_loss_types,
     use_current_checkpointing_names,
 )
 from sense_trl.trainers.options import SenseOptions
+from sense_trl.trainers.teacher_options import TeacherOptions
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,8 @@ _DEFAULT_CDPO_LABEL_SMOOTHING = 0.1
 
 
 @dataclass
-class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
-    r"""Options of `SenseDPOTrainer`: those of `trl.DPOConfig` and the ones below.
+class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[misc]
+    r"""Options of `SenseDPOTrainer`: those of `trl.DPOConfig`, a teacher's, and those below.
 
     Three of TRL's own fields differ: `loss_type` also accepts `"cdpo"` and `"dpop"` and defaults to
     `["cdpo"]`; `label_smoothing` is resolved from the loss; `max_length` defaults to 2048, and a
@@ -98,6 +100,30 @@ class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
         },
     )
 
+    kd_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the divergence from a teacher on the chosen answers, beside "
+            "`loss_weights`. 0, the default, needs no teacher. Each answer counts as the mean over "
+            "its tokens, times its pair weight."
+        },
+    )
+    kd_loss_type: str = field(
+        default="forward_kl",
+        metadata={
+            "help": "Divergence of student and teacher at each token of the chosen answers: "
+            + ", ".join(f"'{name}'" for name in sorted(DIVERGENCES))
+            + ". The default has the student cover what the teacher may say; our choice."
+        },
+    )
+
+    # Read by transformers' parser of command lines: text in braces becomes a dictionary.
+    _VALID_DICT_FIELDS = (
+        *DPOConfig._VALID_DICT_FIELDS,
+        "teacher_model_init_kwargs",
+        "kd_loss_kwargs",
+    )
+
     def __post_init__(self) -> None:
         loss_type: str | list[str] = self.loss_type
         self.loss_type = [loss_type] if isinstance(loss_type, str) else loss_type
@@ -108,6 +134,12 @@ class SenseDPOConfig(SenseOptions, DPOConfig):  # type: ignore[misc]
                 f"`dpop_lambda` is {self.dpop_lambda!r}, expected a finite number of at least 0."
             )
         self._check_options()
+        self._check_teacher_options()
+        if self.kd_weight == 0.0 and (named := self.get_named_teachers()):
+            raise InputError(
+                f"`{named[0]}` is set, but `kd_weight` is 0: nothing would be learned from the "
+                "teacher. Set `kd_weight` above 0, or leave the teacher out."
+            )
         if self.reference_cache is not None and not self.precompute_ref_log_probs:
             raise InputError(
                 f"`reference_cache` is {self.reference_cache!r}, but `precompute_ref_log_probs` is "

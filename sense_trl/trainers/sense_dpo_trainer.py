@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import math
 import textwrap
@@ -11,24 +12,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import DPOTrainer
 
 from sense_trl.collators import (
     PAIR_MARGIN,
     PAIR_WEIGHT,
+    PREFIX_TREE,
     DataCollatorForWeightedPreference,
+    get_sequences,
 )
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
+from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import RecordedForward
+from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
     log_tokens_saved,
+    require_trees,
     set_up_prefix_sharing,
 )
 from sense_trl.trainers.quantization import (
@@ -43,6 +49,9 @@ from sense_trl.trainers.sense_dpo_config import (
     SenseDPOConfig,
 )
 from sense_trl.trainers.several_rejected import split_rejected_lists
+from sense_trl.trainers.teacher import Teacher, saving_one_adapter
+from sense_trl.trainers.teacher_cache import TeacherCache
+from sense_trl.trainers.teacher_options import get_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +69,9 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     * A dataset column `pair_margin` gives each pair the margin that it is to reach.
     * `rejected` may be a list of answers: each makes a pair with the chosen one, and the pairs of
       an example are drawn into the same batch. `per_device_train_batch_size` counts pairs.
+    * With `kd_weight` a teacher's distribution is learned on the chosen answers, in the same
+      forward of the policy: a model, an adapter on the policy's base, or a `TeacherCache`. Each
+      answer counts as the mean divergence over its tokens, times its weight; metric `losses/kd`.
     * With `prefix_sharing` the prompt is computed once for both answers, and so is whatever else
       sequences of a batch have in common at their beginning; `group_by_columns` draws pairs with
       the same prompt or database into the same batch. `prefix_sharing/tokens_saved` is logged.
@@ -84,11 +96,14 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         model, ref_model, data_collator, train_dataset, eval_dataset, processing_class,
         compute_metrics, callbacks, optimizers, quantization_config, peft_config: as in
             `trl.DPOTrainer`. A `data_collator` of your own needs to know nothing about weights.
+        teacher_model: for `kd_weight` above 0, a model, its folder or hub id, or any
+            `sense_trl.trainers.teacher.Teacher`; None for the one that `args` names.
 
     Raises:
         InputError: `args` is not a `SenseDPOConfig`, too many pairs exceed `max_length`, the
             weights or margins are unusable or meet a loss that takes none, `prefix_sharing` is True
-            where it is not exact, or a column to group by is missing.
+            where it is not exact, a column to group by is missing, or there is no teacher for
+            `kd_weight` or one that does not fit.
 
     Example:
 
@@ -170,8 +185,14 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         optimizers: Any = (None, None),
         quantization_config: Any = None,
         peft_config: Any = None,
+        teacher_model: Any = None,
     ) -> None:
         args = get_checked_args(args, model, SenseDPOConfig, "SenseDPO")
+        if teacher_model is not None and args.kd_weight == 0.0:
+            raise InputError(
+                "`teacher_model` is given, but `kd_weight` is 0: nothing would be learned from it. "
+                "Set `kd_weight` above 0, or leave the teacher out."
+            )
         float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,
@@ -193,6 +214,23 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         self.data_collator = DataCollatorForWeightedPreference(self.data_collator)
         self._ensure_prefix_sharing()
         self._grouped_sampler = get_grouped_sampler(self)
+        self._teacher: Teacher | None = None
+        if args.kd_weight > 0.0:
+            self._teacher = get_teacher(self, teacher_model)
+            self._kd_divergence = args.get_kd_divergence()
+            require_trees(self)
+            self._check_teacher_cache()
+
+    def _check_teacher_cache(self) -> None:
+        """Refuse a cache without some of the chosen answers, before anything is trained."""
+        evaluation = self.eval_dataset
+        datasets = {"train": self.train_dataset, "eval": evaluation}
+        if isinstance(evaluation, dict):
+            datasets = {"train": self.train_dataset, **evaluation}
+        for name, dataset in datasets.items():
+            if isinstance(self._teacher, TeacherCache) and isinstance(dataset, Dataset):
+                columns = (dataset[column] for column in ("prompt_ids", "chosen_ids"))
+                self._teacher.check_rows(list(zip(*columns, strict=True)), f"the {name} dataset")
 
     def _ensure_prefix_sharing(self) -> bool:
         """Set prefix sharing up before the first forward; returns whether batches get a tree."""
@@ -324,7 +362,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
             log_tokens_saved(self, inputs)
-        elif not set(self.args.loss_type) & set(our_types):
+        elif self._teacher is None and not set(self.args.loss_type) & set(our_types):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         if not self.precompute_ref_logps:
@@ -335,6 +373,10 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
                 "ref_rejected_logps": ref_rejected_logps,
             }
 
+        if self._teacher is not None:
+            tree, term = self._get_kd_term(inputs)
+            inputs |= {PREFIX_TREE: tree}
+            model = functools.partial(model, logit_terms=[term])
         policy = RecordedForward(model)
         with self._only_trl_terms(our_types):
             result = super().compute_loss(policy, inputs, return_outputs, num_items_in_batch)
@@ -346,10 +388,36 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             if loss_type in our_types:
                 term = self._compute_term(loss_type, per_token_logps, inputs, weights, margins)
                 loss = loss + term * loss_weight
-                mode = "train" if self.model.training else "eval"
-                value = self.accelerator.gather(term.detach()).mean().item()
-                self._metrics[mode][f"losses/{loss_type}"].append(value)
+                self._log_loss(loss_type, term)
+        if self._teacher is not None:
+            term = _get_kd_loss(policy.logit_terms[0], inputs["completion_mask"], weights)
+            loss = loss + term * self.args.kd_weight
+            self._log_loss("kd", term)
         return (loss, *outputs) if return_outputs else loss
+
+    def _log_loss(self, name: str, term: Tensor) -> None:
+        mode = "train" if self.model.training else "eval"
+        value = self.accelerator.gather(term.detach()).mean().item()
+        self._metrics[mode][f"losses/{name}"].append(value)
+
+    def _get_kd_term(self, inputs: dict[str, Any]) -> tuple[PrefixTree, LogitTerm]:
+        """The tree of the batch, and the divergence from the teacher on its chosen answers."""
+        assert self._teacher is not None
+        sequences, masks = get_sequences(inputs)
+        device = inputs["input_ids"].device
+        tree = inputs.get(PREFIX_TREE)
+        if tree is None:
+            tree = PrefixTree.from_sequences(sequences, masks, share=False).to(device)
+        chosen = slice(0, len(sequences) // 2)
+        own = PrefixTree.from_sequences(sequences[chosen], masks[chosen]).to(device)
+        term = self._teacher.get_term(
+            own, self._kd_divergence, temperature=self.args.kd_temperature
+        )
+        return tree, transfer_term(term, own, tree, chosen)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        with saving_one_adapter(self.model, self.args.teacher_adapter_name):
+            super()._save(output_dir, state_dict)
 
     @contextlib.contextmanager
     def _only_trl_terms(self, our_types: tuple[str, ...]) -> Iterator[None]:
@@ -410,6 +478,20 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         else:
             raise AssertionError(f"no loss term for {loss_type!r}")
         return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
+
+
+def _get_kd_loss(values: Tensor, completion_mask: Tensor, pair_weights: Tensor | None) -> Tensor:
+    """The mean over pairs of the mean over the chosen answer's tokens, a scalar.
+
+    Args:
+        values: `[2B, L - 1]`, divergences, chosen rows first.
+        completion_mask: `[2B, L]`.
+        pair_weights: `[B]`, or None for no weights.
+    """
+    chosen_values, _ = values.chunk(2)
+    chosen_mask, _ = completion_mask[:, 1:].chunk(2)
+    losses = (chosen_values * chosen_mask).sum(1) / chosen_mask.sum(1).clamp(min=1)
+    return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
 
 
 def _get_column_names(dataset: Any) -> set[str]:

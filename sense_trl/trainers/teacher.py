@@ -8,6 +8,7 @@ student's head computes along with its log-probabilities. `LiveTeacher` runs a m
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sense_trl.errors import InputError
-from sense_trl.losses.chunked import _convert_weight, _project
+from sense_trl.losses.chunked import get_projection
 from sense_trl.losses.divergence import Divergence
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import add_fused_lm_head, use_adapter
@@ -153,19 +154,13 @@ class LiveTeacher:
             states = (self._run_on_tree if is_exact else self._run_on_rows)(tree)
             head = self._base.get_output_embeddings()
             bias = getattr(head, "bias", None)
-            bias = None if bias is None else bias[: self._vocab_size].detach()
-            # Converted once, not once per chunk.
-            right = _convert_weight(head.weight[: self._vocab_size].detach()).t()
-        states = states.to(right.device)
-        transform = get_logit_transform(self._base.config.get_text_config())
-
-        @torch.no_grad()  # type: ignore[untyped-decorator]
-        def get_logits(rows: slice | Tensor) -> Tensor:
-            # Autocast would round the product to 16 bits.
-            with torch.autocast(states.device.type, enabled=False):
-                return transform(_project(pick_rows(states, rows), right, bias))
-
-        return get_logits
+            project = get_projection(
+                head.weight[: self._vocab_size],
+                None if bias is None else bias[: self._vocab_size],
+                get_logit_transform(self._base.config.get_text_config()),
+            )
+        states = states.to(head.weight.device)
+        return lambda rows: project(pick_rows(states, rows))
 
     @contextlib.contextmanager
     def _teaching(self) -> Iterator[None]:
@@ -206,6 +201,26 @@ class LiveTeacher:
         places = torch.empty_like(tree.target_ids)
         places[tree.target_index[is_trained]] = is_trained.flatten().nonzero()[:, 0] - 1
         return hidden.flatten(0, 1)[places.to(hidden.device)]
+
+
+@contextlib.contextmanager
+def saving_one_adapter(model: Any, adapter_name: str | None) -> Iterator[None]:
+    """Within the block, a student that is taught by an adapter is saved without it.
+
+    Args:
+        model: the student; other adapters than the active one, such as TRL's copy of the reference,
+            are left out as well.
+        adapter_name: the teacher's; None changes nothing.
+    """
+    if adapter_name is None:
+        yield
+        return
+    active = model.active_adapters
+    model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=active)
+    try:
+        yield
+    finally:
+        del model.save_pretrained
 
 
 def pick_rows(values: Tensor, rows: slice | Tensor) -> Tensor:

@@ -95,6 +95,10 @@ class TeacherOptions:
             )
         return get_divergence(self.kd_loss_type, **kwargs)
 
+    def get_named_teachers(self) -> list[str]:
+        """Which of the fields that name a teacher are set."""
+        return [name for name in _SOURCES if getattr(self, name) is not None]
+
     def _check_teacher_options(self) -> None:
         self.get_kd_divergence()
         if not (math.isfinite(self.kd_weight) and self.kd_weight >= 0.0):
@@ -105,16 +109,15 @@ class TeacherOptions:
             raise InputError(
                 f"`kd_temperature` is {self.kd_temperature!r}, expected a finite number above 0."
             )
-        named = [name for name in _SOURCES if getattr(self, name) is not None]
+        named = self.get_named_teachers()
         if len(named) > 1:
             raise InputError(
                 f"`{'` and `'.join(named)}` are set, expected one teacher. Leave all but one out."
             )
-        if self.teacher_model_init_kwargs and named != ["teacher_model_name_or_path"]:
+        if self.teacher_model_init_kwargs and {"teacher_adapter_name", "teacher_cache"} & {*named}:
             raise InputError(
-                f"`teacher_model_init_kwargs` is {self.teacher_model_init_kwargs!r}, but no "
-                "`teacher_model_name_or_path` says what to load with it. Name a teacher, or leave "
-                "it out."
+                f"`teacher_model_init_kwargs` is {self.teacher_model_init_kwargs!r}, but with "
+                f"`{named[0]}` no model is loaded. Leave one of them out."
             )
 
 
@@ -137,7 +140,7 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
         ModelError: it cannot be loaded.
     """
     args = trainer.args
-    named = [name for name in _SOURCES if getattr(args, name) is not None]
+    named = args.get_named_teachers()
     if teacher_model is not None:
         named.append("teacher_model")
     if len(named) != 1:
@@ -170,6 +173,11 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
         path = teacher_model
         teacher_model = _load_model(path, args.teacher_model_init_kwargs, trainer.accelerator)
     else:
+        if args.teacher_model_init_kwargs:
+            raise InputError(
+                f"`teacher_model_init_kwargs` is {args.teacher_model_init_kwargs!r}, but the "
+                "`teacher_model` is loaded already. Give its folder or hub id, or leave it out."
+            )
         path = teacher_model.config._name_or_path
         _place(teacher_model, trainer.accelerator.device)
     size = _check_vocabulary(trainer, student, teacher_model, path)

@@ -10,6 +10,7 @@ from trl import DPOConfig, TrlParser
 
 from sense_trl.errors import InputError
 from sense_trl.trainers import SenseDPOConfig
+from sense_trl.trainers.teacher_options import TeacherOptions
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def test_every_field_of_ours_is_explained():
         "prefix_sharing",
         "group_by_columns",
         "reference_cache",
+        *(f.name for f in fields(TeacherOptions)),
     }
     assert all(f.metadata["help"].endswith(".") for f in ours)
 

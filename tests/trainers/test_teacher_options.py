@@ -101,6 +101,13 @@ def test_exactly_one_teacher_is_expected(options, model, message):
         get_teacher(build_trainer(**options), model)
 
 
+def test_keywords_for_a_teacher_that_is_loaded_are_refused(teacher_path):
+    trainer = build_trainer(teacher_model_init_kwargs={"dtype": "float32"})
+    get_teacher(trainer, teacher_path)
+    with pytest.raises(InputError, match="is loaded already"):
+        get_teacher(trainer, build_tiny_model("llama"))
+
+
 def test_a_teacher_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelError, match="nowhere' cannot be loaded"):
         get_teacher(build_trainer(), str(tmp_path / "nowhere"))
@@ -150,7 +157,10 @@ def test_every_process_loads_the_whole_teacher(teacher_path, monkeypatch):
             {"teacher_model_name_or_path": "a", "teacher_adapter_name": "b"},
             "`teacher_model_name_or_path` and `teacher_adapter_name` are set",
         ),
-        ({"teacher_model_init_kwargs": {"dtype": "auto"}}, "no `teacher_model_name_or_path` says"),
+        (
+            {"teacher_model_init_kwargs": {"dtype": "auto"}, "teacher_cache": "c"},
+            "with `teacher_cache` no model is loaded",
+        ),
     ],
 )
 def test_options_that_are_wrong_or_ignored_are_refused(options, message):

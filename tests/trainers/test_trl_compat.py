@@ -36,7 +36,7 @@ def test_constructor_takes_what_trl_takes():
     def names(cls):
         return list(inspect.signature(cls.__init__).parameters)
 
-    assert names(SenseDPOTrainer) == names(DPOTrainer)
+    assert names(SenseDPOTrainer) == [*names(DPOTrainer), "teacher_model"]
 
 
 def test_overridden_methods_have_trl_s_signatures():
@@ -44,6 +44,7 @@ def test_overridden_methods_have_trl_s_signatures():
         "_prepare_dataset",
         "_set_signature_columns_if_needed",
         "_get_train_sampler",
+        "_save",
         "_precompute_ref_logps",
         "compute_loss",
         "compute_ref_log_probs",
