@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sense_trl._version import __version__
 from sense_trl.cli import (
+    estimate,
     evaluate,
     merge,
     pairs,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Command] = {
     "teacher": teacher,
     "synth": synth,
     "recurse": recurse,
+    "estimate": estimate,
     "merge": merge,
 }
 

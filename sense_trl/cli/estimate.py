@@ -1,0 +1,258 @@
+"""`sense-trl estimate`: whether a training fits on a card, its time, and what to change."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    from sense_trl.pipeline.cards import Card
+    from sense_trl.pipeline.estimate import MemoryEstimate
+    from sense_trl.pipeline.memory_check import MemoryChange
+    from sense_trl.pipeline.training_setup import TrainingSetup
+
+__all__ = ["EXIT_DOES_NOT_FIT", "add_parser", "run"]
+
+EXIT_DOES_NOT_FIT: Final = 1
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags; imports nothing heavy."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "estimate",
+        help="memory and time of a training on a card, before it runs",
+        description="Estimate the memory of a training by part, and the time of a step, from the "
+        "YAML file of the stage and the model's config.json; no weights are read and no GPU is "
+        "needed. With a card, or its memory, say whether it fits and which options would make it "
+        "fit. Exit code 1 if it does not.",
+    )
+    parser.add_argument("--config", required=True, help="YAML file of a stage sft, dpo or kd")
+    parser.add_argument(
+        "--stage",
+        choices=("sft", "dpo", "kd"),
+        default=None,
+        help="by default the name of the file, as in dpo.yaml",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the stage that win over the file, e.g. max_length=4096 lora_r=8",
+    )
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument(
+        "--card",
+        default=None,
+        help="a common card by its memory in GB: 8, 12, 16, 24, 40 or 80",
+    )
+    device.add_argument("--memory-gb", type=float, default=None, help="memory of the device in GiB")
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        default=None,
+        help="longest prompt; by default what max_length leaves",
+    )
+    parser.add_argument(
+        "--completion-tokens", type=int, default=None, help="longest answer; by default 128"
+    )
+    parser.add_argument(
+        "--shared-tokens",
+        type=int,
+        default=0,
+        help="tokens that the prompts of a batch begin with alike: the schema, with "
+        "group_by_columns (default: 0, every question on another database)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: dict[str, Any], console: Any) -> int:
+    """Run the command.
+
+    Returns:
+        0 if the training fits or no device was given, 1 if it does not fit.
+
+    Raises:
+        SenseTRLError: unusable input (exit code 2).
+    """
+    from sense_trl.pipeline.estimate import estimate_memory
+    from sense_trl.pipeline.memory_check import find_changes
+    from sense_trl.pipeline.model_config import load_model_config
+    from sense_trl.pipeline.starting_model import check_model_arguments
+    from sense_trl.pipeline.training_setup import get_training_setup
+
+    card, available = _get_device(arguments)
+    stage = _get_stage(arguments)
+    options = _read_options(stage, arguments)
+    model = _get_model_arguments(options)
+    check_model_arguments(model, use_cpu=options.use_cpu)
+    config, adapter = load_model_config(options.model_name_or_path)
+    teacher_config = None
+    # With a cache, the teacher itself is not loaded.
+    if stage == "kd" and options.teacher_model_name_or_path and not options.teacher_cache:
+        teacher_config, _ = load_model_config(options.teacher_model_name_or_path)
+    setup = get_training_setup(
+        stage,
+        options,
+        model,
+        config,
+        adapter=adapter,
+        on_gpu=card is not None or not options.use_cpu,
+        prompt_tokens=arguments["prompt_tokens"],
+        completion_tokens=arguments["completion_tokens"],
+        shared_tokens=arguments["shared_tokens"],
+        teacher_config=teacher_config,
+    )
+    estimate = estimate_memory(setup, config, teacher_config=teacher_config)
+    fits = available is None or estimate.total_bytes <= available
+    changes: list[MemoryChange] = []
+    if available is not None and not fits:
+        changes = find_changes(setup, config, available, teacher_config=teacher_config)
+    if arguments["json"]:
+        text = _as_json(setup, estimate, card, available, changes)
+    else:
+        text = _as_text(setup, estimate, card, available, changes)
+    print(text)  # noqa: T201 - the result of the command
+    return 0 if fits else EXIT_DOES_NOT_FIT
+
+
+# ---------------------------------------------------------------------- input
+
+
+def _get_stage(arguments: dict[str, Any]) -> str:
+    from pathlib import Path
+
+    from sense_trl.pipeline.training_setup import STAGES
+
+    stage = arguments["stage"] or Path(arguments["config"]).stem
+    if stage not in STAGES:
+        raise InputError(
+            f"`config` {arguments['config']!r} is named after no training stage; say with --stage "
+            f"which it is: {', '.join(STAGES)}."
+        )
+    return str(stage)
+
+
+def _read_options(stage: str, arguments: dict[str, Any]) -> argparse.Namespace:
+    """All options of the stage, with their defaults.
+
+    They are not made into TRL's config objects, which refuse bfloat16 where there is no GPU for it.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    from sense_trl.cli import stages
+
+    parser = next(known for known in stages.STAGES if known.name == stage).make_parser()
+    try:
+        with open(arguments["config"], encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"`config` {arguments['config']!r} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"`config` {arguments['config']!r} holds no options; expected NAME: VALUE."
+        )
+    values.pop("env", None)
+    if unknown := parser.set_defaults_with_config(**values):
+        raise InputError(
+            f"`config` {arguments['config']!r} has options that the stage {stage!r} does not know: "
+            f"{unknown[::2]}. Correct or remove them."
+        )
+    flags: list[str] = []
+    for item in arguments["set"]:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise InputError(f"`set` has {item!r}; expected NAME=VALUE, e.g. max_length=4096.")
+        flags += [f"--{name}", value]
+    options: argparse.Namespace = parser.parse_args(flags)
+    return options
+
+
+def _get_model_arguments(options: argparse.Namespace) -> Any:
+    from dataclasses import fields
+
+    from trl import ModelConfig
+
+    return ModelConfig(
+        **{field.name: getattr(options, field.name) for field in fields(ModelConfig)}
+    )
+
+
+def _get_device(arguments: dict[str, Any]) -> tuple[Card | None, int | None]:
+    from sense_trl.pipeline.cards import CARDS
+
+    name = arguments["card"]
+    if name is None:
+        memory = arguments["memory_gb"]
+        return None, None if memory is None else int(memory * 2**30)
+    card = CARDS.get(name.lower().removesuffix("gb").strip())
+    if card is None:
+        raise InputError(
+            f"`card` is {name!r}; expected one of {', '.join(CARDS)}, or give --memory-gb."
+        )
+    return card, card.memory_bytes
+
+
+# ---------------------------------------------------------------------- output
+
+
+def _as_text(
+    setup: TrainingSetup,
+    estimate: MemoryEstimate,
+    card: Card | None,
+    available: int | None,
+    changes: list[MemoryChange],
+) -> str:
+    from sense_trl.pipeline.cards import UTILISATION, estimate_step_seconds
+    from sense_trl.pipeline.memory_check import format_bytes
+
+    lines = [
+        f"{estimate.num_parameters / 1e6:.0f} M parameters, {estimate.num_trained / 1e6:.1f} M "
+        f"trained; micro-batch of {setup.batch_size} examples of {setup.prompt_tokens} + "
+        f"{setup.completion_tokens} tokens, {estimate.tokens} tokens computed",
+        str(estimate),
+    ]
+    if available is not None:
+        where = "the device" if card is None else card.name
+        verdict = "fits in" if estimate.total_bytes <= available else "does not fit in"
+        lines.append(f"{verdict} the {format_bytes(available)} of {where} (estimated)")
+    if card is not None:
+        seconds = estimate_step_seconds(setup, estimate, card)
+        lines.append(
+            f"{seconds:.2f} s per optimizer step (estimated, at {UTILISATION:.0%} of "
+            f"{card.bf16_tflops:g} TFLOPS and {card.bandwidth_gb_s:g} GB/s)"
+        )
+    for change in changes:
+        total = format_bytes(change.estimate.total_bytes)
+        lines.append(f"with {change.options}: {total}")
+    return "\n".join(lines)
+
+
+def _as_json(
+    setup: TrainingSetup,
+    estimate: MemoryEstimate,
+    card: Card | None,
+    available: int | None,
+    changes: list[MemoryChange],
+) -> str:
+    from sense_trl.pipeline.cards import estimate_step_seconds
+
+    data = {
+        "total_bytes": estimate.total_bytes,
+        "parts": [asdict(part) for part in estimate.parts],
+        "available_bytes": available,
+        "fits": None if available is None else estimate.total_bytes <= available,
+        "step_seconds": None if card is None else estimate_step_seconds(setup, estimate, card),
+        "tokens": estimate.tokens,
+        "num_parameters": estimate.num_parameters,
+        "num_trained": estimate.num_trained,
+        "changes": [
+            {"options": change.options, "total_bytes": change.estimate.total_bytes}
+            for change in changes
+        ],
+    }
+    return json.dumps(data, indent=1)

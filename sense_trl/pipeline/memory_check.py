@@ -1,0 +1,199 @@
+"""`warn_of_memory`: say before a training that it will not fit, and what would make it fit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sense_trl.pipeline.estimate import MemoryEstimate, estimate_memory
+from sense_trl.pipeline.training_setup import TrainingSetup, get_trainer_setup
+
+__all__ = ["MemoryChange", "find_changes", "format_bytes", "warn_of_memory"]
+
+logger = logging.getLogger(__name__)
+
+_GIB: Final = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryChange:
+    """Options to set, as they stand in a YAML file, and the estimate with them."""
+
+    options: str
+    estimate: MemoryEstimate
+
+
+def format_bytes(num_bytes: int) -> str:
+    """In GiB, with one decimal."""
+    return f"{num_bytes / _GIB:.1f} GiB"
+
+
+def find_changes(
+    setup: TrainingSetup, config: Any, available_bytes: int, *, teacher_config: Any = None
+) -> list[MemoryChange]:
+    """What to change so that a training fits, the changes that cost least first.
+
+    Returns:
+        Every single change with which it fits. If there is none, one entry with changes added up
+        until it fits, or all of them if it never does.
+    """
+
+    def estimate(changed: TrainingSetup) -> MemoryEstimate:
+        return estimate_memory(changed, config, teacher_config=teacher_config)
+
+    changes = [change(setup) for change in _CHANGES]
+    single = [
+        MemoryChange(options, estimate(changed)) for options, changed in filter(None, changes)
+    ]
+    fitting = [change for change in single if change.estimate.total_bytes <= available_bytes]
+    if fitting:
+        return fitting
+    names: list[str] = []
+    found: list[MemoryChange] = []
+    for change in _CHANGES:
+        if (result := change(setup)) is None:
+            continue
+        options, setup = result
+        names.append(options)
+        found = [MemoryChange(", ".join(names), estimate(setup))]
+        if found[0].estimate.total_bytes <= available_bytes:
+            break
+    return found
+
+
+# -------------------------------------------------------------------------------- changes
+# Each gives the options to set and the setup with them, or None where there is nothing to save.
+
+_Change = tuple[str, TrainingSetup]
+
+
+def _keep_less(setup: TrainingSetup) -> _Change | None:
+    if setup.model.activation_checkpointing:
+        return None
+    model = replace(setup.model, activation_checkpointing=True)
+    return "activation_checkpointing: true", replace(setup, model=model)
+
+
+def _share_prefixes(setup: TrainingSetup) -> _Change | None:
+    if setup.prefix_sharing or setup.completions_per_prompt == 1:
+        return None
+    return "prefix_sharing: auto", replace(setup, prefix_sharing=True)
+
+
+def _compute_reference_first(setup: TrainingSetup) -> _Change | None:
+    if setup.reference != "weights":
+        return None
+    changed = replace(setup, reference="nothing", reference_passes=0)
+    return "precompute_ref_log_probs: true", changed
+
+
+def _accumulate(setup: TrainingSetup) -> _Change | None:
+    if setup.batch_size == 1:
+        return None
+    steps = setup.accumulation_steps * setup.batch_size
+    options = f"per_device_train_batch_size: 1, gradient_accumulation_steps: {steps}"
+    return options, replace(setup, batch_size=1, accumulation_steps=steps)
+
+
+def _shrink_optimizer(setup: TrainingSetup) -> _Change | None:
+    if "8bit" in setup.optimizer or not setup.model.on_gpu:
+        return None
+    return "optim: paged_adamw_8bit", replace(setup, optimizer="paged_adamw_8bit")
+
+
+def _train_adapter(setup: TrainingSetup) -> _Change | None:
+    if setup.model.lora is not None:
+        return None
+    model = replace(setup.model, lora=_get_default_lora())
+    options = "use_peft: true, lora_target_modules: [all-linear]"
+    return options, replace(setup, model=model, reference="nothing")
+
+
+def _quantise(setup: TrainingSetup) -> _Change | None:
+    if setup.model.lora is None or setup.model.load_in_4bit:
+        return None
+    model = replace(setup.model, load_in_4bit=True, dtype="bfloat16")
+    options = "load_in_4bit: true, use_bnb_nested_quant: true, dtype: bfloat16"
+    return options, replace(setup, model=model, double_quantization=True)
+
+
+def _shorten(setup: TrainingSetup) -> _Change | None:
+    half = (setup.prompt_tokens + setup.completion_tokens) // 2
+    prompt = half - setup.completion_tokens
+    if prompt < 1:
+        return None
+    shared = min(setup.shared_tokens, prompt)
+    return f"max_length: {half}", replace(setup, prompt_tokens=prompt, shared_tokens=shared)
+
+
+# What costs least comes first: nothing, time, accuracy, data.
+_CHANGES: Final = (
+    _share_prefixes,
+    _compute_reference_first,
+    _keep_less,
+    _accumulate,
+    _shrink_optimizer,
+    _train_adapter,
+    _quantise,
+    _shorten,
+)
+
+
+def _get_default_lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+# ------------------------------------------------------------------------------ in a training
+
+
+def warn_of_memory(trainer: Any) -> MemoryEstimate | None:
+    """Estimate a trainer's memory, and log a warning if the device has less.
+
+    Call it once the trainer is built. The longest example of its dataset is taken.
+
+    Returns:
+        The estimate; None where weights are sharded over devices, which is not estimated, and for
+        a model that cannot be estimated, which is logged.
+    """
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return None
+    try:
+        setup, config = get_trainer_setup(trainer)
+        estimate = estimate_memory(setup, config)
+        available = _get_available_bytes(trainer.args.device)
+        if estimate.total_bytes > available:
+            _warn(setup, config, estimate, available)
+    # Architectures are anybody's code, and it is run here in an unusual way. Training does not
+    # depend on it.
+    except Exception as error:
+        logger.warning("The memory of this training could not be estimated: %r", error)
+        return None
+    return estimate
+
+
+def _warn(setup: TrainingSetup, config: Any, estimate: MemoryEstimate, available: int) -> None:
+    changes = [
+        f"`{change.options}` ({format_bytes(change.estimate.total_bytes)})"
+        for change in find_changes(setup, config, available)
+    ]
+    logger.warning(
+        "Training is estimated to take %s at its largest moment, and %s are available: it may run "
+        "out of memory. With less: %s.",
+        format_bytes(estimate.total_bytes),
+        format_bytes(available),
+        " or ".join(changes),
+    )
+
+
+def _get_available_bytes(device: Any) -> int:
+    """Memory of a device that no other program holds."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
+    return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
