@@ -63,6 +63,21 @@ def test_a_teacher_is_named_loaded_or_given(teacher_path):
     assert get_teacher(build_trainer(), teacher) is teacher
 
 
+def test_a_teacher_may_be_held_in_4_bits(teacher_path):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    quantization = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
+    trainer = build_trainer(teacher_model_init_kwargs={"quantization_config": quantization})
+    teacher = get_teacher(trainer, teacher_path)
+    before = teacher._base.model.layers[0].mlp.up_proj.weight.clone()
+    values, again = get_values(teacher), get_values(teacher)
+    whole = get_values(get_teacher(build_trainer(), teacher_path))
+    assert torch.equal(values, again)
+    torch.testing.assert_close(values, whole, rtol=0.5, atol=0.05)
+    assert not torch.equal(values, whole)
+    # bitsandbytes would repack them in place on some CPUs.
+    assert torch.equal(before, teacher._base.model.layers[0].mlp.up_proj.weight)
+
+
 def test_an_adapter_of_the_student_teaches():
     student = get_peft_model(build_tiny_model("llama"), LoraConfig(target_modules="all-linear"))
     student.add_adapter("teacher", LoraConfig(target_modules="all-linear"))
