@@ -315,8 +315,8 @@ class TemplateCapFilter:
 class ExecutionFilter:
     """Passes SQL that a verifier would take as gold and that returns something.
 
-    It must run within the limits, have one answer (see `verify_sql`) and return a row; one row of
-    nothing but NULL and 0, as a sum or a count over no rows gives, is no row to a question.
+    It must run within the limits, have one answer (see `verify_sql`) and return a row. Nothing but
+    NULL says nothing; neither does one row of NULL and 0, as sums and counts over no rows give it.
     Reasons: the `Reason` of the verifier (`"gold_execution_error"`, `"gold_timeout"`, ...),
     `"empty"`, `"nothing_found"`.
 
@@ -353,7 +353,8 @@ class ExecutionFilter:
 
     def _finds_nothing(self, example: SynthesizedExample) -> bool:
         rows = self._verifier.catalog.engine(example.db_id).execute(example.sql).rows
-        return len(rows) == 1 and all(value is None or value == 0 for value in rows[0])
+        values = {value for row in rows for value in row}
+        return values == {None} or (len(rows) == 1 and values <= {None, 0})
 
 
 def _canonical(sql: str, dialect: str) -> str:
