@@ -219,10 +219,18 @@ def _sft(data: Any, training: Any, model: Any, console: Console) -> None:
 
 
 def _describe_sft(data: Any, training: Any, model: Any) -> str:
+    return _describe_gold("sft", data, training, model)
+
+
+def _describe_kd(data: Any, training: Any, model: Any) -> str:
+    return _describe_gold("kd", data, training, model)
+
+
+def _describe_gold(stage: str, data: Any, training: Any, model: Any) -> str:
     from sense_trl.pipeline.dry_run import describe_training
     from sense_trl.pipeline.stages import load_rows
 
-    return describe_training(load_rows(data), model, training)
+    return describe_training(stage, load_rows(data), model, training)
 
 
 def _get_dpo_types() -> tuple[type, ...]:
@@ -244,7 +252,7 @@ def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
     from sense_trl.pipeline.dry_run import describe_training
     from sense_trl.pipeline.stages import load_pairs
 
-    return describe_training(load_pairs(file.pairs), model, training)
+    return describe_training("dpo", load_pairs(file.pairs), model, training)
 
 
 def _get_kd_types() -> tuple[type, ...]:

@@ -1,12 +1,16 @@
-"""What a stage would work on, counted without loading a model's weights."""
+"""What a stage would work on and take, counted without loading a model's weights."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sense_trl.pipeline.estimate import MemoryEstimate, estimate_memory
+from sense_trl.pipeline.model_config import load_model_config
 from sense_trl.pipeline.stages import GenerationArguments, count_steps
 from sense_trl.pipeline.starting_model import check_model_arguments, load_stage_tokenizer
 from sense_trl.pipeline.task import DataArguments, load_task
+from sense_trl.pipeline.training_setup import get_training_setup
 
 if TYPE_CHECKING:
     import datasets
@@ -15,29 +19,68 @@ if TYPE_CHECKING:
 _ANSWER_COLUMNS = ("completion", "chosen", "rejected")
 
 
-def describe_training(rows: datasets.Dataset, model: ModelConfig, config: Any) -> str:
-    """The number of examples, their tokens, how many do not fit, and the optimizer steps.
+@dataclass(frozen=True, slots=True)
+class ExampleLength:
+    """Tokens of an example: its prompt, and the longest of its answers."""
+
+    prompt: int
+    answer: int
+
+    @property
+    def total(self) -> int:
+        """What `max_length` limits."""
+        return self.prompt + self.answer
+
+
+def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, config: Any) -> str:
+    """The examples, their tokens, how many do not fit, the optimizer steps, and the memory.
 
     Args:
+        stage: `"sft"`, `"dpo"` or `"kd"`.
         rows: conversational, with `prompt` and `completion`, or `prompt`, `chosen`, `rejected`.
-        model: names the tokenizer.
+        model: names the model, of which only the tokenizer and the config are read.
         config: the training arguments.
 
     Raises:
         InputError: see `check_model_arguments`.
-        ModelError: there is no such tokenizer.
+        ModelError: there is no such tokenizer or config.
     """
     check_model_arguments(model, use_cpu=config.use_cpu)
     lengths = count_tokens(rows, load_stage_tokenizer(str(model.model_name_or_path)))
-    kept = [n for n in lengths if config.max_length is None or n <= config.max_length]
+    totals = [length.total for length in lengths]
+    kept = [n for n in lengths if config.max_length is None or n.total <= config.max_length]
     lines = [
         f"examples: {len(lengths)}",
-        f"tokens per example: {sum(lengths) / len(lengths):.0f} on average, {max(lengths)} at most",
+        f"tokens per example: {sum(totals) / len(totals):.0f} on average, {max(totals)} at most",
         f"longer than `max_length` {config.max_length}: {len(lengths) - len(kept)} (at most "
         f"{config.max_dropped_fraction:.1%} may be left out)",
         f"optimizer steps in one process: {count_steps(config, len(kept))}",
     ]
+    if kept:
+        longest = max(kept, key=lambda length: length.total)
+        lines += ["memory, estimated:", str(_estimate(stage, longest, model, config))]
     return "\n".join(lines)
+
+
+def _estimate(
+    stage: str, longest: ExampleLength, model: ModelConfig, config: Any
+) -> MemoryEstimate:
+    model_config, adapter = load_model_config(str(model.model_name_or_path))
+    teacher_config = None
+    if (teacher := getattr(config, "teacher_model_name_or_path", None)) is not None:
+        teacher_config, _ = load_model_config(teacher)
+    setup = get_training_setup(
+        stage,
+        config,
+        model,
+        model_config,
+        adapter=adapter,
+        on_gpu=not config.use_cpu,
+        prompt_tokens=longest.prompt,
+        completion_tokens=longest.answer,
+        teacher_config=teacher_config,
+    )
+    return estimate_memory(setup, model_config, teacher_config=teacher_config)
 
 
 def describe_generation(data: DataArguments, generation: GenerationArguments) -> str:
@@ -61,14 +104,16 @@ def describe_generation(data: DataArguments, generation: GenerationArguments) ->
     return "\n".join(lines)
 
 
-def count_tokens(rows: datasets.Dataset, tokenizer: Any) -> list[int]:
-    """Tokens of each conversational row, prompt and its longest answer, as the trainers count."""
+def count_tokens(rows: datasets.Dataset, tokenizer: Any) -> list[ExampleLength]:
+    """Tokens of each conversational row, as the trainers count them."""
     columns = [column for column in _ANSWER_COLUMNS if column in rows.column_names]
-    return [
-        max(_count(tokenizer, [*row["prompt"], *row[column]]) for column in columns)
-        for row in rows.select_columns(["prompt", *columns])
-    ]
+    lengths = []
+    for row in rows.select_columns(["prompt", *columns]):
+        prompt = _count(tokenizer, row["prompt"], add_generation_prompt=True)
+        total = max(_count(tokenizer, [*row["prompt"], *row[column]]) for column in columns)
+        lengths.append(ExampleLength(prompt, total - prompt))
+    return lengths
 
 
-def _count(tokenizer: Any, messages: Any) -> int:
-    return len(tokenizer.apply_chat_template(messages, return_dict=False))
+def _count(tokenizer: Any, messages: Any, **options: Any) -> int:
+    return len(tokenizer.apply_chat_template(messages, return_dict=False, **options))

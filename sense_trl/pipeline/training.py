@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.pipeline.cpu import multiplies_bfloat16
+from sense_trl.pipeline.memory_check import warn_of_memory
 
 if TYPE_CHECKING:
     import datasets
@@ -118,6 +119,7 @@ def _train_and_save(
         peft_config=start.peft_config,
         callbacks=list(callbacks),
     )
+    warn_of_memory(trainer)
     metrics = _train(trainer, config.output_dir)
     _save(trainer, start, Path(config.output_dir))
     return metrics

@@ -18,7 +18,10 @@ INSERT INTO pet VALUES (1, 'Rex', 3), (2, 'Tom', 5), (3, 'Zoe', 9);
 def recipe(fresh_db: Any, tmp_path: Path) -> Path:
     """A folder with one YAML file per stage."""
     questions = [
-        {"question": f"Older than {i}?", "gold_sql": f"SELECT name FROM pet WHERE age > {i}"}
+        {
+            "question": f"Older than {i}{' years' * i}?",
+            "gold_sql": f"SELECT name FROM pet WHERE age > {i}",
+        }
         for i in range(6)
     ]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -44,12 +45,12 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(recipe)
     before = sorted(recipe.rglob("*"))
-    assert main(["sft", "--config", "sft.yaml", "--max_length", "90", "--dry-run"]) == 0
+    assert main(["sft", "--config", "sft.yaml", "--max_length", "105", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     settings = yaml.safe_load(printed[: printed.index("examples:")])
     assert settings["learning_rate"] == 0.01
     assert settings["load_in_4bit"] is True
-    assert settings["max_length"] == 90
+    assert settings["max_length"] == 105
     assert "save_steps" not in settings
     tokenizer = tiny_models.build_tiny_tokenizer()
     from sense_trl.pipeline.stages import load_rows
@@ -62,9 +63,11 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(
     ]
     assert "examples: 6\n" in printed
     assert f"{max(lengths)} at most" in printed
-    too_long = sum(length > 90 for length in lengths)
-    assert f"longer than `max_length` 90: {too_long} " in printed
+    too_long = sum(length > 105 for length in lengths)
+    assert 0 < too_long < 6
+    assert f"longer than `max_length` 105: {too_long} " in printed
     assert "optimizer steps in one process: 2" in printed
+    assert re.search(r"memory, estimated:\n(.*\n)*adapter .*\n(.*\n)*total .* GiB\n", printed)
     assert sorted(recipe.rglob("*")) == before
 
 
@@ -80,6 +83,19 @@ def test_a_dry_run_of_generation_counts_questions(
     printed = capsys.readouterr().out
     assert "questions: 6 on 1 databases, 0 left out" in printed
     assert "completions: 24, each of at most 6 tokens" in printed
+
+
+def test_a_script_of_the_checkout_runs_its_stage(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).resolve().parents[2] / "recipes" / "train_sft.py"
+    monkeypatch.chdir(recipe)
+    for name, code in (("sft.yaml", 0), ("nowhere.yaml", 2)):
+        monkeypatch.setattr(sys, "argv", [str(script), "--config", name, "--dry-run"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        assert ended.value.code == code
+    assert "examples: 6\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
