@@ -28,7 +28,8 @@ def add_parser(commands: Any) -> None:
         description="Estimate the memory of a training by part, and the time of a step, from the "
         "YAML file of the stage and the model's config.json; no weights are read and no GPU is "
         "needed. With a card, or its memory, say whether it fits and which options would make it "
-        "fit. Exit code 1 if it does not.",
+        "fit. Exit code 1 if it does not. For a stage that starts from what another one will have "
+        "written, name that one's model: --set model_name_or_path=MODEL use_peft=true lora_r=16.",
     )
     parser.add_argument("--config", required=True, help="YAML file of a stage sft, dpo or kd")
     parser.add_argument(
@@ -92,9 +93,9 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     check_model_arguments(model, use_cpu=options.use_cpu)
     config, adapter = load_model_config(options.model_name_or_path)
     teacher_config = None
-    # With a cache, the teacher itself is not loaded.
-    if stage == "kd" and options.teacher_model_name_or_path and not options.teacher_cache:
-        teacher_config, _ = load_model_config(options.teacher_model_name_or_path)
+    teacher = getattr(options, "teacher_model_name_or_path", None)
+    if teacher is not None:
+        teacher_config, _ = load_model_config(teacher)
     setup = get_training_setup(
         stage,
         options,

@@ -161,11 +161,12 @@ def warn_of_memory(trainer: Any) -> MemoryEstimate | None:
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         return None
     try:
-        setup, config = get_trainer_setup(trainer)
-        estimate = estimate_memory(setup, config)
+        setup, config, teacher_config = get_trainer_setup(trainer)
+        estimate = estimate_memory(setup, config, teacher_config=teacher_config)
         available = _get_available_bytes(trainer.args.device)
         if estimate.total_bytes > available:
-            _warn(setup, config, estimate, available)
+            changes = find_changes(setup, config, available, teacher_config=teacher_config)
+            _warn(estimate, available, changes)
     # Architectures are anybody's code, and it is run here in an unusual way. Training does not
     # depend on it.
     except Exception as error:
@@ -174,17 +175,14 @@ def warn_of_memory(trainer: Any) -> MemoryEstimate | None:
     return estimate
 
 
-def _warn(setup: TrainingSetup, config: Any, estimate: MemoryEstimate, available: int) -> None:
-    changes = [
-        f"`{change.options}` ({format_bytes(change.estimate.total_bytes)})"
-        for change in find_changes(setup, config, available)
-    ]
+def _warn(estimate: MemoryEstimate, available: int, changes: list[MemoryChange]) -> None:
+    texts = [f"`{c.options}` ({format_bytes(c.estimate.total_bytes)})" for c in changes]
     logger.warning(
         "Training is estimated to take %s at its largest moment, and %s are available: it may run "
         "out of memory. With less: %s.",
         format_bytes(estimate.total_bytes),
         format_bytes(available),
-        " or ".join(changes),
+        " or ".join(texts) or "a smaller model",
     )
 
 

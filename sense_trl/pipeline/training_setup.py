@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from sense_trl.errors import InputError
+from sense_trl.pipeline.model_config import load_model_config
 from sense_trl.pipeline.simulation import ModelSettings, get_config_dtype
 
 __all__ = [
@@ -225,22 +226,21 @@ def _shares_prefixes(training: Any, model: Any, config: Any) -> bool:
     }
 
 
-def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any]:
-    """The setup of a trainer that is built, and its model's config.
+def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
+    """The setup of a trainer that is built, its model's config and that of its teacher, or None.
+
+    A teacher that was given to the trainer as a loaded model is not found.
 
     Args:
-        trainer: `SenseSFTTrainer` or `SenseDPOTrainer`. Every example of a batch counts as long as
-            the longest of the dataset, for a stream as `max_length`, and shares with the others
-            what all examples begin with.
+        trainer: one of ours. Every example of a batch counts as long as the longest of the dataset,
+            for a stream as `max_length`, and shares with the others what all examples begin with.
     """
-    from sense_trl.trainers import SenseDPOTrainer
-
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    is_dpo = isinstance(trainer, SenseDPOTrainer)
     adapters = getattr(model, "peft_config", {})
     config = model.config
     quantization = getattr(config, "quantization_config", None)
-    lengths = _get_lengths_of_examples(trainer.train_dataset)
+    teacher = getattr(args, "teacher_model_name_or_path", None)
+    teacher_config = None if teacher is None else load_model_config(teacher)[0]
     arguments = SimpleNamespace(
         dtype=_get_dtype_name(model),
         load_in_4bit=bool(getattr(model, "is_loaded_in_4bit", False)),
@@ -250,19 +250,28 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any]:
         attn_implementation=config._attn_implementation,
     )
     setup = get_training_setup(
-        "dpo" if is_dpo else "sft",
+        _get_stage(trainer),
         args,
         arguments,
         config,
         adapter=adapters.get("default"),
         on_gpu=args.device.type != "cpu",
-        **lengths,
+        teacher_config=teacher_config,
+        **_get_lengths_of_examples(trainer.train_dataset),
     )
     # TRL adds this adapter where an earlier one is trained further.
     reference = "adapter" if "ref" in adapters else "nothing"
     if getattr(trainer, "ref_model", None) is not None:
         reference = "weights"
-    return replace(setup, reference=reference), config
+    return replace(setup, reference=reference), config, teacher_config
+
+
+def _get_stage(trainer: Any) -> str:
+    from sense_trl.trainers import KIDTrainer, SenseDPOTrainer
+
+    if isinstance(trainer, SenseDPOTrainer):
+        return "dpo"
+    return "kd" if isinstance(trainer, KIDTrainer) else "sft"
 
 
 def _get_dtype_name(model: Any) -> str:

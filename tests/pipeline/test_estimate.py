@@ -28,7 +28,13 @@ from sense_trl.pipeline.training_setup import (
     get_trainer_setup,
     get_training_setup,
 )
-from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer, SenseSFTConfig, SenseSFTTrainer
+from sense_trl.trainers import (
+    KIDConfig,
+    SenseDPOConfig,
+    SenseDPOTrainer,
+    SenseSFTConfig,
+    SenseSFTTrainer,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
@@ -258,6 +264,20 @@ def test_arguments_become_a_setup(tmp_path) -> None:
     assert setup.model.autocast_dtype == "bfloat16"
 
 
+def test_distillation_reads_two_answers_and_a_teacher(tmp_path) -> None:
+    quantised = {"dtype": "bfloat16", "quantization_config": {"load_in_4bit": True}}
+    training = KIDConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        teacher_model_name_or_path="teacher",
+        teacher_model_init_kwargs=quantised,
+    )
+    setup = get_training_setup("kd", training, ModelConfig(), CONFIG, teacher_config=CONFIG)
+    assert (setup.completions_per_prompt, setup.rewrites, setup.generates) == (2, True, False)
+    assert setup.teacher == ModelSettings(dtype="bfloat16", load_in_4bit=True, on_gpu=True)
+
+
 def test_what_cannot_be_estimated_is_refused(tmp_path) -> None:
     defaults = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
     endless = SenseSFTConfig(**defaults, max_length=None)
@@ -302,7 +322,7 @@ def trainers(tmp_path_factory):
 
 
 def test_a_trainer_gives_the_lengths_of_its_longest_example(trainers) -> None:
-    setup, config = get_trainer_setup(trainers["dpo"])
+    setup, config, teacher_config = get_trainer_setup(trainers["dpo"])
     rows = trainers["dpo"].train_dataset
     lengths = [
         (len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"])))
@@ -314,7 +334,8 @@ def test_a_trainer_gives_the_lengths_of_its_longest_example(trainers) -> None:
     assert (setup.stage, setup.reference) == ("dpo", "nothing")
     assert setup.model.lora is not None and not setup.model.activation_checkpointing
     assert config.hidden_size == tiny_models.HIDDEN_SIZE
-    setup, _ = get_trainer_setup(trainers["sft"])
+    assert teacher_config is None
+    setup, *_ = get_trainer_setup(trainers["sft"])
     longest = max(len(row["input_ids"]) for row in trainers["sft"].train_dataset)
     assert setup.prompt_tokens + setup.completion_tokens == longest
     assert setup.model.lora is None and setup.model.activation_checkpointing
@@ -345,7 +366,7 @@ def test_a_training_that_does_not_fit_is_warned_of_with_what_would(
 def test_a_model_that_cannot_be_simulated_is_trained_all_the_same(
     trainers, caplog, monkeypatch
 ) -> None:
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise RuntimeError("no shape for this")
 
     monkeypatch.setattr(memory_check, "estimate_memory", fail)
