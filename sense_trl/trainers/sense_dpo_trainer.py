@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from torch import Tensor
 from trl import DPOTrainer
 
@@ -50,7 +50,6 @@ from sense_trl.trainers.sense_dpo_config import (
 )
 from sense_trl.trainers.several_rejected import split_rejected_lists
 from sense_trl.trainers.teacher import Teacher, saving_one_adapter
-from sense_trl.trainers.teacher_cache import TeacherCache
 from sense_trl.trainers.teacher_options import get_teacher
 
 logger = logging.getLogger(__name__)
@@ -219,18 +218,6 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             self._teacher = get_teacher(self, teacher_model)
             self._kd_divergence = args.get_kd_divergence()
             require_trees(self)
-            self._check_teacher_cache()
-
-    def _check_teacher_cache(self) -> None:
-        """Refuse a cache without some of the chosen answers, before anything is trained."""
-        evaluation = self.eval_dataset
-        datasets = {"train": self.train_dataset, "eval": evaluation}
-        if isinstance(evaluation, dict):
-            datasets = {"train": self.train_dataset, **evaluation}
-        for name, dataset in datasets.items():
-            if isinstance(self._teacher, TeacherCache) and isinstance(dataset, Dataset):
-                columns = (dataset[column] for column in ("prompt_ids", "chosen_ids"))
-                self._teacher.check_rows(list(zip(*columns, strict=True)), f"the {name} dataset")
 
     def _ensure_prefix_sharing(self) -> bool:
         """Set prefix sharing up before the first forward; returns whether batches get a tree."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from sense_trl.errors import InputError, ModelError
@@ -17,10 +18,13 @@ from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
 from sense_trl.trainers._trl_compat import create_model_from_path
 from sense_trl.trainers.teacher import LiveTeacher, Teacher, check_vocabularies
 from sense_trl.trainers.teacher_cache import TeacherCache
+from sense_trl.trainers.token_rows import get_token_row
 
 logger = logging.getLogger(__name__)
 
 _SOURCES = ("teacher_model_name_or_path", "teacher_adapter_name", "teacher_cache")
+# What TRL's trainers leave of preference data, and of other data.
+_TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "input_ids", "labels")
 
 
 @dataclass
@@ -130,13 +134,14 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
 
     Args:
         trainer: of TRL, once its constructor has run; its `model`, `args` (with `TeacherOptions`),
-            `accelerator` and `processing_class` are read.
+            `accelerator`, `processing_class` and datasets are read.
         teacher_model: a model, its folder or hub id, or a `Teacher`, which is returned; None for
             the one that `args` names.
 
     Raises:
         InputError: no teacher is named or more than one, its tokens are not the student's, it
-            cannot be run under FSDP or ZeRO-3, or a cache does not fit the divergence.
+            cannot be run under FSDP or ZeRO-3, or a cache does not fit the divergence or does not
+            have the answers of a dataset.
         ModelError: it cannot be loaded.
     """
     args = trainer.args
@@ -163,6 +168,7 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
         cache = TeacherCache(args.teacher_cache)
         cache.check_tokenizer(_get_tokenizer(trainer), _get_vocab_size(student))
         cache.check_comparison(args.get_kd_divergence(), args.kd_temperature)
+        _check_answers(trainer, cache)
         return cache
     if teacher_model is None:
         teacher_model = args.teacher_model_name_or_path
@@ -182,6 +188,20 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
         _place(teacher_model, trainer.accelerator.device)
     size = _check_vocabulary(trainer, student, teacher_model, path)
     return LiveTeacher(teacher_model, vocab_size=size)
+
+
+def _check_answers(trainer: Any, cache: TeacherCache) -> None:
+    """Refuse a cache without some of the answers before anything is trained."""
+    evaluation = trainer.eval_dataset
+    evaluations = evaluation if isinstance(evaluation, dict) else {"eval": evaluation}
+    for name, dataset in {"train": trainer.train_dataset, **evaluations}.items():
+        # A stream's answers are looked up as they come.
+        if isinstance(dataset, Dataset):
+            tokens = dataset.select_columns(
+                [column for column in dataset.column_names if column in _TOKEN_COLUMNS]
+            )
+            rows = [get_token_row(row, None) for row in tokens]
+            cache.check_rows(rows, f"the {name} dataset")
 
 
 def _load_model(path: str, init_kwargs: Any, accelerator: Any) -> Any:

@@ -6,10 +6,11 @@ import json
 
 import pytest
 import tiny_models
+from datasets import Dataset
 from tiny_models import PAIRS, build_tiny_tokenizer
 
 from sense_trl.cli.main import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, main
-from sense_trl.trainers import teacher_cache_builder
+from sense_trl.trainers import KIDConfig, KIDTrainer, teacher_cache_builder
 from sense_trl.trainers.teacher_cache import TeacherCache
 from sense_trl.trainers.token_rows import get_token_row
 
@@ -51,6 +52,34 @@ def test_the_rows_of_a_dataset_are_found_again(cache, rows, tmp_path, capsys):
     assert facts["answers"] == "8"
     assert facts["kept"] == "16 likeliest tokens and the rest"
     assert facts["tokens"] == str(built.num_completion_tokens)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_a_student_learns_from_the_folder(cache, rows, model, tmp_path):
+    assert cache("--rows", rows) == EXIT_OK
+    trainer = KIDTrainer(
+        model=model,
+        args=KIDConfig(
+            output_dir=str(tmp_path / "out"),
+            teacher_cache=str(tmp_path / "cache"),
+            imperfect_data=False,
+            kd_loss_type="forward_kl",
+            max_steps=1,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_steps=1,
+        ),
+        train_dataset=Dataset.from_list(
+            [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS]
+        ),
+        processing_class=build_tiny_tokenizer(),
+    )
+    trainer.train()
+    # The student still is its teacher; its distribution over 17 events was rounded to 16 bits.
+    assert trainer.state.log_history[0]["losses/kd"] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_gold_answers_of_questions_are_asked_about(cache, fresh_db, tmp_path):

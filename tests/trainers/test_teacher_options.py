@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_models
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_models import VOCAB_SIZE, build_tiny_model, build_tiny_tokenizer
 
@@ -28,7 +29,9 @@ def teacher_path(tmp_path_factory):
     return tiny_models.save_tiny_model(tmp_path_factory.mktemp("teacher"), "llama", seed=1)
 
 
-def build_trainer(*, model=None, zero_stage=None, is_fsdp_enabled=False, **options):
+def build_trainer(
+    *, model=None, zero_stage=None, is_fsdp_enabled=False, rows=({"input_ids": [5]},), **options
+):
     """What `get_teacher` reads of a trainer."""
     plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
     return SimpleNamespace(
@@ -41,6 +44,8 @@ def build_trainer(*, model=None, zero_stage=None, is_fsdp_enabled=False, **optio
         ),
         processing_class=build_tiny_tokenizer(),
         is_fsdp_enabled=is_fsdp_enabled,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=None,
     )
 
 
@@ -90,18 +95,26 @@ def test_an_adapter_of_the_student_teaches():
 
 
 def test_a_cache_teaches_if_it_fits(tmp_path):
+    answers = [([5], [6, 7, 8]), ([5], [6, 9])]
     path = str(tmp_path / "cache")
-    rows = [([5], [6, 7, 8]), ([5], [6, 9])]
-    build_teacher_cache(path, build_tiny_model("llama", seed=1), build_tiny_tokenizer(), rows)
-    tree = PrefixTree.from_sequences([[5, 6, 7, 8], [5, 6, 9]])
-    term = get_teacher(build_trainer(teacher_cache=path), None).get_term(tree, forward_kl)
+    build_teacher_cache(path, build_tiny_model("llama", seed=1), build_tiny_tokenizer(), answers)
+    rows = [
+        {"input_ids": [*prompt, *answer], "labels": [-100, *answer], "prompt": "text"}
+        for prompt, answer in answers
+    ]
+    options = {"teacher_cache": path, "rows": rows}
+    tree = PrefixTree.from_sequences([row["input_ids"] for row in rows])
+    term = get_teacher(build_trainer(**options), None).get_term(tree, forward_kl)
     assert term(torch.zeros(len(tree.target_ids), VOCAB_SIZE), slice(None)).min() > 0
     with pytest.raises(InputError, match=r"`temperature` is 2.0, .* made at 1.0"):
-        get_teacher(build_trainer(teacher_cache=path, kd_temperature=2.0), None)
-    trainer = build_trainer(teacher_cache=path)
+        get_teacher(build_trainer(**options, kd_temperature=2.0), None)
+    trainer = build_trainer(**options)
     trainer.processing_class.add_tokens(["<added>"])
     with pytest.raises(InputError, match="is not the student's"):
         get_teacher(trainer, None)
+    rows[1] = {**rows[1], "input_ids": [5, 6, 8]}
+    with pytest.raises(InputError, match=r"1 of 2 answers of the train dataset .* number 1"):
+        get_teacher(build_trainer(**options), None)
 
 
 @pytest.mark.parametrize(
