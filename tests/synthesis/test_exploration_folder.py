@@ -150,3 +150,54 @@ def test_seeds_that_are_evaluated_on_and_unknown_databases_are_refused(
         explore_databases(catalog, tmp_path, CONFIG, seeds=SEEDS, excluded=SEEDS)
     with pytest.raises(InputError, match="'cats' is not among"):
         explore_databases(catalog, tmp_path, CONFIG, db_ids=["cats"])
+
+
+def test_odd_names_views_and_duckdb_are_explored(
+    fresh_db: Callable[..., Path], tmp_path: Path
+) -> None:
+    import duckdb
+
+    path = fresh_db(
+        """
+        CREATE TABLE "order" ("full name" TEXT, "select" INT, "a""b" REAL, "größe" TEXT, id INTEGER PRIMARY KEY, data BLOB);
+        INSERT INTO "order" VALUES ('Bo', 3, 1.5, 'x', 1, x'00ff'), ('Cy', 4, 2.5, 'y', 2, x'00'), ('Di', 4, 3.0, 'x', 3, NULL);
+        CREATE TABLE "line item" ("order" INT REFERENCES "order" (id), note TEXT);
+        INSERT INTO "line item" VALUES (1, 'O''Neil'), (1, '100%'), (2, 'a"b'), (3, 'plain');
+        CREATE TABLE staff (id INTEGER PRIMARY KEY, boss INT REFERENCES staff (id));
+        CREATE VIEW seen AS SELECT * FROM "order";
+        CREATE VIRTUAL TABLE found USING fts5 (body);
+        """,
+        name="odd",
+    )
+    with duckdb.connect(str(path.parent / "duck.duckdb")) as connection:
+        connection.execute(
+            "CREATE TABLE singer (id INTEGER PRIMARY KEY, name VARCHAR, born DATE, pay DECIMAL(8, 2))"
+        )
+        connection.execute(
+            "INSERT INTO singer VALUES (1, 'Ann', '1990-01-01', 10.5), (2, 'Bo', '1995-01-01', 3.25)"
+        )
+        connection.execute(
+            "CREATE TABLE song (title VARCHAR, singer_id INTEGER REFERENCES singer (id))"
+        )
+        connection.execute("INSERT INTO song VALUES ('Blue', 1), ('Red', 1), ('Sun', 2)")
+    seeds = [
+        Question(
+            "1",
+            "odd",
+            "?",
+            'SELECT T1.note FROM "line item" AS T1 JOIN "order" AS T2 ON T1."order" = T2.id WHERE T2."größe" = \'x\'',
+        )
+    ]
+    with DatabaseCatalog.from_path(path.parent) as catalog:
+        result = explore_databases(
+            catalog,
+            tmp_path / "out",
+            ExplorationConfig(num_per_database=15),
+            seeds=seeds,
+            num_workers=0,
+        )
+        assert result.num_examples == {"duck": 15, "odd": 15}
+        examples = load_examples(result.questions_path)
+        assert all(catalog.engine(e.db_id).execute(e.sql).rows for e in examples)
+    assert any('"line item"' in e.sql for e in examples)
+    assert result.account.filters.removed["execution"]["gold_execution_error"] == 0
