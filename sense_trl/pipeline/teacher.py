@@ -80,9 +80,11 @@ def cache_teacher(
     if load_in_4bit and dtype == "auto":
         dtype = "bfloat16"
     teacher, own_tokenizer = load_for_generation(model, dtype=dtype, load_in_4bit=load_in_4bit)
-    students = own_tokenizer if tokenizer is None else load_stage_tokenizer(tokenizer)
-    num_rows = teacher.get_output_embeddings().weight.shape[0]
-    check_vocabularies(students, own_tokenizer, (num_rows, num_rows))
+    students = own_tokenizer
+    if tokenizer is not None:
+        students = load_stage_tokenizer(tokenizer)
+        num_rows = teacher.get_output_embeddings().weight.shape[0]
+        check_vocabularies(students, own_tokenizer, (num_rows, num_rows))
     return build_teacher_cache(
         output,
         teacher,

@@ -18,6 +18,7 @@ from torch import Tensor
 from sense_trl.errors import InputError
 from sense_trl.losses.chunked import get_projection
 from sense_trl.losses.divergence import Divergence
+from sense_trl.losses.logprobs import scale_logits
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import add_fused_lm_head, use_adapter
 from sense_trl.trainers.heads import LogitTerm, _get_inputs, get_logit_transform
@@ -71,7 +72,8 @@ class LiveTeacher:
             models with the same number of rows in their heads.
 
     Raises:
-        InputError: there is no such adapter, or the parameters are sharded by FSDP or ZeRO-3.
+        InputError: there is no such adapter, an adapter is of prompt learning, or the parameters
+            are sharded by FSDP or ZeRO-3.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -100,6 +102,11 @@ class LiveTeacher:
             raise InputError(
                 f"`adapter_name` is {adapter_name!r}, but the model has the adapters "
                 f"{sorted(adapters)}. Load it first: model.load_adapter(folder, {adapter_name!r})."
+            )
+        if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters.values()):
+            raise InputError(
+                "`model` has an adapter that puts virtual tokens before every row, which a teacher "
+                "on prefix trees cannot. Give a model with LoRA adapters, or one without."
             )
         if any(_is_sharded(parameter) for parameter in model.parameters()):
             raise InputError(
@@ -138,7 +145,8 @@ class LiveTeacher:
                     f"tokens and the teacher {teacher.shape[1]}. Give what `check_vocabularies` "
                     "returns."
                 )
-            return divergence(student / temperature, teacher / temperature)
+            scaled = (scale_logits(logits, temperature) for logits in (student, teacher))
+            return divergence(*scaled)
 
         return term
 

@@ -20,7 +20,7 @@ from sense_trl.errors import InputError
 from sense_trl.losses.logprobs import get_log_probs
 from sense_trl.losses.sparse_teacher import reduce_to_top_k
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers.teacher import LiveTeacher
+from sense_trl.trainers.teacher import LiveTeacher, check_vocabularies
 from sense_trl.trainers.teacher_cache import (
     FORMAT,
     KEY_BYTES,
@@ -64,7 +64,7 @@ def build_teacher_cache(
     Args:
         path: the folder, new or with a cache of the same settings, to which answers are added.
         model: the teacher, on its device; it is put into eval mode and frozen.
-        tokenizer: its tokenizer.
+        tokenizer: of the student, with the same tokens as its own.
         rows: token ids of prompts and answers, neither of them empty, including what ends an
             answer.
         top_k: likeliest tokens to keep for each token of an answer.
@@ -79,7 +79,8 @@ def build_teacher_cache(
         The cache, with these answers and those that were there.
 
     Raises:
-        InputError: an argument is out of range, or the folder holds something else.
+        InputError: an argument is out of range, the model lacks tokens of the tokenizer, or the
+            folder holds something else.
     """
     path = Path(path)
     ordered = sorted({(tuple(prompt), tuple(answer)) for prompt, answer in rows})
@@ -88,6 +89,8 @@ def build_teacher_cache(
             "`rows` has an empty prompt or answer, expected one token or more of each. Leave such "
             "rows out."
         )
+    num_rows = model.get_output_embeddings().weight.shape[0]
+    check_vocabularies(tokenizer, tokenizer, (num_rows, num_rows))
     settings = TeacherCacheSettings(
         teacher=model.config._name_or_path,
         weights=_get_weights_digest(model),

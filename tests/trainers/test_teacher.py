@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny_models import ARCHITECTURES, VOCAB_SIZE, build_tiny_model, build_tiny_tokenizer
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
@@ -187,6 +187,12 @@ def test_a_student_is_as_before_once_its_adapter_has_taught(student_with_teacher
 def test_an_adapter_that_is_not_there_is_named(student_with_teacher):
     with pytest.raises(InputError, match=r"`adapter_name` is 'other'.*\['default', 'teacher'\]"):
         LiveTeacher(student_with_teacher, adapter_name="other")
+
+
+def test_a_teacher_with_virtual_tokens_is_refused():
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    with pytest.raises(InputError, match="virtual tokens"):
+        LiveTeacher(get_peft_model(build_tiny_model("llama"), config))
 
 
 # ------------------------------------------------------------------------- vocabularies

@@ -30,6 +30,8 @@ ROWS = [
 ]
 TOKENIZER = build_tiny_tokenizer()
 NUM_TOKENS = len(TOKENIZER)
+LARGER = build_tiny_tokenizer()
+LARGER.add_tokens([f"<{i}>" for i in range(100)])
 NUM_COMPLETION_TOKENS = sum(len(answer) for _, answer in ROWS)
 
 
@@ -232,6 +234,7 @@ def test_rows_that_are_there_twice_are_asked_about_once(build):
         ({"top_k": NUM_TOKENS + 1}, rf"expected 1 to {NUM_TOKENS}"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"temperature": 0.0}, "`temperature` is 0.0"),
+        ({"tokenizer": LARGER}, r"`sizes` is \(384, 384\)"),
         ({"rows": [([1], [])]}, "`rows` has an empty prompt or answer"),
     ],
 )
