@@ -97,13 +97,19 @@ if TYPE_CHECKING:
     from sense_trl.sql.taxonomy import classify_errors as classify_errors
     from sense_trl.sql.taxonomy import classify_results as classify_results
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
+    from sense_trl.synthesis.contamination import EvaluationIndex as EvaluationIndex
     from sense_trl.synthesis.data_dictionary import DataDictionary as DataDictionary
     from sense_trl.synthesis.data_dictionary import extract_dictionary as extract_dictionary
+    from sense_trl.synthesis.example import SynthesizedExample as SynthesizedExample
+    from sense_trl.synthesis.example import load_examples as load_examples
     from sense_trl.synthesis.exploration import explore_database as explore_database
     from sense_trl.synthesis.exploration_config import ExplorationConfig as ExplorationConfig
     from sense_trl.synthesis.exploration_folder import explore_databases as explore_databases
     from sense_trl.synthesis.facts import get_database_facts as get_database_facts
+    from sense_trl.synthesis.filters import FilterPipeline as FilterPipeline
     from sense_trl.synthesis.instructions import explore_with_model as explore_with_model
+    from sense_trl.synthesis.strong_config import StrongDataConfig as StrongDataConfig
+    from sense_trl.synthesis.strong_data import build_strong_data as build_strong_data
     from sense_trl.synthesis.templates import mine_templates as mine_templates
     from sense_trl.trainers.kid_config import KIDConfig as KIDConfig
     from sense_trl.trainers.kid_trainer import KIDTrainer as KIDTrainer
@@ -136,10 +142,12 @@ _MODULES = {
     "DuckDBEngine": "database.duckdb_engine",
     "EndpointUsage": "generation.openai_generator",
     "ErrorClass": "sql.taxonomy",
+    "EvaluationIndex": "synthesis.contamination",
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
     "ExplorationConfig": "synthesis.exploration_config",
+    "FilterPipeline": "synthesis.filters",
     "FuzzHints": "database.fuzzing",
     "GroupAccuracy": "evaluation.metrics",
     "Hardness": "evaluation.hardness",
@@ -169,9 +177,11 @@ _MODULES = {
     "SenseSFTConfig": "trainers.sense_sft_config",
     "SenseSFTTrainer": "trainers.sense_sft_trainer",
     "SenseTRLError": "errors",
+    "StrongDataConfig": "synthesis.strong_config",
     "SuiteSettings": "verification.suite_instances",
     "SuiteVerification": "verification.suite",
     "SuiteVerifier": "verification.suite",
+    "SynthesizedExample": "synthesis.example",
     "TransformersGenerator": "generation.transformers_generator",
     "VLLMGenerator": "generation.vllm_generator",
     "Verdict": "verification.comparison",
@@ -181,6 +191,7 @@ _MODULES = {
     "bird_soft_f1": "evaluation.soft_f1",
     "bootstrap_interval": "evaluation.metrics",
     "build_preference_pairs": "pairs.builder",
+    "build_strong_data": "synthesis.strong_data",
     "cdpo_loss": "losses.preference",
     "classify_errors": "sql.taxonomy",
     "classify_results": "sql.taxonomy",
@@ -207,6 +218,7 @@ _MODULES = {
     "get_sql_execution_reward": "rewards",
     "get_suite_files": "verification.suite",
     "infer_foreign_keys": "schema.foreign_keys",
+    "load_examples": "synthesis.example",
     "load_predictions": "evaluation.predictions",
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
