@@ -25,7 +25,7 @@ from sense_trl.collators import (
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput
-from sense_trl.trainers.heads import LogitTerm, add_prefix_tree_head, transfer_term
+from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.imperfect import (
     TokenPrediction,
     choose_masked,
@@ -36,9 +36,9 @@ from sense_trl.trainers.imperfect import (
 )
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.prefix_sharing import _find_obstacle_in_options, log_tokens_saved
+from sense_trl.trainers.prefix_sharing import log_tokens_saved, require_trees
 from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
-from sense_trl.trainers.teacher import Teacher
+from sense_trl.trainers.teacher import Teacher, saving_one_adapter
 from sense_trl.trainers.teacher_options import get_teacher
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class KIDTrainer(SenseSFTTrainer):
             peft_config=peft_config,
             formatting_func=formatting_func,
         )
-        self._prepare_student()
+        require_trees(self)
         is_teacher = hasattr(teacher_model, "get_term")
         self._teacher: Teacher = teacher_model if is_teacher else get_teacher(self, teacher_model)
         self._divergence = args.get_kd_divergence()
@@ -226,19 +226,6 @@ class KIDTrainer(SenseSFTTrainer):
         if isinstance(self.data_collator, DataCollatorForPrefixTree):
             self.data_collator = self.data_collator.collator
         self.data_collator = DataCollatorForMaskGroups(self.data_collator)
-
-    def _prepare_student(self) -> None:
-        """Let the model run on trees; unshared ones where shared ones are not exact."""
-        adapters = getattr(self.model, "peft_config", None) or {}
-        obstacle = _find_obstacle_in_options(self)
-        if any(getattr(adapter, "is_prompt_learning", False) for adapter in adapters.values()):
-            obstacle = "the adapter puts virtual tokens before every row"
-        if obstacle is not None:
-            raise InputError(
-                f"KIDTrainer needs one sequence per example and its hidden states, but {obstacle}. "
-                "Change that option, or use SenseSFTTrainer."
-            )
-        add_prefix_tree_head(self.model.get_base_model() if adapters else self.model)
 
     # ---------------------------------------------------------------------------------- data
 
@@ -529,6 +516,10 @@ class KIDTrainer(SenseSFTTrainer):
                 answer = [t for t, trained in zip(sequence, is_trained, strict=True) if trained]
                 texts.append(self.processing_class.decode(answer, skip_special_tokens=True))
         return texts
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        with saving_one_adapter(self.model, self.args.teacher_adapter_name):
+            super()._save(output_dir, state_dict)
 
     # --------------------------------------------------------------------------------- metrics
 

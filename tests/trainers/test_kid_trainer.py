@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from dataclasses import fields
@@ -10,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from tiny_models import (
     QUESTIONS,
     assert_same_weights,
@@ -28,6 +29,8 @@ from sense_trl.trainers import SenseSFTConfig, SenseSFTTrainer
 from sense_trl.trainers.imperfect import choose_masked, get_maskable, get_random, get_units
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.kid_trainer import KIDTrainer
+from sense_trl.trainers.teacher import LiveTeacher
+from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
 from sense_trl.trainers.teacher_options import TeacherOptions
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
@@ -58,7 +61,9 @@ def build(tmp_path):
     ):
         return KIDTrainer(
             model=build_tiny_model(architecture) if model is None else model,
-            teacher_model=build_tiny_model(architecture, seed=1) if teacher is None else teacher,
+            teacher_model=build_tiny_model(architecture, seed=1)
+            if teacher is None
+            else teacher or None,
             args=KIDConfig(**{"output_dir": str(tmp_path / "out"), **OPTIONS, **options}),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(QUESTIONS[:4]),
@@ -314,6 +319,21 @@ def test_a_resumed_run_draws_the_same_masks(train, tmp_path):
     assert shares[-1] == pytest.approx(0.45, abs=0.06)  # the end is not masked
 
 
+@pytest.mark.parametrize("strategy", ["hard", "easy"])
+def test_the_least_or_most_confident_tokens_of_gold_are_masked(build, strategy):
+    trainer = build(mask_strategy=strategy)
+    gold = trainer._get_gold(get_batch(trainer))
+    masked = trainer._choose_masked(trainer.model, gold, None)
+    trainer.model.eval()
+    for tokens, is_trained, positions in zip(gold.sequences, gold.is_trained, masked, strict=True):
+        log_probs = get_logits(trainer.model, tokens).log_softmax(-1)
+        confidences = log_probs.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+        maskable = get_maskable(tokens, is_trained, {0, 1, 2})
+        maskable.sort(key=lambda position: confidences[position - 1], reverse=strategy == "easy")
+        assert positions == sorted(maskable[: len(positions)])
+        assert len(positions) == max(1, round(0.2 * len(maskable)))
+
+
 def test_another_seed_draws_other_masks(build):
     masked = []
     for seed in (0, 1):
@@ -358,6 +378,17 @@ def test_evaluation_judges_gold_and_draws_nothing(build):
     assert first["eval_loss"] == pytest.approx(
         first["eval_losses/mle"] + first["eval_losses/kd"], rel=1e-5
     )
+
+
+def test_the_logits_of_gold_are_there_for_compute_metrics(build):
+    trainer = build()
+    batch = get_batch(trainer)
+    with pytest.warns(FutureWarning, match="return_outputs"):
+        _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    with torch.no_grad():
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        expected = trainer.model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(outputs.logits, expected)
 
 
 def test_masking_only_leaves_the_masks(build):
@@ -427,6 +458,85 @@ def test_distillation_brings_the_student_to_its_teacher(train):
     )
     kd = get_history(trainer, "losses/kd")
     assert sum(kd[-5:]) < 0.7 * sum(kd[:5])
+
+
+# ---------------------------------------------------------------------------- other teachers
+
+
+def get_two_adapters():
+    """A student with an adapter of its own and one to teach with, as after some training."""
+    torch.manual_seed(0)
+    model = get_peft_model(build_tiny_model("qwen2"), LoraConfig(r=4, target_modules="all-linear"))
+    model.add_adapter("teacher", LoraConfig(r=8, target_modules="all-linear"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.teacher" in name:
+                parameter.normal_(std=0.2, generator=generator)
+    model.set_adapter("default")
+    return model
+
+
+def test_an_adapter_on_the_student_s_base_teaches_as_a_model_of_its_own_does(train, tmp_path):
+    model = get_two_adapters()
+    merged = copy.deepcopy(model)
+    merged.set_adapter("teacher")
+    merged = merged.merge_and_unload()
+    own = train(model=get_two_adapters(), teacher=merged, lora=False)
+    adapter = train(model=model, teacher_adapter_name="teacher", teacher=False, lora=False)
+    for name in ("loss", "losses/kd", "grad_norm"):
+        torch.testing.assert_close(
+            get_history(adapter, name), get_history(own, name), rtol=1e-3, atol=1e-5
+        )
+    assert get_history(adapter, "losses/kd")[0] > 0.01
+    before = {n: p for n, p in get_two_adapters().named_parameters() if ".teacher." in n}
+    after = dict(adapter.model.named_parameters())
+    assert before
+    assert all(torch.equal(after[name], parameter) for name, parameter in before.items())
+    adapter.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "saved" / "teacher").exists()
+
+
+def test_a_cache_of_all_tokens_teaches_gold_answers_as_the_model_does(train, tmp_path):
+    options = {"imperfect_data": False, "kd_loss_type": "forward_kl", "kd_weight": 20.0}
+    live = train(**options)
+    rows = [(e["input_ids"], e["labels"].count(-100)) for e in live.train_dataset]
+    build_teacher_cache(
+        tmp_path / "cache",
+        build_tiny_model("llama", seed=1),
+        build_tiny_tokenizer(),
+        [(ids[:start], ids[start:]) for ids, start in rows],
+        top_k=len(build_tiny_tokenizer()) - 1,
+    )
+    cached = train(teacher=False, teacher_cache=str(tmp_path / "cache"), **options)
+    # Log-probabilities are kept in 16 bits.
+    for name in ("loss", "losses/kd", "grad_norm"):
+        torch.testing.assert_close(
+            get_history(cached, name), get_history(live, name), rtol=2e-2, atol=2e-3
+        )
+
+
+def test_heads_that_are_padded_to_different_sizes_are_compared_on_common_tokens(build):
+    student = build_tiny_model("llama")
+    student.resize_token_embeddings(tiny_models.VOCAB_SIZE + 64, mean_resizing=False)
+    with torch.no_grad():
+        # What is no token is never predicted nor written, however likely.
+        student.lm_head.weight[tiny_models.VOCAB_SIZE :] = 9.0 * student.lm_head.weight[:64]
+    teacher = build_tiny_model("llama", seed=1)
+    trainer = build(
+        model=student,
+        teacher=LiveTeacher(teacher, vocab_size=tiny_models.VOCAB_SIZE),
+        on_policy_fraction=0.5,
+        on_policy_max_new_tokens=4,
+    )
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, get_batch(trainer, 8))
+    assert loss.isfinite()
+    judged = trainer._get_judged_answers(
+        trainer.model, trainer._get_gold(get_batch(trainer, 8)), None
+    )
+    assert max(map(max, judged.sequences)) < len(trainer.processing_class)
 
 
 # ------------------------------------------------------------------------------ schema items
