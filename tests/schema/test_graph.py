@@ -71,6 +71,12 @@ def test_columns_without_a_join_are_no_neighbours() -> None:
     )
 
 
+def test_columns_far_apart_are_neighbours_where_seeds_use_them_together() -> None:
+    city, age = ColumnName("Stadium", "city"), ColumnName("Singer", "age")
+    graph = SchemaGraph(SCHEMA, seed_sql=["SELECT city FROM stadium UNION SELECT age FROM singer"])
+    assert age in graph.get_neighbours(city) and city in graph.get_neighbours(age)
+
+
 def test_the_weighted_walk_goes_by_one_plus_the_count() -> None:
     # From name: id with weight 1, age with weight 1 + 2.
     graph = SchemaGraph(

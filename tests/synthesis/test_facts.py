@@ -56,6 +56,18 @@ def test_values_tell_more_than_declared_types(fresh_db: Callable[..., Path]) -> 
     ]
 
 
+def test_a_key_of_a_table_that_is_read_in_part_does_not_repeat(
+    fresh_db: Callable[..., Path],
+) -> None:
+    script = (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, parity INT);"
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO t SELECT i, i % 2 FROM n;"
+    )
+    with SQLiteEngine(fresh_db(script)) as engine:
+        facts = get_database_facts(engine)
+    assert [f.repeats for f in facts.columns.values()] == [False, True]
+
+
 def test_known_foreign_keys_are_added_unless_they_are_a_part_of_one(
     fresh_db: Callable[..., Path],
 ) -> None:
