@@ -60,8 +60,8 @@ def test_a_key_of_a_table_that_is_read_in_part_does_not_repeat(
     fresh_db: Callable[..., Path],
 ) -> None:
     script = (
-        "CREATE TABLE t (id INTEGER PRIMARY KEY, parity INT);"
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO t SELECT i, i % 2 FROM n;"
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, rest INT);"
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO t SELECT i, i % 3 FROM n;"
     )
     with SQLiteEngine(fresh_db(script)) as engine:
         facts = get_database_facts(engine)
