@@ -237,7 +237,9 @@ def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, 
     names = sorted({*_DECISIVE, *ours} - {*_NOT_DECISIVE})
     settings = {name: getattr(config, name, None) for name in names}
     settings |= {**asdict(model), **data}
-    settings["model_name_or_path"] = fingerprint_model(str(model.model_name_or_path))
+    for name in ("model_name_or_path", "teacher_model_name_or_path"):
+        if settings.get(name) is not None:
+            settings[name] = fingerprint_model(str(settings[name]))
     RunFolder(config.output_dir, kind, settings).claim()
     return (Path(config.output_dir) / _DONE).exists()
 

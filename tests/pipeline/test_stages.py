@@ -20,6 +20,8 @@ from sense_trl.pipeline.stages import (
     build_pairs,
     dpo,
     evaluate,
+    kd,
+    load_rows,
     sft,
 )
 from sense_trl.pipeline.task import DataArguments
@@ -107,7 +109,12 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
         build_pairs(data, generation, PairArguments(limit=2), QUIET)
 
     folder = tmp_path / "dpo"
-    dpo(str(pairs), _model(model), _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"]), QUIET)
+    dpo(
+        str(pairs),
+        _model(model),
+        _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"]),
+        QUIET,
+    )
     runs = []
     for name, path in (("before", model), ("after", str(folder))):
         arguments = GenerationArguments(path, str(tmp_path / name), max_new_tokens=6)
@@ -123,6 +130,32 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
     weights.write_bytes(weights.read_bytes())
     with pytest.raises(InputError, match="model_name_or_path was"):
         build_pairs(data, generation, PairArguments(), QUIET)
+
+
+def test_distillation_finishes_once_and_refuses_another_teacher(
+    data: DataArguments, model: str, tmp_path: Path
+) -> None:
+    from sense_trl.trainers import KIDConfig
+
+    teacher = Path(tiny_models.save_tiny_model(tmp_path / "teacher", "qwen2", seed=1))
+    config = _training(
+        KIDConfig, tmp_path / "kd", teacher_model_name_or_path=str(teacher), mask_unit="schema_item"
+    )
+    kd(data, _model(model), config, QUIET)
+    weights = (tmp_path / "kd" / "model.safetensors").stat().st_mtime_ns
+    kd(data, _model(model), config, QUIET)
+    assert (tmp_path / "kd" / "model.safetensors").stat().st_mtime_ns == weights
+    (teacher / "model.safetensors").write_bytes((teacher / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="teacher_model_name_or_path was"):
+        kd(data, _model(model), config, QUIET)
+
+
+def test_rows_for_distillation_mark_schema_items(data: DataArguments) -> None:
+    rows = load_rows(data, mask_spans=True)
+    for row in rows:
+        sql = row["completion"][0]["content"]
+        words = [sql[start:end] for start, end in row["mask_spans"]]
+        assert words == ["name", "pet", "age", sql.split()[-1]]
 
 
 def test_unusable_arguments_are_refused(data: DataArguments, model: str, tmp_path: Path) -> None:
