@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sense_trl._version import __version__
 from sense_trl.cli import (
+    doctor,
     estimate,
     evaluate,
     merge,
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "recurse": recurse,
     "estimate": estimate,
     "merge": merge,
+    "doctor": doctor,
 }
 
 EXIT_OK = 0
