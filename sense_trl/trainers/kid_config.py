@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sense_trl.errors import InputError
 from sense_trl.trainers.imperfect import FILLS, MASK_STRATEGIES
@@ -130,6 +131,23 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
         self._check_teacher_options()
         self._check_choices()
         self._check_numbers()
+        if self.teacher_cache is not None:
+            self.check_teacher_cache(self.teacher_cache)
+
+    def check_teacher_cache(self, path: str | Path) -> None:
+        """Make sure that a cache can know what the teacher is to be asked about.
+
+        Raises:
+            InputError: answers are made during training.
+        """
+        if self.imperfect_data or self.on_policy_fraction:
+            raise InputError(
+                f"`teacher_cache` is {str(path)!r}, but the teacher is to judge answers that are "
+                "made during training, which no cache can hold. Set `imperfect_data` to false and "
+                "`on_policy_fraction` to 0 for distillation on the gold answers, or use a live "
+                "teacher: in 4 bits (`teacher_model_init_kwargs`) or an adapter on the student's "
+                "base (`teacher_adapter_name`)."
+            )
 
     def _check_choices(self) -> None:
         choices = {
@@ -169,14 +187,6 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
             raise InputError(
                 f"`on_policy_max_new_tokens` is {self.on_policy_max_new_tokens!r}, expected at "
                 "least 1."
-            )
-        if self.teacher_cache is not None and (self.imperfect_data or self.on_policy_fraction):
-            raise InputError(
-                f"`teacher_cache` is {self.teacher_cache!r}, but the teacher is to judge answers "
-                "that are made during training, which no cache can hold. Set `imperfect_data` to "
-                "false and `on_policy_fraction` to 0 for distillation on the gold answers, or use "
-                "a live teacher: in 4 bits (`teacher_model_init_kwargs`) or an adapter on the "
-                "student's base (`teacher_adapter_name`)."
             )
         if (self.mask_ratio_schedule == "linear") != (self.final_mask_ratio is not None):
             raise InputError(

@@ -38,7 +38,8 @@ from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import log_tokens_saved, require_trees
 from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
-from sense_trl.trainers.teacher import Teacher, saving_one_adapter
+from sense_trl.trainers.teacher import saving_one_adapter
+from sense_trl.trainers.teacher_cache import TeacherCache
 from sense_trl.trainers.teacher_options import get_teacher
 
 logger = logging.getLogger(__name__)
@@ -213,8 +214,9 @@ class KIDTrainer(SenseSFTTrainer):
             formatting_func=formatting_func,
         )
         require_trees(self)
-        is_teacher = hasattr(teacher_model, "get_term")
-        self._teacher: Teacher = teacher_model if is_teacher else get_teacher(self, teacher_model)
+        self._teacher = get_teacher(self, teacher_model)
+        if isinstance(self._teacher, TeacherCache):
+            args.check_teacher_cache(self._teacher.path)
         self._divergence = args.get_kd_divergence()
         tokenizer = self.processing_class
         self._special_ids = {

@@ -30,6 +30,7 @@ from sense_trl.trainers.imperfect import choose_masked, get_maskable, get_random
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.kid_trainer import KIDTrainer
 from sense_trl.trainers.teacher import LiveTeacher
+from sense_trl.trainers.teacher_cache import TeacherCache
 from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
 from sense_trl.trainers.teacher_options import TeacherOptions
 
@@ -515,6 +516,8 @@ def test_a_cache_of_all_tokens_teaches_gold_answers_as_the_model_does(train, tmp
         torch.testing.assert_close(
             get_history(cached, name), get_history(live, name), rtol=2e-2, atol=2e-3
         )
+    with pytest.raises(InputError, match="no cache can hold"):
+        train(teacher=TeacherCache(tmp_path / "cache"), kd_loss_type="forward_kl")
 
 
 def test_heads_that_are_padded_to_different_sizes_are_compared_on_common_tokens(build):
