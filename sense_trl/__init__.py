@@ -108,6 +108,10 @@ if TYPE_CHECKING:
     from sense_trl.synthesis.facts import get_database_facts as get_database_facts
     from sense_trl.synthesis.filters import FilterPipeline as FilterPipeline
     from sense_trl.synthesis.instructions import explore_with_model as explore_with_model
+    from sense_trl.synthesis.recorded_generator import RecordedGenerator as RecordedGenerator
+    from sense_trl.synthesis.recursion import distill_recursively as distill_recursively
+    from sense_trl.synthesis.recursion_data import RecursionData as RecursionData
+    from sense_trl.synthesis.recursion_data import RecursionSettings as RecursionSettings
     from sense_trl.synthesis.strong_config import StrongDataConfig as StrongDataConfig
     from sense_trl.synthesis.strong_data import build_strong_data as build_strong_data
     from sense_trl.synthesis.templates import mine_templates as mine_templates
@@ -164,6 +168,9 @@ _MODULES = {
     "QueryResult": "database.engine",
     "QueryStatus": "database.engine",
     "Question": "questions",
+    "RecordedGenerator": "synthesis.recorded_generator",
+    "RecursionData": "synthesis.recursion_data",
+    "RecursionSettings": "synthesis.recursion_data",
     "ResultClass": "sql.taxonomy",
     "SQLEngine": "database.engine",
     "SQLGenerator": "generation.generator",
@@ -196,6 +203,7 @@ _MODULES = {
     "classify_errors": "sql.taxonomy",
     "classify_results": "sql.taxonomy",
     "convert_sqlite": "database.duckdb_import",
+    "distill_recursively": "synthesis.recursion",
     "dpo_loss": "losses.preference",
     "dpop_loss": "losses.preference",
     "evaluate_sql": "evaluation.evaluate",
