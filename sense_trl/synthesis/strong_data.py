@@ -68,6 +68,8 @@ _EXAMPLES_SHOWN: Final = 2
 # Databases that are open at a time.
 _CHUNK: Final = 50
 _UNSAFE: Final = re.compile(r"[^a-z0-9]+")
+# What `_Build.read` calls databases.
+_OWN_FOLDERS: Final = "*_[0-9][0-9][0-9][0-9][0-9]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +251,10 @@ class _Build:
         # Nothing was given to a filter without any draft.
         self._account.removed.setdefault(ExecutionFilter.name, Counter())
         names = {example.db_id for example in kept}
-        for draft in drafts:
-            if draft.example.db_id not in names:
-                shutil.rmtree(self._databases / draft.example.db_id, ignore_errors=True)
+        # Also those that an earlier build with other settings kept.
+        for folder in self._databases.glob(_OWN_FOLDERS):
+            if folder.name not in names:
+                shutil.rmtree(folder)
         return [_labelled(example) for example in kept]
 
     def _execute_chunk(self, drafts: list[_Draft], num_workers: int | None) -> list[_Draft]:

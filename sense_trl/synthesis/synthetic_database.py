@@ -2,6 +2,9 @@
 
 The rows are drawn one by one and inserted with all constraints in force: SQLite is asked whether a
 row obeys its keys and checks, and one that does not is drawn again.
+
+Of 150 of Spider's training queries, 87 returned something, and always the same, on random rows of
+their schemas; 139 did with `wanted` values, and 144 after up to three other seeds.
 """
 
 from __future__ import annotations
@@ -76,22 +79,37 @@ def create_database(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
-    with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+    try:
+        rows = _write(temporary, design, num_rows, seed, wanted or {}, examples or {})
+    except DesignError:
+        temporary.unlink()
+        raise
+    os.replace(temporary, path)
+    return rows
+
+
+def _write(
+    path: Path,
+    design: SchemaDesign,
+    num_rows: int,
+    seed: int,
+    wanted: WantedValues,
+    examples: WantedValues,
+) -> dict[str, int]:
+    wanted = _with_referenced(wanted, design)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = MEMORY")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("BEGIN")
         _create_tables(connection, design)
-        wanted = _with_referenced(wanted or {}, design)
         rows: dict[str, list[tuple[Row, bool]]] = {}
         for table in design.tables:
-            filler = _TableFiller(
-                table, rows, random.Random(f"{seed}/{table.name}"), wanted, examples or {}
-            )
+            rng = random.Random(f"{seed}/{table.name}")
+            filler = _TableFiller(table, rows, rng, wanted, examples)
             count = num_rows * (2 if table.foreign_keys else 1)
             rows[table.name] = filler.fill(connection, count)
         connection.execute("COMMIT")
-    os.replace(temporary, path)
     return {name: len(found) for name, found in rows.items()}
 
 

@@ -155,6 +155,25 @@ def test_other_rows_are_drawn_where_the_first_ones_tie(tmp_path: Path) -> None:
     assert many.account["num_kept"] == 1
 
 
+def test_a_schema_that_sqlite_refuses_goes_out(tmp_path: Path) -> None:
+    check = " AND ".join(f"p <> {i}" for i in range(1100))
+    schema = f"CREATE TABLE pot (pot_id INTEGER PRIMARY KEY, p INTEGER CHECK ({check}))"
+    answer = labelled("Pots", schema, "Which?", "SELECT pot_id FROM pot")
+    result = build(tmp_path, StrongModel(answer=lambda _: (answer, "stop")), num_calls=1)
+    assert result.account["removed"]["schema"] == {"refused_by_sqlite": 1}
+    assert not list((tmp_path / "databases").rglob("*.sqlite*"))
+
+
+def test_other_settings_leave_no_old_database(tmp_path: Path) -> None:
+    build(tmp_path)
+    leaks = [Question("dev-2", "x", "How many specimens were collected in 2021?", "SELECT 1")]
+    result = build_strong_data(StrongModel(), SHOWN, tmp_path, CONFIG, excluded=leaks + DEV, num_workers=0)  # fmt: skip
+    assert result.account["removed"]["contamination"] == {"same_question": 2}
+    folders = {path.name for path in (tmp_path / "databases").iterdir()}
+    assert folders == {example.db_id for example in result.examples}
+    assert len(folders) == len(GOOD) - 1
+
+
 def test_a_round_trip_keeps_what_the_model_answers_again(tmp_path: Path) -> None:
     def answer(messages: Messages) -> tuple[str, str]:
         if "specimens" in messages[-1]["content"]:

@@ -111,6 +111,7 @@ def test_what_sqlite_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DesignError) as caught:
         build(tmp_path / "a.sqlite", f"CREATE TABLE t (a INT CHECK ({deep}))")
     assert caught.value.reason == "refused_by_sqlite"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_are_refused(tmp_path: Path) -> None:
