@@ -63,6 +63,7 @@ class SQLTemplate:
         columns: the places for columns.
         references: pairs of columns that the query sets equal or looks up in each other: the first
             of a pair refers to the second.
+        level: see `get_complexity`.
         num_seeds: how many seed queries have this shape.
     """
 
@@ -70,6 +71,7 @@ class SQLTemplate:
     dialect: str
     columns: tuple[ColumnSlot, ...]
     references: tuple[tuple[str, str], ...]
+    level: int
     num_seeds: int = 1
 
     @property
@@ -77,11 +79,6 @@ class SQLTemplate:
         """The hash of the text and the references."""
         content = "\n".join([self.text, *map(str, self.references)])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-    @property
-    def level(self) -> int:
-        """See `get_complexity`."""
-        return get_complexity(self.text, self.dialect)
 
 
 def get_complexity(sql: str, dialect: str) -> int:
@@ -98,7 +95,10 @@ def get_complexity(sql: str, dialect: str) -> int:
         >>> [get_complexity(f"SELECT a FROM t {rest}", "sqlite") for rest in ("", "ORDER BY a")]
         [1, 2]
     """
-    tree = parse_sql(sql, dialect)
+    return _count_complexity(parse_sql(sql, dialect))
+
+
+def _count_complexity(tree: exp.Expression) -> int:
     points = sum(1 for _ in tree.find_all(exp.Join, exp.Group, exp.Having, exp.Order))
     points += sum(1 for _ in tree.find_all(exp.And, exp.Or))
     # Beyond the first SELECT each is a subquery or the other side of a set operation.
@@ -198,7 +198,8 @@ class TemplateMiner:
         _abstract_constants(tree)
         pairs = {(slots[left].name, slots[right].name) for left, right in references}
         text = write_sql(tree, self._dialect)
-        return SQLTemplate(text, self._dialect, tuple(slots.values()), tuple(sorted(pairs)))
+        places, level = tuple(slots.values()), _count_complexity(tree)
+        return SQLTemplate(text, self._dialect, places, tuple(sorted(pairs)), level)
 
     def _find_columns(
         self, tree: exp.Expression, names: QueryNames
