@@ -26,6 +26,7 @@ from sense_trl.cli import (
     teacher,
     verify,
 )
+from sense_trl.cli.stage import Stage
 from sense_trl.errors import SenseTRLError
 
 
@@ -73,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, *, stage: stages.Stage | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, stage: Stage | None = None) -> int:
     """Run the command line.
 
     Args:

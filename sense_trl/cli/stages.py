@@ -6,107 +6,16 @@ The same stages run as `python -m sense_trl sft`, as `recipes/train_sft.py` in a
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.errors import InputError
+from sense_trl.cli.stage import Stage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DPO", "EVALUATE", "KD", "PAIRS", "SFT", "STAGES", "Stage", "add_parsers", "find_stage"]
-
-_ACCELERATE_CONFIGS: Final = Path(__file__).resolve().parents[1] / "data" / "accelerate"
-_HERE: Final = "none"
-
-
-@dataclass
-class LaunchArguments:
-    """Where a stage runs, and whether it does."""
-
-    accelerate_config: str = field(
-        default=_HERE,
-        metadata={
-            "help": "Start the stage with `accelerate launch` and this configuration: a YAML file, "
-            "or one of ours: multi_gpu, zero2, fsdp_qlora. 'none' runs it in this process."
-        },
-    )
-    num_processes: int | None = field(
-        default=None,
-        metadata={"help": "Processes (GPUs) to start, if not as `accelerate_config` says."},
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata={
-            "help": "Print what would run and end: the settings that differ from their defaults, "
-            "the number of examples and their tokens, and the memory that training is estimated "
-            "to take."
-        },
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of a recipe as a command.
-
-    Attributes:
-        name: of the command, and of the stage's YAML file.
-        help: one line.
-        get_argument_types: the dataclasses that its arguments fill. Imports what defines them, so
-            it is called when the command runs.
-        main: runs the stage on them and a console.
-        describe: says what `main` would work on.
-    """
-
-    name: str
-    help: str
-    get_argument_types: Callable[[], tuple[type, ...]]
-    main: Callable[..., None]
-    describe: Callable[..., str]
-
-    def make_parser(self) -> Any:
-        """Parser of the command line and of the YAML file behind `--config`, as TRL's scripts'."""
-        from trl import TrlParser
-
-        return TrlParser(
-            (*self.get_argument_types(), LaunchArguments),
-            prog=f"sense-trl {self.name}",
-            description=f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
-            "file of --config instead; a flag given here wins over the file.",
-        )
-
-    def run(self, arguments: Sequence[str], console: Console) -> int:
-        """Run the stage with a command line, here or under `accelerate launch`.
-
-        Returns:
-            The exit code.
-
-        Raises:
-            SenseTRLError: unusable input.
-        """
-        launch = _get_launch_arguments(arguments)
-        # The processes that accelerate starts read the same YAML file.
-        is_launched = "LOCAL_RANK" in os.environ
-        if launch.accelerate_config != _HERE and not (launch.dry_run or is_launched):
-            return _launch(self.name, arguments, launch)
-        *groups, _ = _parse(self.make_parser(), arguments)
-        if launch.dry_run:
-            print(_format_settings(groups))  # noqa: T201 - the result of the command
-            print(self.describe(*groups))  # noqa: T201
-        else:
-            self.main(*groups, console)
-        return 0
-
-    def run_script(self) -> None:
-        """Run the stage as a script of its own: this process's arguments, then its end."""
-        from sense_trl.cli.main import main
-
-        sys.exit(main(stage=self))
+__all__ = ["DPO", "EVALUATE", "KD", "PAIRS", "SFT", "STAGES", "add_parsers", "find_stage"]
 
 
 def add_parsers(commands: Any) -> None:
@@ -125,74 +34,6 @@ def find_stage(argv: Sequence[str]) -> Stage | None:
     if found is None or (found.name in _WITH_CONFIG_ONLY and "--config" not in argv):
         return None
     return found
-
-
-def resolve_accelerate_config(name: str) -> Path:
-    """The file of a configuration for `accelerate launch`: one of ours by name, or a path.
-
-    Raises:
-        InputError: it is neither.
-    """
-    for path in (_ACCELERATE_CONFIGS / f"{name}.yaml", Path(name)):
-        if path.is_file():
-            return path
-    ours = ", ".join(sorted(path.stem for path in _ACCELERATE_CONFIGS.glob("*.yaml")))
-    raise InputError(
-        f"`accelerate_config` is {name!r}; expected none, a file, or one of {ours}. "
-        "`accelerate config` writes such a file."
-    )
-
-
-def _launch(name: str, arguments: Sequence[str], launch: LaunchArguments) -> int:
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
-        *("--config_file", str(resolve_accelerate_config(launch.accelerate_config))),
-    ]
-    if launch.num_processes is not None:
-        command += ["--num_processes", str(launch.num_processes)]
-    command += ["-m", "sense_trl", name, *arguments, "--accelerate_config", _HERE]
-    return subprocess.run(command, check=False).returncode
-
-
-def _get_launch_arguments(arguments: Sequence[str]) -> LaunchArguments:
-    """Only where to run: reading the training arguments would occupy a GPU."""
-    from trl import TrlParser
-
-    parser = TrlParser((LaunchArguments,), add_help=False, allow_abbrev=False)
-    launch: LaunchArguments = _parse(parser, arguments, return_remaining_strings=True)[0]
-    return launch
-
-
-def _parse(parser: Any, arguments: Sequence[str], **options: Any) -> tuple[Any, ...]:
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        return tuple(parser.parse_args_and_config(list(arguments), **options))
-    # An unknown key, or values that a dataclass of TRL or transformers refuses.
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise error if isinstance(error, InputError) else InputError(str(error)) from error
-
-
-def _format_settings(groups: Sequence[Any]) -> str:
-    """The arguments that differ from their defaults, as YAML."""
-    import dataclasses
-
-    import yaml
-
-    changed = {}
-    for group in groups:
-        for option in dataclasses.fields(group):
-            default = option.default
-            if option.default_factory is not dataclasses.MISSING:
-                default = option.default_factory()
-            value = getattr(group, option.name)
-            if option.init and value != default:
-                plain = isinstance(value, (bool, int, float, str, list, dict, type(None)))
-                changed[option.name] = value if plain else str(value)
-    return str(yaml.safe_dump(changed, sort_keys=False)).rstrip()
-
-
-# ---------------------------------------------------------------------- the stages
 
 
 @dataclass
@@ -214,7 +55,6 @@ def _get_sft_types() -> tuple[type, ...]:
 def _sft(data: Any, training: Any, model: Any, console: Console) -> None:
     from sense_trl.pipeline.stages import sft
 
-    _quieten_libraries()
     sft(data, model, training, console)
 
 
@@ -244,7 +84,6 @@ def _get_dpo_types() -> tuple[type, ...]:
 def _dpo(file: PairsFile, training: Any, model: Any, console: Console) -> None:
     from sense_trl.pipeline.stages import dpo
 
-    _quieten_libraries()
     dpo(file.pairs, model, training, console)
 
 
@@ -267,7 +106,6 @@ def _get_kd_types() -> tuple[type, ...]:
 def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
     from sense_trl.pipeline.stages import kd
 
-    _quieten_libraries()
     kd(data, model, training, console)
 
 
@@ -281,7 +119,6 @@ def _get_pairs_types() -> tuple[type, ...]:
 def _pairs(data: Any, generation: Any, pairs: Any, console: Console) -> None:
     from sense_trl.pipeline.stages import build_pairs
 
-    _quieten_libraries()
     print(build_pairs(data, generation, pairs, console))  # noqa: T201 - the result
 
 
@@ -295,7 +132,6 @@ def _get_evaluate_types() -> tuple[type, ...]:
 def _evaluate(data: Any, generation: Any, evaluation: Any, console: Console) -> None:
     from sense_trl.pipeline.stages import evaluate
 
-    _quieten_libraries()
     evaluate(data, generation, evaluation, console)
 
 
@@ -303,12 +139,6 @@ def _describe_generation(data: Any, generation: Any, _: Any) -> str:
     from sense_trl.pipeline.dry_run import describe_generation
 
     return describe_generation(data, generation)
-
-
-def _quieten_libraries() -> None:
-    from sense_trl.cli.quickstart import quieten_libraries
-
-    quieten_libraries()
 
 
 SFT: Final = Stage("sft", "fine-tune a model on gold SQL", _get_sft_types, _sft, _describe_sft)

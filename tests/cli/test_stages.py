@@ -11,8 +11,10 @@ import pytest
 import tiny_models
 import yaml
 
+from sense_trl.cli import stage as stage_module
 from sense_trl.cli import stages
 from sense_trl.cli.main import main
+from sense_trl.cli.stage import resolve_accelerate_config
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
@@ -160,7 +162,7 @@ def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.Monk
     for name in ("zero2", str(own)):
         flags = ["--accelerate_config", name, "--num_processes", "4"]
         assert main(["sft", *arguments, *flags]) == 3
-        file = stages.resolve_accelerate_config(name)
+        file = resolve_accelerate_config(name)
         assert started[-1] == [
             sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(file),
             "--num_processes", "4", "-m", "sense_trl", "sft", *arguments, *flags,
@@ -168,9 +170,11 @@ def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.Monk
         ]  # fmt: skip
     # A process of a launched run, which reads the same file, starts nothing more.
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(stages, "_parse", lambda *_, **__: (stages.LaunchArguments("zero2"),))
+    monkeypatch.setattr(
+        stage_module, "_parse", lambda *_, **__: (stage_module.LaunchArguments("zero2"),)
+    )
     ran: list[int] = []
-    stage = stages.Stage("sft", "x", tuple, lambda *_: ran.append(1), lambda *_: "")
+    stage = stage_module.Stage("sft", "x", tuple, lambda *_: ran.append(1), lambda *_: "")
     assert stage.run([], None) == 0
     assert (len(started), ran) == (2, [1])
 

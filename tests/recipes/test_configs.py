@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sense_trl.cli.stages import STAGES, LaunchArguments
+from sense_trl.cli.stage import LaunchArguments, Stage
+from sense_trl.cli.stages import STAGES
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SCRIPTS = {
@@ -45,7 +46,7 @@ def test_every_stage_has_a_script_and_a_recipe() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_a_script_is_its_stage(stage: object) -> None:
+def test_a_script_is_its_stage(stage: Stage) -> None:
     script = _script(stage.name)
     assert script.main is stage.main
     assert script.make_parser == stage.make_parser

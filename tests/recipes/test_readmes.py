@@ -8,6 +8,7 @@ import pytest
 
 from sense_trl.cli import stages
 from sense_trl.cli.main import make_parser
+from sense_trl.cli.stage import resolve_accelerate_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -63,4 +64,4 @@ def test_a_printed_command_parses(
     cpu = ["--use_cpu", "true"] if stage.name in ("sft", "dpo", "kd") else []
     *_, launch = stage.make_parser().parse_args_and_config([*arguments, *cpu])
     if launch.accelerate_config != "none":
-        assert stages.resolve_accelerate_config(launch.accelerate_config).is_file()
+        assert resolve_accelerate_config(launch.accelerate_config).is_file()
