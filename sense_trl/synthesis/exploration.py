@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 _BATCH_SIZE: Final = 64
+# A database without rows gives nothing, however often it is asked.
+_MAX_FRUITLESS: Final = 10 * _BATCH_SIZE
 
 
 @dataclass(slots=True)
@@ -168,7 +170,8 @@ def explore_database(
         account: counts are added to it as the iterator goes on.
 
     Yields:
-        Examples as they are made; fewer than asked for where the attempts are used up.
+        Examples as they are made; fewer than asked for where the attempts are used up, or where
+        640 of them in a row gave nothing.
 
     Raises:
         InputError: the catalog does not know the database, or an option is out of its range.
@@ -183,7 +186,12 @@ def explore_database(
     maker = _Maker(facts, config, templates, phrases)
     kept: Counter[str | None] = Counter({str(level): 0 for level in LEVELS})
     max_attempts = config.num_per_database * config.max_attempts_per_question
-    while kept.total() < config.num_per_database and account.num_attempts < max_attempts:
+    last_kept = 0
+    while (
+        kept.total() < config.num_per_database
+        and account.num_attempts < max_attempts
+        and account.num_attempts - last_kept < _MAX_FRUITLESS
+    ):
         # The levels that have the fewest examples first, as far as they have a chance.
         wanted = _share_out(kept, min(_BATCH_SIZE, max_attempts - account.num_attempts))
         made = []
@@ -199,6 +207,7 @@ def explore_database(
                 account.num_surplus += 1
                 continue
             kept[example.level] += 1
+            last_kept = account.num_attempts
             yield example
 
 

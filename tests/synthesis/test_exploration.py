@@ -125,6 +125,18 @@ def test_a_database_that_gives_little_ends(fresh_db: Callable[..., Path]) -> Non
     assert account.num_attempts == 200
 
 
+def test_a_database_without_rows_is_given_up(fresh_db: Callable[..., Path]) -> None:
+    path = fresh_db("CREATE TABLE t (a TEXT, n INT)", name="empty")
+    with (
+        DatabaseCatalog.from_path(path) as catalog,
+        SQLVerifier(catalog, num_workers=0) as verifier,
+    ):
+        account = ExplorationAccount()
+        facts = get_database_facts(catalog.engine("empty"))
+        assert list(explore_database(facts, verifier, account=account)) == []
+    assert account.num_attempts == 640
+
+
 def test_shapes_are_capped_by_database_and_no_shape_is_not(verifier: SQLVerifier) -> None:
     def example(db_id: str, template: str | None) -> SynthesizedExample:
         return SynthesizedExample(
