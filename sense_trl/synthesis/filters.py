@@ -353,8 +353,10 @@ class ExecutionFilter:
 
     def _finds_nothing(self, example: SynthesizedExample) -> bool:
         rows = self._verifier.catalog.engine(example.db_id).execute(example.sql).rows
-        values = {value for row in rows for value in row}
-        return values == {None} or (len(rows) == 1 and values <= {None, 0})
+        values = [value for row in rows for value in row]
+        if all(value is None for value in values):
+            return True
+        return len(rows) == 1 and all(value is None or value == 0 for value in values)
 
 
 def _canonical(sql: str, dialect: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +100,18 @@ def test_sql_must_give_one_answer_that_says_something(
     verifier: SQLVerifier, sql: str, expected: str
 ) -> None:
     assert reason(ExecutionFilter(verifier), sql) == expected
+
+
+def test_lists_of_duckdb_say_something(tmp_path: Path) -> None:
+    connection = duckdb.connect(str(tmp_path / "pets.duckdb"))
+    connection.execute("CREATE TABLE pet AS SELECT ['a', 'b'] AS tags, NULL::INTEGER[] AS ages")
+    connection.close()
+    with (
+        DatabaseCatalog.from_path(tmp_path) as catalog,
+        SQLVerifier(catalog, num_workers=0) as verifier,
+    ):
+        assert reason(ExecutionFilter(verifier), "SELECT tags, ages FROM pet") == "passed"
+        assert reason(ExecutionFilter(verifier), "SELECT ages FROM pet") == "nothing_found"
 
 
 def test_an_error_comes_with_the_message_of_the_engine(verifier: SQLVerifier) -> None:
