@@ -109,8 +109,8 @@ def build_strong_data(
 
     Written to `output_dir`: `questions.jsonl` (for `load_questions` and `load_examples`),
     `databases/<db_id>/<db_id>.sqlite`, `tables.json` (Spider's format), `rejected.jsonl` (what went
-    out, with its reason), `account.json` (the counts) and `answers.jsonl` (what the model wrote:
-    delete it to ask anew).
+    out, with its reason), `account.json` (the counts) and `answers-<model>.jsonl` (what the model
+    wrote: delete it to ask anew).
 
     An answer goes out by `"answer"` (see `AnswerError`, and `"unfinished"`), `"domain"`
     (`"closed_domain"`), `"schema"` (see `DesignError`) or one of the filters `one_select`,
@@ -139,7 +139,7 @@ def build_strong_data(
         )
     output = Path(output_dir)
     recorded = RecordedGenerator(
-        output / "answers.jsonl",
+        output / f"answers-{_slug(generator.name)}.jsonl",
         generator.name,
         lambda: generator,
         chunk_size=config.calls_per_round,
@@ -222,7 +222,7 @@ class _Build:
             except DesignError as error:
                 self._reject(call, "schema", error.reason, str(error))
                 continue
-            name = _UNSAFE.sub("_", answer.domain.lower()).strip("_")[:40] or "domain"
+            name = _slug(answer.domain) or "domain"
             example = SynthesizedExample(
                 answer.question,
                 answer.sql,
@@ -363,6 +363,10 @@ class _Build:
 _FAULTS_OF_ROWS: Final = frozenset(
     {"empty", "nothing_found", "gold_limit_tie", "gold_not_deterministic"}
 )
+
+
+def _slug(text: str) -> str:
+    return _UNSAFE.sub("_", text.lower()).strip("_")[:40]
 
 
 def _labelled(example: SynthesizedExample) -> SynthesizedExample:

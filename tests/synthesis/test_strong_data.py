@@ -118,8 +118,18 @@ def test_more_calls_continue_a_build(tmp_path: Path) -> None:
     build(tmp_path / "parts")
     build(tmp_path / "whole")
     parts, whole = contents(tmp_path / "parts"), contents(tmp_path / "whole")
-    assert parts.pop("answers.jsonl") and whole.pop("answers.jsonl")
+    assert parts.pop("answers-pretender.jsonl") and whole.pop("answers-pretender.jsonl")
     assert parts == whole
+
+
+def test_another_model_is_asked_anew(tmp_path: Path) -> None:
+    build(tmp_path, num_calls=2)
+    other = StrongModel()
+    other.name = "Other/model"
+    examples = build(tmp_path, other, num_calls=1).examples
+    assert len(other.prompts) == 1
+    assert examples[0].provenance.generator == "Other/model"
+    assert (tmp_path / "answers-other_model.jsonl").exists()
 
 
 def test_a_full_domain_is_named_in_later_prompts_and_left_out(tmp_path: Path) -> None:
@@ -217,7 +227,7 @@ def test_a_server_with_bad_days_gives_the_same_data(
     assert result.account["removed"] == EXPECTED_REMOVED
     build(tmp_path / "plain")
     served, plain = contents(tmp_path / "served"), contents(tmp_path / "plain")
-    assert served.pop("answers.jsonl") and plain.pop("answers.jsonl")
+    assert served.pop("answers-pretender.jsonl") and plain.pop("answers-pretender.jsonl")
     assert served == plain
 
 
