@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny_models import ARCHITECTURES, VOCAB_SIZE, build_tiny_model, build_tiny_tokenizer
 from torch import nn
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import CohereConfig, CohereForCausalLM, MistralConfig, MistralForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from sense_trl.errors import InputError
@@ -99,6 +99,25 @@ def test_a_teacher_of_windows_reads_rows(tree):
         "pad_token_id": 0,
     }
     model = MistralForCausalLM(MistralConfig(**config, sliding_window=4))
+    student = prepare(build_tiny_model("llama"))
+    term = LiveTeacher(model).get_term(tree, forward_kl)
+    expected = get_expected(student, model)
+    torch.testing.assert_close(run(student, tree, term), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_teacher_s_logits_are_scaled_as_its_own(tree):
+    config = CohereConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        logit_scale=4.0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = CohereForCausalLM(config)
     student = prepare(build_tiny_model("llama"))
     term = LiveTeacher(model).get_term(tree, forward_kl)
     expected = get_expected(student, model)

@@ -140,6 +140,15 @@ def test_samples_are_drawn_from_the_teacher(build, teacher):
     assert ((shares - log_probs.exp()).abs() <= bound).all()
 
 
+def test_the_seed_changes_the_draws(build):
+    first, second, same = (
+        build(name=name, num_samples=16, seed=seed).lookup(*ROWS[0])[0]
+        for name, seed in (("first", 0), ("second", 1), ("same", 0))
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, second)
+
+
 def test_samples_estimate_the_forward_kl_of_the_live_teacher(build, teacher, tree):
     cache = build(num_samples=4000)
     live = LiveTeacher(teacher, vocab_size=NUM_TOKENS).get_term(tree, forward_kl)
