@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sense_trl.errors import SenseTRLError
 from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
+from sense_trl.synthesis.answers import find_json, is_refusal, is_text
 from sense_trl.synthesis.level import Level
 
 __all__ = ["AnswerError", "StrongAnswer", "get_strong_prompt", "parse_answer"]
@@ -100,11 +100,6 @@ def get_strong_prompt(
 
 _MAX_QUESTION_CHARS: Final = 1_000
 _MAX_DOMAIN_CHARS: Final = 80
-_NOT_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
-_REFUSAL: Final = re.compile(
-    r"\b(?:sorry|apologi[sz]e|cannot|can't|can\u2019t|unable|not able|won't|won\u2019t|as an ai)\b",
-    re.I,
-)
 _PARTS: Final = ("domain", "schema", "question", "sql")
 # How models call the parts.
 _NAMES: Final = {
@@ -140,11 +135,11 @@ def parse_answer(text: str) -> StrongAnswer:
         AnswerError: a part is missing, too long or no text.
     """
     text = _THOUGHTS.sub("", text)
-    if _NOT_TEXT.search(text):
+    if not is_text(text):
         raise AnswerError("not_text", "the answer holds a lone surrogate or a NUL")
-    parts = _from_json(text) or _from_labels(text)
+    parts = max(_from_json(text), _from_labels(text), key=len)
     if not parts:
-        reason = "refusal" if _REFUSAL.search(text[:300]) else "malformed"
+        reason = "refusal" if is_refusal(text) else "malformed"
         raise AnswerError(reason, " ".join(text.split())[:200])
     values = {name: _cleaned(name, parts.get(name, "")) for name in _PARTS}
     for name, value in values.items():
@@ -156,21 +151,15 @@ def parse_answer(text: str) -> StrongAnswer:
 
 
 def _from_json(text: str) -> dict[str, str]:
-    start, end = text.find("{"), text.rfind("}")
-    if not 0 <= start < end:
-        return {}
-    try:
-        record: Any = json.loads(text[start : end + 1], strict=False)
-    except (ValueError, RecursionError):
-        return {}
-    found = {}
-    for name, value in record.items():
-        part = _NAMES.get(name.lower())
-        if isinstance(value, list):
-            value = "\n".join(map(str, value))
-        if part is not None and isinstance(value, str):
-            found[part] = value
-    return found
+    parts: dict[str, str] = {}
+    for record in find_json(text):
+        for name, value in record.items() if isinstance(record, dict) else ():
+            part = _NAMES.get(name.lower())
+            if isinstance(value, list):
+                value = "\n".join(map(str, value))
+            if part is not None and isinstance(value, str):
+                parts[part] = value
+    return parts
 
 
 def _from_labels(text: str) -> dict[str, str]:

@@ -79,6 +79,11 @@ def test_a_draft_does_not_count() -> None:
     assert parse_answer("QUESTION: A draft?\n\n" + BEES).question.startswith("What is the total")
 
 
+def test_json_in_a_column_is_no_answer() -> None:
+    text = BEES.replace("'Fjordland', 'Heath'", """'{"query": "x", "domain": "y"}'""")
+    assert parse_answer(text).domain == "Beekeeping"
+
+
 @given(st.text(alphabet="DOMAINSCHEQUT:\n`{}\"'#*-sql ", max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
