@@ -110,6 +110,42 @@ def get_imperfect(trainer, model, tokens, is_trained):
     return [int(logits[i - 1].argmax()) if i in masked else t for i, t in enumerate(tokens)]
 
 
+def get_answers(batch):
+    """Tokens and which of them are trained, of each row."""
+    for tokens, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        end = max(i for i, label in enumerate(labels) if label != -100) + 1
+        yield tokens[:end], [label != -100 for label in labels[:end]]
+
+
+def get_obvious_terms(trainer, teacher, batch):
+    """Both sums over tokens, and how many tokens there are, one sequence after the other."""
+    args, model = trainer.args, trainer.model
+    divergence = get_divergence(args.kd_loss_type)
+    mle = kd = num_tokens = 0
+    for tokens, is_trained in get_answers(batch):
+        judged = tokens
+        if args.imperfect_data:
+            judged = get_imperfect(trainer, model, tokens, is_trained)
+        answer = torch.tensor(is_trained[1:])
+        num_tokens += int(answer.sum())
+        log_probs = get_logits(model, tokens).log_softmax(-1)
+        mle -= log_probs.gather(1, torch.tensor(tokens[1:])[:, None])[answer].sum()
+        student, judge = get_logits(model, judged), get_logits(teacher, judged).detach()
+        temperature = args.kd_temperature
+        kd += divergence(student / temperature, judge / temperature)[answer].sum()
+    return mle, kd, num_tokens
+
+
+def count_errors(trainer, batch):
+    return sum(
+        a != b
+        for tokens, is_trained in get_answers(batch)
+        for a, b in zip(
+            tokens, get_imperfect(trainer, trainer.model, tokens, is_trained), strict=True
+        )
+    )
+
+
 # ------------------------------------------------------------------------ one step by hand
 
 
@@ -149,19 +185,8 @@ def test_a_step_equals_the_obvious_one(
     batch, num_items = get_batch(trainer), torch.tensor(100)
 
     model.eval()
-    divergence = get_divergence(loss_type)
-    mle = kd = num_errors = num_tokens = 0
-    for tokens, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-        end = max(i for i, label in enumerate(labels) if label != -100) + 1
-        tokens, is_trained = tokens[:end], [label != -100 for label in labels[:end]]
-        imperfect = get_imperfect(trainer, model, tokens, is_trained)
-        num_errors += sum(a != b for a, b in zip(tokens, imperfect, strict=True))
-        answer = torch.tensor(is_trained[1:])
-        num_tokens += int(answer.sum())
-        log_probs = get_logits(model, tokens).log_softmax(-1)
-        mle -= log_probs.gather(1, torch.tensor(tokens[1:])[:, None])[answer].sum()
-        student, judge = get_logits(model, imperfect), get_logits(teacher, imperfect).detach()
-        kd += divergence(student / 2.0, judge / 2.0)[answer].sum()
+    num_errors = count_errors(trainer, batch)
+    mle, kd, num_tokens = get_obvious_terms(trainer, teacher, batch)
     expected = (0.5 * mle + 3.0 * kd) / 100
     expected.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -356,14 +381,8 @@ def test_without_imperfect_data_the_teacher_judges_gold(build):
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
     trainer.model.eval()
-    teacher, mle, kd = build_tiny_model("llama", seed=1), 0, 0
-    for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-        answer = labels[1:] != -100
-        student = get_logits(trainer.model, tokens.tolist())
-        judge = get_logits(teacher, tokens.tolist())
-        mle -= student.log_softmax(-1).gather(1, tokens[1:, None])[answer].sum()
-        kd += get_divergence("reverse_kl")(student, judge)[answer].sum()
-    num_tokens = int((batch["labels"][:, 1:] != -100).sum())
+    teacher = build_tiny_model("llama", seed=1)
+    mle, kd, num_tokens = get_obvious_terms(trainer, teacher, batch)
     assert loss.item() == pytest.approx((mle + kd).item() / num_tokens, rel=1e-5)
     assert "kid/mask_share" not in trainer._metrics["train"]
 
@@ -429,27 +448,33 @@ def test_greedy_answers_are_the_likeliest_tokens(build):
             assert sequence[position] == int(logits.argmax())
 
 
-def test_a_model_with_sliding_windows_is_distilled_on_rows(build, caplog):
+def build_windowed_model():
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 8}
-    config = MistralConfig(
-        vocab_size=tiny_models.VOCAB_SIZE, pad_token_id=0, eos_token_id=2, **sizes, **heads
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=tiny_models.VOCAB_SIZE, pad_token_id=0, eos_token_id=2, **sizes, **heads
+        )
     )
+
+
+@pytest.mark.parametrize("windowed", ["student", "teacher", "both"])
+def test_models_with_sliding_windows_read_rows(build, windowed, caplog):
+    def build_model(role, seed):
+        is_windowed = windowed in (role, "both")
+        return build_windowed_model() if is_windowed else build_tiny_model("llama", seed=seed)
+
     with caplog.at_level(logging.WARNING, logger="sense_trl"):
-        trainer = build(model=MistralForCausalLM(config), lora=False, imperfect_data=False)
-    assert "window of 8 tokens" in caplog.text
-    batch = get_batch(trainer, 2)
+        trainer = build(
+            model=build_model("student", 0), teacher=build_model("teacher", 1), lora=False
+        )
+    assert ("window of 8 tokens" in caplog.text) is (windowed != "teacher")
+    batch = get_batch(trainer)
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
-    teacher, mle, kd = build_tiny_model("llama", seed=1), 0, 0
-    for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-        answer = labels[1:] != -100
-        student = get_logits(trainer.model, tokens.tolist())
-        mle -= student.log_softmax(-1).gather(1, tokens[1:, None])[answer].sum()
-        judge = get_logits(teacher, tokens.tolist())
-        kd += get_divergence("reverse_kl")(student, judge)[answer].sum()
-    num_tokens = int((batch["labels"][:, 1:] != -100).sum())
+    trainer.model.eval()
+    mle, kd, num_tokens = get_obvious_terms(trainer, build_model("teacher", 1), batch)
     assert loss.item() == pytest.approx((mle + kd).item() / num_tokens, rel=1e-5)
 
 
