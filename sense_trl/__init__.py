@@ -121,6 +121,11 @@ if TYPE_CHECKING:
     from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
     from sense_trl.trainers.sense_sft_config import SenseSFTConfig as SenseSFTConfig
     from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer as SenseSFTTrainer
+    from sense_trl.trainers.teacher import LiveTeacher as LiveTeacher
+    from sense_trl.trainers.teacher_cache import TeacherCache as TeacherCache
+    from sense_trl.trainers.teacher_cache_builder import (
+        build_teacher_cache as build_teacher_cache,
+    )
     from sense_trl.verification.comparison import Verdict as Verdict
     from sense_trl.verification.comparison import results_match as results_match
     from sense_trl.verification.judging import Verification as Verification
@@ -159,6 +164,7 @@ _MODULES = {
     "IsolatedEngine": "database.worker",
     "KIDConfig": "trainers.kid_config",
     "KIDTrainer": "trainers.kid_trainer",
+    "LiveTeacher": "trainers.teacher",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
     "OpenAIGenerator": "generation.openai_generator",
@@ -189,6 +195,7 @@ _MODULES = {
     "SuiteVerification": "verification.suite",
     "SuiteVerifier": "verification.suite",
     "SynthesizedExample": "synthesis.example",
+    "TeacherCache": "trainers.teacher_cache",
     "TransformersGenerator": "generation.transformers_generator",
     "VLLMGenerator": "generation.vllm_generator",
     "Verdict": "verification.comparison",
@@ -199,6 +206,7 @@ _MODULES = {
     "bootstrap_interval": "evaluation.metrics",
     "build_preference_pairs": "pairs.builder",
     "build_strong_data": "synthesis.strong_data",
+    "build_teacher_cache": "trainers.teacher_cache_builder",
     "cdpo_loss": "losses.preference",
     "classify_errors": "sql.taxonomy",
     "classify_results": "sql.taxonomy",
