@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import DPOConfig
 
@@ -45,6 +46,10 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         >>> config.label_smoothing
         0.1
     """
+
+    own_loss_types: ClassVar[tuple[str, ...]] = ()
+    """Further values of `loss_type`, for a subclass whose trainer computes them: see
+    `SenseDPOTrainer.compute_pair_losses`."""
 
     loss_type: list[str] = field(
         default_factory=lambda: ["cdpo"],
@@ -149,7 +154,8 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         super().__post_init__()
 
     def _check_loss_type(self) -> None:
-        known = (*SENSE_LOSS_TYPES, *get_trl_loss_types())
+        ours = (*SENSE_LOSS_TYPES, *self.own_loss_types)
+        known = (*ours, *get_trl_loss_types())
         if not self.loss_type:
             raise InputError("`loss_type` is empty, expected at least one loss, e.g. ['cdpo'].")
         for loss_type in self.loss_type:
@@ -157,7 +163,7 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
                 raise InputError(
                     f"`loss_type` has {loss_type!r}, expected one of {', '.join(map(repr, known))}."
                 )
-        sense = [loss_type for loss_type in self.loss_type if loss_type in SENSE_LOSS_TYPES]
+        sense = [loss_type for loss_type in self.loss_type if loss_type in ours]
         if not sense:
             return
         # These three change what TRL feeds into its losses, and ours are defined without them.
@@ -184,7 +190,9 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
             )
         if self.label_smoothing == 0.0:
             return
-        readers = [t for t in self.loss_type if t == "cdpo" or t in LABEL_SMOOTHING_READERS]
+        # A loss of a subclass may read any option.
+        known = ("cdpo", *self.own_loss_types, *LABEL_SMOOTHING_READERS)
+        readers = [t for t in self.loss_type if t in known]
         # `sft` compares no answers, so there is no label it could smooth.
         ignoring = [t for t in self.loss_type if t not in readers and t != "sft"]
         if not readers:

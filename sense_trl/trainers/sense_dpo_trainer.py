@@ -345,7 +345,10 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         weights, margins = inputs.get(PAIR_WEIGHT), inputs.get(PAIR_MARGIN)
         inputs = _without_pair_columns(inputs)
         is_plain = weights is None and margins is None
-        our_types = SENSE_LOSS_TYPES if is_plain else WEIGHTABLE_LOSS_TYPES
+        our_types = (
+            *(SENSE_LOSS_TYPES if is_plain else WEIGHTABLE_LOSS_TYPES),
+            *self.args.own_loss_types,
+        )
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
             log_tokens_saved(self, inputs)
@@ -440,31 +443,59 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             pair_margins: `[B]`, or None for no target margins.
         """
         if loss_type == "sft":
-            chosen_logps, _ = per_token_logps.chunk(2)
+            nll, _ = (-per_token_logps).chunk(2)
             chosen_mask, _ = inputs["completion_mask"][:, 1:].chunk(2)
-            nll = -chosen_logps if pair_weights is None else -chosen_logps * pair_weights[:, None]
+            nll = nll if pair_weights is None else nll * pair_weights[:, None]
             # The divisor stays the unweighted token count: dividing by the weighted one would
             # cancel the weight of a micro-batch of one pair.
             return masked_mean(nll, chosen_mask)
-        logps = (
-            *per_token_logps.sum(dim=1).chunk(2),
+        chosen_logps, rejected_logps = per_token_logps.sum(dim=1).chunk(2)
+        losses = self.compute_pair_losses(
+            loss_type,
+            chosen_logps,
+            rejected_logps,
             inputs["ref_chosen_logps"],
             inputs["ref_rejected_logps"],
+            0.0 if pair_margins is None else pair_margins,
         )
-        options: dict[str, Any] = {"beta": self.args.beta}
-        if pair_margins is not None:
-            options["target_margin"] = pair_margins
+        return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
+
+    def compute_pair_losses(
+        self,
+        loss_type: str,
+        chosen_logps: Tensor,
+        rejected_logps: Tensor,
+        ref_chosen_logps: Tensor,
+        ref_rejected_logps: Tensor,
+        target_margin: Tensor | float,
+    ) -> Tensor:
+        """One loss per pair, `[B]`, before weights.
+
+        Override it for a loss of your own, named in the `own_loss_types` of a subclass of
+        `SenseDPOConfig`; prefix sharing, the reference, weights, margins and the metric
+        `losses/<loss_type>` work for it as they do for ours.
+
+        Args:
+            loss_type: an entry of `args.loss_type` that TRL is not asked to compute.
+            chosen_logps, rejected_logps: `[B]`, log-probabilities of the answers under the policy,
+                summed over their tokens, in nats.
+            ref_chosen_logps, ref_rejected_logps: `[B]`, those under the reference, no gradient.
+            target_margin: `[B]`, from the dataset; 0.0 without.
+        """
+        logps = (chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+        options: dict[str, Any] = {"beta": self.args.beta, "target_margin": target_margin}
         if loss_type == "sigmoid":
-            losses = dpo_loss(*logps, **options)
-        elif loss_type == "cdpo":
+            return dpo_loss(*logps, **options)
+        if loss_type == "cdpo":
             eps = self.args.label_smoothing
             assert eps is not None, "SenseDPOConfig resolves it"
-            losses = cdpo_loss(*logps, **options, label_smoothing=eps)
-        elif loss_type == "dpop":
-            losses = dpop_loss(*logps, **options, dpop_lambda=self.args.dpop_lambda)
-        else:
-            raise AssertionError(f"no loss term for {loss_type!r}")
-        return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
+            return cdpo_loss(*logps, **options, label_smoothing=eps)
+        if loss_type == "dpop":
+            return dpop_loss(*logps, **options, dpop_lambda=self.args.dpop_lambda)
+        raise InputError(
+            f"`loss_type` has {loss_type!r}, which `own_loss_types` names and "
+            f"`{type(self).__name__}.compute_pair_losses` does not compute. Override it."
+        )
 
 
 def _get_kd_loss(values: Tensor, completion_mask: Tensor, pair_weights: Tensor | None) -> Tensor:
@@ -495,7 +526,7 @@ def _check_losses_take_pair_column(args: SenseDPOConfig, option: str, column: st
     """The losses and their options must be those that we compute ourselves."""
     advice = f"Remove the column, set `{option}` to null, or change the option named first."
     for loss_type in args.loss_type:
-        if loss_type not in WEIGHTABLE_LOSS_TYPES:
+        if loss_type not in WEIGHTABLE_LOSS_TYPES + args.own_loss_types:
             raise InputError(
                 f"`loss_type` {loss_type!r} takes no value per pair, but the dataset has the "
                 f"column {column!r} (`{option}`). Available with it: "

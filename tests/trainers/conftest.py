@@ -48,6 +48,7 @@ def train(model_paths, tmp_path):
         architecture="llama",
         lora=True,
         trainer_class=SenseDPOTrainer,
+        config_class=None,
         resume_from=None,
         eval_pairs=None,
         start=True,
@@ -57,7 +58,8 @@ def train(model_paths, tmp_path):
         defaults = get_defaults(tmp_path)
         if loss_type is not None:
             defaults["loss_type"] = loss_type
-        config_class = SenseDPOConfig if trainer_class is SenseDPOTrainer else DPOConfig
+        if config_class is None:
+            config_class = SenseDPOConfig if trainer_class is SenseDPOTrainer else DPOConfig
         trainer = trainer_class(
             model=model_paths[architecture],
             ref_model=ref_model,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -285,6 +287,27 @@ def test_a_trl_config_is_refused(model_paths, tmp_path):
         SenseDPOTrainer(
             model_paths["llama"], args=DPOConfig(str(tmp_path), use_cpu=True, bf16=False)
         )
+
+
+def test_the_loss_of_the_readme_trains(train):
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Capped" in block
+    ]
+    names: dict = {}
+    exec(code, names)
+    options = {"config_class": names["CappedConfig"], "trainer_class": names["CappedTrainer"]}
+    trainer = train(["capped", "sft"], **options)
+    # Policy and reference agree at first.
+    assert get_history(trainer, "losses/capped")[0] == pytest.approx(5.0, abs=1e-4)
+    assert get_history(trainer, "losses/capped")[-1] < 5.0
+    assert min(get_history(trainer, "prefix_sharing/tokens_saved")) > 0
+    weighted = [{**PAIRS[0], "pair_weight": 3.0}, {**PAIRS[1], "pair_weight": 1.0}]
+    trainer = train(["capped"], pairs=weighted, per_device_train_batch_size=1, **options)
+    assert sorted(get_history(trainer, "losses/capped")) == pytest.approx([2.5, 7.5], rel=0.05)
+    with pytest.raises(InputError, match=r"`CappedTrainer\.compute_pair_losses` does not"):
+        names["CappedTrainer"].compute_pair_losses = SenseDPOTrainer.compute_pair_losses
+        train(["capped"], **options)
 
 
 def test_the_example_of_the_docstring_runs(model_paths, tmp_path, monkeypatch):
