@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from sense_trl.synthesis.schema_design import ColumnKind
 
-__all__ = ["Value", "make_value"]
+__all__ = ["Value", "is_label", "make_value"]
 
 Value: TypeAlias = str | int | float
 
@@ -73,6 +73,21 @@ _PEOPLE: Final = re.compile(
 )
 
 
+_LABELS: Final = re.compile(
+    r"name|title|code|number|\bid\b|e ?mail|phone|address|url|website|description|notes?\b|serial"
+)
+
+
+def is_label(column: str) -> bool:
+    """Whether a column of this name tells rows apart, so that few rows share a value of it.
+
+    Example:
+        >>> [is_label(name) for name in ("full_name", "ISBNCode", "kind", "city")]
+        [True, True, False, False]
+    """
+    return _LABELS.search(_spaced(column)) is not None
+
+
 def make_value(table: str, column: str, kind: ColumnKind, rng: random.Random) -> Value:
     """Draw a value.
 
@@ -89,13 +104,17 @@ def make_value(table: str, column: str, kind: ColumnKind, rng: random.Random) ->
     Returns:
         Text for text, dates and times (ISO 8601); a number otherwise.
     """
-    words = " ".join(_WORDS.findall(column)).lower()
+    words = _spaced(column)
     for pattern, make in _RULES[kind]:
         if pattern.search(words):
             if make is _thing and _PEOPLE.search(f"{words} {table.lower()}"):
                 return _person(rng)
             return make(rng)
     raise AssertionError(f"no rule for {kind}")
+
+
+def _spaced(name: str) -> str:
+    return " ".join(_WORDS.findall(name)).lower()
 
 
 _Maker: TypeAlias = Callable[[random.Random], Value]

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from sense_trl.database.profile import quote_name
 from sense_trl.errors import InputError
-from sense_trl.synthesis.column_values import Value, make_value
+from sense_trl.synthesis.column_values import Value, is_label, make_value
 from sense_trl.synthesis.schema_design import (
     ColumnDesign,
     ColumnKind,
@@ -240,7 +240,11 @@ class _TableFiller:
     def _value(self, column: ColumnDesign, number: int, is_wanted: bool, draw: int) -> Value | None:
         name = column.name.lower()
         wanted = self._wanted.get(name)
-        if wanted and (is_wanted or self._rng.random() < _WANTED_SHARE):
+        labels = column.kind is ColumnKind.TEXT and is_label(column.name)
+        if wanted and labels:
+            if is_wanted and number < 2 * len(wanted):
+                return wanted[number % len(wanted)]
+        elif wanted and (is_wanted or self._rng.random() < _WANTED_SHARE):
             return self._rng.choice(wanted)
         if self._allows_null(column.name) and self._rng.random() < _NULL_SHARE and not is_wanted:
             return None
@@ -249,9 +253,12 @@ class _TableFiller:
             return self._rng.choice(limits.choices) if limits.choices else None
         if column.kind is ColumnKind.INTEGER and column.name in self._unique:
             return _clamped(number + 1 + (0 if draw < 3 else self._rng.randrange(10**6)), limits)
-        examples = self._examples.get(name)
-        may_repeat = column.name not in self._keys
-        if examples and (may_repeat or not draw) and self._rng.random() < _EXAMPLE_SHARE:
+        examples = self._examples.get(name, ())
+        if labels or column.name in self._keys:
+            # Once each: a table whose rows all have one of three names hides wrong answers.
+            if number < len(examples) and not draw:
+                return examples[number]
+        elif examples and self._rng.random() < _EXAMPLE_SHARE:
             return self._rng.choice(examples)
         value = make_value(self._table.name, column.name, column.kind, self._rng)
         if isinstance(value, str):

@@ -47,7 +47,8 @@ def get_wanted_values(design: SchemaDesign, sql: str, dialect: str) -> WantedVal
 
     Of each column that the query compares with constants: values that meet as many of its
     conditions as one value can, so that of `age > 20 AND age < 30` those between are wanted.
-    Columns are found inside a call, too (`LOWER(name) = 'x'`, `AVG(price) > 5`), except COUNT.
+    Columns are found inside a call, too (`LOWER(name) = 'x'`, `AVG(price) > 5`), except COUNT and
+    LENGTH.
     Conditions between columns and on subqueries want nothing.
 
     Returns:
@@ -72,7 +73,8 @@ def _conditions(
 ) -> Iterator[tuple[tuple[str, str], _Condition]]:
     for side, operator, constants in _comparisons(node):
         columns = [column for column in side.find_all(exp.Column) if not names.is_string(column)]
-        if len(columns) != 1 or side.find(exp.Count, exp.Query) is not None:
+        # What is counted or measured is not what the column holds.
+        if len(columns) != 1 or side.find(exp.Count, exp.Length, exp.Query) is not None:
             continue
         source = names.resolve(columns[0])
         table = None if source is None else tables.get(source.table)

@@ -75,6 +75,18 @@ def test_examples_are_used(tmp_path: Path) -> None:
     assert {kinds[0][0], kinds[1][0]} == {"Guppy", "Tetra"}
 
 
+def test_names_of_rows_hardly_repeat(tmp_path: Path) -> None:
+    ddl = "CREATE TABLE pet (\n id INT PRIMARY KEY,\n pet_name TEXT, -- 'Rex', 'Tom'\n kind TEXT -- 'cat'\n)"
+    design = parse_design(ddl)
+    wanted = get_wanted_values(design, "SELECT 1 FROM pet WHERE pet_name = 'Kim' AND kind = 'dog'", "sqlite")  # fmt: skip
+    create_database(tmp_path / "a.sqlite", design, wanted=wanted, examples=get_example_values(design, ddl))  # fmt: skip
+    found = dict(rows(tmp_path / "a.sqlite", "SELECT pet_name, count(*) FROM pet GROUP BY 1"))
+    assert found["Kim"] == 2 and len(found) > 15
+    kinds = dict(rows(tmp_path / "a.sqlite", "SELECT kind, count(*) FROM pet GROUP BY 1"))
+    assert min(kinds["cat"], kinds["dog"]) >= 5
+    assert rows(tmp_path / "a.sqlite", "SELECT 1 FROM pet WHERE pet_name = 'Kim' AND kind = 'dog'")
+
+
 def test_checks_between_columns_hold(tmp_path: Path) -> None:
     ddl = """CREATE TABLE trip (id INT PRIMARY KEY, start_day INT CHECK (start_day > 5), end_day INT,
              level TEXT CHECK (level IN ('a', 'b')), CHECK (end_day > start_day))"""

@@ -43,6 +43,7 @@ def wanted(condition: str, table: str = "pet") -> dict:
         ("age BETWEEN 5 AND 6", {"pet.age": {5, 6}}),
         ("name = 'Rex' OR name = 'Tom'", {"pet.name": {"Rex", "Tom"}}),
         ("age = weight", {}),
+        ("LENGTH(name) > 3", {}),
         ("(SELECT count(id) FROM toy) = 3", {}),
         ("nme = 'Rex'", {}),
         ("age = 99999999999999999999999", {}),
