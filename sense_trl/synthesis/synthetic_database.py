@@ -4,7 +4,9 @@ The rows are drawn one by one and inserted with all constraints in force: SQLite
 row obeys its keys and checks, and one that does not is drawn again.
 
 Of 150 of Spider's training queries, 87 returned something, and always the same, on random rows of
-their schemas; 139 did with `wanted` values, and 144 after up to three other seeds.
+their schemas; 139 did with `wanted` values, and 144 after up to three other seeds. The rows tell queries
+apart as real ones do: of 282 mutants (`mutate_sql`) of 60 such queries that are wrong on Spider's
+own rows, 271 are wrong on synthetic ones, and so are 38 of 78 that Spider's rows take for right.
 """
 
 from __future__ import annotations
