@@ -234,11 +234,12 @@ def _get_row_gradients(values: list[Tensor], projected: Tensor, matrix: Tensor) 
     gradients = []
     for value in values:
         # A value may be a constant: a loss that a chunk has no part in.
-        gradient = torch.zeros_like(projected)
-        if value.requires_grad:
-            (gradient,) = torch.autograd.grad(
-                value, projected, torch.ones_like(value), retain_graph=value is not values[-1]
-            )
+        if not value.requires_grad:
+            gradients.append(torch.zeros(len(value), matrix.shape[1], device=matrix.device))
+            continue
+        (gradient,) = torch.autograd.grad(
+            value, projected, torch.ones_like(value), retain_graph=value is not values[-1]
+        )
         gradients.append(_matmul(gradient, matrix))
     return torch.stack(gradients)
 
