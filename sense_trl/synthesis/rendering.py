@@ -161,7 +161,9 @@ class _Phrasing:
         rows = self._rows(select)
         items = [item.unalias() for item in select.expressions]
         keys = [] if select.args.get("group") is None else select.args["group"].expressions
-        if not keys and select.args.get("having") is not None:
+        if keys:
+            _refuse(select.args["group"], {"expressions"})
+        elif select.args.get("having") is not None:
             raise CannotPhraseError("no words for HAVING without GROUP BY")
         # In the order of the sentence: what was said is not said again.
         if len(items) == 1 and _counts_rows(items[0]) and not keys:
@@ -206,17 +208,25 @@ class _Phrasing:
         if len(tables) == 1:
             many = self._tables(tables[0])
             return _Rows(many, many, (tables[0],))
-        edges = [self._edge(join) for join in select.args.get("joins") or []]
-        if len(edges) != len(tables) - 1:
-            raise CannotPhraseError("no words for tables without a join condition")
+        edges = self._edges(select, tables)
         root = _find_root(tables, edges)
-        if root is None:
-            combined = _join_words([self._table(table) for table in tables])
-            many = f"matching combinations of {combined}"
-            return _Rows(many, "matching combinations", tuple(tables))
         others = [self._table(t) + self._way(t, edges) for t in tables if t != root]
+        if root is None:
+            many = f"matching combinations of {_join_words(others)}"
+            return _Rows(many, "matching combinations", tuple(tables))
         counted = self._tables(root)
         return _Rows(f"{counted} with their {_join_words(others)}", counted, tuple(tables))
+
+    def _edges(self, select: exp.Select, tables: Sequence[str]) -> list[JoinEdge]:
+        """The references that the joins go along, each of a table with one before it."""
+        edges = [self._edge(join) for join in select.args.get("joins") or []]
+        if len(edges) != len(tables) - 1:
+            raise CannotPhraseError("no words for joins in parentheses")
+        for number, edge in enumerate(edges, start=1):
+            ends = {edge.table, edge.referenced_table}
+            if tables[number] not in ends or not ends.issubset(tables[: number + 1]):
+                raise CannotPhraseError("no words for a table that is joined to none before it")
+        return edges
 
     def _way(self, table: str, edges: Sequence[JoinEdge]) -> str:
         """By which of several references a table was joined."""

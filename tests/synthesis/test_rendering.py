@@ -55,6 +55,15 @@ def test_a_question_says_what_the_query_does(graph: SchemaGraph, sql: str, expec
             "no reference",
         ),
         ("SELECT T1.name FROM singer AS T1 JOIN song AS T2 ON T1.id > T2.singer_id", "no equality"),
+        (
+            "SELECT T1.name FROM singer AS T1 JOIN song AS T2 ON T1.id = T2.singer_id JOIN stadium AS T3 ON T1.id = T2.singer_id",
+            "joined to none before",
+        ),
+        ("SELECT country FROM singer GROUP BY ROLLUP (country)", "no words"),
+        (
+            "SELECT title FROM (singer JOIN song ON singer.id = song.singer_id)",
+            "joins in parentheses",
+        ),
         ("SELECT name FROM singer LIMIT 3", "LIMIT without an order"),
         ("SELECT name FROM singer ORDER BY age LIMIT 3 OFFSET 1", "offset of select"),
         ("SELECT upper(name) FROM singer", "upper"),
