@@ -20,7 +20,7 @@ from tiny_models import (
     get_comparable_logs,
     get_history,
 )
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import BitsAndBytesConfig, MistralConfig, MistralForCausalLM
 from trl import TrlParser
 
 from sense_trl.errors import InputError
@@ -543,6 +543,43 @@ def test_a_cache_of_all_tokens_teaches_gold_answers_as_the_model_does(train, tmp
         )
     with pytest.raises(InputError, match="no cache can hold"):
         train(teacher=TeacherCache(tmp_path / "cache"), kd_loss_type="forward_kl")
+
+
+def test_autocast_runs_are_as_close_as_bfloat16_is(train):
+    half, single = (train(bf16=bf16) for bf16 in (True, False))
+    for name in ("loss", "losses/kd", "grad_norm"):
+        torch.testing.assert_close(
+            get_history(half, name), get_history(single, name), rtol=5e-2, atol=1e-3
+        )
+
+
+def test_student_and_teacher_in_4_bits(train, model_paths):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    # The teacher has the weights of the student's base, which an untrained adapter leaves alone.
+    shared, rows = (
+        train(
+            model=model_paths["llama"],
+            teacher=False,
+            model_init_kwargs={"quantization_config": BitsAndBytesConfig(**quantization)},
+            teacher_model_name_or_path=model_paths["llama"],
+            teacher_model_init_kwargs={
+                "dtype": "float32",
+                "quantization_config": BitsAndBytesConfig(**quantization),
+            },
+            prefix_sharing=sharing,
+            max_steps=3,
+            kd_weight=20.0,
+        )
+        for sharing in ("true", "false")
+    )
+    kd = get_history(shared, "losses/kd")
+    assert kd[0] == pytest.approx(0.0, abs=1e-6)
+    assert kd[-1] > 1e-5
+    for name in ("loss", "losses/kd", "grad_norm"):
+        torch.testing.assert_close(
+            get_history(shared, name), get_history(rows, name), rtol=1e-3, atol=1e-5
+        )
 
 
 def test_heads_that_are_padded_to_different_sizes_are_compared_on_common_tokens(build):
