@@ -4,9 +4,10 @@ The rows are drawn one by one and inserted with all constraints in force: SQLite
 row obeys its keys and checks, and one that does not is drawn again.
 
 Of 150 of Spider's training queries, 87 returned something, and always the same, on random rows of
-their schemas; 139 did with `wanted` values, and 144 after up to three other seeds. The rows tell queries
-apart as real ones do: of 282 mutants (`mutate_sql`) of 60 such queries that are wrong on Spider's
-own rows, 271 are wrong on synthetic ones, and so are 38 of 78 that Spider's rows take for right.
+their schemas; 139 did with `wanted` values, and 144 after up to three other seeds. The rows tell
+queries apart as real ones do: of 282 mutants (`mutate_sql`) of 60 such queries that are wrong on
+Spider's own rows, 271 are wrong on synthetic ones, and so are 38 of 78 that Spider's rows take for
+right.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ class _TableFiller:
             is_wanted = number < max(2, _WANTED_SHARE * num_rows)
             for draw in range(_MAX_DRAWS):
                 row = self._draw(number, is_wanted, draw)
-                if row is not None and _obeys(connection, insert, [row[name] for name in names]):
+                if row is not None and _insert(connection, insert, [row[name] for name in names]):
                     self._own.append((row, is_wanted))
                     break
             else:
@@ -240,34 +241,36 @@ class _TableFiller:
         return not self._table.column(name).not_null and name not in self._keys
 
     def _value(self, column: ColumnDesign, number: int, is_wanted: bool, draw: int) -> Value | None:
-        name = column.name.lower()
-        wanted = self._wanted.get(name)
-        labels = column.kind is ColumnKind.TEXT and is_label(column.name)
-        if wanted and labels:
+        wanted = self._wanted.get(column.name.lower())
+        if wanted and _is_label(column):
             if is_wanted and number < 2 * len(wanted):
                 return wanted[number % len(wanted)]
         elif wanted and (is_wanted or self._rng.random() < _WANTED_SHARE):
             return self._rng.choice(wanted)
         if self._allows_null(column.name) and self._rng.random() < _NULL_SHARE and not is_wanted:
             return None
+        return self._usual_value(column, number, draw)
+
+    def _usual_value(self, column: ColumnDesign, number: int, draw: int) -> Value | None:
+        """A value that nobody has asked for."""
+        name = column.name.lower()
         limits = self._limits.get(name, ColumnLimits())
         if limits.choices is not None:
             return self._rng.choice(limits.choices) if limits.choices else None
         if column.kind is ColumnKind.INTEGER and column.name in self._unique:
             return _clamped(number + 1 + (0 if draw < 3 else self._rng.randrange(10**6)), limits)
         examples = self._examples.get(name, ())
-        if labels or column.name in self._keys:
+        if _is_label(column) or column.name in self._keys:
             # Once each: a table whose rows all have one of three names hides wrong answers.
             if number < len(examples) and not draw:
                 return examples[number]
         elif examples and self._rng.random() < _EXAMPLE_SHARE:
             return self._rng.choice(examples)
         value = make_value(self._table.name, column.name, column.kind, self._rng)
-        if isinstance(value, str):
-            is_taken = column.name in self._unique and draw > 3
-            is_plain = column.kind is ColumnKind.TEXT
-            return f"{value} {number + 1}" if is_taken and is_plain else value
-        return self._within(value, column.kind, limits)
+        if not isinstance(value, str):
+            return self._within(value, column.kind, limits)
+        is_taken = column.name in self._unique and draw > 3
+        return f"{value} {number + 1}" if is_taken and column.kind is ColumnKind.TEXT else value
 
     def _within(self, value: float, kind: ColumnKind, limits: ColumnLimits) -> float:
         """`value`, or one between the limits where it is outside."""
@@ -277,6 +280,10 @@ class _TableFiller:
         high = limits.high if limits.high is not None else low + 100
         drawn = self._rng.uniform(low, high)
         return _clamped(round(drawn) if kind is not ColumnKind.REAL else round(drawn, 2), limits)
+
+
+def _is_label(column: ColumnDesign) -> bool:
+    return column.kind is ColumnKind.TEXT and is_label(column.name)
 
 
 def _clamped(value: float, limits: ColumnLimits) -> float:
@@ -292,9 +299,10 @@ def _of_table(values: WantedValues, table: TableDesign) -> dict[str, tuple[Value
     return {column: found for (owner, column), found in values.items() if owner == name}
 
 
-def _obeys(connection: sqlite3.Connection, insert: str, values: list[Any]) -> bool:
+def _insert(connection: sqlite3.Connection, statement: str, values: list[Any]) -> bool:
+    """Insert a row; false if it breaks a rule."""
     try:
-        connection.execute(insert, values)
+        connection.execute(statement, values)
     except sqlite3.IntegrityError:
         return False
     return True
