@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -10,7 +11,7 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import parse_sql
 
-__all__ = ["Span", "SpanKind", "get_maskable_spans"]
+__all__ = ["SCHEMA_ITEMS", "Span", "SpanKind", "get_maskable_spans"]
 
 
 class SpanKind(StrEnum):
@@ -28,6 +29,12 @@ class SpanKind(StrEnum):
     """A name that the query itself gives, where it gives it and where it uses it alone."""
 
 
+SCHEMA_ITEMS: Final = frozenset(
+    {SpanKind.TABLE, SpanKind.COLUMN, SpanKind.LITERAL, SpanKind.QUOTED}
+)
+"""What has to be known of a database to write it; qualifiers and aliases follow from the rest."""
+
+
 @dataclass(frozen=True, order=True, slots=True)
 class Span:
     """The characters `[start, end)` of a text, and what they are."""
@@ -37,7 +44,9 @@ class Span:
     kind: SpanKind
 
 
-def get_maskable_spans(sql: str, dialect: str = "sqlite") -> tuple[Span, ...]:
+def get_maskable_spans(
+    sql: str, dialect: str = "sqlite", *, kinds: Collection[SpanKind] = tuple(SpanKind)
+) -> tuple[Span, ...]:
     """Find the tables, columns, literals and aliases of a query, each as a whole.
 
     `sql[span.start:span.end]` is the item as it is written, quotes included; the spans do not
@@ -48,9 +57,15 @@ def get_maskable_spans(sql: str, dialect: str = "sqlite") -> tuple[Span, ...]:
     A trainer that masks whole items reads them as a column of its dataset, `mask_spans`: a list of
     `[start, end]`, counted from the start of the completion. For a completion that is the query:
 
-        {"mask_spans": [[span.start, span.end] for span in get_maskable_spans(completion)]}
+        spans = get_maskable_spans(completion, kinds=SCHEMA_ITEMS)
+        {"mask_spans": [[span.start, span.end] for span in spans]}
 
     and for one that says something before it, with the length of that added to both numbers.
+
+    Args:
+        sql: one query.
+        dialect: its dialect.
+        kinds: which items to return, such as `SCHEMA_ITEMS`.
 
     Raises:
         SQLParseError: the text is not one statement of the dialect.
@@ -71,7 +86,7 @@ def get_maskable_spans(sql: str, dialect: str = "sqlite") -> tuple[Span, ...]:
         kind = SpanKind.LITERAL if isinstance(node, exp.Literal) else _get_kind(node, names)
         if kind is SpanKind.COLUMN and dialect == "sqlite" and _may_be_string(node, sql[start]):
             kind = SpanKind.QUOTED
-        if kind is not None:
+        if kind is not None and kind in kinds:
             spans[start] = Span(start, end, kind)
     return tuple(sorted(spans.values()))
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sense_trl.sql.parsing import SQLParseError
-from sense_trl.sql.spans import SpanKind, get_maskable_spans
+from sense_trl.sql.spans import SCHEMA_ITEMS, SpanKind, get_maskable_spans
 
 
 def read_spans(sql: str, dialect: str = "sqlite") -> list[tuple[str, str]]:
@@ -73,6 +73,13 @@ def test_a_word_in_double_quotes_is_a_column_where_it_cannot_be_a_string() -> No
     assert read_spans('SELECT t."a" FROM t')[1] == ('"a"', "column")
     assert read_spans('SELECT "a" FROM t', "duckdb")[0] == ('"a"', "column")
     assert read_spans('SELECT "a" FROM t')[0] == ('"a"', "quoted")
+
+
+def test_schema_items_are_neither_aliases_nor_qualifiers() -> None:
+    sql = 'SELECT T1.name AS n FROM singer AS T1 WHERE land = "USA" AND age > 30'
+    spans = get_maskable_spans(sql, kinds=SCHEMA_ITEMS)
+    words = [sql[span.start : span.end] for span in spans]
+    assert words == ["name", "singer", "land", '"USA"', "age", "30"]
 
 
 @pytest.mark.parametrize("sql", ["", "SELECT (", "SELECT 1; SELECT 2"])
