@@ -55,7 +55,7 @@ class DomainLedger:
 
     @property
     def closed(self) -> list[str]:
-        """Names of closed domains: those from the start, then the last ones that were filled."""
+        """Names of closed domains: those from the start, then the full ones that came up last."""
         full = [self._names[key] for key, n in self._counts.items() if n >= self._max_per_domain]
         return [*self._overused, *full[-_MAX_NAMED:]]
 

@@ -18,11 +18,11 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
+from sense_trl.synthesis.column_values import Value
 from sense_trl.synthesis.schema_design import ColumnDesign, ColumnKind, SchemaDesign, TableDesign
 
 __all__ = ["ColumnLimits", "WantedValues", "get_example_values", "get_limits", "get_wanted_values"]
 
-Value: TypeAlias = str | int | float
 WantedValues: TypeAlias = dict[tuple[str, str], tuple[Value, ...]]
 """Table and column, in lower case, to values."""
 
@@ -48,8 +48,7 @@ def get_wanted_values(design: SchemaDesign, sql: str, dialect: str) -> WantedVal
     Of each column that the query compares with constants: values that meet as many of its
     conditions as one value can, so that of `age > 20 AND age < 30` those between are wanted.
     Columns are found inside a call, too (`LOWER(name) = 'x'`, `AVG(price) > 5`), except COUNT and
-    LENGTH.
-    Conditions between columns and on subqueries want nothing.
+    LENGTH. Conditions between columns and on subqueries want nothing.
 
     Returns:
         Nothing for a text that cannot be parsed.
