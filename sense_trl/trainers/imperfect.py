@@ -159,7 +159,7 @@ class TokenPrediction:
     have; both by our choice. Values are token ids as float32, exact below 2 ** 24.
 
     Args:
-        num_tokens: size of the tokenizer.
+        num_tokens: one more than the largest id that the tokenizer gives.
         special_ids: `[S]`, the special tokens.
         draws: `[M]`, numbers in [0, 1), one per trained node: what makes a sample of the student's
             distribution. None for its likeliest token.

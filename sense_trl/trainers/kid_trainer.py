@@ -223,6 +223,8 @@ class KIDTrainer(SenseSFTTrainer):
             *tokenizer.all_special_ids,
             *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special),
         }
+        # Not their number: some tokenizers leave ids out.
+        self._num_tokens = max(tokenizer.get_vocab().values()) + 1
         self._mask_id = _get_mask_id(tokenizer, args.mask_token)
         # Every step lays out trees of its own; the collator's would only be thrown away.
         if isinstance(self.data_collator, DataCollatorForPrefixTree):
@@ -412,9 +414,8 @@ class KIDTrainer(SenseSFTTrainer):
                 for position in positions:
                     rng = self._get_random("fill", sequences[row][:position])
                     draws[index[row][position]] = rng.random()
-        prediction = TokenPrediction(
-            len(self.processing_class), torch.tensor(sorted(self._special_ids)), draws
-        )
+        special_ids = torch.tensor(sorted(self._special_ids))
+        prediction = TokenPrediction(self._num_tokens, special_ids, draws)
         (predicted,) = self._run(model, tree, [prediction]).logit_terms
         return predicted.long().tolist()
 
@@ -452,7 +453,7 @@ class KIDTrainer(SenseSFTTrainer):
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             # Rows of the head that are no tokens.
-            suppress_tokens=list(range(len(tokenizer), num_rows)) or None,
+            suppress_tokens=list(range(self._num_tokens, num_rows)) or None,
         )
         # Rows that are continued are padded on the left.
         width = max(map(len, prompts))
