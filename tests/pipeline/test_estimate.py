@@ -360,7 +360,7 @@ def test_a_training_that_does_not_fit_is_warned_of_with_what_would(
         warn_of_memory(trainers["dpo"])
     message = caplog.records[-1].getMessage()
     assert "may run out of memory" in message
-    assert "`activation_checkpointing: true` (0.6 GiB)" in message
+    assert "`activation_checkpointing: true` (0.8 GiB)" in message
 
 
 def test_a_model_that_cannot_be_simulated_is_trained_all_the_same(
