@@ -1,0 +1,55 @@
+"""A small student from a large model of the same family: some of its layers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from sense_trl.errors import InputError
+
+
+def prune_layers(model: Any, num_layers: int) -> Any:
+    """A copy with `num_layers` of the model's layers, evenly spaced, the first one among them.
+
+    Embeddings, head and the kept layers have the model's weights. What the copy says is worth
+    little before it is trained; as the student of its own model it starts closer than a model with
+    random weights.
+
+    Args:
+        model: causal language model of transformers whose layers are in `model.model.layers`
+            (Llama, Qwen, Mistral, Gemma, ...), without adapters, in 16 or 32 bits.
+        num_layers: from 1 to the number of its layers.
+
+    Raises:
+        InputError: the model has no such layers, or not so many.
+    """
+    from torch import nn
+
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise InputError(
+            f"`model` is a {type(model).__name__}, expected one whose layers are in `model.layers` "
+            "(Llama, Qwen, Mistral, ...). Merge adapters first."
+        )
+    total = len(layers)
+    if not 1 <= num_layers <= total:
+        raise InputError(
+            f"`num_layers` is {num_layers}, expected a number from 1 to the {total} layers that "
+            "the model has."
+        )
+    kept = [index * total // num_layers for index in range(num_layers)]
+    student = copy.copy(model)
+    # Of the layers, copy only those that are kept.
+    student._modules = dict(model._modules)
+    backbone = copy.copy(model.model)
+    backbone._modules = {**model.model._modules, "layers": nn.ModuleList([layers[i] for i in kept])}
+    student._modules["model"] = backbone
+    student.config = backbone.config = copy.deepcopy(model.config)
+    student = copy.deepcopy(student)
+    for index, layer in enumerate(student.model.layers):
+        layer.self_attn.layer_idx = index
+    student.config.num_hidden_layers = num_layers
+    # Qwen2 and others list the kind of each layer.
+    if getattr(student.config, "layer_types", None):
+        student.config.layer_types = [student.config.layer_types[i] for i in kept]
+    return student
