@@ -77,6 +77,11 @@ if TYPE_CHECKING:
     from sense_trl.pairs.builder import PreferencePairConfig as PreferencePairConfig
     from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
     from sense_trl.pairs.candidates import Candidate as Candidate
+    from sense_trl.pipeline.estimate import MemoryEstimate as MemoryEstimate
+    from sense_trl.pipeline.estimate import estimate_memory as estimate_memory
+    from sense_trl.pipeline.merge import merge_adapter as merge_adapter
+    from sense_trl.pipeline.training_setup import TrainingSetup as TrainingSetup
+    from sense_trl.pipeline.training_setup import get_training_setup as get_training_setup
     from sense_trl.prefix_tree import PrefixTree as PrefixTree
     from sense_trl.prompts import extract_sql as extract_sql
     from sense_trl.prompts import get_prompt as get_prompt
@@ -138,6 +143,7 @@ if TYPE_CHECKING:
     from sense_trl.verification.suite_instances import SuiteSettings as SuiteSettings
     from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
 
+
 # Public name to the module that defines it. The imports above say the same to type checkers; a
 # test compares the two.
 _MODULES = {
@@ -165,6 +171,7 @@ _MODULES = {
     "KIDConfig": "trainers.kid_config",
     "KIDTrainer": "trainers.kid_trainer",
     "LiveTeacher": "trainers.teacher",
+    "MemoryEstimate": "pipeline.estimate",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
     "OpenAIGenerator": "generation.openai_generator",
@@ -196,6 +203,7 @@ _MODULES = {
     "SuiteVerifier": "verification.suite",
     "SynthesizedExample": "synthesis.example",
     "TeacherCache": "trainers.teacher_cache",
+    "TrainingSetup": "pipeline.training_setup",
     "TransformersGenerator": "generation.transformers_generator",
     "VLLMGenerator": "generation.vllm_generator",
     "Verdict": "verification.comparison",
@@ -214,6 +222,7 @@ _MODULES = {
     "distill_recursively": "synthesis.recursion",
     "dpo_loss": "losses.preference",
     "dpop_loss": "losses.preference",
+    "estimate_memory": "pipeline.estimate",
     "evaluate_sql": "evaluation.evaluate",
     "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
@@ -233,12 +242,14 @@ _MODULES = {
     "get_schema": "schema.schema",
     "get_sql_execution_reward": "rewards",
     "get_suite_files": "verification.suite",
+    "get_training_setup": "pipeline.training_setup",
     "infer_foreign_keys": "schema.foreign_keys",
     "load_examples": "synthesis.example",
     "load_predictions": "evaluation.predictions",
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
     "measure_efficiency": "evaluation.efficiency",
+    "merge_adapter": "pipeline.merge",
     "mine_templates": "synthesis.templates",
     "mutate_sql": "sql.mutation",
     "pass_at_k": "evaluation.samples",

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sense_trl._version import __version__
 from sense_trl.cli import (
+    completion,
     doctor,
     estimate,
     evaluate,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Command] = {
     "estimate": estimate,
     "merge": merge,
     "doctor": doctor,
+    "completion": completion,
 }
 
 EXIT_OK = 0
