@@ -143,7 +143,6 @@ if TYPE_CHECKING:
     from sense_trl.verification.suite_instances import SuiteSettings as SuiteSettings
     from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
 
-
 # Public name to the module that defines it. The imports above say the same to type checkers; a
 # test compares the two.
 _MODULES = {
