@@ -361,9 +361,25 @@ def _read_rows(engine: SQLEngine, info: TableInfo) -> tuple[tuple[tuple[object, 
         for query in queries:
             result = engine.execute(query)
             if result.ok and (result.rows or not count):
-                return result.rows, len(result.rows) == count
+                rows = tuple(tuple(map(_make_hashable, row)) for row in result.rows)
+                return rows, len(rows) == count
     # Values so large that not even 20 rows can be read.
     return (), False
+
+
+class _HashableDict(dict[str, object]):
+    """A value of DuckDB's STRUCT or MAP, to be counted and written like any other."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def _make_hashable(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(map(_make_hashable, value))
+    if isinstance(value, dict):
+        return _HashableDict((key, _make_hashable(item)) for key, item in value.items())
+    return value
 
 
 def _columns_like_keys(

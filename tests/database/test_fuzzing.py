@@ -254,6 +254,30 @@ def test_an_empty_database_gets_rows_by_its_declarations(fresh_db: Callable[...,
     assert all(type(r[0]) is int and type(r[1]) is str and "-" in str(r[2]) for r in rows)
 
 
+def test_lists_and_structs_of_duckdb_are_drawn_like_other_values(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    path = tmp_path / "nested.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, tags VARCHAR[], deep INTEGER[][], "
+            "pair STRUCT(a INTEGER, b VARCHAR[]), counts MAP(VARCHAR, INTEGER))"
+        )
+        connection.execute(
+            "INSERT INTO t SELECT i, ['a', 'b' || i % 2], [[i % 3], []], "
+            "{'a': i % 2, 'b': ['x']}, map {'k': i % 2} FROM range(20) AS r(i)"
+        )
+    profile = _profile(path)
+    assert profile.tables[0].columns[1].values == (("a", "b0"), ("a", "b1"))
+    fuzzer = DatabaseFuzzer(profile)
+    fuzzer.write(0, tmp_path / "0.duckdb")
+    with open_engine(tmp_path / "0.duckdb") as engine:
+        rows = engine.execute("SELECT tags, deep, pair, counts FROM t").rows
+    assert rows
+    for tags, deep, pair, counts in rows:
+        assert tags in (["a", "b0"], ["a", "b1"]) and deep[1] == []
+        assert pair["b"] == ["x"] and set(counts) == {"k"}
+
+
 def test_a_duckdb_database_gets_duckdb_instances(tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     with duckdb.connect(str(tmp_path / "d.duckdb")) as connection:
