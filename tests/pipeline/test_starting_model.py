@@ -198,6 +198,15 @@ def test_what_serves_each_machine_is_accepted(tmp_path: Path) -> None:
         check_model_arguments(arguments, use_cpu=use_cpu)
 
 
+def test_type_and_attention_are_what_the_arguments_say(tmp_path: Path) -> None:
+    base = tiny_models.save_tiny_model(tmp_path, "llama")
+    start = _load(base, dtype="bfloat16", attn_implementation="eager")
+    assert start.model.dtype == torch.bfloat16
+    assert start.model.config._attn_implementation == "eager"
+    assert not start.trains_adapter
+    assert not start.is_quantized
+
+
 def test_a_second_adapter_on_top_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a/b"}))
     arguments = ModelConfig(model_name_or_path=str(tmp_path), **LORA)
