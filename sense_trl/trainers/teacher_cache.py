@@ -83,8 +83,10 @@ class TeacherCache:
     the rounding, never more than that of the full vocabulary; it says nothing about how the rest is
     spread over its tokens. `forward_kl` loses least by that, for it weighs tokens as the teacher
     does: with SmolLM2-135M as the teacher of its own first 24 layers, on 150 tokens of Spider,
-    k = 16 kept 0.88 of it, 0.84 of the generalised JSD and 0.49 of `reverse_kl`. A cache of samples gives an unbiased, noisier estimate of the full
-    `forward_kl`, and of no other divergence.
+    k = 16 kept 0.88 of it, 0.84 of the generalised JSD and 0.49 of `reverse_kl`.
+
+    A cache of samples gives an unbiased, noisier estimate of the full `forward_kl`, and of no other
+    divergence.
 
     What a teacher says of answers that are made during training (KID, on-policy distillation)
     cannot be cached: use it with plain distillation, or with preference training on the chosen
