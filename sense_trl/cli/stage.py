@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -167,6 +168,6 @@ def _format_settings(groups: Sequence[Any]) -> str:
                 default = option.default_factory()
             value = getattr(group, option.name)
             if option.init and value != default:
-                plain = isinstance(value, (bool, int, float, str, list, dict, type(None)))
-                changed[option.name] = value if plain else str(value)
+                # YAML knows neither the enumerations of transformers nor types of torch.
+                changed[option.name] = json.loads(json.dumps(value, default=str))
     return str(yaml.safe_dump(changed, sort_keys=False)).rstrip()

@@ -47,12 +47,14 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(recipe)
     before = sorted(recipe.rglob("*"))
-    assert main(["sft", "--config", "sft.yaml", "--max_length", "105", "--dry-run"]) == 0
+    flags = ["--max_length", "105", "--lr_scheduler_type", "cosine", "--dry-run"]
+    assert main(["sft", "--config", "sft.yaml", *flags]) == 0
     printed = capsys.readouterr().out
     settings = yaml.safe_load(printed[: printed.index("examples:")])
     assert settings["learning_rate"] == 0.01
     assert settings["load_in_4bit"] is True
     assert settings["max_length"] == 105
+    assert settings["lr_scheduler_type"] == "cosine"
     assert "save_steps" not in settings
     tokenizer = tiny_models.build_tiny_tokenizer()
     from sense_trl.pipeline.stages import load_rows
