@@ -84,7 +84,7 @@ def _forward_tree(
     model: Any, tree: PrefixTree, seq_len: int, logit_terms: Sequence[LogitTerm]
 ) -> PrefixTreeOutput:
     # Looked up on every call: FSDP and PEFT replace backbone and head after the patch.
-    hidden = model.base_model(**_get_inputs(model, tree), use_cache=False).last_hidden_state
+    hidden = model.base_model(**get_model_inputs(model, tree), use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     weight, bias = head.weight, getattr(head, "bias", None)
     if isinstance(weight, DTensor):
@@ -134,7 +134,8 @@ def _forward_tree(
     )
 
 
-def _get_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
+def get_model_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
+    """What a model's backbone is called with to run on a tree, by keyword."""
     if tree.rows_are_paths:
         index = torch.arange(tree.input_ids.shape[1], device=tree.input_ids.device)
         is_token = index < tree.row_lengths[:, None]

@@ -158,7 +158,7 @@ def find_sharing_obstacle(model: Any) -> str | None:
     if obstacle is not None:
         return obstacle
     add_prefix_tree_head(base)
-    if any(_is_sharded(parameter) for parameter in base.parameters()):
+    if any(is_sharded(parameter) for parameter in base.parameters()):
         if base.config.model_type in _EXACT_MODEL_TYPES:
             return None
         return (
@@ -214,7 +214,8 @@ def _find_obstacle_in_config(config: Any) -> str | None:
     return None
 
 
-def _is_sharded(parameter: Tensor) -> bool:
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether this process holds a part of a parameter only (FSDP, ZeRO-3), or its shape."""
     return isinstance(parameter, DTensor) or parameter.is_meta or hasattr(parameter, "ds_id")
 
 

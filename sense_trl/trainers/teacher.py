@@ -21,8 +21,8 @@ from sense_trl.losses.divergence import Divergence
 from sense_trl.losses.logprobs import scale_logits
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import add_fused_lm_head, use_adapter
-from sense_trl.trainers.heads import LogitTerm, _get_inputs, get_logit_transform
-from sense_trl.trainers.prefix_sharing import _is_sharded, find_sharing_obstacle
+from sense_trl.trainers.heads import LogitTerm, get_logit_transform, get_model_inputs
+from sense_trl.trainers.prefix_sharing import find_sharing_obstacle, is_sharded
 from sense_trl.trainers.quantization import disable_cpu_weight_repacking
 
 
@@ -108,7 +108,7 @@ class LiveTeacher:
                 "`model` has an adapter that puts virtual tokens before every row, which a teacher "
                 "on prefix trees cannot. Give a model with LoRA adapters, or one without."
             )
-        if any(_is_sharded(parameter) for parameter in model.parameters()):
+        if any(is_sharded(parameter) for parameter in model.parameters()):
             raise InputError(
                 "`model` is sharded by FSDP or DeepSpeed ZeRO-3, expected a teacher whose weights "
                 "each process holds whole. Use a teacher cache, which needs no teacher while "
@@ -191,7 +191,7 @@ class LiveTeacher:
 
     def _run_on_tree(self, tree: PrefixTree) -> Tensor:
         """Hidden states `[M, H]` of the nodes that predict the trained ones."""
-        inputs = _get_inputs(self._base, tree.to(self._base.device))
+        inputs = get_model_inputs(self._base, tree.to(self._base.device))
         hidden = self._base.base_model(**inputs, use_cache=False).last_hidden_state
         return hidden.flatten(0, 1)[tree.predicting_nodes.to(hidden.device)]
 
