@@ -69,32 +69,12 @@ class TransformersLearner:
 
     def train(self, rows: Sequence[TrainingRow], folder: Path) -> None:
         """Fine-tune the base model into `folder`, unless its metrics, written last, are there."""
-        import datasets
-
-        from sense_trl.pipeline.training import train_sft
-
-        done = folder / "metrics.json"
-        if done.exists():
-            return
-        dataset = datasets.Dataset.from_list(
-            [
-                {
-                    "db_id": row.db_id,
-                    "task": row.task,
-                    "prompt": row.prompt,
-                    "completion": [{"role": "assistant", "content": row.completion}],
-                }
-                for row in rows
-            ]
-        )
-        arguments = self._get_arguments(len(rows), folder)
-        with stage_bar(self.console, f"Train {folder.parent.name}", arguments.max_steps) as bar:
-            start = self._load(arguments.use_cpu)
-            metrics = train_sft(start, dataset, arguments, callbacks=[progress_callback(bar)])
-        write_text_atomically(done, json.dumps(metrics, indent=1))
+        if not (folder / "metrics.json").exists():
+            self._train(rows, folder)
+            gc.collect()
+        # Also those that a crash left behind a finished training.
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        gc.collect()
 
     def evaluate(self, model: Path, folder: Path) -> DevScore:
         """Answer the dev questions greedily and execute the answers."""
@@ -117,6 +97,28 @@ class TransformersLearner:
         report = EvaluationReport.load(path)
         interval = report.interval
         return DevScore(report.execution_accuracy, interval.low, interval.high, len(self.dev))
+
+    def _train(self, rows: Sequence[TrainingRow], folder: Path) -> None:
+        import datasets
+
+        from sense_trl.pipeline.training import train_sft
+
+        dataset = datasets.Dataset.from_list(
+            [
+                {
+                    "db_id": row.db_id,
+                    "task": row.task,
+                    "prompt": row.prompt,
+                    "completion": [{"role": "assistant", "content": row.completion}],
+                }
+                for row in rows
+            ]
+        )
+        arguments = self._get_arguments(len(rows), folder)
+        with stage_bar(self.console, f"Train {folder.parent.name}", arguments.max_steps) as bar:
+            start = self._load(arguments.use_cpu)
+            metrics = train_sft(start, dataset, arguments, callbacks=[progress_callback(bar)])
+        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=1))
 
     def _get_arguments(self, num_rows: int, folder: Path) -> Any:
         import torch

@@ -149,7 +149,10 @@ def test_a_crash_in_training_and_prediction_of_any_round_changes_nothing(
 
     # A finished run is not done again, and belongs to its settings and files.
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+    # Nor does it keep what a kill at the very end of a training left.
+    (whole / "round-1" / "model" / "checkpoint-9").mkdir()
     assert _run(inputs) == rounds
+    assert not list(whole.rglob("checkpoint-*"))
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")} == before
     with pytest.raises(InputError, match=r"gold_mix was 1\.0, now 2\.0"):
         _run(inputs, gold_mix=2.0)
