@@ -20,11 +20,12 @@ Expected of inferred keys (766 of one column and between two tables are declared
           0.75        630        579      91.9%      75.6%
           1.00        553        514      92.9%      67.1%
 
-Expected of 4,000 questions: all return rows when they are run again, no question, query or template
-of dev is among them, and 45 are made per second (two cores that were busy otherwise, mining of 8,659
-seed queries included). Of 9,664 attempts 3,551 find no columns that fit, 145 have no words, 1,172
-return nothing, 299 have no one answer or found nothing but zeros, and 195 are duplicates. In samples
-of 2,077, all that people asked of these databases (they asked each query twice, in other words):
+Expected of 4,000 questions: all return rows when they are run again, no question, query or
+template of dev is among them, and 45 are made per second (on two cores that were busy otherwise,
+mining 8,659 seed queries included). Of 9,664 attempts 3,551 find no columns that fit, 145 have no
+words, 1,172 return nothing, 299 have no one answer or find nothing but zeros, and 195 are
+duplicates. In samples of 2,077, all that people asked of these databases (most queries twice, in
+other words):
 
                               made      gold
     distinct queries          2075      1032
