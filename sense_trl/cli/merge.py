@@ -59,4 +59,12 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         f"(rounding explains {check.tolerance}); the adapter changes them by "
         f"{check.adapter_distance:.4f}"
     )
+    if check.rounds_adapter_away:
+        console.print(
+            f"warning: rounding to {arguments['dtype']} changes the outputs about as much as the "
+            "adapter does. Merge with --dtype float32 (or float16) to keep what was learned.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
     return 0

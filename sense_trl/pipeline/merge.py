@@ -12,6 +12,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.pipeline.model_card import format_model_card
 from sense_trl.pipeline.model_config import load_model_config
+from sense_trl.pipeline.simulation import ModelSettings, build_meta_model
 
 __all__ = ["DTYPES", "MergeCheck", "merge_adapter"]
 
@@ -23,9 +24,10 @@ _PROBES: Final = (
     "SELECT name FROM singer WHERE age > (SELECT AVG(age) FROM singer) ORDER BY name LIMIT 3",
     "The database holds the flights of a year, their delays and the weather of each hour.",
 )
-# Mean distance between next-token distributions that rounding explains: weights of 16 bits are
-# rounded once more when the adapter is added to them, and so is every activation.
+# Mean distance between next-token distributions that rounding the weights explains.
 _TOLERANCES: Final = {"bfloat16": 0.05, "float16": 0.02, "float32": 0.001}
+
+_MEMORY_MARGIN: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class MergeCheck:
     adapter_distance: float
     tolerance: float
 
+    @property
+    def rounds_adapter_away(self) -> bool:
+        """Whether rounding the weights changes the outputs as much as half of what was learned."""
+        return self.distance > self.adapter_distance / 2
+
 
 def merge_adapter(
     adapter: str | Path,
@@ -58,8 +65,9 @@ def merge_adapter(
     """Add an adapter to its 16-bit base and write a checkpoint with tokenizer and model card.
 
     An adapter that was trained on 4-bit weights goes onto the base in 16 bits, too: merged into
-    the dequantised weights, the rounding to 4 bits would stay in the model for good. The folder
-    appears only after its content was read back and gave the outputs of base and adapter.
+    the dequantised weights, the rounding to 4 bits would stay in the model for good. The sum is
+    made and checked in float32 where the computer has the memory for it, else in `dtype`. The
+    folder appears only after its content was read back and gave the outputs of base and adapter.
 
     Args:
         adapter: folder with adapter_config.json.
@@ -73,6 +81,8 @@ def merge_adapter(
         InputError: an argument is unusable; the base is held in 4 or 8 bits.
         ModelError: the model cannot be read, or the merged one gives other outputs.
     """
+    import torch
+
     if dtype not in DTYPES:
         raise InputError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     target = Path(output)
@@ -80,7 +90,8 @@ def merge_adapter(
         raise InputError(f"`output` {str(output)!r} exists; give a new or empty folder.")
     base = base or _get_base(adapter)
     report = None if evaluation is None else EvaluationReport.load(evaluation)
-    model = _load_base(base, dtype)
+    working_dtype = _get_working_dtype(base, dtype)
+    model = _load_base(base, working_dtype)
     tokenizer = _load_tokenizer(adapter, base)
     before = _get_distributions(model, tokenizer)
     model = _add_adapter(model, adapter, base)
@@ -88,10 +99,11 @@ def merge_adapter(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         folder = Path(temporary) / "merged"
-        model.merge_and_unload(safe_merge=True).save_pretrained(folder)
-        del model
+        merged = model.merge_and_unload(safe_merge=True)
+        merged.to(getattr(torch, dtype)).save_pretrained(folder)
+        del model, merged
         tokenizer.save_pretrained(folder)
-        found = _get_distributions(_load_base(folder, dtype), tokenizer)
+        found = _get_distributions(_load_base(folder, working_dtype), tokenizer)
         check = MergeCheck(
             distance=_get_distance(found, expected),
             adapter_distance=_get_distance(before, expected),
@@ -145,6 +157,16 @@ def _get_base(adapter: str | Path) -> str:
             "of the model that it was trained on as `base`."
         )
     return str(base)
+
+
+def _get_working_dtype(base: str, dtype: str) -> str:
+    """float32 if a model of that size fits into memory, so that only its weights are rounded."""
+    import psutil
+
+    config, _ = load_model_config(base)
+    num_parameters = build_meta_model(config, ModelSettings()).num_parameters()
+    needed = _MEMORY_MARGIN * 4 * num_parameters
+    return "float32" if needed <= psutil.virtual_memory().available else dtype
 
 
 def _load_base(path: str | Path, dtype: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
 from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation import EvaluationRecord, EvaluationReport
+from sense_trl.pipeline import merge
 from sense_trl.pipeline.merge import merge_adapter
 from sense_trl.verification.comparison import Verdict
 
@@ -33,13 +35,13 @@ def adapter(tmp_path: Path) -> Path:
     return folder
 
 
-def save_adapter(base: str, folder: Path) -> None:
+def save_adapter(base: str, folder: Path, *, std: float = 0.3) -> None:
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(folder)
 
 
@@ -73,16 +75,43 @@ def test_16_bits_are_the_default_and_rounding_is_accepted(adapter: Path, tmp_pat
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_an_adapter_that_rounding_undoes_is_warned_of(tmp_path: Path, capsys) -> None:
+    base = tiny_models.save_tiny_model(tmp_path, "llama")
+    save_adapter(base, tmp_path / "adapter", std=1e-4)
+    arguments = ["merge", str(tmp_path / "adapter"), "--output"]
+    assert main([*arguments, str(tmp_path / "16")]) == EXIT_OK
+    assert "warning: rounding to bfloat16 changes the outputs" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "32"), "--dtype", "float32"]) == EXIT_OK
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_model_too_large_for_float32_is_merged_in_its_own_type(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = merge._load_base
+
+    def load_base(path, dtype):
+        loaded.append(dtype)
+        return load(path, dtype)
+
+    monkeypatch.setattr(merge, "_load_base", load_base)
+    merge_adapter(adapter, tmp_path / "merged")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000))
+    merge_adapter(adapter, tmp_path / "other")
+    assert loaded == ["float32", "float32", "bfloat16", "bfloat16"]
+
+
 def test_other_outputs_are_refused_and_nothing_is_left(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge = LoraModel.merge_and_unload
+    merge_once = LoraModel.merge_and_unload
 
     def merge_twice(self, **options):
         for name, parameter in self.named_parameters():
             if "lora_B" in name:
                 parameter.data *= 2
-        return merge(self, **options)
+        return merge_once(self, **options)
 
     monkeypatch.setattr(LoraModel, "merge_and_unload", merge_twice)
     files = set(tmp_path.iterdir())
