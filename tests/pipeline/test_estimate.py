@@ -18,7 +18,7 @@ from transformers import LlamaConfig, Qwen2Config
 from trl import ModelConfig
 
 from sense_trl.errors import InputError
-from sense_trl.pipeline import memory_check, simulation
+from sense_trl.pipeline import memory_check, simulation, training_setup
 from sense_trl.pipeline.cards import CARDS, UTILISATION, estimate_step_seconds
 from sense_trl.pipeline.estimate import MemoryEstimate, build_batch, estimate_memory
 from sense_trl.pipeline.memory_check import find_changes, warn_of_memory
@@ -339,6 +339,11 @@ def test_a_trainer_gives_the_lengths_of_its_longest_example(trainers) -> None:
     longest = max(len(row["input_ids"]) for row in trainers["sft"].train_dataset)
     assert setup.prompt_tokens + setup.completion_tokens == longest
     assert setup.model.lora is None and setup.model.activation_checkpointing
+
+
+def test_what_all_prompts_begin_with_is_shared() -> None:
+    assert training_setup._count_shared([[1, 2, 3], [1, 2, 4], [1, 9]]) == 1
+    assert training_setup._count_shared([[1, 2], [1, 2, 4]]) == 2
 
 
 def test_a_training_that_fits_is_not_warned_of(trainers, caplog) -> None:
