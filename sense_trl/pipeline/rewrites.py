@@ -16,7 +16,7 @@ from sense_trl.pairs.candidates import Candidate, CandidateFile
 from sense_trl.pipeline.task import TextToSQLTask
 from sense_trl.prompts import extract_sql
 from sense_trl.questions import Question
-from sense_trl.sql.spans import get_maskable_spans
+from sense_trl.sql.spans import SCHEMA_ITEMS, get_maskable_spans
 
 if TYPE_CHECKING:
     from sense_trl.trainers.kid_trainer import KIDTrainer
@@ -77,6 +77,6 @@ def _get_rows(
     rows = task.prompt_completion_rows(questions)
     if trainer.args.mask_unit == "schema_item":
         for row, question in zip(rows, questions, strict=True):
-            spans = get_maskable_spans(question.gold_sql, task.dialect)
+            spans = get_maskable_spans(question.gold_sql, task.dialect, kinds=SCHEMA_ITEMS)
             row["mask_spans"] = [[span.start, span.end] for span in spans]
     return rows

@@ -36,7 +36,7 @@ from sense_trl.pipeline.starting_model import (
     load_starting_model,
 )
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task
-from sense_trl.sql.spans import get_maskable_spans
+from sense_trl.sql.spans import SCHEMA_ITEMS, get_maskable_spans
 from sense_trl.verification.verifier import SQLVerifier
 
 if TYPE_CHECKING:
@@ -431,7 +431,9 @@ def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Data
     task = load_task(data)
     rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
     if mask_spans:
-        found = [get_maskable_spans(q.gold_sql, task.dialect) for q in task.questions]
+        found = [
+            get_maskable_spans(q.gold_sql, task.dialect, kinds=SCHEMA_ITEMS) for q in task.questions
+        ]
         spans = [[[span.start, span.end] for span in row] for row in found]
         rows = rows.add_column("mask_spans", spans)
     return rows

@@ -45,11 +45,11 @@ def add_prefix_tree_head(model: Any) -> None:
     `log_sum_sq_probs`, `mean_logits`, `is_top1`, `label_mask`: `[N, L - 1]`, 0 where nothing is
     trained; only `log_probs` carries a gradient), with every shared token computed once and only
     the nodes that predict a trained token projected onto the vocabulary. The projection is done in
-    float32 whatever the autocast type, in chunks that the backward pass computes again, and a
-    frozen head gets no gradient. Of the batch, `labels` is read for its width; `input_ids` and
-    `attention_mask` are not read. Without `prefix_tree` the forward is the one there was. A tree
-    whose rows are paths (`PrefixTree.from_sequences(..., share=False)`) reaches the backbone as a
-    padded batch with an ordinary mask, which any causal model takes.
+    float32 whatever the autocast type, in chunks; the backward pass computes them again for a head
+    that is trained, and not for a frozen one. Of the batch, `labels` is read for its width;
+    `input_ids` and `attention_mask` are not read. Without `prefix_tree` the forward is the one
+    there was. A tree whose rows are paths (`PrefixTree.from_sequences(..., share=False)`) reaches
+    the backbone as a padded batch with an ordinary mask, which any causal model takes.
 
     `logit_terms=[...]` adds further values of the same logits, such as a distillation loss.
 
@@ -93,11 +93,11 @@ def _forward_tree(
     predicting = hidden.flatten(0, 1)[tree.predicting_nodes].to(weight.device)
     targets = tree.target_ids.to(weight.device)
 
-    def get_values(logits: Tensor, rows: slice) -> Tensor:
+    def get_values(logits: Tensor, rows: slice) -> list[Tensor]:
         # Not by `log_softmax`: on a CPU it adds the exponentials up one after the other, which is
         # 1e-5 off with a vocabulary of 50,000, for all tokens in the same direction.
         log_probs = logits.gather(1, targets[rows][:, None])[:, 0] - logits.logsumexp(-1)
-        return torch.stack([log_probs, *(term(logits, rows) for term in logit_terms)])
+        return [log_probs, *(term(logits, rows) for term in logit_terms)]
 
     def get_metrics(logits: Tensor, rows: slice) -> Tensor:
         log_probs = logits - logits.logsumexp(-1, keepdim=True)
