@@ -6,9 +6,20 @@ import argparse
 import dataclasses
 import types
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["add_data_arguments", "add_dataclass_arguments", "add_execution_arguments"]
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    from sense_trl.generation.openai_generator import OpenAIGenerator
+
+__all__ = [
+    "add_data_arguments",
+    "add_dataclass_arguments",
+    "add_endpoint_arguments",
+    "add_execution_arguments",
+    "take_generator",
+]
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +53,54 @@ def add_execution_arguments(
     )
     parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
     parser.add_argument("--cache-dir", default=None, help=f"folder to keep {kept} in")
+
+
+def add_endpoint_arguments(parser: Any, *, required: bool) -> None:
+    """A model behind an OpenAI-compatible server; `take_generator` makes it of the arguments.
+
+    Args:
+        parser: of the command, or a group of it.
+        required: whether the command does nothing without.
+    """
+    parser.add_argument("--model", required=required, help="the name the server gives the model")
+    parser.add_argument("--base-url", required=required, help="e.g. http://localhost:8000/v1")
+    parser.add_argument(
+        "--api-key-env", default=None, help="environment variable that holds the server's key"
+    )
+    parser.add_argument("--concurrency", type=int, default=16, help="requests under way at a time")
+    parser.add_argument(
+        "--request-timeout-s", type=float, default=120.0, help="seconds one request may take"
+    )
+
+
+def take_generator(arguments: dict[str, Any]) -> OpenAIGenerator | None:
+    """Take the flags of `add_endpoint_arguments` out of the arguments.
+
+    Returns:
+        The model; None where neither `--model` nor `--base-url` was given.
+
+    Raises:
+        InputError: one of the two was.
+    """
+    names = ("model", "base_url", "api_key_env", "concurrency", "request_timeout_s")
+    given = {name: arguments.pop(name) for name in names}
+    if given["model"] is None and given["base_url"] is None:
+        return None
+    for name in ("model", "base_url"):
+        if given[name] is None:
+            raise InputError(
+                f"`{name}` is missing: a model needs both --model and --base-url. Leave both out "
+                "to work without one."
+            )
+    from sense_trl.generation.openai_generator import OpenAIGenerator
+
+    return OpenAIGenerator(
+        given["model"],
+        given["base_url"],
+        api_key_env=given["api_key_env"],
+        concurrency=given["concurrency"],
+        timeout_s=given["request_timeout_s"],
+    )
 
 
 def add_dataclass_arguments(parser: argparse.ArgumentParser, config: type) -> None:

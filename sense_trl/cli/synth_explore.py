@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from sense_trl.cli.arguments import add_dataclass_arguments
-from sense_trl.errors import InputError
+from sense_trl.cli.arguments import (
+    add_dataclass_arguments,
+    add_endpoint_arguments,
+    take_generator,
+)
 
 if TYPE_CHECKING:
     from sense_trl.synthesis.exploration_folder import ExplorationResult, ModelOptions
@@ -63,15 +66,7 @@ def add_parser(actions: Any) -> None:
     )
     add_dataclass_arguments(parser, ExplorationConfig)
     model = parser.add_argument_group("a model behind an OpenAI-compatible server")
-    model.add_argument("--model", default=None, help="the name the server gives the model")
-    model.add_argument("--base-url", default=None, help="e.g. http://localhost:8000/v1")
-    model.add_argument(
-        "--api-key-env", default=None, help="environment variable that holds the server's key"
-    )
-    model.add_argument("--concurrency", type=int, default=16, help="requests under way at a time")
-    model.add_argument(
-        "--request-timeout-s", type=float, default=120.0, help="seconds one request may take"
-    )
+    add_endpoint_arguments(model, required=False)
     model.add_argument("--temperature", type=float, default=0.8, help="of the model's answers")
     model.add_argument(
         "--max-new-tokens", type=int, default=2048, help="longest answer of the model"
@@ -128,30 +123,14 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 
 def _get_model(arguments: dict[str, Any]) -> ModelOptions | None:
     """Take the flags of the model out of the arguments."""
-    names = (
-        *("model", "base_url", "api_key_env", "concurrency", "request_timeout_s"),
-        *("temperature", "max_new_tokens", "round_trip_samples"),
-    )
+    names = ("temperature", "max_new_tokens", "round_trip_samples")
     given = {name: arguments.pop(name) for name in names}
-    if given["model"] is None and given["base_url"] is None:
+    generator = take_generator(arguments)
+    if generator is None:
         return None
-    for name in ("model", "base_url"):
-        if given[name] is None:
-            raise InputError(
-                f"`{name}` is missing: a model needs both --model and --base-url. Leave both out "
-                "to explore without one."
-            )
     from sense_trl.generation.generator import SamplingConfig
-    from sense_trl.generation.openai_generator import OpenAIGenerator
     from sense_trl.synthesis.exploration_folder import ModelOptions
 
-    generator = OpenAIGenerator(
-        given["model"],
-        given["base_url"],
-        api_key_env=given["api_key_env"],
-        concurrency=given["concurrency"],
-        timeout_s=given["request_timeout_s"],
-    )
     sampling = SamplingConfig(
         temperature=given["temperature"],
         max_new_tokens=given["max_new_tokens"],

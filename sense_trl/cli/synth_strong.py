@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sense_trl.cli.arguments import add_dataclass_arguments
+from sense_trl.cli.arguments import (
+    add_dataclass_arguments,
+    add_endpoint_arguments,
+    take_generator,
+)
 
 __all__ = ["add_parser", "run"]
 
@@ -23,15 +27,7 @@ def add_parser(actions: Any) -> None:
         "when the same command is given again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="the name the server gives the model")
-    parser.add_argument("--base-url", required=True, help="e.g. http://localhost:8000/v1")
-    parser.add_argument(
-        "--api-key-env", default=None, help="environment variable that holds the server's key"
-    )
-    parser.add_argument("--concurrency", type=int, default=16, help="requests under way at a time")
-    parser.add_argument(
-        "--request-timeout-s", type=float, default=120.0, help="seconds one request may take"
-    )
+    add_endpoint_arguments(parser, required=True)
     parser.add_argument(
         "--examples", required=True, help="training questions with gold SQL, to show two of them"
     )
@@ -56,19 +52,13 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input, or a server that does not answer (exit code 2).
     """
-    from sense_trl.generation.openai_generator import OpenAIGenerator
     from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.synthesis.strong_config import StrongDataConfig
     from sense_trl.synthesis.strong_data import build_strong_data
 
-    generator = OpenAIGenerator(
-        arguments.pop("model"),
-        arguments.pop("base_url"),
-        api_key_env=arguments.pop("api_key_env"),
-        concurrency=arguments.pop("concurrency"),
-        timeout_s=arguments.pop("request_timeout_s"),
-    )
+    generator = take_generator(arguments)
+    assert generator is not None, "both flags are required"
     examples = load_questions(arguments.pop("examples"))
     excluded = [q for path in arguments.pop("exclude") for q in load_questions(path)]
     output, num_workers = arguments.pop("output"), arguments.pop("num_workers")

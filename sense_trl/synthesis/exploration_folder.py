@@ -177,16 +177,22 @@ class _Folder:
         return record, len(load_examples(examples_path))
 
     def explore(self, db_id: str, verifier: SQLVerifier) -> _Part:
-        """Make a part."""
-        facts, inferred = self._get_facts(db_id)
+        """Make a part; an empty one of a database without a table, which is no slip in a folder."""
         account, problems = ExplorationAccount(), Counter[str]()
-        dictionary = self._get_dictionary(db_id, facts, problems)
-        made = self._make(facts, verifier, dictionary, account)
+        examples: list[SynthesizedExample] = []
+        inferred: list[dict[str, Any]] = []
+        has_table = any(
+            table.columns and not table.is_view for table in self._get_schema(db_id).tables
+        )
+        if has_table:
+            facts, inferred = self._get_facts(db_id)
+            dictionary = self._get_dictionary(db_id, facts, problems)
+            examples = list(self._make(facts, verifier, dictionary, account))
         record_path, examples_path = self._part_paths(db_id)
-        examples = list(made)
         write_examples(examples_path, examples)
         record = {
             "key": self._key(db_id),
+            "has_table": has_table,
             "num_examples": len(examples),
             "inferred_foreign_keys": inferred,
             "dictionary_problems": dict(sorted(problems.items())),
@@ -249,6 +255,9 @@ class _Folder:
             more_filters=_round_trip(self._model, facts, verifier),
             account=account,
         )
+
+    def _get_schema(self, db_id: str) -> DatabaseSchema:
+        return self._schemas.get(db_id) or get_schema(self._catalog.engine(db_id), db_id)
 
     def _get_facts(self, db_id: str) -> tuple[DatabaseFacts, list[dict[str, Any]]]:
         """What is known of a database, and the references that were inferred."""

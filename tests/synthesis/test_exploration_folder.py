@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -201,3 +202,18 @@ def test_odd_names_views_and_duckdb_are_explored(
         assert all(catalog.engine(e.db_id).execute(e.sql).rows for e in examples)
     assert any('"line item"' in e.sql for e in examples)
     assert result.account.filters.removed["execution"]["gold_execution_error"] == 0
+
+
+def test_a_database_without_a_table_gives_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    for name, script in (
+        ("a_empty", "CREATE VIEW v AS SELECT 1 AS one"),
+        ("b_pets", "CREATE TABLE pet (name TEXT, age INTEGER); INSERT INTO pet VALUES ('Rex', 3)"),
+    ):
+        with sqlite3.connect(tmp_path / f"{name}.sqlite") as connection:
+            connection.executescript(script)
+    with DatabaseCatalog.from_path(tmp_path) as catalog:
+        config = ExplorationConfig(num_per_database=2)
+        result = explore_databases(catalog, tmp_path / "out", config, num_workers=0)
+    assert result.num_examples == {"a_empty": 0, "b_pets": 2}
+    account = json.loads((tmp_path / "out" / "account.json").read_text())
+    assert [part["has_table"] for part in account["databases"].values()] == [False, True]
