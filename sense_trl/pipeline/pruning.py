@@ -48,7 +48,8 @@ def prune_layers(model: Any, num_layers: int) -> Any:
     backbone._modules = {**model.model._modules, "layers": nn.ModuleList([layers[i] for i in kept])}
     student._modules["model"] = backbone
     student.config = backbone.config = copy.deepcopy(model.config)
-    student = copy.deepcopy(student)
+    # Of a teacher that a trainer has frozen, too.
+    student = copy.deepcopy(student).requires_grad_(True)
     for index, layer in enumerate(student.model.layers):
         layer.self_attn.layer_idx = index
     student.config.num_hidden_layers = num_layers

@@ -371,11 +371,11 @@ class _Quickstart:
     ) -> None:
         """Run a training stage unless its metrics, written last, are there."""
         done = self.output / key / "metrics.json"
-        if done.exists():
-            return
-        with self._stage(key), self._bar(title, steps) as bar:
-            metrics = train(progress_callback(bar))
-        write_text_atomically(done, json.dumps(metrics, indent=1))
+        if not done.exists():
+            with self._stage(key), self._bar(title, steps) as bar:
+                metrics = train(progress_callback(bar))
+            write_text_atomically(done, json.dumps(metrics, indent=1))
+        # Those of a run that was killed here, too.
         for checkpoint in done.parent.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         gc.collect()

@@ -42,15 +42,18 @@ def test_the_middle_layers_are_dropped_and_the_rest_survives_saving(
 
 def test_the_model_is_left_as_it_was() -> None:
     model = _build("llama", 4)
+    model.requires_grad_(False)
     ids = torch.tensor([[5, 6, 7]])
     expected = model(ids).logits
     student = prune_layers(model, 4)
+    assert all(weight.requires_grad for weight in student.parameters())
     assert torch.equal(student(ids).logits, expected)
     with torch.no_grad():
         for weight in student.parameters():
             weight.add_(1.0)
     prune_layers(model, 1)
     assert torch.equal(model(ids).logits, expected)
+    assert not any(weight.requires_grad for weight in model.parameters())
     assert (model.config.num_hidden_layers, len(model.model.layers)) == (4, 4)
 
 
