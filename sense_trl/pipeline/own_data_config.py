@@ -1,0 +1,72 @@
+"""Settings of commands that work on one's own database, or on the embedded one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from sense_trl.errors import InputError
+
+MODEL_NAME = "SmolLM2-135M-Instruct"
+
+
+@dataclass
+class OwnDataConfig:
+    """Which data and model, and what every such command needs; one flag per field."""
+
+    database: str | None = field(
+        default=None,
+        metadata={"help": "Your database file (or folder). The embedded nycflights if not given."},
+    )
+    questions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your questions with gold SQL (.jsonl: question, gold_sql, optionally db_id "
+            "and split)."
+        },
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Model folder or hub id with a chat template; {MODEL_NAME} if not given."
+        },
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Delete what is in the output folder and start over."}
+    )
+    max_train_questions: int | None = field(
+        default=None, metadata={"help": "Train on at most this many questions, drawn at random."}
+    )
+    schema_style: str = field(
+        default="compact", metadata={"help": "How the schema is written: compact, codes, ddl."}
+    )
+    batch_size: int = field(
+        default=64, metadata={"help": "Completions written at the same time when generating."}
+    )
+    max_length: int = field(
+        default=2048,
+        metadata={"help": "Longest prompt plus answer in tokens; longer ones stop the run."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+
+    def __post_init__(self) -> None:
+        if (self.database is None) != (self.questions is None):
+            given, missing = (
+                ("database", "questions") if self.database else ("questions", "database")
+            )
+            raise InputError(
+                f"`{given}` is given without `{missing}`. Give both, or neither for the embedded "
+                "example."
+            )
+        if self.batch_size < 1:
+            raise InputError(f"`batch_size` is {self.batch_size}; expected at least 1.")
+        if self.seed < 0:
+            raise InputError(f"`seed` is {self.seed}; expected 0 or more.")
+
+    def get_data_paths(self) -> tuple[str, str]:
+        """The database and the questions; those of the embedded example if none are given."""
+        embedded = files("sense_trl") / "data" / "nycflights"
+        return (
+            self.database or str(embedded / "nycflights.sqlite"),
+            self.questions or str(embedded / "questions.jsonl"),
+        )
