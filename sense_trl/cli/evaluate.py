@@ -17,7 +17,6 @@ from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.profile import ForeignKeyColumns
     from sense_trl.evaluation.records import EvaluationReport
     from sense_trl.evaluation.report import ReportSection
     from sense_trl.questions import Question
@@ -219,18 +218,10 @@ def open_suite(
             num_instances=num_instances,
             max_candidates=max(SuiteSettings().max_candidates, 3 * num_instances),
         )
-        keys = {db_id: _get_keys(schema) for db_id, schema in (schemas or {}).items()}
+        keys = {db_id: schema.foreign_key_columns for db_id, schema in (schemas or {}).items()}
         verifier = SuiteVerifier(catalog, settings=settings, foreign_keys=keys, **options)
     with verifier:
         yield verifier
-
-
-def _get_keys(schema: DatabaseSchema) -> list[ForeignKeyColumns]:
-    return [
-        (table, column, key.referenced_table, referenced)
-        for table, key in schema.foreign_keys
-        for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
-    ]
 
 
 # ---------------------------------------------------------------------- output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +23,7 @@ from sense_trl.pipeline.run_folder import (
 )
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, draw_questions, load_task
 from sense_trl.questions import Question, split_questions
-from sense_trl.schema import DatabaseSchema, format_schema
+from sense_trl.schema import format_schema
 from sense_trl.synthesis.recursion import (
     BASE,
     RecursionData,
@@ -35,9 +35,6 @@ from sense_trl.synthesis.recursion import (
 from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.suite_instances import SuiteSettings
 from sense_trl.verification.verifier import SQLVerifier
-
-if TYPE_CHECKING:
-    from sense_trl.database.profile import ForeignKeyColumns
 
 
 def run_recursion(config: RecursionConfig, console: Console) -> Path:
@@ -72,7 +69,7 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
         num_instances=config.suite_size,
         max_candidates=max(SuiteSettings().max_candidates, 3 * config.suite_size),
     )
-    keys = {db_id: get_foreign_keys(schema) for db_id, schema in task.schemas.items()}
+    keys = {db_id: schema.foreign_key_columns for db_id, schema in task.schemas.items()}
     with (
         SQLVerifier(task.catalog) as verifier,
         SuiteVerifier(task.catalog, settings=settings, foreign_keys=keys) as suite_verifier,
@@ -105,15 +102,6 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
     for used in (task, dev_task):
         used.catalog.close()
     return output / "rounds.json"
-
-
-def get_foreign_keys(schema: DatabaseSchema) -> list[ForeignKeyColumns]:
-    """The foreign keys of a schema, one column at a time, as suites take them."""
-    return [
-        (table, column, key.referenced_table, referenced)
-        for table, key in schema.foreign_keys
-        for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
-    ]
 
 
 # ---------------------------------------------------------------------- input

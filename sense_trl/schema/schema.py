@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, SQLEngine, TableInfo
+from sense_trl.database.profile import ForeignKeyColumns
 from sense_trl.errors import InputError
 
 # What SQLite's full-text and R-tree modules add to the name of a table to store it.
@@ -38,6 +39,15 @@ class DatabaseSchema:
     def foreign_keys(self) -> tuple[tuple[str, ForeignKeyInfo], ...]:
         """Every foreign key with the name of the table that declares it."""
         return tuple((t.name, key) for t in self.tables for key in t.foreign_keys)
+
+    @property
+    def foreign_key_columns(self) -> list[ForeignKeyColumns]:
+        """The same, one column at a time: table, column, referenced table, referenced column."""
+        return [
+            (table, column, key.referenced_table, referenced)
+            for table, key in self.foreign_keys
+            for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
+        ]
 
 
 def get_schema(engine: SQLEngine, db_id: str | None = None) -> DatabaseSchema:

@@ -24,6 +24,7 @@ release moves it:
 * `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
 * `add_fused_lm_head(model)` patches the model's forward, and nothing else of it;
 * `create_model_from_path(path, **kwargs)` loads a model of the class that its config names;
+* `unwrap_model_for_generation(model, accelerator)` gives a model that can write within a block;
 * `use_adapter(model, name)` activates an adapter of a PeftModel within a block;
 * `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
   only, and the kernels behind it ask a name of their own;
@@ -40,6 +41,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from trl import DPOConfig, SFTConfig
+from trl.models import unwrap_model_for_generation
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import (
     FusedCausalLMOutput,
@@ -58,6 +60,7 @@ __all__ = [
     "get_trl_loss_types",
     "maybe_gather_lm_head_ctx",
     "score_trained_positions_only",
+    "unwrap_model_for_generation",
     "use_adapter",
     "use_current_checkpointing_names",
 ]

@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig
-from trl.models import unwrap_model_for_generation
 
 from sense_trl.collators import (
     MASK_GROUPS,
@@ -24,7 +23,7 @@ from sense_trl.collators import (
 )
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers._trl_compat import FusedCausalLMOutput
+from sense_trl.trainers._trl_compat import FusedCausalLMOutput, unwrap_model_for_generation
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.imperfect import (
     TokenPrediction,

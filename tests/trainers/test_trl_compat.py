@@ -234,3 +234,11 @@ def test_what_runs_a_teacher_is_there():
     assert next(iter(inspect.signature(compat.add_fused_lm_head).parameters)) == "model"
     assert next(iter(inspect.signature(compat.create_model_from_path).parameters)) == "model_id"
     assert list(inspect.signature(compat.use_adapter).parameters) == ["model", "adapter_name"]
+
+
+def test_a_wrapped_model_writes_within_a_block(trl_trainer):
+    model = trl_trainer.model
+    with compat.unwrap_model_for_generation(model, trl_trainer.accelerator) as unwrapped:
+        ids = torch.tensor([[5, 6]], device=unwrapped.device)
+        written = unwrapped.generate(input_ids=ids, max_new_tokens=2, min_new_tokens=2)
+    assert written.shape == (1, 4)
