@@ -645,6 +645,15 @@ def _interrupt_when(condition: "threading.Event") -> threading.Thread:
     return thread
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: processes that a shell starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("in_event_loop", [False, True])
 def test_ctrl_c_ends_all_requests_and_what_was_streamed_is_complete(in_event_loop: bool) -> None:
     streamed: dict[int, list[Completion]] = {}
