@@ -46,8 +46,9 @@ class RunFolder:
                 "Choose another path."
             ) from error
         found = self._read_marker()
-        if found is None:
-            others = [p.name for p in self.path.iterdir() if not p.name.startswith(_MARKER)]
+        others = [p.name for p in self.path.iterdir() if not p.name.startswith(_MARKER)]
+        # A run that was refused or stopped before it wrote anything keeps nobody out.
+        if found is None or (not others and not self._is_ours(found)):
             if others:
                 raise InputError(
                     f"`output_dir` {str(self.path)!r} is not empty and holds no run of sense_trl "
@@ -72,6 +73,9 @@ class RunFolder:
                 f"`output_dir` {str(self.path)!r} holds a run with other settings: "
                 f"{'; '.join(changed)}. Choose another folder, or delete this one."
             )
+
+    def _is_ours(self, marker: dict[str, Any]) -> bool:
+        return bool(marker["kind"] == self.kind and marker["settings"] == self.settings)
 
     def clear(self, inputs: Iterable[str | Path]) -> None:
         """Delete an earlier run of the same kind.

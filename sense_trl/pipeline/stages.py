@@ -224,7 +224,12 @@ _DECISIVE = (
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
     *("seed", "data_seed", "max_length", "bf16", "fp16", "max_grad_norm", "loss_type"),
-    *("loss_weights", "beta", "label_smoothing"),
+    *("loss_weights", "beta", "label_smoothing", "label_smoothing_factor", "lr_scheduler_kwargs"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules"),
+    *("completion_only_loss", "assistant_only_loss", "packing", "chat_template_path", "eos_token"),
+    *("router_aux_loss_coef", "neftune_noise_alpha", "disable_dropout", "dataloader_drop_last"),
+    *("f_divergence_type", "f_alpha_divergence_coef", "ld_alpha", "use_weighting"),
+    *("discopop_tau", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
 )
 # Ours that do not.
 _NOT_DECISIVE = ("reference_cache",)
@@ -291,6 +296,9 @@ def build_pairs(
     """
     folder = Path(generation.output_dir)
     path = folder / "pairs.parquet"
+    # Refused before anything is sampled.
+    pair_config = pairs.config()
+    generation.sampling()
     task = load_task(data)
     RunFolder(folder, "pairs", {**_settings(task, data, generation), **asdict(pairs)}).claim()
     candidates = _write_candidates(
@@ -307,7 +315,7 @@ def build_pairs(
             candidates,
             verifier,
             get_messages=task.get_messages,
-            config=pairs.config(),
+            config=pair_config,
             dialect=task.dialect,
             catalog=task.catalog,
             on_progress=bar.advance,

@@ -88,6 +88,8 @@ def test_sft_finishes_once_and_refuses_other_settings_and_other_questions(
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
     with pytest.raises(InputError, match=r"learning_rate was .*, now 0\.1"):
         sft(data, _model(model), _training(SenseSFTConfig, folder, learning_rate=0.1), QUIET)
+    with pytest.raises(InputError, match=r"adam_beta2 was 0\.999, now 0\.9"):
+        sft(data, _model(model), _training(SenseSFTConfig, folder, adam_beta2=0.9), QUIET)
     questions = Path(data.questions)
     questions.write_text(questions.read_text().replace("Older", "Elder"))
     with pytest.raises(InputError, match="rows was"):
@@ -175,11 +177,33 @@ def test_a_marker_that_a_crash_cut_short_does_not_lock_the_folder(tmp_path: Path
     (tmp_path / "settings.json.tmp").write_text('{"to')
     folder.claim()
     folder.claim()
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(InputError, match="holds a run of 'sft', not of 'dpo'"):
         RunFolder(tmp_path, "dpo", {"a": 1}).claim()
     RunFolder(tmp_path, "sft", {"a": 2}).clear([])
     assert not tmp_path.exists()
     RunFolder(tmp_path, "sft", {}).clear([])
+
+
+def test_a_run_that_wrote_nothing_keeps_nobody_out_of_its_folder(tmp_path: Path) -> None:
+    RunFolder(tmp_path, "sft", {"a": 1}).claim()
+    RunFolder(tmp_path, "dpo", {"a": 2}).claim()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match="a was 2, now 3"):
+        RunFolder(tmp_path, "dpo", {"a": 3}).claim()
+
+
+def test_how_to_build_pairs_is_checked_before_anything_is_sampled(
+    data: DataArguments, model: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pairs"
+    generation = GenerationArguments(model, str(folder))
+    with pytest.raises(InputError, match="`policy` is 'nearer'"):
+        build_pairs(data, generation, PairArguments(policy="nearer"), QUIET)
+    generation.max_new_tokens = 0
+    with pytest.raises(InputError, match="`max_new_tokens` is 0"):
+        build_pairs(data, generation, PairArguments(), QUIET)
+    assert not folder.exists()
 
 
 def test_a_hub_id_is_its_own_fingerprint() -> None:
