@@ -11,6 +11,19 @@ from torch import Tensor
 from sense_trl.errors import InputError
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse what logits cannot be divided by.
+
+    Raises:
+        InputError: `temperature` is not a finite number above 0.
+    """
+    if not (math.isfinite(temperature) and temperature > 0.0):
+        raise InputError(
+            f"`temperature` is {temperature!r}, expected a finite number above 0; 1 leaves the "
+            "distributions as they are."
+        )
+
+
 def scale_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Logits divided by the temperature, in float32 or better.
 
@@ -24,11 +37,7 @@ def scale_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Raises:
         InputError: `temperature` is not a finite number above 0.
     """
-    if not (math.isfinite(temperature) and temperature > 0.0):
-        raise InputError(
-            f"`temperature` is {temperature!r}, expected a finite number above 0; 1 leaves the "
-            "distributions as they are."
-        )
+    check_temperature(temperature)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1.0:
         logits = logits / temperature

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
-from sense_trl.losses.logprobs import get_log_probs
+from sense_trl.losses.logprobs import check_temperature, get_log_probs
 from sense_trl.losses.sparse_teacher import reduce_to_top_k
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.teacher import LiveTeacher, check_vocabularies
@@ -108,6 +108,7 @@ def build_teacher_cache(
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"`{name}` is {value}, expected at least 1.")
+    check_temperature(temperature)
     _claim(path, settings)
     cache = TeacherCache(path)
     teacher = LiveTeacher(model, vocab_size=settings.num_tokens)

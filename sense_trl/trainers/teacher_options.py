@@ -118,6 +118,11 @@ class TeacherOptions:
             raise InputError(
                 f"`{'` and `'.join(named)}` are set, expected one teacher. Leave all but one out."
             )
+        if not isinstance(self.teacher_model_init_kwargs, dict | None):
+            raise InputError(
+                f"`teacher_model_init_kwargs` is {self.teacher_model_init_kwargs!r}, expected "
+                "keywords by name, e.g. {'dtype': 'bfloat16'}."
+            )
         if self.teacher_model_init_kwargs and {"teacher_adapter_name", "teacher_cache"} & {*named}:
             raise InputError(
                 f"`teacher_model_init_kwargs` is {self.teacher_model_init_kwargs!r}, but with "
@@ -212,7 +217,8 @@ def _load_model(path: str, init_kwargs: Any, accelerator: Any) -> Any:
     try:
         with _load_whole():
             model = create_model_from_path(path, **kwargs)
-    except (OSError, ValueError) as error:
+    # A keyword that `from_pretrained` does not know is a TypeError.
+    except (OSError, TypeError, ValueError) as error:
         raise ModelError(
             f"The teacher {path!r} cannot be loaded ({error}). Expected the folder or hub id of a "
             "model, and in `teacher_model_init_kwargs` keywords of its `from_pretrained`."

@@ -250,6 +250,8 @@ def test_rows_that_are_there_twice_are_asked_about_once(build):
 def test_arguments_out_of_range_are_refused(build, options, message):
     with pytest.raises(InputError, match=message):
         build(**options)
+    # Or the same call with that argument mended would be refused for other settings.
+    build()
 
 
 def test_a_folder_of_something_else_is_refused(build, tmp_path):

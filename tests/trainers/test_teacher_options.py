@@ -136,6 +136,12 @@ def test_keywords_for_a_teacher_that_is_loaded_are_refused(teacher_path):
         get_teacher(trainer, build_tiny_model("llama"))
 
 
+def test_a_keyword_that_no_model_takes_is_named(teacher_path):
+    trainer = build_trainer(teacher_model_init_kwargs={"nonsense": 3})
+    with pytest.raises(ModelError, match=r"'nonsense'.*`teacher_model_init_kwargs`"):
+        get_teacher(trainer, teacher_path)
+
+
 def test_a_teacher_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelError, match="nowhere' cannot be loaded"):
         get_teacher(build_trainer(), str(tmp_path / "nowhere"))
@@ -185,6 +191,7 @@ def test_every_process_loads_the_whole_teacher(teacher_path, monkeypatch):
             {"teacher_model_name_or_path": "a", "teacher_adapter_name": "b"},
             "`teacher_model_name_or_path` and `teacher_adapter_name` are set",
         ),
+        ({"teacher_model_init_kwargs": "bfloat16"}, "`teacher_model_init_kwargs` is 'bfloat16'"),
         (
             {"teacher_model_init_kwargs": {"dtype": "auto"}, "teacher_cache": "c"},
             "with `teacher_cache` no model is loaded",
