@@ -96,7 +96,13 @@ def merge_adapter(
     before = _get_distributions(model, tokenizer)
     model = _add_adapter(model, adapter, base)
     expected = _get_distributions(model, tokenizer)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"`output` {str(output)!r} cannot be made a folder ({error.strerror}). Choose another "
+            "path."
+        ) from error
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         folder = Path(temporary) / "merged"
         merged = model.merge_and_unload(safe_merge=True)

@@ -165,6 +165,8 @@ def test_unusable_input_is_refused_with_its_remedy(adapter: Path, tmp_path: Path
         merge_adapter(base, output)
     with pytest.raises(InputError, match=r"`output` .* exists"):
         merge_adapter(adapter, base)
+    with pytest.raises(InputError, match=r"`output` .* cannot be made a folder"):
+        merge_adapter(adapter, base / "config.json" / "merged")
     with pytest.raises(InputError, match="`dtype` is 'int4'"):
         merge_adapter(adapter, output, dtype="int4")
     with pytest.raises(InputError, match="is the folder of an adapter itself"):
