@@ -30,6 +30,7 @@ from sense_trl.synthesis.filters import (
     TemplateCapFilter,
 )
 from sense_trl.synthesis.phrases import PhraseBook
+from sense_trl.synthesis.redundancy import is_redundant
 from sense_trl.synthesis.rendering import CannotPhraseError, QuestionWriter
 from sense_trl.synthesis.sql_sampler import LEVELS, SQLSampler
 from sense_trl.synthesis.templates import SQLTemplate, TemplateMiner, fill_template, get_complexity
@@ -261,6 +262,8 @@ class _Maker:
             sql = self._sampler.sample(level, columns, rng)
         if sql is None:
             return "columns_do_not_fit"
+        if is_redundant(sql, self._facts.schema.dialect):
+            return "redundant"
         try:
             question = self._writer.write(sql, rng)
         except CannotPhraseError:

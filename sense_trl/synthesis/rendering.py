@@ -149,11 +149,11 @@ class _Phrasing:
         if isinstance(node, exp.Intersect):
             return self._choose(
                 f"what {left} and {right} have in common",
-                f"{left}, but only values that are also among {right}",
+                f"{left}, but only values that are also among {right}, without repeats",
             )
         return self._choose(
-            f"{left}, except those that are among {right}",
-            f"{left}, but only values that are not among {right}",
+            f"{left}, except those that are among {right}, without repeats",
+            f"{left}, but only values that are not among {right}, without repeats",
         )
 
     def _select(self, select: exp.Select) -> str:
@@ -168,6 +168,8 @@ class _Phrasing:
         # In the order of the sentence: what was said is not said again.
         if len(items) == 1 and _counts_rows(items[0]) and not keys:
             text = f"the {self._count(items[0], rows, rows.many)}"
+        elif keys and items == keys and _is_inner_choice_of_groups(select):
+            return self._chosen_groups(select, keys[0], rows)
         elif keys and items == keys:
             text = f"{self._each(keys, rows)} of {rows.many}"
         elif keys:
@@ -179,6 +181,13 @@ class _Phrasing:
             text = f"{values} {'of' if is_of else 'for'} {rows.many}"
         text += self._where(select, rows)
         return text + self._having(select, rows) + self._order(select, rows)
+
+    def _chosen_groups(self, select: exp.Select, key: exp.Expression, rows: _Rows) -> str:
+        """Keys of groups within a sentence, where "but only for groups" would be the sentence's."""
+        if not isinstance(key, exp.Column):
+            raise CannotPhraseError("no words for groups by no column in a subquery")
+        text = f"those {self._columns(key, rows)} of {rows.many}{self._where(select, rows)}"
+        return f"{text} for each of which {self._condition(select.args['having'].this, rows)}"
 
     def _each(self, keys: list[exp.Expression], rows: _Rows) -> str:
         return f"each {_join_words([self._value(key, rows) for key in keys])}"
@@ -229,19 +238,25 @@ class _Phrasing:
         return edges
 
     def _way(self, table: str, edges: Sequence[JoinEdge]) -> str:
-        """By which of several references a table was joined."""
-        for edge in edges:
-            ends = {edge.table, edge.referenced_table}
-            if edge.referenced_table == table:
-                rivals = [
-                    other
-                    for other in self._graph.get_join_edges(table)
-                    if {other.table, other.referenced_table} == ends
-                ]
-                if len(rivals) > 1:
-                    names = [self._column_word(ColumnName(edge.table, c)) for c in edge.columns]
-                    return f" (matched on {_join_words(names)})"
-        return ""
+        """By which of several references between the tables one of them was joined."""
+        taken = [edge for edge in edges if edge.referenced_table == table]
+        referring = {edge.table for edge in taken}
+        joined = {end for edge in edges for end in (edge.table, edge.referenced_table)}
+        rivals = [
+            edge
+            for edge in self._graph.get_join_edges(table)
+            if edge.get_other(table) in (joined if edge.referenced_table == table else referring)
+        ]
+        if not taken or all(edge in edges for edge in rivals):
+            return ""
+        is_told = len({edge.table for edge in rivals}) > 1
+        names = [
+            self._column_word(ColumnName(edge.table, column))
+            + (f" of the {self._table(edge.table)}" if is_told else "")
+            for edge in taken
+            for column in edge.columns
+        ]
+        return f" (matched on {_join_words(names)})"
 
     def _table_name(self, source: Source) -> str:
         written = self._names.schema.written.get(source.table) if self._names.schema else None
@@ -273,7 +288,7 @@ class _Phrasing:
         where = select.args.get("where")
         if where is None:
             return ""
-        parts = _conjuncts(where.this)
+        parts = _put_subqueries_last(_conjuncts(where.this))
         plain = not rows.is_joined and not any(
             isinstance(p.unnest(), (exp.Or, exp.Not)) for p in parts
         )
@@ -302,13 +317,13 @@ class _Phrasing:
                 return " and ".join(
                     ("either " if isinstance(part.unnest(), exp.Or) else "")
                     + self._condition(part, rows)
-                    for part in _conjuncts(node)
+                    for part in _put_subqueries_last(_conjuncts(node))
                 )
             case exp.Or() if not negated:
                 return " or ".join(
                     ("both " if isinstance(side.unnest(), exp.And) else "")
                     + self._condition(side, rows)
-                    for side in (node.this, node.expression)
+                    for side in _put_subqueries_last([node.this, node.expression])
                 )
         subject = "the " + self._value(node.this, rows)
         return f"{subject} {self._predicate(node, rows, negated)}"
@@ -469,10 +484,11 @@ class _Phrasing:
                 raise CannotPhraseError("no words for LIMIT without an order")
             return ""
         keys = [(key, bool(key.args.get("desc"))) for key in order.expressions]
+        values = [self._value(key.this, rows) for key, _ in keys]
         said = _join_words(
             [
-                f"the {self._value(key.this, rows)} in {'de' if falls else 'a'}scending order"
-                for key, falls in keys
+                f"the {value} in {'de' if falls else 'a'}scending order"
+                for value, (_, falls) in zip(values, keys, strict=True)
             ]
         )
         sort = self._choose("sorted by", "ordered by")
@@ -486,7 +502,7 @@ class _Phrasing:
         is_number = self._role(key.this) is ColumnRole.NUMBER or isinstance(key.this, exp.AggFunc)
         if len(keys) == 1 and is_number and self._rng.random() < 0.7:
             extreme = self._choose(*(("highest", "largest") if falls else ("lowest", "smallest")))
-            return f", only for the {few} with the {extreme} {self._value(key.this, rows)}"
+            return f", only for the {few} with the {extreme} {values[0]}"
         first = "only the first one" if few == "one" else f"only the first {few}"
         return f", {first} when {sort} {said}"
 
@@ -499,7 +515,10 @@ class _Phrasing:
         return self._said.setdefault(("tables", table), self._phrases.get_tables(table, self._rng))
 
     def _column_word(self, column: ColumnName) -> str:
-        return self._said.setdefault(column, self._phrases.get_column(column, self._rng))
+        word = self._said.setdefault(column, self._phrases.get_column(column, self._rng))
+        if not word.strip():
+            raise CannotPhraseError("no words for a column with a blank name")
+        return word
 
     def _say(self, what: Any, *words: str) -> str:
         return self._said.setdefault(what, self._choose(*words))
@@ -570,6 +589,14 @@ def _find_root(tables: Sequence[str], edges: Sequence[JoinEdge]) -> str | None:
     return None
 
 
+def _is_inner_choice_of_groups(select: exp.Select) -> bool:
+    """Whether a subquery returns the one key of groups that its HAVING, its last clause, picks."""
+    is_inner = select.parent_select is not None
+    has_having = select.args.get("having") is not None
+    is_last = select.args.get("order") is None and select.args.get("limit") is None
+    return is_inner and has_having and is_last and len(select.expressions) == 1
+
+
 def _counts_rows(node: exp.Expression) -> bool:
     return isinstance(node, exp.Count) and not isinstance(node.this, exp.Distinct)
 
@@ -578,6 +605,14 @@ def _conjuncts(node: exp.Expression) -> list[exp.Expression]:
     if isinstance(node, exp.And):
         return [*_conjuncts(node.this), *_conjuncts(node.expression)]
     return [node]
+
+
+def _put_subqueries_last(conditions: list[exp.Expression]) -> list[exp.Expression]:
+    """Conditions in an order in which none reads as one of the subquery before it."""
+    ordered = sorted(conditions, key=lambda condition: condition.find(exp.Where) is not None)
+    if any(condition.find(exp.Where) for condition in ordered[:-1]):
+        raise CannotPhraseError("no words for a condition after a subquery with conditions")
+    return ordered
 
 
 def _join_words(words: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from sense_trl.synthesis.exploration import (
 )
 from sense_trl.synthesis.exploration_config import ExplorationConfig
 from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
+from sense_trl.synthesis.redundancy import is_redundant
 from sense_trl.synthesis.sql_template import get_sql_template
 from sense_trl.synthesis.templates import mine_templates
 from sense_trl.verification.verifier import SQLVerifier
@@ -62,6 +63,7 @@ def test_every_example_runs_returns_rows_and_says_where_it_comes_from(
     engine = verifier.catalog.engine("concerts")
     for example in examples:
         assert engine.execute(example.sql).rows, example.sql
+        assert not is_redundant(example.sql, "sqlite")
         assert example.provenance.subgraph and example.provenance.verdicts["execution"] == "passed"
         assert 3 <= len(example.provenance.subgraph) <= 8
     assert len({canonical_sql(e.sql, "sqlite") for e in examples}) == 60

@@ -85,6 +85,10 @@ def test_a_question_says_what_the_query_does(graph: SchemaGraph, sql: str, expec
         ("SELECT rank() OVER (ORDER BY age) FROM singer", "window"),
         ("SELECT name FROM singer GROUP BY name HAVING", "cannot parse"),
         ("SELECT count(*) FROM singer HAVING count(*) > 3", "HAVING without GROUP BY"),
+        (
+            "SELECT name FROM singer WHERE id IN (SELECT singer_id FROM song WHERE title = 'a') AND age > (SELECT avg(age) FROM singer WHERE age > 3)",
+            "after a subquery",
+        ),
     ],
 )
 def test_what_has_no_words_is_refused(graph: SchemaGraph, sql: str, reason: str) -> None:
@@ -111,6 +115,34 @@ def test_two_references_between_two_tables_are_told_apart(fresh_db: Callable[...
     assert (
         questions[1] == "What is the name of the team for games with their team (matched on away)?"
     )
+
+
+def test_a_table_that_two_of_the_joined_refer_to_is_told_by_the_reference(
+    fresh_db: Callable[..., Path],
+) -> None:
+    script = (
+        "CREATE TABLE office (id INTEGER PRIMARY KEY, city TEXT);"
+        "CREATE TABLE worker (id INTEGER PRIMARY KEY, office_id INT REFERENCES office (id));"
+        "CREATE TABLE past_job (worker_id INT REFERENCES worker (id), office_id INT REFERENCES office (id));"
+    )
+    with SQLiteEngine(fresh_db(script)) as engine:
+        writer = QuestionWriter(SchemaGraph(get_schema(engine)))
+    sql = (
+        "SELECT T3.city FROM past_job AS T1 JOIN worker AS T2 ON T1.worker_id = T2.id"
+        " JOIN office AS T3 ON {}.office_id = T3.id"
+    )
+    for alias, table in (("T1", "past job"), ("T2", "worker")):
+        assert writer.write(sql.format(alias), FirstChoice()) == (
+            "What is the city of the office for past jobs with their worker and office"
+            f" (matched on office id of the {table})?"
+        )
+
+
+def test_a_column_without_a_name_has_no_words(fresh_db: Callable[..., Path]) -> None:
+    with SQLiteEngine(fresh_db('CREATE TABLE pet ("" TEXT, age INT)')) as engine:
+        writer = QuestionWriter(SchemaGraph(get_schema(engine)))
+    with pytest.raises(CannotPhraseError, match="blank name"):
+        writer.write('SELECT "" FROM pet', FirstChoice())
 
 
 def test_given_phrases_are_used(graph: SchemaGraph) -> None:

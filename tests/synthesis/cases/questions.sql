@@ -85,5 +85,11 @@ SELECT name FROM singer WHERE age > (SELECT avg(age) FROM singer WHERE country =
 SELECT name FROM singer WHERE age = 25 UNION SELECT name FROM singer WHERE country = 'Spain'
 -- what the country of singers whose age is 25 and the country of singers whose age is 44 have in common?
 SELECT country FROM singer WHERE age = 25 INTERSECT SELECT country FROM singer WHERE age = 44
--- the id of singers, except those that are among the singer id of songs?
+-- the id of singers, except those that are among the singer id of songs, without repeats?
 SELECT id FROM singer EXCEPT SELECT singer_id FROM song
+-- the name of singers whose id is among those singer ids of songs for each of which the number of songs is greater than 1?
+SELECT name FROM singer WHERE id IN (SELECT singer_id FROM song GROUP BY singer_id HAVING count(*) > 1)
+-- the name of singers whose age is greater than 30 and whose id is among the singer id of songs whose title is Rain?
+SELECT name FROM singer WHERE id IN (SELECT singer_id FROM song WHERE title = 'Rain') AND age > 30
+-- the name of the singer for songs with their singer, only for the one with the highest age of the singer?
+SELECT T1.name FROM singer AS T1 JOIN song AS T2 ON T1.id = T2.singer_id ORDER BY T1.age DESC LIMIT 1
