@@ -147,6 +147,12 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
             f"{arguments.max_unusable_fraction}) to leave them out."
         )
     usable = tuple(q for q in questions if q.question_id not in unusable)
+    if not usable:
+        place, reason = next(iter(unusable.items()))
+        raise InputError(
+            f"None of the {len(questions)} questions in {arguments.questions!r} can be used; "
+            f"{place}: {reason}"
+        )
     schemas = _schemas(catalog, {q.db_id for q in usable}, arguments.tables_json)
     return TextToSQLTask(catalog, usable, schemas, arguments.schema_style, unusable)
 

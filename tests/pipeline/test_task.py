@@ -56,6 +56,13 @@ def test_unusable_gold_is_named_and_stops_above_the_threshold(
     assert set(task.unusable) == {"bad-one", "questions-00003"}
 
 
+def test_a_task_has_a_usable_question(fresh_db: FreshDB, tmp_path: Path) -> None:
+    questions = _write(tmp_path, [{"question": "bad", "gold_sql": "SELECT nme FROM pet"}])
+    database = str(fresh_db(SCRIPT, name="pets"))
+    with pytest.raises(InputError, match=r"None of the 1 questions ; questions-00001: .*nme"):
+        load_task(DataArguments(database, questions, max_unusable_fraction=1.0))
+
+
 def test_splits_and_subsets(fresh_db: FreshDB, tmp_path: Path) -> None:
     records: list[dict[str, object]] = [
         {"question": "q", "gold_sql": f"SELECT {i}", "split": "train" if i % 2 else "test"}
