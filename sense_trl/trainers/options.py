@@ -92,10 +92,15 @@ class SenseOptions:
                 f"`prefix_sharing` is {self.prefix_sharing!r}, expected 'auto', true or false."
             )
         self.prefix_sharing = _PREFIX_SHARING[self.prefix_sharing]  # type: ignore[assignment]
-        if self.group_by_columns is not None and not self.group_by_columns:
+        columns = self.group_by_columns
+        if columns is not None and not (isinstance(columns, list | tuple) and columns):
             raise InputError(
-                "`group_by_columns` is empty, expected one column or more, or null for none."
+                f"`group_by_columns` is {columns!r}, expected a list of one column or more, e.g. "
+                "['db_id'], or null for none."
             )
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"`{name}` is {value!r}, expected at least 1.")
         if self.adapter_dtype not in ("float32", "auto"):
             raise InputError(
                 f"`adapter_dtype` is {self.adapter_dtype!r}, expected 'float32' or 'auto'."

@@ -62,6 +62,9 @@ def test_prefix_sharing_is_read_from_yaml_and_the_command_line(
     [
         {"prefix_sharing": "yes"},
         {"group_by_columns": []},
+        {"group_by_columns": "db_id"},
+        {"per_device_train_batch_size": 0},
+        {"gradient_accumulation_steps": 0},
         {"adapter_dtype": "float16"},
         {"max_dropped_fraction": 1.0},
     ],
