@@ -456,15 +456,28 @@ def load_pairs(path: str) -> datasets.Dataset:
     """The pairs of a `pairs.parquet`.
 
     Raises:
-        InputError: it is not a file, or holds no pair.
+        InputError: it is not a file of pairs, or holds none.
     """
     import datasets
     import pyarrow.parquet
 
     if not Path(path).is_file():
         raise InputError(f"`pairs` is {path!r}, which is not a file. Build it with build_pairs.")
-    if pyarrow.parquet.read_metadata(path).num_rows == 0:
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(
+            f"`pairs` is {path!r}, which cannot be read as Parquet ({error}). Give the "
+            "pairs.parquet that the stage `pairs` wrote."
+        ) from error
+    if metadata.num_rows == 0:
         raise InputError(f"`pairs` {path!r} holds no pair; pairs.json beside it says why.")
+    columns = metadata.schema.to_arrow_schema().names
+    if missing := {"prompt", "chosen", "rejected"} - {*columns}:
+        raise InputError(
+            f"`pairs` {path!r} lacks the columns {sorted(missing)}; it has {sorted(columns)}. Give "
+            "the pairs.parquet that the stage `pairs` wrote."
+        )
     return datasets.Dataset.from_parquet(path)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sense_trl.errors import InputError
 from sense_trl.pipeline.cpu import multiplies_bfloat16
 from sense_trl.pipeline.memory_check import warn_of_memory
 
@@ -111,14 +112,22 @@ def _train_and_save(
 
     # For models whose prefixes cannot be shared; the others score nothing else anyway.
     score_trained_positions_only()
-    trainer = trainer_class(
-        model=start.model,
-        args=config,
-        train_dataset=dataset,
-        processing_class=start.tokenizer,
-        peft_config=start.peft_config,
-        callbacks=list(callbacks),
-    )
+    try:
+        trainer = trainer_class(
+            model=start.model,
+            args=config,
+            train_dataset=dataset,
+            processing_class=start.tokenizer,
+            peft_config=start.peft_config,
+            callbacks=list(callbacks),
+        )
+    # How transformers, TRL and peft refuse options, e.g. `eval_strategy` without such data.
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{trainer_class.__name__} refuses these options: {error} Mend them in the YAML file."
+        ) from error
     warn_of_memory(trainer)
     metrics = _train(trainer, config.output_dir)
     _save(trainer, start, Path(config.output_dir))

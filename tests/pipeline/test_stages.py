@@ -21,6 +21,7 @@ from sense_trl.pipeline.stages import (
     dpo,
     evaluate,
     kd,
+    load_pairs,
     load_rows,
     sft,
 )
@@ -170,6 +171,42 @@ def test_unusable_arguments_are_refused(data: DataArguments, model: str, tmp_pat
         evaluate(data, generation, EvaluationArguments(), QUIET)
     with pytest.raises(InputError, match="which is not a file"):
         dpo("nowhere.parquet", _model(model), _training(SenseDPOConfig, tmp_path / "d"), QUIET)
+
+
+def test_a_file_of_something_else_than_pairs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    path.write_text("{}")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        load_pairs(str(path))
+    datasets.Dataset.from_list([{"prompt": "a", "chosen": "b"}]).to_parquet(path)
+    with pytest.raises(InputError, match=r"lacks the columns \['rejected'\]"):
+        load_pairs(str(path))
+
+
+@pytest.mark.parametrize(
+    ("training", "model_options", "message"),
+    [
+        ({"eval_strategy": "steps"}, {}, "`args.eval_strategy`"),
+        ({"report_to": "nowhere"}, {}, "nowhere is not supported"),
+        ({}, {"use_peft": True, "lora_r": 0}, "`r` should be a positive integer"),
+    ],
+)
+def test_options_that_libraries_refuse_are_unusable_input_and_may_be_mended(
+    training: dict[str, Any],
+    model_options: dict[str, Any],
+    message: str,
+    data: DataArguments,
+    model: str,
+    tmp_path: Path,
+) -> None:
+    from sense_trl.trainers import SenseSFTConfig
+
+    folder = tmp_path / "sft"
+    config = _training(SenseSFTConfig, folder, **training)
+    with pytest.raises(InputError, match=f"SenseSFTTrainer refuses .*{message}"):
+        sft(data, _model(model, **model_options), config, QUIET)
+    sft(data, _model(model), _training(SenseSFTConfig, folder), QUIET)
+    assert (folder / "model.safetensors").exists()
 
 
 def test_a_marker_that_a_crash_cut_short_does_not_lock_the_folder(tmp_path: Path) -> None:
