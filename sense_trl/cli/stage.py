@@ -17,7 +17,7 @@ from sense_trl.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["LaunchArguments", "Stage", "resolve_accelerate_config"]
+__all__ = ["LaunchArguments", "Stage", "resolve_accelerate_config", "split_config_flag"]
 
 _ACCELERATE_CONFIGS: Final = Path(__file__).resolve().parents[1] / "data" / "accelerate"
 _HERE: Final = "none"
@@ -69,9 +69,9 @@ class Stage:
 
     def make_parser(self) -> Any:
         """Parser of the command line and of the YAML file behind `--config`, as TRL's scripts'."""
-        from trl import TrlParser
+        from sense_trl.cli.config_parser import ConfigParser
 
-        return TrlParser(
+        return ConfigParser(
             (*self.get_argument_types(), LaunchArguments),
             prog=f"sense-trl {self.name}",
             description=f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
@@ -87,6 +87,7 @@ class Stage:
         Raises:
             SenseTRLError: unusable input.
         """
+        arguments = split_config_flag(arguments)
         launch = _get_launch_arguments(arguments)
         # The processes that accelerate starts read the same YAML file.
         is_launched = "LOCAL_RANK" in os.environ
@@ -124,6 +125,14 @@ def resolve_accelerate_config(name: str) -> Path:
     )
 
 
+def split_config_flag(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--config=FILE` as two, the only way that TRL's parser knows."""
+    parts = []
+    for argument in arguments:
+        parts += argument.split("=", 1) if argument.startswith("--config=") else [argument]
+    return parts
+
+
 def _launch(name: str, arguments: Sequence[str], launch: LaunchArguments) -> int:
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
@@ -147,6 +156,8 @@ def _get_launch_arguments(arguments: Sequence[str]) -> LaunchArguments:
 def _parse(parser: Any, arguments: Sequence[str], **options: Any) -> tuple[Any, ...]:
     import yaml  # type: ignore[import-untyped]
 
+    if arguments and arguments[-1] == "--config":
+        raise InputError("`--config` stands last; expected a YAML file after it.")
     try:
         return tuple(parser.parse_args_and_config(list(arguments), **options))
     # An unknown key, or values that a dataclass of TRL or transformers refuses.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.stage import Stage
+from sense_trl.cli.stage import Stage, split_config_flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,8 @@ def find_stage(argv: Sequence[str]) -> Stage | None:
     `pairs` and `evaluate` have a life without a model, too; with `--config` they are stages.
     """
     found = next((stage for stage in STAGES if argv and stage.name == argv[0]), None)
-    if found is None or (found.name in _WITH_CONFIG_ONLY and "--config" not in argv):
+    has_config = "--config" in split_config_flag(argv)
+    if found is None or (found.name in _WITH_CONFIG_ONLY and not has_config):
         return None
     return found
 

@@ -107,6 +107,11 @@ def test_a_script_of_the_checkout_runs_its_stage(
     [
         (["sft", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["sft", "--config", "typo.yaml"], "max_qestions"),
+        (["sft", "--config=typo.yaml"], "max_qestions"),
+        (["sft", "--config"], "`--config` stands last"),
+        (["sft", "--config", "steps.yaml"], r"`max_steps` is 1.5 .*, expected a whole number"),
+        (["sft", "--config", "rate.yaml"], r"`learning_rate` is \[0.1\] .*, expected a number"),
+        (["sft", "--config", "null.yaml"], "`database` is null"),
         (["sft", "--config", "sft.yaml", "--use_cpu", "false"], "bf16|float32"),
         (
             ["sft", "--config", "sft.yaml", "--model_name_or_path", "nothing/here/at/all"],
@@ -128,7 +133,15 @@ def test_unusable_input_is_one_message_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(recipe)
-    (recipe / "typo.yaml").write_text((recipe / "sft.yaml").read_text() + "max_qestions: 3\n")
+    added = {
+        "typo": "max_qestions: 3",
+        "steps": "max_steps: 1.5",
+        "rate": "learning_rate: [0.1]",
+        "null": "database:",
+    }
+    for name, line in added.items():
+        # Of a key that stands twice, YAML takes the last.
+        (recipe / f"{name}.yaml").write_text((recipe / "sft.yaml").read_text() + f"{line}\n")
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -138,6 +151,7 @@ def test_unusable_input_is_one_message_and_exit_code_2(
 def test_pairs_and_evaluate_keep_their_lives_without_a_model() -> None:
     assert stages.find_stage(["evaluate", "predictions.sql"]) is None
     assert stages.find_stage(["pairs", "stats", "runs"]) is None
+    assert stages.find_stage(["pairs", "--config=pairs.yaml"]) is stages.PAIRS
     assert stages.find_stage(["evaluate", "--config", "e.yaml"]) is stages.EVALUATE
     assert stages.find_stage(["dpo"]) is stages.DPO
     assert stages.find_stage([]) is None

@@ -1,0 +1,47 @@
+"""`ConfigParser`: TRL's parser of flags and of a YAML file, which it reads more strictly."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from trl import TrlParser
+
+from sense_trl.errors import InputError
+
+__all__ = ["ConfigParser"]
+
+_NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
+
+
+class ConfigParser(TrlParser):  # type: ignore[misc]
+    """Refuses values of a YAML file that stand in place of a number, or of what is required.
+
+    argparse converts and checks text only, so that a list would get as far as the training.
+    """
+
+    def set_defaults_with_config(self, **kwargs: Any) -> list[str]:
+        """Take the values of the file, by the names of their flags.
+
+        Returns:
+            Names and values that no flag has.
+
+        Raises:
+            InputError: a value that is required is null, or one in place of a number is none.
+        """
+        for action in self._actions:
+            if action.dest in kwargs:
+                _check(action, kwargs[action.dest])
+        remaining: list[str] = super().set_defaults_with_config(**kwargs)
+        return remaining
+
+
+def _check(action: Any, value: Any) -> None:
+    if value is None:
+        if action.required:
+            raise InputError(f"`{action.dest}` is null in the YAML file; it is required.")
+        return
+    if action.type not in _NUMBERS or action.nargs is not None or isinstance(value, str):
+        return
+    types, expected = _NUMBERS[action.type]
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise InputError(f"`{action.dest}` is {value!r} in the YAML file, expected {expected}.")
