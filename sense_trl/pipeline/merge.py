@@ -13,6 +13,7 @@ from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.pipeline.model_card import format_model_card
 from sense_trl.pipeline.model_config import load_model_config
 from sense_trl.pipeline.simulation import ModelSettings, build_meta_model
+from sense_trl.pipeline.starting_model import load_adapter
 
 __all__ = ["DTYPES", "MergeCheck", "merge_adapter"]
 
@@ -211,10 +212,8 @@ def _load_tokenizer(adapter: str | Path, base: str) -> Any:
 
 
 def _add_adapter(model: Any, adapter: str | Path, base: str) -> Any:
-    from peft import PeftModel
-
     try:
-        return PeftModel.from_pretrained(model, str(adapter)).eval()
+        return load_adapter(model, adapter).eval()
     # What does not match is up to peft and torch to say.
     except Exception as error:
         raise ModelError(

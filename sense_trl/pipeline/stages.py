@@ -473,7 +473,7 @@ def load_pairs(path: str) -> datasets.Dataset:
     if metadata.num_rows == 0:
         raise InputError(f"`pairs` {path!r} holds no pair; pairs.json beside it says why.")
     columns = metadata.schema.to_arrow_schema().names
-    if missing := {"prompt", "chosen", "rejected"} - {*columns}:
+    if missing := {"chosen", "rejected"} - {*columns}:
         raise InputError(
             f"`pairs` {path!r} lacks the columns {sorted(missing)}; it has {sorted(columns)}. Give "
             "the pairs.parquet that the stage `pairs` wrote."

@@ -191,9 +191,32 @@ def load_for_generation(path: str, *, dtype: str, load_in_4bit: bool) -> tuple[A
     return model, tokenizer
 
 
+def load_adapter(model: Any, path: str | Path, *, is_trainable: bool = False) -> Any:
+    """Put the adapter of a folder on a model.
+
+    Returns:
+        The `PeftModel`.
+
+    Raises:
+        ValueError: the folder's low-rank weights are not those that the model has a place for.
+            peft itself leaves out what it cannot place, and the rest at its random beginning.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+    places = get_peft_model_state_dict(model, save_embedding_layers=False)
+    different = {name for name in {*places} ^ {*load_peft_weights(str(path))} if ".lora_" in name}
+    if different:
+        raise ValueError(
+            f"the adapter and the layers of this base differ in {len(different)} weights, such as "
+            f"{min(different)!r}: it was trained on another model"
+        )
+    return model
+
+
 def _load(path: str, dtype: str, *, is_trainable: bool, **options: Any) -> tuple[Any, Any]:
     """A model, with its adapter if `path` is one's folder, and the tokenizer beside it."""
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_stage_tokenizer(path)
@@ -201,7 +224,7 @@ def _load(path: str, dtype: str, *, is_trainable: bool, **options: Any) -> tuple
     try:
         model = AutoModelForCausalLM.from_pretrained(base or path, dtype=dtype, **options)
         if base is not None:
-            model = PeftModel.from_pretrained(model, path, is_trainable=is_trainable)
+            model = load_adapter(model, path, is_trainable=is_trainable)
     except Exception as error:
         where = f" with the base {base!r}" if base else ""
         raise ModelError(

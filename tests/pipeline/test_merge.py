@@ -35,8 +35,10 @@ def adapter(tmp_path: Path) -> Path:
     return folder
 
 
-def save_adapter(base: str, folder: Path, *, std: float = 0.3) -> None:
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+def save_adapter(
+    base: str, folder: Path, *, std: float = 0.3, target_modules: str | list[str] = "all-linear"
+) -> None:
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=target_modules, task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -191,6 +193,21 @@ def test_a_base_that_does_not_fit_or_is_quantised_is_refused(adapter: Path, tmp_
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="is a quantised checkpoint"):
         merge_adapter(adapter, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_base_of_another_depth_is_refused(depth: int, tmp_path: Path) -> None:
+    base = tiny_models.save_tiny_model(tmp_path, "llama")
+    save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "v_proj"])
+    other = tmp_path / "other"
+    config = AutoModelForCausalLM.from_pretrained(base).config
+    config.num_hidden_layers = depth
+    AutoModelForCausalLM.from_config(config).save_pretrained(other)
+    tiny_models.build_tiny_tokenizer().save_pretrained(other)
+    # One layer more or less than two: two matrices, two factors of each.
+    with pytest.raises(ModelError, match=r"does not fit .* differ in 4 weights, such as .*lora_A"):
+        merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=str(other))
+    assert not (tmp_path / "merged").exists()
 
 
 def test_an_adapter_that_names_no_base_needs_one(adapter: Path, tmp_path: Path) -> None:
