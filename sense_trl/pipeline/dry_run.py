@@ -37,7 +37,7 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
 
     Args:
         stage: `"sft"`, `"dpo"` or `"kd"`.
-        rows: conversational, with `prompt` and `completion`, or `prompt`, `chosen`, `rejected`.
+        rows: with `prompt` and `completion`, or `prompt`, `chosen`, `rejected`: messages or text.
         model: names the model, of which only the tokenizer and the config are read.
         config: the training arguments.
 
@@ -105,15 +105,19 @@ def describe_generation(data: DataArguments, generation: GenerationArguments) ->
 
 
 def count_tokens(rows: datasets.Dataset, tokenizer: Any) -> list[ExampleLength]:
-    """Tokens of each conversational row, as the trainers count them."""
+    """Tokens of each row, as the trainers count them."""
     columns = [column for column in _ANSWER_COLUMNS if column in rows.column_names]
     lengths = []
     for row in rows.select_columns(["prompt", *columns]):
         prompt = _count(tokenizer, row["prompt"], add_generation_prompt=True)
-        total = max(_count(tokenizer, [*row["prompt"], *row[column]]) for column in columns)
+        total = max(_count(tokenizer, row["prompt"] + row[column]) for column in columns)
+        # Text is given an end token, messages have theirs.
+        total += isinstance(row["prompt"], str)
         lengths.append(ExampleLength(prompt, total - prompt))
     return lengths
 
 
 def _count(tokenizer: Any, messages: Any, **options: Any) -> int:
+    if isinstance(messages, str):
+        return len(tokenizer(messages)["input_ids"])
     return len(tokenizer.apply_chat_template(messages, return_dict=False, **options))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 import yaml
+from datasets import Dataset
 
 from sense_trl.cli import stage as stage_module
 from sense_trl.cli import stages
@@ -73,6 +74,23 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(
     assert "optimizer steps in one process: 2" in printed
     assert re.search(r"memory, estimated:\n(.*\n)*adapter .*\n(.*\n)*total .* GiB\n", printed)
     assert sorted(recipe.rglob("*")) == before
+
+
+def test_a_dry_run_counts_pairs_of_text(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    Dataset.from_list(tiny_models.PAIRS).to_parquet("text.parquet")
+    model = recipe / "model" / "llama"
+    flags = ["--pairs", "text.parquet", "--model_name_or_path", str(model), "--load_in_4bit", "no"]
+    assert main(["dpo", "--config", "dpo.yaml", *flags, "--dry-run"]) == 0
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    longest = max(
+        len(tokenizer(pair["prompt"] + pair[name] + tokenizer.eos_token)["input_ids"])
+        for pair in tiny_models.PAIRS
+        for name in ("chosen", "rejected")
+    )
+    assert f"{longest} at most" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_generation_counts_questions(
