@@ -98,7 +98,12 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     model = _get_model(arguments)
     seeds = arguments.pop("seed_questions")
     tables_json = arguments.pop("tables_json")
-    excluded = [q for path in arguments.pop("exclude") for q in load_questions(path)]
+    # What is close to a question is left out whatever database it is of.
+    excluded = [
+        question
+        for path in arguments.pop("exclude")
+        for question in load_questions(path, default_db_id="unknown")
+    ]
     output, db_ids = arguments.pop("output"), arguments.pop("db_ids")
     num_workers = arguments.pop("num_workers")
     with DatabaseCatalog.from_path(arguments.pop("database")) as catalog:
@@ -152,4 +157,10 @@ def _summary(result: ExplorationResult) -> str:
         if reasons:
             lines.append(f"{name:<32}{reasons.total():>7}")
             lines += [f"  {reason:<30}{count:>7}" for reason, count in reasons.most_common()]
+    fruitless = [db_id for db_id, count in result.num_examples.items() if not count]
+    if fruitless:
+        lines.append(
+            f"no question about {', '.join(fruitless)}: without rows or tables, or all left out "
+            "(views, and tables of other schemas than main, are not asked about)"
+        )
     return "\n".join(lines)

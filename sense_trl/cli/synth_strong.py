@@ -59,8 +59,13 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 
     generator = take_generator(arguments)
     assert generator is not None, "both flags are required"
-    examples = load_questions(arguments.pop("examples"))
-    excluded = [q for path in arguments.pop("exclude") for q in load_questions(path)]
+    # Which database a question is of does not matter: each answer invents its own.
+    examples = load_questions(arguments.pop("examples"), default_db_id="unknown")
+    excluded = [
+        question
+        for path in arguments.pop("exclude")
+        for question in load_questions(path, default_db_id="unknown")
+    ]
     output, num_workers = arguments.pop("output"), arguments.pop("num_workers")
     config = StrongDataConfig(**arguments)
     with stage_bar(console, "Asking", config.num_calls) as bar:

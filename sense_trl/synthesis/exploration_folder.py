@@ -40,6 +40,7 @@ from sense_trl.synthesis.exploration_config import ExplorationConfig
 from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.filters import ExampleFilter
 from sense_trl.synthesis.instructions import explore_with_model
+from sense_trl.synthesis.output_folder import open_output_folder
 from sense_trl.synthesis.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.templates import SQLTemplate, mine_templates
 from sense_trl.verification.verifier import SQLVerifier
@@ -113,7 +114,8 @@ def explore_databases(
         on_progress: called with 1 for each database that is done.
 
     Raises:
-        InputError: a `db_id` is unknown, a seed is also excluded, or a dictionary has a slip.
+        InputError: a `db_id` is unknown, a seed is also excluded, a dictionary has a slip, or
+            `output` cannot be written to or is being written to by another run.
         DatabaseError: a database cannot be read.
         ModelError: the model does not answer.
     """
@@ -122,16 +124,19 @@ def explore_databases(
     for db_id in db_ids:
         catalog.path(db_id)
     _check_seeds(seeds, excluded)
-    folder = _Folder(Path(output), catalog, config, schemas or {}, seeds, excluded, model)
     accounts = {}
     counts = {}
-    with SQLVerifier(catalog, num_workers=num_workers) as verifier:
+    with (
+        open_output_folder(output) as path,
+        SQLVerifier(catalog, num_workers=num_workers) as verifier,
+    ):
+        folder = _Folder(path, catalog, config, schemas or {}, seeds, excluded, model)
         for db_id in db_ids:
             part = folder.load(db_id) or folder.explore(db_id, verifier)
             accounts[db_id], counts[db_id] = part
             if on_progress is not None:
                 on_progress(1)
-    return folder.finish(accounts, counts)
+        return folder.finish(accounts, counts)
 
 
 _Part = tuple[dict[str, Any], int]

@@ -65,6 +65,8 @@ class StrongDataConfig:
         for name in ("num_calls", "calls_per_round", "max_per_domain", "num_rows", "max_fills"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        if not self.timeout_s > 0:
+            raise InputError(f"`timeout_s` is {self.timeout_s}; expected seconds above 0.")
         if self.num_round_trip_samples < 0:
             raise InputError(
                 f"`num_round_trip_samples` is {self.num_round_trip_samples}; expected 0 or more."

@@ -46,6 +46,7 @@ from sense_trl.synthesis.filters import (
     OneSelectFilter,
 )
 from sense_trl.synthesis.level import Level, get_level
+from sense_trl.synthesis.output_folder import open_output_folder
 from sense_trl.synthesis.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.schema_design import DesignError, SchemaDesign, parse_design
 from sense_trl.synthesis.spider_tables import get_spider_record
@@ -128,7 +129,8 @@ def build_strong_data(
         on_progress: called with the number of calls answered since the last call.
 
     Raises:
-        InputError: fewer than two examples.
+        InputError: fewer than two examples, or `output_dir` cannot be written to or is being
+            written to by another run.
         ModelError: the model does not answer. What it answered before is kept.
     """
     config = config or StrongDataConfig()
@@ -137,19 +139,20 @@ def build_strong_data(
             f"`examples` has {len(examples)} questions; each call shows {_EXAMPLES_SHOWN}. Give a "
             "file of training questions."
         )
-    output = Path(output_dir)
-    recorded = RecordedGenerator(
-        output / f"answers-{_slug(generator.name)}.jsonl",
-        generator.name,
-        lambda: generator,
-        chunk_size=config.calls_per_round,
-    )
     index = EvaluationIndex(excluded, dialect=_DIALECT, min_similarity=config.min_similarity)
-    build = _Build(recorded, output, config)
-    drafts = build.read(build.ask(examples, on_progress))
-    drafts = build.sift(drafts, index)
-    kept = build.execute(drafts, num_workers)
-    return build.write(kept, {draft.example.db_id: draft.design for draft in drafts})
+    # Before a call is paid for that could not be written down.
+    with open_output_folder(output_dir) as output:
+        recorded = RecordedGenerator(
+            output / f"answers-{_slug(generator.name)}.jsonl",
+            generator.name,
+            lambda: generator,
+            chunk_size=config.calls_per_round,
+        )
+        build = _Build(recorded, output, config)
+        drafts = build.read(build.ask(examples, on_progress))
+        drafts = build.sift(drafts, index)
+        kept = build.execute(drafts, num_workers)
+        return build.write(kept, {draft.example.db_id: draft.design for draft in drafts})
 
 
 class _Build:

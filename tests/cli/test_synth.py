@@ -20,7 +20,7 @@ def _reply(request: Seen) -> Reply:
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     rows = {
-        "train": [{"db_id": "pets", "question": f"Question {i}?", "query": f"SELECT {i}"} for i in range(4)],
+        "train": [{"question": f"Question {i}?", "query": f"SELECT {i}"} for i in range(4)],
         "dev": [{"db_id": "sing", "question": "How many singers do we have?", "query": "SELECT 0"}],
     }  # fmt: skip
     for name, records in rows.items():

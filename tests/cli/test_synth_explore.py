@@ -55,3 +55,14 @@ def test_unusable_flags_exit_with_2(files: list[str], capsys: pytest.CaptureFixt
     assert "`base_url` is missing" in capsys.readouterr().err
     assert main([*files, "--per-database", "0"]) == 2
     assert "`num_per_database` is 0" in capsys.readouterr().err
+
+
+def test_a_database_without_a_question_is_named_and_excluded_questions_need_no_database(
+    fresh_db: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = fresh_db("CREATE VIEW v AS SELECT 1 AS one", name="seen")
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text(json.dumps({"question": "What?", "query": "SELECT 1"}))
+    flags = ["--database", str(database), "--output", str(tmp_path / "out"), "--num-workers", "0"]
+    assert main(["synth", "explore", *flags, "--exclude", str(dev)]) == 0
+    assert "no question about seen: without rows or tables" in capsys.readouterr().out

@@ -243,7 +243,7 @@ def test_one_example_is_too_few(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_calls": 0}, {"calls_per_round": 0}, {"max_fills": 0}, {"num_round_trip_samples": -1}]
+    "change", [{"num_calls": 0}, {"calls_per_round": 0}, {"max_fills": 0}, {"num_round_trip_samples": -1}, {"timeout_s": 0.0}]
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
@@ -254,3 +254,11 @@ def test_every_setting_is_described() -> None:
     assert all(
         field.metadata["help"].endswith(".") for field in dataclasses.fields(StrongDataConfig)
     )
+
+
+def test_no_call_is_paid_for_that_cannot_be_written_down(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = StrongModel()
+    with pytest.raises(InputError, match="no folder that can be written to"):
+        build(tmp_path / "file", model)
+    assert not model.prompts
