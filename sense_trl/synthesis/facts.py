@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,6 +28,7 @@ _MAX_VALUES: Final = 500
 _MAX_TEXT_CHARS: Final = 60
 _MIN_WORD_CHARS: Final = 3
 _KEY_WORDS: Final = frozenset({"id", "code", "key", "uid", "ssn", "isbn"})
+_NESTED_TYPE: Final = re.compile(r"\]$|^(?:STRUCT|MAP|UNION)\b")
 _DATE_SHAPES: Final = ("9999-99-99", "99/99/9999", "9/99/9999", "9/9/9999", "99:99:99")
 
 
@@ -170,7 +172,10 @@ def get_roles(graph: SchemaGraph) -> dict[ColumnName, ColumnRole]:
             if name in keys or column.primary_key or is_named_key:
                 roles[name] = ColumnRole.KEY
             else:
-                roles[name] = _TYPE_ROLES.get(get_type_class(column.type), ColumnRole.TEXT)
+                # A list or a struct of numbers is no number: INTEGER[], STRUCT(a INTEGER).
+                is_nested = _NESTED_TYPE.search(column.type.upper()) is not None
+                type_class = "other" if is_nested else get_type_class(column.type)
+                roles[name] = _TYPE_ROLES.get(type_class, ColumnRole.TEXT)
     return roles
 
 

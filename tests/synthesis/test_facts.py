@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from synthesis.concerts import make_concerts
 
+from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.schema.graph import ColumnName
@@ -54,6 +55,16 @@ def test_values_tell_more_than_declared_types(fresh_db: Callable[..., Path]) -> 
         # What a question would not give back is left out.
         ("text", ("plain",)),
     ]
+
+
+def test_a_list_or_a_struct_of_numbers_is_no_number(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    path = tmp_path / "nested.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 3 AS n, [1, 2] AS l, {'a': 1} AS s")
+    with DuckDBEngine(path) as engine:
+        facts = get_database_facts(engine)
+    assert [str(f.role) for f in facts.columns.values()] == ["number", "text", "text"]
 
 
 def test_a_key_of_a_table_that_is_read_in_part_does_not_repeat(
