@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +205,9 @@ def load_adapter(model: Any, path: str | Path, *, is_trainable: bool = False) ->
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
     places = get_peft_model_state_dict(model, save_embedding_layers=False)
     different = {name for name in {*places} ^ {*load_peft_weights(str(path))} if ".lora_" in name}
     if different:
