@@ -644,8 +644,15 @@ def _add_mask_groups(dataset: Any, dataset_name: str, columns: set[str], tokeniz
     def add(row: dict[str, Any]) -> dict[str, list[int]]:
         text, answer, start = _render(row, tokenizer)
         spans = row[MASK_SPANS]
+        if spans is None:
+            raise InputError(
+                f"`{MASK_SPANS}` of {answer!r} is null, expected a list, empty where a row has no "
+                "item."
+            )
         for span in spans:
-            if not (len(span) == 2 and 0 <= span[0] < span[1] <= len(answer)):
+            if not (
+                isinstance(span, list) and len(span) == 2 and 0 <= span[0] < span[1] <= len(answer)
+            ):
                 raise InputError(
                     f"`{MASK_SPANS}` has {span}, expected [start, end] within the completion's "
                     f"{len(answer)} characters: {answer!r}."

@@ -168,7 +168,14 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
                 "shard the base model, which a teacher's adapter shares with the student. Use a "
                 "teacher cache or a teacher model of its own, or train with DDP."
             )
-        return LiveTeacher(student, adapter_name=args.teacher_adapter_name)
+        teacher = LiveTeacher(student, adapter_name=args.teacher_adapter_name)
+        if args.teacher_adapter_name in student.active_adapters:
+            raise InputError(
+                f"`teacher_adapter_name` is {args.teacher_adapter_name!r}, the adapter that is "
+                "trained: it would learn from itself, which is nothing. Name another adapter of "
+                "the model."
+            )
+        return teacher
     if args.teacher_cache is not None:
         cache = TeacherCache(args.teacher_cache)
         cache.check_tokenizer(_get_tokenizer(trainer), _get_vocab_size(student))
@@ -178,10 +185,10 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
     if teacher_model is None:
         teacher_model = args.teacher_model_name_or_path
     if hasattr(teacher_model, "get_term"):
-        teacher: Teacher = teacher_model
-        return teacher
-    if isinstance(teacher_model, str):
-        path = teacher_model
+        given: Teacher = teacher_model
+        return given
+    if isinstance(teacher_model, str | os.PathLike):
+        path = os.fspath(teacher_model)
         teacher_model = _load_model(path, args.teacher_model_init_kwargs, trainer.accelerator)
     else:
         if args.teacher_model_init_kwargs:

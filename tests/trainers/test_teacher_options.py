@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,8 @@ def test_an_adapter_of_the_student_teaches():
     student.add_adapter("teacher", LoraConfig(target_modules="all-linear"))
     trainer = build_trainer(model=student, teacher_adapter_name="teacher")
     assert get_values(get_teacher(trainer, None)).shape == TREE.target_ids.shape
+    with pytest.raises(InputError, match=r"`teacher_adapter_name` is 'default', .* is trained"):
+        get_teacher(build_trainer(model=student, teacher_adapter_name="default"), None)
     for how in ({"is_fsdp_enabled": True}, {"zero_stage": 3}):
         trainer = build_trainer(model=student, teacher_adapter_name="teacher", **how)
         with pytest.raises(InputError, match="shard the base model"):
@@ -134,6 +137,11 @@ def test_keywords_for_a_teacher_that_is_loaded_are_refused(teacher_path):
     get_teacher(trainer, teacher_path)
     with pytest.raises(InputError, match="is loaded already"):
         get_teacher(trainer, build_tiny_model("llama"))
+
+
+def test_a_folder_may_be_a_path(teacher_path):
+    teachers = [get_teacher(build_trainer(), path) for path in (teacher_path, Path(teacher_path))]
+    assert torch.equal(*map(get_values, teachers))
 
 
 def test_a_keyword_that_no_model_takes_is_named(teacher_path):
