@@ -98,16 +98,16 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     model = _get_model(arguments)
     seeds = arguments.pop("seed_questions")
     tables_json = arguments.pop("tables_json")
-    # What is close to a question is left out whatever database it is of.
-    excluded = [
-        question
-        for path in arguments.pop("exclude")
-        for question in load_questions(path, default_db_id="unknown")
-    ]
     output, db_ids = arguments.pop("output"), arguments.pop("db_ids")
     num_workers = arguments.pop("num_workers")
     with DatabaseCatalog.from_path(arguments.pop("database")) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
+        # What is close to one of these is left out, whatever database it is of.
+        excluded = [
+            question
+            for path in arguments.pop("exclude")
+            for question in load_questions(path, default_db_id=only or "unknown")
+        ]
         with stage_bar(console, "Exploring", len(db_ids or catalog.db_ids)) as bar:
             result = explore_databases(
                 catalog,

@@ -66,3 +66,9 @@ def test_a_database_without_a_question_is_named_and_excluded_questions_need_no_d
     flags = ["--database", str(database), "--output", str(tmp_path / "out"), "--num-workers", "0"]
     assert main(["synth", "explore", *flags, "--exclude", str(dev)]) == 0
     assert "no question about seen: without rows or tables" in capsys.readouterr().out
+    assert (
+        main(["synth", "explore", *flags, "--exclude", str(dev), "--seed-questions", str(dev)]) == 2
+    )
+    assert "templates come from training questions only" in " ".join(
+        capsys.readouterr().err.split()
+    )
