@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sense_trl._version import __version__
+from sense_trl.errors import InputError
 from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
 from sense_trl.pipeline.learner import TransformersLearner
 from sense_trl.pipeline.pretrained import get_smollm2
@@ -24,6 +25,7 @@ from sense_trl.pipeline.run_folder import (
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, draw_questions, load_task
 from sense_trl.questions import Question, split_questions
 from sense_trl.schema import format_schema
+from sense_trl.synthesis.contamination import normalize_question
 from sense_trl.synthesis.recursion import (
     BASE,
     RecursionData,
@@ -126,11 +128,25 @@ def _load_data(
         arguments.questions = config.dev_questions
         dev_task = load_task(arguments)
         gold, dev = list(task.questions), list(dev_task.questions)
+        _check_apart(gold, dev)
     gold = draw_questions(
         gold, config.max_train_questions, config.seed, argument="max_train_questions"
     )
     dev = draw_questions(dev, config.max_dev_questions, config.seed, argument="max_dev_questions")
     return task, gold, dev_task, dev
+
+
+def _check_apart(gold: Sequence[Question], dev: Sequence[Question]) -> None:
+    """Refuse questions that would be trained and evaluated on."""
+    trained = {(q.db_id, normalize_question(q.question)): q.question_id for q in gold}
+    for question in dev:
+        found = trained.get((question.db_id, normalize_question(question.question)))
+        if found is not None:
+            raise InputError(
+                f"`dev_questions` holds {question.question_id}, which `questions` has as {found}: "
+                f"{question.question!r} of {question.db_id}. What a model was trained on does not "
+                "measure it: leave it out of one of the two files."
+            )
 
 
 def _claim_output(config: RecursionConfig, model: Path, tasks: Sequence[TextToSQLTask]) -> None:

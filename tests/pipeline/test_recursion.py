@@ -209,6 +209,14 @@ def test_unusable_settings_are_named(
         RecursionConfig(**{**inputs, **changes})
 
 
+def test_what_is_trained_on_is_not_evaluated_on(inputs: dict[str, Any]) -> None:
+    with Path(inputs["dev_questions"]).open("a") as file:
+        file.write(json.dumps({**TRAIN[1], "question": "who is older than 4"}) + "\n")
+    with pytest.raises(InputError, match="dev_questions-00003, which `questions` has as"):
+        run_recursion(RecursionConfig(**inputs), Console(file=io.StringIO()))
+    assert not Path(inputs["output_dir"]).exists()
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_anywhere_continues_to_the_same_files(
     inputs: dict[str, Any], tmp_path: Path
