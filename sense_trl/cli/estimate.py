@@ -151,7 +151,8 @@ def _read_options(stage: str, arguments: dict[str, Any]) -> argparse.Namespace:
     try:
         with open(arguments["config"], encoding="utf-8") as file:
             values = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError) as error:
+    # A file in another encoding than UTF-8 is a ValueError.
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"`config` {arguments['config']!r} cannot be read: {error}.") from error
     if not isinstance(values, dict):
         raise InputError(

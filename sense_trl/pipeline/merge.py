@@ -90,6 +90,11 @@ def merge_adapter(
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise InputError(f"`output` {str(output)!r} exists; give a new or empty folder.")
     base = base or _get_base(adapter)
+    if Path(base).is_absolute() and not Path(base).exists():
+        raise InputError(
+            f"The base {base!r} of `adapter` {str(adapter)!r} is not there. Give the folder "
+            "that it has now as `base`."
+        )
     report = None if evaluation is None else EvaluationReport.load(evaluation)
     working_dtype = _get_working_dtype(base, dtype)
     model = _load_base(base, working_dtype)

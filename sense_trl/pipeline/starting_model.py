@@ -230,8 +230,9 @@ def _load(path: str, dtype: str, *, is_trainable: bool, **options: Any) -> tuple
             model = load_adapter(model, path, is_trainable=is_trainable)
     except Exception as error:
         where = f" with the base {base!r}" if base else ""
+        remedy = f" If the base moved, write its folder into {_ADAPTER_CONFIG}." if base else ""
         raise ModelError(
             f"`model_name_or_path` {path!r}{where} cannot be loaded with `dtype` {dtype!r}: "
-            f"{error}. Expected the folder of a model or of an adapter, or a hub id."
+            f"{error}. Expected the folder of a model or of an adapter, or a hub id.{remedy}"
         ) from error
     return model, tokenizer

@@ -176,6 +176,8 @@ def test_unusable_input_is_refused_with_its_remedy(adapter: Path, tmp_path: Path
     with pytest.raises(InputError, match="no readable evaluation"):
         merge_adapter(adapter, output, evaluation=tmp_path / "none.json")
     with pytest.raises(ModelError, match=r"config of the model .* cannot be read"):
+        merge_adapter(adapter, output, base="./none")
+    with pytest.raises(InputError, match=r"The base .* is not there.*as `base`"):
         merge_adapter(adapter, output, base=str(tmp_path / "none"))
     assert not output.exists()
 

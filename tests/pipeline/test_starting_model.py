@@ -229,6 +229,9 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x"}))
     with pytest.raises(ModelError, match="has no usable tokenizer"):
         _load(tmp_path)
+    tiny_models.build_tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="If the base moved, write its folder"):
+        _load(tmp_path)
 
 
 def test_4bit_generation_needs_a_type_to_multiply_in() -> None:
