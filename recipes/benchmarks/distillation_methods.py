@@ -18,7 +18,7 @@ Printed are execution accuracy (strict) with its 95 % interval for each method a
 of training; and for each method the mean over seeds, with a bootstrap interval over questions, and
 against `sft` the paired difference. What is finished in `--output` is not done again.
 
-Not carried out in full yet. With 22 of 30 layers, one epoch of 262 questions and one seed, `sft` had
+Not carried out in full yet. With 22 of 30 layers, one epoch of 262 questions and a seed, `sft` had
 6 and `fkd` 5 of 115 right, in 149 and 224 CPU seconds: too short a training to tell methods apart.
 """
 
