@@ -35,6 +35,22 @@ VOCAB_SIZE = 384
 # A multiple of 64, the block size of 4-bit weights.
 HIDDEN_SIZE = 64
 
+OPTIONS: dict[str, Any] = {
+    "per_device_train_batch_size": 4,
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "dataloader_pin_memory": False,
+}
+"""Training arguments of a short run."""
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>"

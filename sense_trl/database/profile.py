@@ -517,6 +517,8 @@ def _find_dependencies(
     fixed = {c for reference in references for c in reference.columns}
     fixed |= {key[0] for key in keys if len(key) == 1}
     counts = [Counter(row[c] for row in rows) for c in range(width)]
+    # How likely two rows are to agree in a column by chance.
+    same = [sum((n / len(rows)) ** 2 for n in counts[c].values()) for c in range(width)]
     sources = [c for c in range(width) if (c,) not in keys and 1 < len(counts[c]) < len(rows)]
     sources.sort(key=lambda c: (-len(counts[c]), c))
     follows: dict[int, int] = {}
@@ -532,8 +534,7 @@ def _find_dependencies(
                 continue
             if column in follows.values():
                 continue
-            same = sum((count / len(rows)) ** 2 for count in counts[column].values())
-            if repeats * math.log(same) > math.log(_MAX_CHANCE):
+            if repeats * math.log(same[column]) > math.log(_MAX_CHANCE):
                 continue
             mapping: dict[object, object] = {}
             if all(mapping.setdefault(r[source], r[column]) == r[column] for r in known):

@@ -43,8 +43,10 @@ def count_agreeing(
     return [sum(next(agrees) for _ in queries) for queries in samples]
 
 
-class _Asking:
-    """A model and how it is asked."""
+class _AgreementFilter:
+    """Passes what enough of a model's samples confirm; a subclass says what is enough."""
+
+    failure: str
 
     def __init__(
         self,
@@ -58,14 +60,23 @@ class _Asking:
         self._get_messages = get_messages
         self._sampling = sampling
 
-    def count(self, examples: Sequence[SynthesizedExample]) -> list[int]:
+    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
+        """One verdict per example."""
         prompts = [self._get_messages(example) for example in examples]
         answers = self._generator.generate(prompts, self._sampling)
         samples = [[extract_sql(answer.text) for answer in group] for group in answers]
-        return count_agreeing(examples, samples, self._verifier)
+        return [self._judge(count) for count in count_agreeing(examples, samples, self._verifier)]
+
+    def _judge(self, count: int) -> FilterVerdict:
+        passed = self._is_enough(count)
+        detail = f"{count} of {self._sampling.num_generations} samples agree"
+        return FilterVerdict(passed, "passed" if passed else self.failure, detail)
+
+    def _is_enough(self, count: int) -> bool:
+        raise NotImplementedError
 
 
-class RoundTripFilter:
+class RoundTripFilter(_AgreementFilter):
     """Passes what another sample confirms: one of them returns the same as the example's SQL.
 
     Reason: `"no_sample_agrees"`. Provenance gets "2 of 4 samples agree".
@@ -80,26 +91,13 @@ class RoundTripFilter:
     """
 
     name = "round_trip"
+    failure = "no_sample_agrees"
 
-    def __init__(
-        self,
-        generator: SQLGenerator,
-        verifier: SQLVerifier,
-        get_messages: Callable[[SynthesizedExample], Messages],
-        sampling: SamplingConfig,
-    ) -> None:
-        self._asking = _Asking(generator, verifier, get_messages, sampling)
-        self._num_samples = sampling.num_generations
-
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [
-            _verdict(count >= 1, count, self._num_samples, "no_sample_agrees")
-            for count in self._asking.count(examples)
-        ]
+    def _is_enough(self, count: int) -> bool:
+        return count >= 1
 
 
-class SelfConsistencyFilter:
+class SelfConsistencyFilter(_AgreementFilter):
     """Passes what most samples confirm: at least `min_share` return the same as the example's SQL.
 
     With more than one half, no other result can have as many samples, so the example's SQL is what
@@ -117,6 +115,7 @@ class SelfConsistencyFilter:
     """
 
     name = "self_consistency"
+    failure = "too_few_agree"
 
     def __init__(
         self,
@@ -131,23 +130,8 @@ class SelfConsistencyFilter:
             raise InputError(
                 f"`min_share` is {min_share}; expected a share above 0 and at most 1, e.g. 0.5."
             )
-        self._asking = _Asking(generator, verifier, get_messages, sampling)
-        self._num_samples = sampling.num_generations
+        super().__init__(generator, verifier, get_messages, sampling)
         self._min_share = min_share
 
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [
-            _verdict(
-                count >= self._min_share * self._num_samples,
-                count,
-                self._num_samples,
-                "too_few_agree",
-            )
-            for count in self._asking.count(examples)
-        ]
-
-
-def _verdict(passed: bool, count: int, num_samples: int, failure: str) -> FilterVerdict:
-    detail = f"{count} of {num_samples} samples agree"
-    return FilterVerdict(passed, "passed" if passed else failure, detail)
+    def _is_enough(self, count: int) -> bool:
+        return count >= self._min_share * self._sampling.num_generations

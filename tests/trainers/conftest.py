@@ -6,7 +6,7 @@ import pytest
 import tiny_models
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import PAIRS, QUESTIONS
+from tiny_models import OPTIONS, PAIRS, QUESTIONS
 from trl import DPOConfig, SFTConfig
 
 from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer, SenseSFTConfig, SenseSFTTrainer
@@ -20,21 +20,7 @@ def model_paths(tmp_path_factory):
 
 def get_defaults(folder):
     """Options of a short run."""
-    return {
-        "output_dir": str(folder / "out"),
-        "per_device_train_batch_size": 4,
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "dataloader_pin_memory": False,
-    }
+    return {"output_dir": str(folder / "out"), **OPTIONS}
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_models import (
+    OPTIONS,
     QUESTIONS,
     assert_same_weights,
     build_tiny_model,
@@ -36,21 +37,6 @@ from sense_trl.trainers.teacher_options import TeacherOptions
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-
-OPTIONS = {
-    "per_device_train_batch_size": 4,
-    "max_steps": 2,
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "constant",
-    "logging_steps": 1,
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "dataloader_pin_memory": False,
-}
 
 
 @pytest.fixture
