@@ -1,12 +1,13 @@
 """Run by CI against the installed wheel, in an environment without torch.
 
 Builds and verifies preference pairs on the embedded database and evaluates predictions: the SQL
-half must need nothing else.
+half must need nothing else. The recipes must be there, without their scripts.
 """
 
 import importlib.util
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 import sense_trl
 from sense_trl import (
@@ -20,6 +21,7 @@ from sense_trl import (
     get_schema,
     load_questions,
 )
+from sense_trl.cli.recipes import load_recipes, resolve_config
 
 assert "site-packages" in str(sense_trl.__file__), f"not the installed wheel: {sense_trl.__file__}"
 assert importlib.util.find_spec("torch") is None, "this environment has torch: the check is void"
@@ -39,5 +41,21 @@ with SQLVerifier(catalog) as verifier:
     report = evaluate_sql(questions, {q.question_id: q.gold_sql for q in questions}, verifier)
 assert len(result.dataset) == len(questions), result.summary()
 assert report.execution_accuracy == 1.0, report.summary()
+
+installed = files("sense_trl") / "data" / "recipes"
+checkout = Path(__file__).parent.parent / "recipes"
+shipped = [path for pattern in ("**/*.yaml", "**/README.md") for path in checkout.glob(pattern)]
+expected = {path.relative_to(checkout).as_posix(): path.read_bytes() for path in shipped}
+found = {
+    path.relative_to(str(installed)).as_posix(): path.read_bytes()
+    for path in Path(str(installed)).rglob("*.*")
+    if path.is_file()
+}
+assert found == expected, found.keys() ^ expected.keys()
+for recipe in load_recipes().values():
+    for stage in recipe.stages:
+        file = resolve_config(f"{recipe.name}/{stage}")
+        assert file.is_relative_to(str(installed)), file
+
 assert "torch" not in sys.modules
-sys.stdout.write(f"wheel ok: {len(result.dataset)} pairs\n")
+sys.stdout.write(f"wheel ok: {len(result.dataset)} pairs, {len(load_recipes())} recipes\n")

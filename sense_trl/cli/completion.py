@@ -66,11 +66,16 @@ def get_words() -> dict[str, list[str]]:
     """Commands, with the flags and the actions of each, sorted."""
     from sense_trl.cli import stages
     from sense_trl.cli.main import make_parser
+    from sense_trl.cli.recipes import load_recipes
 
     words = {name: _collect(parser) for name, parser in _get_commands(make_parser()).items()}
     for stage in stages.STAGES:
         # --config is read before the flags are.
         words.setdefault(stage.name, set()).update(_collect(stage.make_parser()), {"--config"})
+    for recipe in load_recipes().values():
+        words["recipes"].add(recipe.name)
+        for name in words.keys() & set(recipe.stages):
+            words[name].add(f"{recipe.name}/{name}")
     return {name: sorted(found) for name, found in sorted(words.items())}
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 from trl import TrlParser
 
+from sense_trl.cli.recipes import resolve_config
 from sense_trl.errors import InputError
 
 __all__ = ["ConfigParser"]
@@ -14,10 +17,23 @@ _NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a num
 
 
 class ConfigParser(TrlParser):  # type: ignore[misc]
-    """Refuses values of a YAML file that stand in place of a number, or of what is required.
+    """Takes `--config RECIPE/STAGE`, too, and refuses values in place of a number or of anything.
 
-    argparse converts and checks text only, so that a list would get as far as the training.
+    argparse converts and checks text only, so that a list in the YAML file would get as far as the
+    training.
     """
+
+    def parse_args_and_config(self, args: Iterable[str] | None = None, **options: Any) -> Any:
+        """TRL's, with the file of a recipe where `--config` names no other.
+
+        Raises:
+            InputError: see `resolve_config` and `set_defaults_with_config`.
+        """
+        args = list(sys.argv[1:] if args is None else args)
+        if "--config" in args[:-1]:
+            place = args.index("--config") + 1
+            args[place] = str(resolve_config(args[place]))
+        return super().parse_args_and_config(args, **options)
 
     def set_defaults_with_config(self, **kwargs: Any) -> list[str]:
         """Take the values of the file, by the names of their flags.

@@ -31,7 +31,9 @@ def add_parser(commands: Any) -> None:
         "fit. Exit code 1 if it does not. For a stage that starts from what another one will have "
         "written, name that one's model: --set model_name_or_path=MODEL use_peft=true lora_r=16.",
     )
-    parser.add_argument("--config", required=True, help="YAML file of a stage sft, dpo or kd")
+    parser.add_argument(
+        "--config", required=True, help="YAML file of a stage sft, dpo or kd, or RECIPE/STAGE"
+    )
     parser.add_argument(
         "--stage",
         choices=("sft", "dpo", "kd"),
@@ -146,10 +148,12 @@ def _read_options(stage: str, arguments: dict[str, Any]) -> argparse.Namespace:
     import yaml  # type: ignore[import-untyped]
 
     from sense_trl.cli import stages
+    from sense_trl.cli.recipes import resolve_config
 
+    path = resolve_config(arguments["config"])
     parser = next(known for known in stages.STAGES if known.name == stage).make_parser()
     try:
-        with open(arguments["config"], encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
     # A file in another encoding than UTF-8 is a ValueError.
     except (OSError, ValueError, yaml.YAMLError) as error:

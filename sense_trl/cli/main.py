@@ -22,6 +22,7 @@ from sense_trl.cli import (
     pairs,
     prune,
     quickstart,
+    recipes,
     recurse,
     stages,
     synth,
@@ -44,6 +45,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, Command] = {
     "quickstart": quickstart,
+    "recipes": recipes,
     "evaluate": evaluate,
     "pairs": pairs,
     "verify": verify,

@@ -75,7 +75,8 @@ class Stage:
             (*self.get_argument_types(), LaunchArguments),
             prog=f"sense-trl {self.name}",
             description=f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
-            "file of --config instead; a flag given here wins over the file.",
+            "file of --config instead, or in the recipe of --config RECIPE/STAGE; a flag given "
+            "here wins over it.",
         )
 
     def run(self, arguments: Sequence[str], console: Console) -> int:
@@ -146,9 +147,9 @@ def _launch(name: str, arguments: Sequence[str], launch: LaunchArguments) -> int
 
 def _get_launch_arguments(arguments: Sequence[str]) -> LaunchArguments:
     """Only where to run: reading the training arguments would occupy a GPU."""
-    from trl import TrlParser
+    from sense_trl.cli.config_parser import ConfigParser
 
-    parser = TrlParser((LaunchArguments,), add_help=False, allow_abbrev=False)
+    parser = ConfigParser((LaunchArguments,), add_help=False, allow_abbrev=False)
     launch: LaunchArguments = _parse(parser, arguments, return_remaining_strings=True)[0]
     return launch
 
@@ -157,7 +158,7 @@ def _parse(parser: Any, arguments: Sequence[str], **options: Any) -> tuple[Any, 
     import yaml  # type: ignore[import-untyped]
 
     if arguments and arguments[-1] == "--config":
-        raise InputError("`--config` stands last; expected a YAML file after it.")
+        raise InputError("`--config` stands last; expected a YAML file or RECIPE/STAGE after it.")
     try:
         return tuple(parser.parse_args_and_config(list(arguments), **options))
     # An unknown key, or values that a dataclass of TRL or transformers refuses.

@@ -53,3 +53,10 @@ def test_zsh_reads_the_script_of_bash_and_fish_its_own(capsys, monkeypatch) -> N
     assert "bashcompinit" in text and "complete -o default -F _sense_trl sense-trl" in text
     assert main(["completion", "fish"]) == EXIT_OK
     assert "-n '__fish_seen_subcommand_from merge' -a '--base'" in capsys.readouterr().out
+
+
+def test_recipes_are_completed_where_they_are_taken() -> None:
+    words = get_words()
+    assert {"--copy", "qwen2.5-coder-7b-16gb"} <= set(words["recipes"])
+    assert "qwen2.5-coder-7b-16gb/dpo" in words["dpo"]
+    assert "qwen2.5-coder-7b-16gb/evaluate" in words["evaluate"]

@@ -89,7 +89,7 @@ def test_a_file_that_is_no_stage_is_named(config: Path, capsys) -> None:
     assert main(["estimate", "--config", str(other)]) == EXIT_INPUT
     assert "say with --stage which it is: sft, dpo, kd" in capsys.readouterr().err
     assert main(["estimate", "--config", str(other), "--stage", "dpo"]) == EXIT_INPUT
-    assert "cannot be read" in capsys.readouterr().err
+    assert "neither a file nor a stage of a recipe" in capsys.readouterr().err
     other.write_bytes(b"\xff\xfe")
     assert main(["estimate", "--config", str(other), "--stage", "dpo"]) == EXIT_INPUT
     assert "cannot be read" in capsys.readouterr().err
