@@ -35,7 +35,7 @@ from sense_trl.trainers.imperfect import (
 )
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.prefix_sharing import log_tokens_saved, require_trees
+from sense_trl.trainers.prefix_sharing import log_tokens, require_trees
 from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
 from sense_trl.trainers.teacher import saving_one_adapter
 from sense_trl.trainers.teacher_cache import TeacherCache
@@ -105,7 +105,7 @@ class KIDTrainer(SenseSFTTrainer):
     Logged besides TRL's metrics of y: `losses/mle` and `losses/kd`, per token and before weights;
     `kid/mask_share` and `kid/effective_error_rate`, the shares of the answers' tokens that were
     masked and that differ from gold afterwards (many predictions are right); and
-    `prefix_sharing/tokens_saved`, against a padded row for each y and ŷ.
+    `prefix_sharing/tokens_computed` and `tokens_saved`, against a padded row for each y and ŷ.
 
     Args:
         teacher_model: model, folder or hub id; or any object with the `get_term` of
@@ -292,7 +292,7 @@ class KIDTrainer(SenseSFTTrainer):
             sum(gold.lengths),
         )
         if self._shares_prefixes:
-            log_tokens_saved(self, {"input_ids": tree.sequence_nodes, PREFIX_TREE: tree})
+            log_tokens(self, {"input_ids": tree.sequence_nodes, PREFIX_TREE: tree})
         loss = self.args.mle_weight * mle + self.args.kd_weight * kd
         return (loss, *outputs) if return_outputs else loss
 

@@ -95,13 +95,19 @@ def add_prefix_tree(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, PREFIX_TREE: get_prefix_tree(inputs)}
 
 
-def log_tokens_saved(trainer: Any, inputs: dict[str, Any]) -> None:
-    """Add the share of the padded batch's positions that its tree does without to the metrics."""
+def log_tokens(trainer: Any, inputs: dict[str, Any]) -> None:
+    """Add to the metrics what a micro-batch's tree computes, and what it saves.
+
+    `tokens_computed` are its positions, all processes together; `tokens_saved` is the share of the
+    padded batch's positions that it does without.
+    """
     input_ids = inputs["input_ids"]
-    share = 1 - inputs[PREFIX_TREE].input_ids.numel() / input_ids.numel()
-    shares = trainer.accelerator.gather(torch.tensor(share, device=input_ids.device))
-    mode = "train" if trainer.model.training else "eval"
-    trainer._metrics[mode]["prefix_sharing/tokens_saved"].append(shares.mean().item())
+    num_tokens = inputs[PREFIX_TREE].input_ids.numel()
+    counts = torch.tensor([num_tokens, 1 - num_tokens / input_ids.numel()])
+    counts = trainer.accelerator.gather(counts[None].to(input_ids.device))
+    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
+    metrics["prefix_sharing/tokens_computed"].append(counts[:, 0].sum().item())
+    metrics["prefix_sharing/tokens_saved"].append(counts[:, 1].mean().item())
 
 
 def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:

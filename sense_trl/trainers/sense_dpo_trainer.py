@@ -33,7 +33,7 @@ from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
-    log_tokens_saved,
+    log_tokens,
     require_trees,
     set_up_prefix_sharing,
 )
@@ -73,7 +73,8 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
       answer counts as the mean divergence over its tokens, times its weight; metric `losses/kd`.
     * With `prefix_sharing` the prompt is computed once for both answers, and so is whatever else
       sequences of a batch have in common at their beginning; `group_by_columns` draws pairs with
-      the same prompt or database into the same batch. `prefix_sharing/tokens_saved` is logged.
+      the same prompt or database into the same batch. `prefix_sharing/tokens_computed` and
+      `tokens_saved` are logged.
     * A pair longer than `max_length` is never cut. Pairs that do not fit are counted, named, and
       left out if they are at most `max_dropped_fraction` of the dataset; else training does not
       start.
@@ -351,7 +352,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         )
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(inputs)
-            log_tokens_saved(self, inputs)
+            log_tokens(self, inputs)
         elif self._teacher is None and not set(self.args.loss_type) & set(our_types):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 

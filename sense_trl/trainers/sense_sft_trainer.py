@@ -12,7 +12,7 @@ from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
-    log_tokens_saved,
+    log_tokens,
     set_up_prefix_sharing,
 )
 from sense_trl.trainers.quantization import (
@@ -29,7 +29,8 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
     * Questions about one database begin with the same schema. With `prefix_sharing` what the
       examples of a batch have in common at their beginning is computed once, and
       `group_by_columns=["db_id"]` draws questions about one database into the same batch. Loss,
-      gradients and metrics are TRL's up to rounding; `prefix_sharing/tokens_saved` is logged.
+      gradients and metrics are TRL's up to rounding; `prefix_sharing/tokens_computed` and
+      `tokens_saved` are logged.
     * An example longer than `max_length` is never cut (except by `packing`). Examples that do not
       fit are counted, named, and left out if they are at most `max_dropped_fraction` of the
       dataset; else training does not start.
@@ -177,5 +178,5 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """TRL's loss of one micro-batch, from its prefix tree where prefixes are shared."""
         if self._shares_prefixes:
             inputs = add_prefix_tree(inputs)
-            log_tokens_saved(self, inputs)
+            log_tokens(self, inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -223,7 +223,7 @@ def test_streamed_pairs_share_prefixes_too(train):
     assert get_history(trainer, "prefix_sharing/tokens_saved")[0] > 0.2
 
 
-def test_the_share_of_tokens_saved_is_that_of_the_batch(train):
+def test_the_tokens_computed_and_saved_are_those_of_the_batch(train):
     pairs = [{"prompt": "a b c d e f g h", "chosen": " i", "rejected": " j"}]
     trainer = train(["sigmoid"], pairs=pairs, max_steps=1, per_device_train_batch_size=1)
     example = trainer.train_dataset[0]
@@ -236,6 +236,8 @@ def test_the_share_of_tokens_saved_is_that_of_the_batch(train):
     assert get_history(trainer, "prefix_sharing/tokens_saved") == [
         pytest.approx(expected, abs=0.05)
     ]
+    (computed,) = get_history(trainer, "prefix_sharing/tokens_computed")
+    assert prompt + sum(answers) - 1 <= computed <= prompt + sum(answers)
 
 
 # ------------------------------------------------------------------------------------- SFT
