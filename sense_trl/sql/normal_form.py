@@ -18,8 +18,9 @@ Expressions are nested tuples that begin with what they are:
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -34,9 +35,11 @@ __all__ = [
     "Expr",
     "Query",
     "SetOperation",
+    "flip_comparison",
     "get_atoms",
     "get_normal_form",
     "get_queries",
+    "get_relabellings",
     "has_aggregate",
     "map_columns",
 ]
@@ -106,6 +109,10 @@ def get_normal_form(tree: exp.Expression, names: QueryNames, *, dialect: str) ->
         tree: the parsed query.
         names: resolves its names.
         dialect: "sqlite" takes LIKE without regard to case.
+
+    Raises:
+        RecursionError: the query is nested too deeply, or names its own parts (common table
+            expressions, aliases) so often that written out it would be immense.
     """
     return _Normalizer(names, dialect).query(tree, (), _Place.TOP)
 
@@ -134,6 +141,37 @@ def has_aggregate(expression: Expr) -> bool:
     if expression[0] in ("query", "window"):
         return False
     return any(has_aggregate(part) for part in expression[1:] if isinstance(part, tuple) and part)
+
+
+def flip_comparison(atom: Expr) -> Expr | None:
+    """`b > a` for `a < b`; `None` for a condition that is no comparison."""
+    operator = _FLIPPED.get(atom[0])
+    return None if operator is None else (operator, atom[2], atom[1])
+
+
+def get_relabellings(labels: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The ways to number the occurrences of each table, at most 24; first the one there is.
+
+    Example:
+        >>> list(get_relabellings(["pet", "pet#2", "owner"]))
+        [{'pet': 'pet', 'pet#2': 'pet#2'}, {'pet': 'pet#2', 'pet#2': 'pet'}]
+    """
+    repeated: dict[str, set[str]] = {}
+    for label in labels:
+        if "#" in label:
+            table = label.partition("#")[0]
+            repeated.setdefault(table, {table}).add(label)
+    choices = []
+    for occurrences in repeated.values():
+        ordered = sorted(occurrences)
+        # No more than are looked at: a table may occur dozens of times.
+        orders = itertools.islice(itertools.permutations(ordered), _MAX_RELABELLINGS)
+        choices.append([dict(zip(ordered, order, strict=True)) for order in orders])
+    for chosen in itertools.islice(itertools.product(*choices), _MAX_RELABELLINGS):
+        yield {old: new for names in chosen for old, new in names.items()}
+
+
+_MAX_RELABELLINGS: Final = 24
 
 
 def map_columns(query: Block, change: Callable[[Column], Column]) -> Block:
@@ -194,6 +232,8 @@ class _Place:
     OPERAND: Final = "operand"
 
 
+_MAX_EXPANSIONS: Final = 1_000
+
 # What IN, EXISTS and a set operation without ALL see of a query is a set.
 _SETS: Final = frozenset({_Place.MEMBERS, _Place.EXISTS, _Place.OPERAND})
 
@@ -223,6 +263,7 @@ class _Normalizer:
         self._names = names
         self._dialect = dialect
         self._open_aliases: set[int] = set()
+        self._num_expansions = 0
 
     # ------------------------------------------------------------------ queries
 
@@ -306,7 +347,14 @@ class _Normalizer:
     def _cte(self, table: exp.Table, outer: _Scopes) -> Query:
         cte = self._names.get_cte(table)
         assert cte is not None
+        self._count_expansion()
         return self.query(cte.this, outer, _Place.TABLE)
+
+    def _count_expansion(self) -> None:
+        """Stop at queries that double with every name: `a AS (...), b AS (SELECT * FROM a, a)`."""
+        self._num_expansions += 1
+        if self._num_expansions > _MAX_EXPANSIONS:
+            raise RecursionError(f"more than {_MAX_EXPANSIONS} parts are named again")
 
     def _join(
         self,
@@ -334,7 +382,8 @@ class _Normalizer:
             others = {name for s in before for name in s.columns or ()}
             shared = [name for name in own.columns or () if name in others]
         for name in shared:
-            partner = next((s for s in before if name in (s.columns or {})), None)
+            # A table whose columns are not known may have any.
+            partner = next((s for s in before if s.columns is None or name in s.columns), None)
             if own is not None and partner is not None:
                 pair = ((labels[id(partner)], name), (labels[id(own)], name))
                 equalities.add(_sorted_pair(*pair))
@@ -481,6 +530,8 @@ class _Normalizer:
         is_distinct = isinstance(argument, exp.Distinct)
         arguments = argument.expressions if is_distinct else [argument, *node.expressions]
         values = [self._value(a, scopes) for a in arguments if isinstance(a, exp.Expression)]
+        if isinstance(node, exp.Count) and not is_distinct and [v[0] for v in values] == ["lit"]:
+            values = [("star",)]
         # Of equal values, the smallest is as small.
         is_distinct = is_distinct and not isinstance(node, (exp.Min, exp.Max))
         rest = [
@@ -502,6 +553,7 @@ class _Normalizer:
             aliased = None if node.table or select is None else _aliased(select, name)
             if aliased is None or id(aliased) in self._open_aliases:
                 return ("col", "?", name)
+            self._count_expansion()
             self._open_aliases.add(id(aliased))
             try:
                 return self._value(aliased, scopes)

@@ -210,6 +210,7 @@ class QueryNames:
 
     def _find_source(self, column: exp.Column) -> Source | None:
         name, qualifier = column.name.lower(), column.table.lower()
+        may_be_inner = False
         for select in _enclosing_selects(column):
             sources = self.sources(select)
             if qualifier:
@@ -218,7 +219,9 @@ class QueryNames:
                 fitting = [s for s in sources if s.columns is not None and name in s.columns]
                 if not fitting and not self._is_quoted(column):
                     hidden = [s for s in sources if s.columns is None]
-                    fitting = hidden if len(hidden) == 1 else []
+                    # Of one of several unknown tables, rather than of one further out.
+                    fitting = hidden if len(hidden) == 1 and not may_be_inner else []
+                    may_be_inner |= bool(hidden)
             if fitting:
                 return fitting[0]
         return None

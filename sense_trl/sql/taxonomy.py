@@ -20,6 +20,7 @@ from sense_trl.sql.normal_form import (
     get_atoms,
     get_normal_form,
     get_queries,
+    get_relabellings,
     has_aggregate,
     map_columns,
 )
@@ -602,22 +603,8 @@ def _real_tables(labels: Counter[str]) -> list[str]:
 
 def _relabelled(ours: Block, theirs: Block) -> Iterator[Block]:
     """The block under every assignment of the occurrences of a table to gold's."""
-    yield ours
-    repeated: dict[str, set[str]] = {}
-    for label in (*ours.tables, *theirs.tables):
-        if "#" in label:
-            repeated.setdefault(_table(label), {_table(label)}).add(label)
-    choices = []
-    for labels in repeated.values():
-        ordered = sorted(labels)
-        # No more than are looked at: a table may occur dozens of times.
-        orders = itertools.islice(itertools.permutations(ordered), _MAX_ASSIGNMENTS)
-        choices.append([dict(zip(ordered, order, strict=True)) for order in orders])
-    for chosen in itertools.islice(itertools.product(*choices), 1, _MAX_ASSIGNMENTS):
-        yield _with_labels(ours, {old: new for names in chosen for old, new in names.items()})
-
-
-_MAX_ASSIGNMENTS: Final = 24
+    for names in get_relabellings((*ours.tables, *theirs.tables)):
+        yield _with_labels(ours, names)
 
 
 def _with_labels(block: Block, names: Mapping[str, str]) -> Block:

@@ -191,6 +191,13 @@ def test_what_only_the_parser_takes_is_classified(text: str) -> None:
         "SELECT " + " + ".join(["1"] * 2000),
         "WITH t AS (SELECT * FROM t) SELECT * FROM t",
         "SELECT a AS b, b AS a FROM (SELECT 1)",
+        # Written out, these are 2 to the power of 40 times as long.
+        "WITH c0 AS (SELECT 1 AS a), "
+        + ", ".join(f"c{i + 1} AS (SELECT * FROM c{i}, c{i} AS d)" for i in range(40))
+        + " SELECT * FROM c40",
+        "SELECT id AS a0, "
+        + ", ".join(f"a{i} + a{i} AS a{i + 1}" for i in range(40))
+        + " FROM singer",
     ],
 )
 def test_a_huge_query_is_classified_too(text: str) -> None:

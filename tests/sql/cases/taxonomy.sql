@@ -3,6 +3,11 @@
 --- The tables are in schema.sql. Lines that begin with three dashes are comments.
 
 --- Spelling
+-- gold: SELECT count(*) FROM singer
+-- none
+SELECT COUNT(1) FROM singer;
+-- wrong_count_argument
+SELECT COUNT(NULL) FROM singer;
 -- gold: SELECT name FROM singer WHERE age > 30 AND country <> 'France'
 -- none
 select T1.name from singer as T1 where 'France' != T1.country and 30 < T1.age;
