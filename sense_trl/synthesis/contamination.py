@@ -7,6 +7,7 @@ to constants.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,7 +18,7 @@ from typing import Final
 from sense_trl.errors import InputError
 from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError
-from sense_trl.synthesis.sql_template import get_sql_template
+from sense_trl.synthesis.normal_template import TemplateIndex, get_normal_template
 
 __all__ = ["Contamination", "EvaluationIndex", "normalize_question"]
 
@@ -46,8 +47,8 @@ class EvaluationIndex:
 
     Two questions are similar where the sets of word trigrams that they have (after
     `normalize_question`, with a mark for their beginning and their end) have a Jaccard similarity
-    of `min_similarity` or more. The SQL leaks where its template (`get_sql_template`: names of
-    tables and columns stay, constants go) is that of an evaluation query.
+    of `min_similarity` or more. The SQL leaks where it is an evaluation query's up to constants and
+    spelling (`get_normal_template`): aliases or none, other joins, sides and orders.
 
     Of Spider's 8,659 training questions, 7 have the wording of a dev question, 3 more reach 0.6
     (one word of twelve differs) and 37 reach 0.5, most of which ask for something else; 14 have the
@@ -79,7 +80,7 @@ class EvaluationIndex:
         self._dialect = dialect
         self._min_similarity = min_similarity
         self._wordings: dict[str, str] = {}
-        self._templates: dict[str, str] = {}
+        self._templates = TemplateIndex()
         self._ngrams: list[tuple[str, frozenset[tuple[str, ...]]]] = []
         self._with_ngram: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for question in questions:
@@ -96,10 +97,11 @@ class EvaluationIndex:
         similarity, question_id = self._most_similar(wording)
         if similarity >= self._min_similarity:
             return Contamination("similar_question", question_id, similarity)
-        template = self._template(sql)
-        if template in self._templates:
-            return Contamination("same_template", self._templates[template], None)
-        return None
+        try:
+            found = self._templates.find(get_normal_template(sql, self._dialect))
+        except SQLParseError:
+            return None
+        return None if found is None else Contamination("same_template", found, None)
 
     def _add(self, question: Question) -> None:
         wording = normalize_question(question.question)
@@ -109,9 +111,9 @@ class EvaluationIndex:
             for ngram in ngrams:
                 self._with_ngram[ngram].append(len(self._ngrams))
             self._ngrams.append((question.question_id, ngrams))
-        template = self._template(question.gold_sql)
-        if template:
-            self._templates.setdefault(template, question.question_id)
+        with contextlib.suppress(SQLParseError):
+            template = get_normal_template(question.gold_sql, self._dialect)
+            self._templates.add(template, question.question_id)
 
     def _most_similar(self, wording: str) -> tuple[float, str]:
         ngrams = _ngrams(wording)
@@ -123,12 +125,6 @@ class EvaluationIndex:
             if similarity > best[0]:
                 best = (similarity, question_id)
         return best
-
-    def _template(self, sql: str) -> str:
-        try:
-            return get_sql_template(sql, self._dialect)
-        except SQLParseError:
-            return ""
 
 
 def normalize_question(question: str) -> str:

@@ -48,7 +48,7 @@ from sense_trl.verification.verifier import SQLVerifier
 __all__ = ["ExplorationResult", "ModelOptions", "explore_databases"]
 
 # Changed whenever the same input gives other examples.
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

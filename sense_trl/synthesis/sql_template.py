@@ -8,7 +8,7 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import canonical_sql, parse_sql
 
-__all__ = ["get_sql_template"]
+__all__ = ["get_sql_template", "is_constant"]
 
 
 def get_sql_template(sql: str, dialect: str) -> str:
@@ -16,8 +16,9 @@ def get_sql_template(sql: str, dialect: str) -> str:
 
     Strings, numbers (with their sign) and the counts of LIMIT and OFFSET are constants; a list of
     them after IN is one `?`, however long. A number by which ORDER BY or GROUP BY names a column
-    is none. An unqualified word in double quotes beside a comparison is taken for the string that
-    SQLite makes of it where no column has that name. Tables and columns stay.
+    is none, nor is the 1 of COUNT(1). An unqualified word in double quotes beside a comparison is
+    taken for the string that SQLite makes of it where no column has that name. Tables and columns
+    stay.
 
     Raises:
         SQLParseError: the text is not one statement.
@@ -33,25 +34,21 @@ def get_sql_template(sql: str, dialect: str) -> str:
     return text
 
 
-def _abstract(node: exp.Expression) -> exp.Expression:
-    if _is_constant(node):
-        return exp.Placeholder()
-    if isinstance(node, exp.In) and node.expressions and all(map(_is_constant, node.expressions)):
-        node.set("expressions", [exp.Placeholder()])
-    return node
-
-
-def _is_constant(node: Any) -> bool:
+def is_constant(node: Any) -> bool:
+    """Whether a node is what `get_sql_template` puts a `?` for."""
     if isinstance(node, exp.Neg):
         return isinstance(node.this, exp.Literal)
     if isinstance(node, exp.Literal):
-        return not _names_column(node)
+        return node.is_string or not isinstance(node.parent, (exp.Ordered, exp.Group, exp.Count))
     return isinstance(node, exp.Column) and _is_string(node)
 
 
-def _names_column(literal: exp.Literal) -> bool:
-    """`ORDER BY 2`, `GROUP BY 1`."""
-    return not literal.is_string and isinstance(literal.parent, (exp.Ordered, exp.Group))
+def _abstract(node: exp.Expression) -> exp.Expression:
+    if is_constant(node):
+        return exp.Placeholder()
+    if isinstance(node, exp.In) and node.expressions and all(map(is_constant, node.expressions)):
+        node.set("expressions", [exp.Placeholder()])
+    return node
 
 
 def _is_string(column: exp.Column) -> bool:
