@@ -56,6 +56,14 @@ SAME = {
         "SELECT t.a FROM t WHERE t.b = 'y' ORDER BY t.c DESC LIMIT 3",
     ],
     'SELECT "a" FROM t': ["SELECT a FROM t"],
+    "SELECT z.a + s.b * 2 FROM s JOIN z ON s.id = z.sid": [
+        "SELECT 3 * b + a FROM z JOIN s ON s.id = z.sid",
+        "SELECT a + 3 * b FROM z JOIN s ON s.id = z.sid",
+    ],
+    "SELECT z.a + s.b FROM s JOIN z ON s.id = z.sid": [
+        "SELECT b + a FROM z JOIN s ON sid = id",
+    ],
+    "SELECT a FROM t ORDER BY count(b)": ["SELECT x.a FROM t AS x ORDER BY count(x.b)"],
     "SELECT a FROM t WHERE c IN (SELECT max(c) FROM t)": [
         "SELECT x.a FROM t AS x WHERE x.c IN (SELECT max(y.c) FROM t AS y)",
     ],
