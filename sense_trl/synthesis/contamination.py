@@ -20,7 +20,7 @@ from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError
 from sense_trl.synthesis.normal_template import TemplateIndex, get_normal_template
 
-__all__ = ["Contamination", "EvaluationIndex", "normalize_question"]
+__all__ = ["Contamination", "EvaluationIndex", "find_evaluated", "normalize_question"]
 
 _WORD: Final = re.compile(r"\w+")
 _NGRAM_TOKENS: Final = 3
@@ -125,6 +125,52 @@ class EvaluationIndex:
             if similarity > best[0]:
                 best = (similarity, question_id)
         return best
+
+
+def find_evaluated(
+    questions: Iterable[Question], evaluated: Iterable[Question], *, dialect: str
+) -> dict[str, str]:
+    """Which questions are evaluation questions on the same database, however they are spelled.
+
+    Those are they that have the wording of one (see `normalize_question`) or its SQL, constants
+    included (see `get_normal_template`): what a split into training and evaluation must not part.
+
+    Args:
+        questions: to train on.
+        evaluated: the evaluation questions.
+        dialect: sqlglot dialect of all SQL; what cannot be parsed is compared by its wording.
+
+    Returns:
+        The id of an evaluation question by that of the question which it is.
+
+    Example:
+        >>> dev = [Question("dev-1", "pets", "How old is Rex?", "SELECT age FROM pet WHERE id = 1")]
+        >>> sql = "SELECT p.age FROM pet AS p WHERE 1 = p.id"
+        >>> find_evaluated([Question("q-7", "pets", "Rex's age", sql)], dev, dialect="sqlite")
+        {'q-7': 'dev-1'}
+    """
+    wordings: dict[tuple[str, str], str] = {}
+    queries: dict[str, TemplateIndex] = defaultdict(TemplateIndex)
+    for question in evaluated:
+        wordings.setdefault((question.db_id, _wording(question)), question.question_id)
+        with contextlib.suppress(SQLParseError):
+            query = get_normal_template(question.gold_sql, dialect, keeps_constants=True)
+            queries[question.db_id].add(query, question.question_id)
+    found = {}
+    for question in questions:
+        same = wordings.get((question.db_id, _wording(question)))
+        if same is None and question.db_id in queries:
+            with contextlib.suppress(SQLParseError):
+                query = get_normal_template(question.gold_sql, dialect, keeps_constants=True)
+                same = queries[question.db_id].find(query)
+        if same is not None:
+            found[question.question_id] = same
+    return found
+
+
+def _wording(question: Question) -> str:
+    """Its words; without any, the text as it is."""
+    return normalize_question(question.question) or question.question
 
 
 def normalize_question(question: str) -> str:

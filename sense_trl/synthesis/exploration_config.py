@@ -43,6 +43,10 @@ class ExplorationConfig:
     max_attempts_per_question: int = field(
         default=30, metadata={"help": "queries drawn for each question asked for, before giving up"}
     )
+    max_unusable_fraction: float = field(
+        default=0.0,
+        metadata={"help": "share of the seed questions whose SQL may be unreadable"},
+    )
     seed: int = field(default=0, metadata={"help": "another seed gives other questions"})
 
     def __post_init__(self) -> None:
@@ -54,7 +58,6 @@ class ExplorationConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
-        if not 0 <= self.template_share <= 1:
-            raise InputError(
-                f"`template_share` is {self.template_share}; expected a share in [0, 1]."
-            )
+        for name in ("template_share", "max_unusable_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}; expected a share in [0, 1].")

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from sense_trl._files import sha256_of, write_text_atomically
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question
@@ -42,6 +41,7 @@ from sense_trl.synthesis.filters import ExampleFilter
 from sense_trl.synthesis.instructions import explore_with_model
 from sense_trl.synthesis.output_folder import open_output_folder
 from sense_trl.synthesis.recorded_generator import RecordedGenerator
+from sense_trl.synthesis.seeds import SortedSeeds, sort_seeds
 from sense_trl.synthesis.templates import SQLTemplate, mine_templates
 from sense_trl.verification.verifier import SQLVerifier
 
@@ -107,15 +107,17 @@ def explore_databases(
         db_ids: which databases; all of the catalog if not given.
         schemas: their schemas where these are better known than the files declare them.
         seeds: training questions with gold SQL: templates come from all of them, weights of the
-            graph from those on the same database.
+            graph from those on the same database. What is close to `excluded`, or cannot be read,
+            is left out and named in the account (see `sort_seeds`).
         excluded: evaluation questions; what is close to one of them is left out.
         model: explores instead of templates and grammar.
         num_workers: processes that run the SQL; see `SQLVerifier`.
         on_progress: called with 1 for each database that is done.
 
     Raises:
-        InputError: a `db_id` is unknown, a seed is also excluded, a dictionary has a slip, or
-            `output` cannot be written to or is being written to by another run.
+        InputError: a `db_id` is unknown, a seed is also excluded, more seeds are unreadable than
+            the configuration allows, a dictionary has a slip, or `output` cannot be written to or
+            is being written to by another run.
         DatabaseError: a database cannot be read.
         ModelError: the model does not answer.
     """
@@ -123,14 +125,22 @@ def explore_databases(
     db_ids = catalog.db_ids if db_ids is None else db_ids
     for db_id in db_ids:
         catalog.path(db_id)
-    _check_seeds(seeds, excluded)
+    schemas = {} if schemas is None else schemas
+
+    def get_dialect(db_id: str) -> str | None:
+        if db_id in schemas:
+            return schemas[db_id].dialect
+        return catalog.engine(db_id).dialect if db_id in catalog else None
+
+    allowed = config.max_unusable_fraction
+    sorted_seeds = sort_seeds(seeds, excluded, get_dialect, max_unusable_fraction=allowed)
     accounts = {}
     counts = {}
     with (
         open_output_folder(output) as path,
         SQLVerifier(catalog, num_workers=num_workers) as verifier,
     ):
-        folder = _Folder(path, catalog, config, schemas or {}, seeds, excluded, model)
+        folder = _Folder(path, catalog, config, schemas, sorted_seeds, excluded, model)
         for db_id in db_ids:
             part = folder.load(db_id) or folder.explore(db_id, verifier)
             accounts[db_id], counts[db_id] = part
@@ -152,7 +162,7 @@ class _Folder:
         catalog: DatabaseCatalog,
         config: ExplorationConfig,
         schemas: Mapping[str, DatabaseSchema],
-        seeds: Sequence[Question],
+        seeds: SortedSeeds,
         excluded: Sequence[Question],
         model: ModelOptions | None,
     ) -> None:
@@ -160,7 +170,8 @@ class _Folder:
         self._catalog = catalog
         self._config = config
         self._schemas = schemas
-        self._seeds = seeds
+        self._sorted_seeds = seeds
+        self._seeds = seeds.usable
         self._excluded = excluded
         if model is not None:
             generator = model.generator
@@ -223,6 +234,7 @@ class _Folder:
         }
         content = {
             "config": dataclasses.asdict(self._config),
+            "seeds": self._sorted_seeds.as_json(),
             "num_examples": sum(counts.values()),
             **total.as_json(),
             "databases": by_database,
@@ -296,12 +308,8 @@ class _Folder:
 
     def _get_templates(self) -> list[SQLTemplate]:
         if self._templates is None:
-            graphs = {}
-            for db_id in dict.fromkeys(seed.db_id for seed in self._seeds):
-                if db_id in self._schemas:
-                    graphs[db_id] = SchemaGraph(self._schemas[db_id])
-                elif db_id in self._catalog:
-                    graphs[db_id] = SchemaGraph(get_schema(self._catalog.engine(db_id), db_id))
+            db_ids = dict.fromkeys(seed.db_id for seed in self._seeds)
+            graphs = {db_id: SchemaGraph(self._get_schema(db_id)) for db_id in db_ids}
             self._templates = mine_templates([(s.db_id, s.gold_sql) for s in self._seeds], graphs)
         return self._templates
 
@@ -360,15 +368,3 @@ def _round_trip(
         temperature=model.sampling.temperature or 1.0,
     )
     return [RoundTripFilter(model.generator, verifier, ask, sampling)]
-
-
-def _check_seeds(seeds: Sequence[Question], excluded: Sequence[Question]) -> None:
-    """Refuse seeds that are evaluated on."""
-    evaluated = {(q.db_id, q.question, q.gold_sql): q.question_id for q in excluded}
-    for seed in seeds:
-        found = evaluated.get((seed.db_id, seed.question, seed.gold_sql))
-        if found is not None:
-            raise InputError(
-                f"`seeds` holds {seed.question_id}, which `excluded` has as {found}: templates "
-                "come from training questions only. Leave evaluation questions out of `seeds`."
-            )

@@ -84,7 +84,7 @@ class TemplateIndex:
         return self._by_table.get(template.by_table) or self._open.get(template.by_name)
 
 
-def get_normal_template(sql: str, dialect: str) -> NormalTemplate:
+def get_normal_template(sql: str, dialect: str, *, keeps_constants: bool = False) -> NormalTemplate:
     """Take spelling and constants from a query, without a schema.
 
     One are: tables with and without an alias, whatever it is; columns with and without their
@@ -100,11 +100,12 @@ def get_normal_template(sql: str, dialect: str) -> NormalTemplate:
     Args:
         sql: the query.
         dialect: sqlglot dialect of its text.
+        keeps_constants: whether queries with other constants are others.
 
     Raises:
         SQLParseError: the text is not one statement, or is nested too deeply.
     """
-    tree = _abstract(parse_sql(sql, dialect))
+    tree = _prepare(parse_sql(sql, dialect), keeps_constants)
     try:
         query = get_normal_form(tree, QueryNames(tree), dialect=dialect)
         by_table, by_name = _Writer(names_tables=True), _Writer(names_tables=False)
@@ -115,15 +116,17 @@ def get_normal_template(sql: str, dialect: str) -> NormalTemplate:
     return NormalTemplate(with_tables, without, by_table.met_unknown)
 
 
-def _abstract(tree: exp.Expression) -> exp.Expression:
-    """Number the constants: two conditions are not one because both have lost theirs."""
+def _prepare(tree: exp.Expression, keeps_constants: bool) -> exp.Expression:
+    """Number the constants, or make literals of them, and take the quotes from other names."""
     numbers = itertools.count()
 
     def replace(node: exp.Expression) -> exp.Expression:
         if is_constant(node):
-            return exp.Placeholder(this=str(next(numbers)))
+            if not keeps_constants:
+                # Two conditions are not one because both have lost their constant.
+                return exp.Placeholder(this=str(next(numbers)))
+            return exp.Literal.string(node.name) if isinstance(node, exp.Column) else node
         if isinstance(node, exp.Column) and isinstance(node.this, exp.Identifier):
-            # In quotes, and still no string.
             node.this.set("quoted", False)
         return node
 

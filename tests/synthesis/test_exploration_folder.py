@@ -151,6 +151,22 @@ def test_seeds_that_are_evaluated_on_and_unknown_databases_are_refused(
         explore_databases(catalog, tmp_path, CONFIG, seeds=SEEDS, excluded=SEEDS)
     with pytest.raises(InputError, match="'cats' is not among"):
         explore_databases(catalog, tmp_path, CONFIG, db_ids=["cats"])
+    with pytest.raises(InputError, match="`max_unusable_fraction` is 2"):
+        ExplorationConfig(max_unusable_fraction=2)
+
+
+def test_seeds_that_cannot_be_read_are_named_in_the_account(
+    catalog: DatabaseCatalog, tmp_path: Path
+) -> None:
+    seeds = [*SEEDS, Question("s2", "concerts", "Which?", "no idea"), Question("s3", "x", "?", "?")]
+    with pytest.raises(InputError, match="1 of 2 questions in `seeds` cannot be used"):
+        explore_databases(catalog, tmp_path / "out", CONFIG, seeds=seeds)
+    assert not (tmp_path / "out").exists()
+    config = ExplorationConfig(num_per_database=2, max_unusable_fraction=0.5)
+    explore_databases(catalog, tmp_path / "out", config, seeds=seeds, num_workers=0)
+    account = json.loads((tmp_path / "out" / "account.json").read_text())["seeds"]
+    assert (account["num_usable"], account["num_without_schema"]) == (1, 1)
+    assert list(account["unreadable"]) == ["s2"]
 
 
 def test_odd_names_views_and_duckdb_are_explored(
