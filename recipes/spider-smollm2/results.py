@@ -1,0 +1,262 @@
+"""RESULTS.md and results.svg from the files in `results/`, as reproduce.py does after every part.
+
+python recipes/spider-smollm2/results.py recipes/spider-smollm2
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sense_trl.evaluation.metrics import bootstrap_interval, compare_paired
+
+# What a model is called, by the beginning of its name; what is compared with what.
+METHODS = {
+    "sft": "baseline: SFT",
+    "sense": "SENSE: cDPO with an SFT anchor, from the baseline",
+    "student-sft": "student, SFT",
+    "student-fkd": "student, forward KL",
+    "student-rkd": "student, reverse KL",
+    "student-masking": "student, reverse KL on masked answers",
+    "student-kid": "student, KID",
+    "data-gold": "SFT on gold questions",
+    "data-synthesised": "SFT on synthesised questions",
+    "data-both": "SFT on both",
+}
+COMPARED_WITH = {
+    "sense": "sft",
+    "student-fkd": "student-sft",
+    "student-rkd": "student-sft",
+    "student-masking": "student-sft",
+    "student-kid": "student-sft",
+    "data-synthesised": "data-gold",
+    "data-both": "data-gold",
+}
+HARDNESS = ("easy", "medium", "hard", "extra")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluated model, as reproduce.py keeps it."""
+
+    name: str
+    summary: dict[str, Any]
+    costs: dict[str, dict[str, Any]]
+    tokens: float
+    verdicts: str
+
+    @property
+    def method(self) -> str:
+        """Its name without the seed."""
+        return re.sub(r"-\d+$", "", self.name)
+
+    @property
+    def seed(self) -> str:
+        """At the end of its name; empty where there is one run only."""
+        return self.name.removeprefix(self.method)
+
+    @property
+    def correct(self) -> list[bool]:
+        """Per question."""
+        return [letter == "c" for letter in self.verdicts]
+
+    def get_score(self, name: str) -> str:
+        """A score in percent with its interval."""
+        score = self.summary["scores"].get(name)
+        if score is None:
+            return ""
+        low, high = score["interval_95"]
+        return f"{100 * score['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+    def get_training_cost(self, key: str) -> float:
+        """Of the training alone."""
+        return float(next(iter(self.costs.values()))[key])
+
+
+def read_results(folder: Path) -> dict[str, Result]:
+    """Results by name: evaluations under the model's name, suites as they are called."""
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        name = data["name"].removeprefix("evaluate-")
+        results[name] = Result(
+            name, data["summary"], data["costs"], data["tokens_computed"], data["verdicts"]
+        )
+    return results
+
+
+def get_shares(results: Sequence[Result]) -> list[float]:
+    """Per question the share of the runs that answer it correctly."""
+    runs = [result.correct for result in results]
+    return [sum(answers) / len(runs) for answers in zip(*runs, strict=True)]
+
+
+def format_mean(values: Sequence[float], *, sign: str = "") -> str:
+    """A mean over questions in percent, with its bootstrap interval."""
+    interval = bootstrap_interval(values)
+    mean = 100 * sum(values) / len(values)
+    return f"{mean:{sign}.1f} ({100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f})"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def group_by_method(results: dict[str, Result]) -> dict[str, list[Result]]:
+    """The runs on Spider's dev questions by method, in the order of `METHODS`."""
+    return {
+        method: runs
+        for method in METHODS
+        if (runs := [result for result in results.values() if result.method == method])
+    }
+
+
+def find_run(runs: Sequence[Result], seed: str) -> Result:
+    """The run with this seed, or the only one."""
+    return next((run for run in runs if run.seed == seed), runs[0])
+
+
+def describe_methods(groups: dict[str, list[Result]]) -> str:
+    """A row per method: its mean over seeds, and the paired difference from what it is for."""
+    rows = []
+    for method, runs in groups.items():
+        shares, difference, test = get_shares(runs), "", ""
+        other = groups.get(COMPARED_WITH.get(method, ""))
+        if other is not None:
+            base = get_shares(other)
+            differences = [a - b for a, b in zip(shares, base, strict=True)]
+            difference = format_mean(differences, sign="+")
+            tests = [compare_paired(find_run(other, run.seed).correct, run.correct) for run in runs]
+            test = "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests)
+        seconds = [run.get_training_cost("cpu_s") for run in runs]
+        rows.append(
+            [
+                METHODS[method],
+                str(len(runs)),
+                ", ".join(f"{100 * sum(r.correct) / len(r.correct):.1f}" for r in runs),
+                format_mean(shares),
+                difference,
+                test,
+                f"{sum(seconds) / len(seconds) / 60:.1f}",
+                f"{sum(run.tokens for run in runs) / len(runs) / 1000:.0f}",
+            ]
+        )
+    header = (
+        *("model", "runs", "EX of each", "mean EX, % (95 %)", "difference (95 %)"),
+        *("gained/lost, McNemar", "training, CPU min", "thousand tokens"),
+    )
+    return format_table(header, rows)
+
+
+def describe_hardness(groups: dict[str, list[Result]]) -> str:
+    """EX by Spider's hardness, over all runs of a method."""
+    rows = []
+    for method, runs in groups.items():
+        cells = []
+        for level in HARDNESS:
+            counts = [run.summary["by_hardness"].get(level, [0, 0]) for run in runs]
+            correct, total = (sum(column) for column in zip(*counts, strict=True))
+            cells.append(f"{100 * correct / total:.1f}" if total else "")
+        undetermined = sum(run.verdicts.count("u") for run in runs) / len(runs)
+        invalid = [1 - run.summary["scores"]["validity"]["value"] for run in runs]
+        rows.append(
+            [
+                METHODS[method],
+                *cells,
+                f"{100 * sum(invalid) / len(invalid):.0f}",
+                f"{undetermined:.0f}",
+            ]
+        )
+    header = ("model", *HARDNESS, "does not execute, %", "undetermined, of all")
+    return format_table(header, rows)
+
+
+def describe_runs(results: dict[str, Result]) -> str:
+    """A row per evaluation."""
+    rows = []
+    for result in results.values():
+        evaluation = result.costs.get(f"evaluate-{result.name}") or result.costs[result.name]
+        rows.append(
+            [
+                f"[{result.name}](results/{get_file(result)})",
+                str(result.summary["num_questions"]),
+                *(result.get_score(name) for name in ("strict", "spider", "suite", "exact_match")),
+                f"{result.get_training_cost('wall_s') / 60:.1f}",
+                f"{result.get_training_cost('cpu_s') / 60:.1f}",
+                f"{result.get_training_cost('peak_memory_bytes') / 2**30:.1f}",
+                f"{evaluation['wall_s'] / 60:.1f}",
+            ]
+        )
+    header = (
+        *("run", "questions", "EX strict, %", "EX Spider, %", "suite, %", "exact match, %"),
+        *("training, min", "CPU min", "peak GiB", "evaluation, min"),
+    )
+    return format_table(header, rows)
+
+
+def get_file(result: Result) -> str:
+    """Where reproduce.py keeps it."""
+    return (
+        f"{result.name}.json"
+        if result.name.startswith("suite-")
+        else f"evaluate-{result.name}.json"
+    )
+
+
+def plot(groups: dict[str, list[Result]], path: Path) -> bool:
+    """EX against the cost of training, a point per run; False without matplotlib."""
+    try:
+        import matplotlib  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return False
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "results"
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, sharey=True, figsize=(11, 5))
+    for method, runs in groups.items():
+        accuracies = [100 * sum(run.correct) / len(run.correct) for run in runs]
+        minutes = [run.get_training_cost("cpu_s") / 60 for run in runs]
+        left.scatter(minutes, accuracies, label=METHODS[method])
+        right.scatter([run.tokens / 1000 for run in runs], accuracies)
+    left.set(xlabel="training, CPU minutes", ylabel="execution accuracy (strict), %")
+    left.set_ylim(bottom=0)
+    left.legend(fontsize="small")
+    right.set(xlabel="thousand tokens that the trained model computed with gradient")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return True
+
+
+def write_results(folder: Path) -> None:
+    """Write RESULTS.md and, where matplotlib is installed, results.svg beside `results/`."""
+    results = read_results(folder / "results")
+    if not results:
+        return
+    groups = group_by_method(results)
+    has_plot = plot(groups, folder / "results.svg")
+    parts = [
+        "# Results on Spider's development questions",
+        "Written by `results.py` from the files in `results/`. EX is strict execution accuracy: "
+        "an undetermined answer is not correct. Means are over the runs of a method, with a "
+        "bootstrap interval over questions; differences are paired by question.",
+        describe_methods(groups),
+        *(["![EX against the cost of training](results.svg)"] if has_plot else []),
+        "## By hardness (EX, %)",
+        describe_hardness(groups),
+        "## Every run",
+        describe_runs(results),
+    ]
+    (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_results(Path(sys.argv[1]))
