@@ -1,0 +1,209 @@
+"""The pages in `docs`: their examples run, their commands parse, their tables and links are true."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import yaml
+from printed_commands import check_command, get_commands
+from trl import DPOConfig, SFTConfig
+
+from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
+from sense_trl.trainers.options import SenseOptions
+from sense_trl.trainers.teacher_options import TeacherOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+# TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+
+def _name(value: object) -> str | None:
+    return value.stem if isinstance(value, Path) else None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A ```python block.
+
+    Attributes:
+        code: its text, with its place on the page as line numbers.
+        runs: whether it can run here; `<!-- not run: REASON -->` stands above one that cannot.
+        output: the ```text block behind it, which is what it prints; None if there is none.
+    """
+
+    code: str
+    runs: bool
+    output: str | None
+
+
+_EXAMPLE = re.compile(
+    r"(?P<not_run><!-- not run: [^>]+ -->\n)?^```python\n(?P<code>.*?)^```\n"
+    r"(?:\n```text\n(?P<output>.*?)^```)?",
+    re.DOTALL | re.MULTILINE,
+)
+# What the tiny models stand in for: two of one family, so that one can teach the other.
+_MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-360M-Instruct")
+
+
+def _get_examples(page: Path) -> Iterator[Example]:
+    text = page.read_text(encoding="utf-8")
+    for match in _EXAMPLE.finditer(text):
+        lines_before = text.count("\n", 0, match.start("code"))
+        yield Example(
+            "\n" * lines_before + match["code"], match["not_run"] is None, match["output"]
+        )
+
+
+@pytest.fixture(scope="module")
+def model_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {
+        name: tiny_models.save_tiny_model(tmp_path_factory.mktemp("model"), "llama", seed=seed)
+        for seed, name in enumerate(_MODELS)
+    }
+
+
+def test_all_python_blocks_are_found() -> None:
+    for page in PAGES:
+        num_blocks = page.read_text(encoding="utf-8").count("```python")
+        assert len(list(_get_examples(page))) == num_blocks, page.name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(_get_examples(page))], ids=_name)
+def test_the_examples_of_a_page_run_in_their_order(
+    page: Path, model_paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Pickling a class, as a checkpoint of its configuration does, looks its module up.
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    for example in _get_examples(page):
+        code = example.code
+        for name, path in model_paths.items():
+            code = code.replace(name, path)
+        compiled = compile(code, str(page), "exec")
+        if example.runs:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compiled, module.__dict__)
+            if example.output is not None:
+                assert printed.getvalue() == example.output
+
+
+# Others, such as `sed`, are not ours.
+_CHECKED = ("sense-trl ", "accelerate launch recipes/", "python recipes/")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if get_commands(page)], ids=_name)
+def test_the_commands_of_a_page_parse(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = get_commands(page)
+    assert any(command.startswith("sense-trl ") for command in commands)
+    for command in commands:
+        _run_if_it_prepares(command)
+        if command.startswith(_CHECKED):
+            check_command(command)
+
+
+def _run_if_it_prepares(command: str) -> None:
+    """Copy and edit recipes, which the commands that come after read."""
+    if command.startswith(("sense-trl recipes ", "sed ")):
+        subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_copied_recipe_is_all_about_ones_own_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in get_commands(DOCS / "own-database.md"):
+        _run_if_it_prepares(command)
+    files = list(tmp_path.glob("mine/*.yaml"))
+    assert files
+    for file in files:
+        for option, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+            assert "spider" not in str(value), f"{file.name}: {option}"
+
+
+# --------------------------------------------------------------------------------- option tables
+
+
+def _get_table(page: Path) -> dict[str, Any]:
+    """Option to default, as the tables of the section Options give them."""
+    text = page.read_text(encoding="utf-8")
+    section = text.split("\n## Options\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| ", section, re.MULTILINE)
+    assert len(rows) == len(dict(rows)) == section.count("\n| `")
+    return {option: ast.literal_eval(default) for option, default in rows}
+
+
+@pytest.mark.parametrize(
+    ("page", "config_class", "described_elsewhere"),
+    [
+        ("sft-trainer.md", SenseSFTConfig, (SFTConfig,)),
+        ("dpo-trainer.md", SenseDPOConfig, (DPOConfig, SenseOptions, TeacherOptions)),
+        ("kid-trainer.md", KIDConfig, (SenseSFTConfig,)),
+    ],
+)
+def test_a_page_has_every_option_of_its_trainer_with_its_default(
+    page: str, config_class: type, described_elsewhere: tuple[type, ...]
+) -> None:
+    # A field that a dataclass inherits unchanged is the same object in both.
+    inherited = {id(field) for base in described_elsewhere for field in fields(base)}
+    own = [field for field in fields(config_class) if id(field) not in inherited]
+    assert _get_table(DOCS / page) == {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in own
+    }
+
+
+# ---------------------------------------------------------------------------------------- links
+
+
+def _get_anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_the_links_of_a_page_resolve(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        if anchor:
+            assert anchor in _get_anchors(target), link
+
+
+def test_the_index_names_every_page() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    assert linked == {page.name for page in PAGES} - {"README.md"}
+
+
+def test_the_pages_are_not_part_of_the_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert not any(fnmatch("docs", pattern) for pattern in patterns)
+    assert "docs" not in (ROOT / "setup.py").read_text(encoding="utf-8")
