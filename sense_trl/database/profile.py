@@ -9,6 +9,7 @@ there, columns that follow from another one, flags, and formats such as dates.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sqlite3
@@ -516,30 +517,50 @@ def _find_dependencies(
     width = len(info.columns)
     fixed = {c for reference in references for c in reference.columns}
     fixed |= {key[0] for key in keys if len(key) == 1}
-    counts = [Counter(row[c] for row in rows) for c in range(width)]
+    values = list(zip(*rows, strict=True)) or [()] * width
+    counts = [Counter(column) for column in values]
     # How likely two rows are to agree in a column by chance.
-    same = [sum((n / len(rows)) ** 2 for n in counts[c].values()) for c in range(width)]
+    same = [sum((n / len(rows)) ** 2 for n in column.values()) for column in counts]
+    candidates = [c for c in range(width) if c not in fixed and len(counts[c]) > 1]
+    chances = {c: math.log(same[c]) for c in candidates}
     sources = [c for c in range(width) if (c,) not in keys and 1 < len(counts[c]) < len(rows)]
     sources.sort(key=lambda c: (-len(counts[c]), c))
     follows: dict[int, int] = {}
+    determining: set[int] = set()
     for source in sources:
         # What follows itself from a finer column hands that one on.
         if source in follows:
             continue
-        # What a NULL goes with says nothing.
-        known = [row for row in rows if row[source] is not None]
-        repeats = len(known) - len({row[source] for row in known})
-        for column in range(width):
-            if column == source or column in fixed or column in follows or len(counts[column]) < 2:
+        repeats = _find_repeats(values[source])
+        for column in candidates:
+            if column == source or column in follows or column in determining:
                 continue
-            if column in follows.values():
-                continue
-            if repeats * math.log(same[column]) > math.log(_MAX_CHANCE):
-                continue
-            mapping: dict[object, object] = {}
-            if all(mapping.setdefault(r[source], r[column]) == r[column] for r in known):
+            is_chance = len(repeats) * chances[column] > math.log(_MAX_CHANCE)
+            if not is_chance and _agrees(values[column], repeats):
                 follows[column] = source
+                determining.add(source)
     return follows
+
+
+def _find_repeats(values: Sequence[object]) -> list[tuple[int, int]]:
+    """The rows whose value was there before, each with the first row that has it.
+
+    NULL is left out: what it goes with says nothing.
+    """
+    first: dict[object, int] = {}
+    repeats = []
+    for row, value in enumerate(values):
+        if value is not None and first.setdefault(value, row) != row:
+            repeats.append((first[value], row))
+    return repeats
+
+
+def _agrees(values: Sequence[object], repeats: Sequence[tuple[int, int]]) -> bool:
+    # A loop stops at the first difference, which comes early, and costs half of `all`.
+    for first, row in repeats:  # noqa: SIM110
+        if values[first] != values[row]:
+            return False
+    return True
 
 
 def _seen_references(
@@ -595,11 +616,17 @@ def _names_refer(column: str, table: str, referenced: str) -> bool:
         >>> _names_refer("singer_id", "singers", "id"), _names_refer("id", "singer", "id")
         (True, False)
     """
-    column, table, referenced = (_PLAIN.sub("", n.lower()) for n in (column, table, referenced))
+    column, table, referenced = map(_get_plain_name, (column, table, referenced))
     if column == referenced:
         return referenced not in _GENERIC_NAMES
     singular = table.removesuffix("s")
     return column in {table + referenced, singular + referenced}
+
+
+# Each name is compared with every other one.
+@functools.lru_cache(maxsize=65_536)
+def _get_plain_name(name: str) -> str:
+    return _PLAIN.sub("", name.lower())
 
 
 def _is_contained(

@@ -7,6 +7,7 @@ in every column of ids), so numbers need a name; texts that are all found need n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -231,11 +232,14 @@ def _weigh_names(child: _Column, parent: _Column) -> tuple[float, str]:
     return weight, reason
 
 
+# Each name is compared with every other one.
+@functools.lru_cache(maxsize=65_536)
 def _plain(name: str) -> str:
     """A name in lower case without spaces and underscores, its last word in the singular."""
     words = get_words(name) or [name.lower()]
     return "".join([*words[:-1], singular(words[-1])])
 
 
-def _telling_words(name: str) -> set[str]:
-    return {singular(word) for word in get_words(name)} - _GENERIC
+@functools.lru_cache(maxsize=65_536)
+def _telling_words(name: str) -> frozenset[str]:
+    return frozenset(singular(word) for word in get_words(name)) - _GENERIC

@@ -110,6 +110,7 @@ class SchemaGraph:
                 self._edges_of[edge.referenced_table].append(edge)
         self._counts = count_cooccurrences(seed_sql, schema)
         self._neighbours = self._make_neighbours()
+        self._start_weights = self._make_start_weights()
 
     def get_neighbours(self, column: ColumnName) -> tuple[ColumnName, ...]:
         """The columns next to one, in the order of the schema."""
@@ -153,11 +154,7 @@ class SchemaGraph:
         The start is drawn by 1 + the weights of all its edges. The 1 keeps what no seed query uses
         within reach (Laplace smoothing).
         """
-        totals = [
-            1 + sum(self.get_weight(column, other) for other in self._neighbours[column])
-            for column in self.columns
-        ]
-        start = rng.choices(self.columns, totals)[0]
+        start = rng.choices(self.columns, self._start_weights)[0]
         return self._walk(rng, start, num_columns, restart, is_weighted=True)
 
     def sample(
@@ -205,7 +202,7 @@ class SchemaGraph:
             raise InputError(f"`num_columns` is {num_columns}; expected at least 1.")
         if not 0 <= restart < 1:
             raise InputError(f"`restart` is {restart}; expected a probability in [0, 1).")
-        wanted = min(num_columns, len(self._reach(start)))
+        wanted = self._count_reached(start, num_columns)
         visited = {start: None}
         here = start
         while len(visited) < wanted:
@@ -218,15 +215,16 @@ class SchemaGraph:
             visited[here] = None
         return tuple(visited)
 
-    def _reach(self, start: ColumnName) -> set[ColumnName]:
+    def _count_reached(self, start: ColumnName, at_most: int) -> int:
+        """How many columns a walk from one can visit, counted no further than `at_most`."""
         found = {start}
         pending = [start]
-        while pending:
-            for other in self._neighbours[pending.pop()]:
-                if other not in found:
-                    found.add(other)
-                    pending.append(other)
-        return found
+        while pending and len(found) < at_most:
+            near = self._neighbours[pending.pop()]
+            new = [other for other in near if other not in found]
+            found.update(new)
+            pending += new
+        return min(len(found), at_most)
 
     # ------------------------------------------------------------------ joins
 
@@ -328,26 +326,36 @@ class SchemaGraph:
         )
 
     def _make_neighbours(self) -> dict[ColumnName, tuple[ColumnName, ...]]:
-        pairs = {
-            _pair(left, right)
-            for left, right in combinations(self.columns, 2)
-            if left.table == right.table
-        }
-        for edge in self.join_edges:
-            pairs |= {_pair(left, right) for left, right in edge.pairs}
+        tables: dict[str, list[ColumnName]] = {}
+        for column in self.columns:
+            tables.setdefault(column.table, []).append(column)
+        pairs = {pair for edge in self.join_edges for pair in edge.pairs}
         component = self._number_components()
         pairs |= {
             (left, right)
             for left, right in self._counts
             if component[left.table] == component[right.table]
         }
-        near: dict[ColumnName, set[ColumnName]] = {column: set() for column in self.columns}
+        far: dict[ColumnName, set[ColumnName]] = {column: set() for column in self.columns}
         for left, right in pairs:
-            if left != right:
-                near[left].add(right)
-                near[right].add(left)
+            if left.table != right.table:
+                far[left].add(right)
+                far[right].add(left)
         order = {column: number for number, column in enumerate(self.columns)}
-        return {c: tuple(sorted(others, key=order.__getitem__)) for c, others in near.items()}
+        neighbours = {}
+        for column, others in far.items():
+            near = [other for other in tables[column.table] if other != column]
+            neighbours[column] = tuple(sorted([*near, *others], key=order.__getitem__))
+        return neighbours
+
+    def _make_start_weights(self) -> list[int]:
+        """1 + the weights of all edges of each column."""
+        totals = dict.fromkeys(self.columns, 1)
+        for (left, right), count in self._counts.items():
+            if right in self._neighbours[left]:
+                totals[left] += count
+                totals[right] += count
+        return list(totals.values())
 
     def _number_components(self) -> dict[str, int]:
         """A number for each table, the same for those that joins connect."""
