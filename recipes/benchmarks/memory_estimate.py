@@ -4,8 +4,8 @@
 
 Every training is a process of its own that makes two optimizer steps (the moments of AdamW are
 there from the second on); measured is its largest resident memory. The estimate is made from the
-trainer's settings and its longest example, after that moment. The longest questions of the embedded
-data set; in preference pairs another question's SQL is rejected.
+trainer's settings and its largest micro-batch, after that moment. The longest questions of the
+embedded data set; in preference pairs another question's SQL is rejected.
 
 SmolLM2-135M, float32, batches of 2 examples, two shared cores (2026-11-21), one run each:
 
@@ -76,7 +76,7 @@ def measure(name: str, model: str, batch_size: int, num_steps: int) -> dict[str,
         DataArguments(str(folder / "nycflights.sqlite"), str(folder / "questions.jsonl"))
     )
     rows = task.prompt_completion_rows(task.questions)
-    # The estimate is of a batch of the longest examples.
+    # Batches of the longest examples.
     rows.sort(key=lambda row: -len(str(row)))
     rows = rows[: num_steps * batch_size]
     if stage == "dpo":

@@ -8,7 +8,7 @@ from typing import Final
 from sense_trl.pipeline.estimate import MemoryEstimate
 from sense_trl.pipeline.training_setup import TrainingSetup
 
-__all__ = ["CARDS", "UTILISATION", "Card", "estimate_step_seconds"]
+__all__ = ["CARDS", "UTILISATION", "Card", "count_step_flops", "estimate_step_seconds"]
 
 UTILISATION: Final = 0.35
 """Share of a card's peak that a training step is assumed to reach; not measured here."""
@@ -58,14 +58,19 @@ def estimate_step_seconds(setup: TrainingSetup, estimate: MemoryEstimate, card: 
     Operations at the assumed share of the peak, plus the memory traffic of the weights, one after
     the other. Reading and preparing data, logging and evaluation are not counted.
     """
+    passes = 2 + setup.model.activation_checkpointing + setup.reference_passes
+    per_weight = _BYTES_PER_4_BIT_WEIGHT if setup.model.load_in_4bit else 2
+    traffic = setup.accumulation_steps * passes * per_weight * estimate.num_parameters
+    traffic += _OPTIMIZER_BYTES * estimate.num_trained
+    seconds = count_step_flops(setup, estimate) / (card.bf16_tflops * 1e12 * UTILISATION)
+    return seconds + traffic / (card.bandwidth_gb_s * 1e9)
+
+
+def count_step_flops(setup: TrainingSetup, estimate: MemoryEstimate) -> int:
+    """Floating-point operations of one optimizer step, all micro-batches as large as estimated."""
     profile = estimate.profile
     flops = profile.flops + setup.reference_passes * profile.forward_flops
     # A rewritten answer is the student's own: one more pass of it.
     flops += profile.forward_flops // 2 if setup.rewrites else 0
     flops += 2 * estimate.teacher_parameters * estimate.tokens
-    passes = 2 + setup.model.activation_checkpointing + setup.reference_passes
-    per_weight = _BYTES_PER_4_BIT_WEIGHT if setup.model.load_in_4bit else 2
-    traffic = setup.accumulation_steps * passes * per_weight * estimate.num_parameters
-    traffic += _OPTIMIZER_BYTES * estimate.num_trained
-    seconds = setup.accumulation_steps * flops / (card.bf16_tflops * 1e12 * UTILISATION)
-    return seconds + traffic / (card.bandwidth_gb_s * 1e9)
+    return setup.accumulation_steps * flops

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sense_trl.pipeline.estimate import MemoryEstimate, estimate_memory
+from sense_trl.pipeline.micro_batches import Example, TrainingExamples
 from sense_trl.pipeline.model_config import load_model_config
 from sense_trl.pipeline.stages import GenerationArguments, count_steps
 from sense_trl.pipeline.starting_model import check_model_arguments, load_stage_tokenizer
 from sense_trl.pipeline.task import DataArguments, load_task
 from sense_trl.pipeline.training_setup import get_training_setup
+from sense_trl.trainers.prefix_sharing import build_grouped_sampler
+from sense_trl.trainers.several_rejected import split_rejected_lists
 
 if TYPE_CHECKING:
     import datasets
     from trl import ModelConfig
 
 _ANSWER_COLUMNS = ("completion", "chosen", "rejected")
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleLength:
-    """Tokens of an example: its prompt, and the longest of its answers."""
-
-    prompt: int
-    answer: int
-
-    @property
-    def total(self) -> int:
-        """What `max_length` limits."""
-        return self.prompt + self.answer
 
 
 def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, config: Any) -> str:
@@ -46,24 +37,35 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
         ModelError: there is no such tokenizer or config.
     """
     check_model_arguments(model, use_cpu=config.use_cpu)
-    lengths = count_tokens(rows, load_stage_tokenizer(str(model.model_name_or_path)))
-    totals = [length.total for length in lengths]
-    kept = [n for n in lengths if config.max_length is None or n.total <= config.max_length]
+    rows = split_rejected_lists(rows, [])
+    examples = tokenize(rows, load_stage_tokenizer(str(model.model_name_or_path)))
+    totals = [len(prompt) + max(map(len, answers)) for prompt, answers in examples]
+    limit = max(totals) if config.max_length is None else config.max_length
+    kept = [index for index, total in enumerate(totals) if total <= limit]
     lines = [
-        f"examples: {len(lengths)}",
+        f"examples: {len(examples)}",
         f"tokens per example: {sum(totals) / len(totals):.0f} on average, {max(totals)} at most",
-        f"longer than `max_length` {config.max_length}: {len(lengths) - len(kept)} (at most "
+        f"longer than `max_length` {config.max_length}: {len(totals) - len(kept)} (at most "
         f"{config.max_dropped_fraction:.1%} may be left out)",
         f"optimizer steps in one process: {count_steps(config, len(kept))}",
     ]
     if kept:
-        longest = max(kept, key=lambda length: length.total)
-        lines += ["memory, estimated:", str(_estimate(stage, longest, model, config))]
+        order = _get_order(rows.select(kept), config)
+        known = TrainingExamples.from_examples([examples[index] for index in kept], order)
+        lines += ["memory, estimated:", str(_estimate(stage, known, model, config))]
     return "\n".join(lines)
 
 
+def _get_order(rows: datasets.Dataset, config: Any) -> np.ndarray:
+    """In groups as in the training; a random one is as good as that of the training."""
+    sampler = build_grouped_sampler(rows, config)
+    if sampler is None:
+        return np.random.default_rng(config.seed).permutation(len(rows))
+    return np.fromiter(sampler, dtype=np.int64)
+
+
 def _estimate(
-    stage: str, longest: ExampleLength, model: ModelConfig, config: Any
+    stage: str, examples: TrainingExamples, model: ModelConfig, config: Any
 ) -> MemoryEstimate:
     model_config, adapter = load_model_config(str(model.model_name_or_path))
     teacher_config = None
@@ -76,8 +78,7 @@ def _estimate(
         model_config,
         adapter=adapter,
         on_gpu=not config.use_cpu,
-        prompt_tokens=longest.prompt,
-        completion_tokens=longest.answer,
+        examples=examples,
         teacher_config=teacher_config,
     )
     return estimate_memory(setup, model_config, teacher_config=teacher_config)
@@ -99,25 +100,26 @@ def describe_generation(data: DataArguments, generation: GenerationArguments) ->
     ]
     if generation.base_url is None:
         tokenizer = load_stage_tokenizer(generation.model_name_or_path)
-        prompts = [_count(tokenizer, task.get_messages(q)) for q in task.questions]
-        lines.append(f"longest prompt: {max(prompts)} tokens")
+        prompts = [_encode(tokenizer, task.get_messages(q)) for q in task.questions]
+        lines.append(f"longest prompt: {max(map(len, prompts))} tokens")
     return "\n".join(lines)
 
 
-def count_tokens(rows: datasets.Dataset, tokenizer: Any) -> list[ExampleLength]:
-    """Tokens of each row, as the trainers count them."""
+def tokenize(rows: datasets.Dataset, tokenizer: Any) -> list[Example]:
+    """The tokens of each row, as the trainers make them."""
     columns = [column for column in _ANSWER_COLUMNS if column in rows.column_names]
-    lengths = []
+    examples: list[Example] = []
     for row in rows.select_columns(["prompt", *columns]):
-        prompt = _count(tokenizer, row["prompt"], add_generation_prompt=True)
-        total = max(_count(tokenizer, row["prompt"] + row[column]) for column in columns)
+        prompt = _encode(tokenizer, row["prompt"], add_generation_prompt=True)
         # Text is given an end token, messages have theirs.
-        total += isinstance(row["prompt"], str)
-        lengths.append(ExampleLength(prompt, total - prompt))
-    return lengths
+        end = [tokenizer.eos_token_id] if isinstance(row["prompt"], str) else []
+        texts = [_encode(tokenizer, row["prompt"] + row[column]) for column in columns]
+        answers = [np.array(text[len(prompt) :] + end, dtype=np.int32) for text in texts]
+        examples.append((np.array(prompt, dtype=np.int32), answers))
+    return examples
 
 
-def _count(tokenizer: Any, messages: Any, **options: Any) -> int:
+def _encode(tokenizer: Any, messages: Any, **options: Any) -> list[int]:
     if isinstance(messages, str):
-        return len(tokenizer(messages)["input_ids"])
-    return len(tokenizer.apply_chat_template(messages, return_dict=False, **options))
+        return list(tokenizer(messages)["input_ids"])
+    return list(tokenizer.apply_chat_template(messages, return_dict=False, **options))

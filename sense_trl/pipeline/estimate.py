@@ -98,7 +98,8 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate the largest memory of a training on one device.
 
-    The step is simulated with every example of the longest length. Not counted: evaluation during
+    The step is simulated on the largest micro-batch: of the setup's examples, or with every
+    example of the longest length where they are not known. Not counted: evaluation during
     training, other programs, a desktop, and what DeepSpeed, FSDP or tensor parallelism shard or
     add. Compared with measurements by `recipes/benchmarks/memory_estimate.py`.
 
@@ -158,6 +159,11 @@ def build_batch(setup: TrainingSetup) -> PrefixTree:
     """The largest micro-batch of a training, laid out as the trainers do."""
     from sense_trl.prefix_tree import PrefixTree
 
+    if setup.examples is not None:
+        longest = setup.prompt_tokens + setup.completion_tokens
+        return setup.examples.build_largest_batch(
+            setup.batch_size, share=setup.prefix_sharing, max_length=longest
+        )
     shared = list(range(setup.shared_tokens))
     sequences, masks = [], []
     # Tokens that occur once only have no prefix in common.

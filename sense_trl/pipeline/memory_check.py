@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from sense_trl.pipeline.cards import count_step_flops
 from sense_trl.pipeline.estimate import MemoryEstimate, estimate_memory
 from sense_trl.pipeline.training_setup import TrainingSetup, get_trainer_setup
 
@@ -35,108 +38,123 @@ def find_changes(
     """What to change so that a training fits, the changes that cost least first.
 
     Returns:
-        Every single change with which it fits. If there is none, one entry with changes added up
-        until it fits, or all of them if it never does.
+        Every single change with which it fits: those that cost nothing, those that cost time by
+        how much, those that train something else, and what leaves data out. If there is none, one
+        entry with changes added up until it fits, or all of them if it never does.
     """
 
     def estimate(changed: TrainingSetup) -> MemoryEstimate:
         return estimate_memory(changed, config, teacher_config=teacher_config)
 
-    changes = [change(setup) for change in _CHANGES]
-    single = [
-        MemoryChange(options, estimate(changed)) for options, changed in filter(None, changes)
-    ]
-    fitting = [change for change in single if change.estimate.total_bytes <= available_bytes]
+    def find_mildest(change: _Change, setup: TrainingSetup) -> tuple[MemoryChange, Any] | None:
+        """The first step of a change with which the setup fits, else its last one."""
+        found = None
+        for options, changed in change(setup):
+            found = MemoryChange(options, estimate(changed)), changed
+            if found[0].estimate.total_bytes <= available_bytes:
+                break
+        return found
+
+    fitting: list[MemoryChange] = []
+    for group in _CHANGES:
+        found = [find_mildest(change, setup) for change in group]
+        fits = [f for f in found if f and f[0].estimate.total_bytes <= available_bytes]
+        fits.sort(key=lambda pair: count_step_flops(pair[1], pair[0].estimate))
+        fitting += [change for change, _ in fits]
     if fitting:
         return fitting
     names: list[str] = []
-    found: list[MemoryChange] = []
-    for change in _CHANGES:
-        if (result := change(setup)) is None:
+    total: list[MemoryChange] = []
+    for change in (change for group in _CHANGES for change in group):
+        if (result := find_mildest(change, setup)) is None:
             continue
-        options, setup = result
-        names.append(options)
-        found = [MemoryChange(", ".join(names), estimate(setup))]
-        if found[0].estimate.total_bytes <= available_bytes:
+        added, setup = result
+        names.append(added.options)
+        total = [MemoryChange(", ".join(names), added.estimate)]
+        if added.estimate.total_bytes <= available_bytes:
             break
-    return found
+    return total
 
 
 # -------------------------------------------------------------------------------- changes
-# Each gives the options to set and the setup with them, or None where there is nothing to save.
+# Each gives the options to set and the setup with them, from the smallest step to the largest;
+# nothing where there is nothing to save.
 
-_Change = tuple[str, TrainingSetup]
-
-
-def _keep_less(setup: TrainingSetup) -> _Change | None:
-    if setup.model.activation_checkpointing:
-        return None
-    model = replace(setup.model, activation_checkpointing=True)
-    return "activation_checkpointing: true", replace(setup, model=model)
+_Steps = Iterator[tuple[str, TrainingSetup]]
+_Change = Callable[[TrainingSetup], _Steps]
 
 
-def _share_prefixes(setup: TrainingSetup) -> _Change | None:
-    if setup.prefix_sharing or setup.completions_per_prompt == 1:
-        return None
-    return "prefix_sharing: auto", replace(setup, prefix_sharing=True)
+def _share_prefixes(setup: TrainingSetup) -> _Steps:
+    has_common_tokens = setup.completions_per_prompt > 1 or setup.examples is not None
+    if has_common_tokens and not setup.prefix_sharing:
+        yield "prefix_sharing: auto", replace(setup, prefix_sharing=True)
 
 
-def _compute_reference_first(setup: TrainingSetup) -> _Change | None:
-    if setup.reference != "weights":
-        return None
-    changed = replace(setup, reference="nothing", reference_passes=0)
-    return "precompute_ref_log_probs: true", changed
+def _compute_reference_first(setup: TrainingSetup) -> _Steps:
+    if setup.reference == "weights":
+        changed = replace(setup, reference="nothing", reference_passes=0)
+        yield "precompute_ref_log_probs: true", changed
 
 
-def _accumulate(setup: TrainingSetup) -> _Change | None:
-    if setup.batch_size == 1:
-        return None
-    steps = setup.accumulation_steps * setup.batch_size
-    options = f"per_device_train_batch_size: 1, gradient_accumulation_steps: {steps}"
-    return options, replace(setup, batch_size=1, accumulation_steps=steps)
+def _keep_less(setup: TrainingSetup) -> _Steps:
+    if not setup.model.activation_checkpointing:
+        model = replace(setup.model, activation_checkpointing=True)
+        yield "activation_checkpointing: true", replace(setup, model=model)
 
 
-def _shrink_optimizer(setup: TrainingSetup) -> _Change | None:
-    if "8bit" in setup.optimizer or not setup.model.on_gpu:
-        return None
-    return "optim: paged_adamw_8bit", replace(setup, optimizer="paged_adamw_8bit")
+def _accumulate(setup: TrainingSetup) -> _Steps:
+    total = setup.accumulation_steps * setup.batch_size
+    for size in range(setup.batch_size - 1, 0, -1):
+        if setup.batch_size % size == 0:
+            steps = total // size
+            options = f"per_device_train_batch_size: {size}, gradient_accumulation_steps: {steps}"
+            yield options, replace(setup, batch_size=size, accumulation_steps=steps)
 
 
-def _train_adapter(setup: TrainingSetup) -> _Change | None:
-    if setup.model.lora is not None:
-        return None
-    model = replace(setup.model, lora=_get_default_lora())
-    options = "use_peft: true, lora_target_modules: [all-linear]"
-    return options, replace(setup, model=model, reference="nothing")
+def _shrink_optimizer(setup: TrainingSetup) -> _Steps:
+    if "8bit" not in setup.optimizer and setup.model.on_gpu:
+        yield "optim: paged_adamw_8bit", replace(setup, optimizer="paged_adamw_8bit")
 
 
-def _quantise(setup: TrainingSetup) -> _Change | None:
-    if setup.model.lora is None or setup.model.load_in_4bit:
-        return None
-    model = replace(setup.model, load_in_4bit=True, dtype="bfloat16")
-    options = "load_in_4bit: true, use_bnb_nested_quant: true, dtype: bfloat16"
-    return options, replace(setup, model=model, double_quantization=True)
+def _train_adapter(setup: TrainingSetup) -> _Steps:
+    if setup.model.lora is None:
+        model = replace(setup.model, lora=_get_default_lora())
+        options = "use_peft: true, lora_target_modules: [all-linear]"
+        yield options, replace(setup, model=model, reference="nothing")
 
 
-def _shorten(setup: TrainingSetup) -> _Change | None:
+def _quantise(setup: TrainingSetup) -> _Steps:
+    if setup.model.lora is not None and not setup.model.load_in_4bit:
+        model = replace(setup.model, load_in_4bit=True, dtype="bfloat16")
+        options = "load_in_4bit: true, use_bnb_nested_quant: true, dtype: bfloat16"
+        yield options, replace(setup, model=model, double_quantization=True)
+
+
+def _shorten(setup: TrainingSetup) -> _Steps:
     half = (setup.prompt_tokens + setup.completion_tokens) // 2
     prompt = half - setup.completion_tokens
     if prompt < 1:
-        return None
+        return
+    options = f"max_length: {half}"
+    if setup.examples is not None:
+        dropped = (setup.examples.lengths > half).mean()
+        if dropped == 1.0:
+            return
+        # Without it, training would refuse to leave so many out.
+        options += f", max_dropped_fraction: {math.ceil(100 * dropped) / 100:g}"
     shared = min(setup.shared_tokens, prompt)
-    return f"max_length: {half}", replace(setup, prompt_tokens=prompt, shared_tokens=shared)
+    yield options, replace(setup, prompt_tokens=prompt, shared_tokens=shared)
 
 
-# What costs least comes first: nothing, time, accuracy, data.
-_CHANGES: Final = (
-    _share_prefixes,
-    _compute_reference_first,
-    _keep_less,
-    _accumulate,
-    _shrink_optimizer,
-    _train_adapter,
-    _quantise,
-    _shorten,
+# What costs least comes first: nothing, time, another training, data.
+_CHANGES: Final[tuple[tuple[_Change, ...], ...]] = (
+    (_share_prefixes,),
+    (_compute_reference_first,),
+    (_keep_less, _accumulate),
+    (_shrink_optimizer,),
+    (_train_adapter,),
+    (_quantise,),
+    (_shorten,),
 )
 
 
@@ -152,7 +170,7 @@ def _get_default_lora() -> Any:
 def warn_of_memory(trainer: Any) -> MemoryEstimate | None:
     """Estimate a trainer's memory, and log a warning if the device has less.
 
-    Call it once the trainer is built. The longest example of its dataset is taken.
+    Call it once the trainer is built. The largest micro-batch of its next epoch is taken.
 
     Returns:
         The estimate; None where weights are sharded over devices, which is not estimated, and for

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, Final
 
 from sense_trl.errors import InputError
+from sense_trl.pipeline.micro_batches import TrainingExamples, read_examples
 from sense_trl.pipeline.model_config import load_model_config
 from sense_trl.pipeline.simulation import ModelSettings, get_config_dtype
 
@@ -25,8 +24,6 @@ STAGES: Final = ("sft", "dpo", "kd")
 
 DEFAULT_COMPLETION_TOKENS: Final = 128
 """Length of an answer where only `max_length` is known; longer than nearly all SQL of Spider."""
-
-_IGNORED: Final = -100  # torch's label of a token that is not trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,8 @@ class TrainingSetup:
         prefix_sharing: whether tokens that sequences have in common are computed once.
         shared_tokens: tokens that the prompts of a batch begin with alike: the schema, with
             `group_by_columns`.
+        examples: those of the training where they are known; what a batch has in common is then
+            read from them, and `shared_tokens` is 0.
         optimizer: transformers' name.
         double_quantization: whether the scales of 4-bit weights are quantised too.
         reference: what the reference of preference training takes: `"nothing"`, `"weights"` (a copy
@@ -64,6 +63,7 @@ class TrainingSetup:
     completions_per_prompt: int = 1
     prefix_sharing: bool = True
     shared_tokens: int = 0
+    examples: TrainingExamples | None = None
     optimizer: str = "adamw_torch_fused"
     double_quantization: bool = False
     reference: str = "nothing"
@@ -94,6 +94,7 @@ def get_training_setup(
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
     shared_tokens: int = 0,
+    examples: TrainingExamples | None = None,
     teacher_config: Any = None,
 ) -> TrainingSetup:
     """Read a setup from the arguments of a stage.
@@ -108,6 +109,7 @@ def get_training_setup(
         prompt_tokens: longest prompt; what `max_length` leaves, if not given.
         completion_tokens: longest answer; 128 or half of `max_length`, if not given.
         shared_tokens: see `TrainingSetup`.
+        examples: see `TrainingSetup`; the longest of them gives the lengths.
         teacher_config: transformers' config of the teacher of `"kd"`.
 
     Raises:
@@ -119,6 +121,8 @@ def get_training_setup(
             "`load_in_8bit` is true; memory is estimated for weights of 4, 16 and 32 bits. Set "
             "`load_in_4bit` instead."
         )
+    if examples is not None:
+        prompt_tokens, completion_tokens = examples.longest
     prompt_tokens, completion_tokens = _get_lengths(
         training.max_length, prompt_tokens, completion_tokens
     )
@@ -131,6 +135,8 @@ def get_training_setup(
     elif reference_passes and not has_adapter:
         reference = "weights"
     rewrites = bool(stage == "kd" and training.imperfect_data)
+    if rewrites and examples is not None:
+        examples = examples.with_rewrites()
     return TrainingSetup(
         stage=stage,
         model=settings,
@@ -141,6 +147,7 @@ def get_training_setup(
         completions_per_prompt=2 if stage == "dpo" or rewrites else 1,
         prefix_sharing=_shares_prefixes(training, model, config),
         shared_tokens=shared_tokens,
+        examples=examples,
         optimizer=str(getattr(training.optim, "value", training.optim)),
         double_quantization=model.use_bnb_nested_quant,
         reference=reference,
@@ -232,8 +239,8 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
     A teacher that was given to the trainer as a loaded model is not found.
 
     Args:
-        trainer: one of ours. Every example of a batch counts as long as the longest of the dataset,
-            for a stream as `max_length`, and shares with the others what all examples begin with.
+        trainer: one of ours. Its micro-batches are those of its next epoch; of a stream, every
+            example counts as long as `max_length`.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     adapters = getattr(model, "peft_config", {})
@@ -257,7 +264,7 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
         adapter=adapters.get("default"),
         on_gpu=args.device.type != "cpu",
         teacher_config=teacher_config,
-        **_get_lengths_of_examples(trainer.train_dataset),
+        examples=read_examples(trainer),
     )
     # TRL adds this adapter where an earlier one is trained further.
     reference = "adapter" if "ref" in adapters else "nothing"
@@ -277,37 +284,3 @@ def _get_stage(trainer: Any) -> str:
 def _get_dtype_name(model: Any) -> str:
     """Type of the weights that are not quantised, which all have one name for it: embeddings."""
     return str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-
-
-def _get_lengths_of_examples(dataset: Any) -> dict[str, int]:
-    """Tokens of the longest example that a trainer has prepared, and what all begin with."""
-    from datasets import IterableDataset
-
-    if isinstance(dataset, IterableDataset):
-        return {}
-    if "prompt_ids" in dataset.column_names:
-        prompts = dataset["prompt_ids"][:]
-        answers = map(max, *(map(len, dataset[name]) for name in ("chosen_ids", "rejected_ids")))
-        completion_tokens, longest = max(
-            zip(answers, range(len(prompts)), strict=True),
-            key=lambda pair: pair[0] + len(prompts[pair[1]]),
-        )
-        prompt_tokens = len(prompts[longest])
-    else:
-        prompts = dataset["input_ids"][:]
-        longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
-        labels = dataset[longest].get("labels") or prompts[longest]
-        # Nothing predicts the first token.
-        completion_tokens = sum(label != _IGNORED for label in labels[1:])
-        prompt_tokens = len(labels) - completion_tokens
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "shared_tokens": min(prompt_tokens, _count_shared(prompts)),
-    }
-
-
-def _count_shared(sequences: Sequence[list[int]]) -> int:
-    """Length of what all begin with: in lexicographic order, the first and the last decide."""
-    pairs = zip(min(sequences), max(sequences), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -111,15 +111,26 @@ def log_tokens(trainer: Any, inputs: dict[str, Any]) -> None:
 
 
 def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
+    """The sampler of a trainer's dataset, see `build_grouped_sampler`, told of its epochs."""
+    sampler = build_grouped_sampler(trainer.train_dataset, trainer.args)
+    if sampler is not None:
+        trainer.add_callback(SetSamplerEpoch(sampler))
+    return sampler
+
+
+def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
     """The sampler that `args.group_by_columns` asks for; None for the usual random order.
 
     Pairs that were one example with several rejected answers are grouped unasked.
 
+    Args:
+        dataset: for training.
+        args: config of one of our trainers.
+
     Raises:
-        InputError: the training dataset has no such column, or is streamed.
+        InputError: the dataset has no such column, or is streamed.
     """
-    dataset = trainer.train_dataset
-    columns = list(trainer.args.group_by_columns or [])
+    columns = list(args.group_by_columns or [])
     # A stream is read in its own order.
     available = [] if isinstance(dataset, IterableDataset) else dataset.column_names
     if missing := set(columns) - set(available):
@@ -132,12 +143,9 @@ def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
     if not columns:
         return None
     values = [dataset.select_columns(column)[:][column] for column in columns]
-    seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
-    sampler = GroupedSampler(
-        list(zip(*values, strict=True)), trainer.args.per_device_train_batch_size, seed
-    )
-    trainer.add_callback(SetSamplerEpoch(sampler))
-    return sampler
+    seed = args.seed if args.data_seed is None else args.data_seed
+    keys = list(zip(*values, strict=True))
+    return GroupedSampler(keys, args.per_device_train_batch_size, seed)
 
 
 def _get_datasets(trainer: Any) -> list[Any]:
