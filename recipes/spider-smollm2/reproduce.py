@@ -100,7 +100,7 @@ class Chain:
                     flags += ["--teacher_model_name_or_path", str(self.output / "sft")]
                 flags += [*questions, *self._short_training(seed)]
                 yield self._train(name, stage, flags, model=str(student))
-                yield self._evaluate(name, trained=(name,))
+                yield self._evaluate(name, trained=(name,), limit=a.short_dev_questions)
 
     def _synthesis(self) -> Iterator[Step]:
         a = self.arguments
@@ -129,7 +129,7 @@ class Chain:
                 name = f"data-{data}-{seed}"
                 flags = ("--questions", str(file), *self._short_training(seed))
                 yield self._train(name, "sft", flags, model=a.model)
-                yield self._evaluate(name, trained=(name,))
+                yield self._evaluate(name, trained=(name,), limit=a.short_dev_questions)
 
     def _sense(self) -> Iterator[Step]:
         a = self.arguments
@@ -227,9 +227,10 @@ class Chain:
         trained: tuple[str, ...],
         questions: Path | None = None,
         suffix: str = "",
+        limit: int | None = None,
     ) -> Step:
         folder = self.output / f"evaluate-{name}{suffix}"
-        limit = self.arguments.dev_questions
+        limit = limit or self.arguments.dev_questions
         command = (
             *("evaluate", "--config", str(HERE / "evaluate.yaml"), *self._data()),
             *("--questions", str(questions or self.dev_questions)),
@@ -306,19 +307,20 @@ def count_tokens(folder: Path) -> float:
 
 def keep_result(step: Step, output: Path) -> None:
     """Write the small file that tables are made from."""
+    questions = step.command[step.command.index("--questions") + 1]
     report = EvaluationReport.load(step.result)
     costs = {
         name: json.loads((output / "costs" / f"{name}.json").read_text(encoding="utf-8"))
         for name in (*(step.trained or ()), step.name)
     }
-    letters = {"correct": "c", "wrong": "w", "undetermined": "u"}
+    letters = {record.question_id: str(record.verdict)[0] for record in report.records}
     content = {
         "name": step.name,
         "costs": costs,
         "tokens_computed": count_tokens(output / step.trained[0]) if step.trained else None,
         "summary": report.summary(),
-        # One letter per question, in the order of the questions file.
-        "verdicts": "".join(letters[str(verdict)] for verdict in report.verdicts),
+        # Correct, wrong or undetermined for each question of the file; a dash if it was not asked.
+        "verdicts": "".join(letters.get(q.question_id, "-") for q in load_questions(questions)),
     }
     path = output / "results" / f"{step.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,6 +339,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train-questions", type=int, default=3000, help="of the baseline")
     parser.add_argument("--dev-questions", type=int, help="evaluate on so many; all if left out")
+    parser.add_argument(
+        "--short-dev-questions",
+        type=int,
+        default=517,
+        help="evaluate the models of the short trainings on so many, the same for all of them",
+    )
     parser.add_argument("--student-layers", type=int, default=20, help="of the teacher's 30")
     parser.add_argument(
         "--databases", type=int, default=20, help="that each seed draws for the short trainings"

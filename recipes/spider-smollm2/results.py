@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sense_trl.evaluation.metrics import bootstrap_interval, compare_paired
+from sense_trl.evaluation.metrics import PairedComparison, bootstrap_interval, compare_paired
 
 # What a model is called, by the beginning of its name; what is compared with what.
 METHODS = {
@@ -61,9 +61,9 @@ class Result:
         return self.name.removeprefix(self.method)
 
     @property
-    def correct(self) -> list[bool]:
-        """Per question."""
-        return [letter == "c" for letter in self.verdicts]
+    def accuracy(self) -> float:
+        """Share of the questions asked that it answers correctly."""
+        return self.verdicts.count("c") / (len(self.verdicts) - self.verdicts.count("-"))
 
     def get_score(self, name: str) -> str:
         """A score in percent with its interval."""
@@ -90,10 +90,22 @@ def read_results(folder: Path) -> dict[str, Result]:
     return results
 
 
-def get_shares(results: Sequence[Result]) -> list[float]:
+def find_common(*groups: Sequence[Result]) -> list[int]:
+    """The questions, by their place in the file, that all runs of all groups were asked."""
+    columns = zip(*(run.verdicts for runs in groups for run in runs), strict=True)
+    return [place for place, letters in enumerate(columns) if "-" not in letters]
+
+
+def get_shares(runs: Sequence[Result], places: Sequence[int]) -> list[float]:
     """Per question the share of the runs that answer it correctly."""
-    runs = [result.correct for result in results]
-    return [sum(answers) / len(runs) for answers in zip(*runs, strict=True)]
+    return [sum(run.verdicts[place] == "c" for run in runs) / len(runs) for place in places]
+
+
+def compare(before: Result, after: Result) -> PairedComparison:
+    """McNemar's test over the questions that both were asked."""
+    places = find_common([before], [after])
+    first, second = ([run.verdicts[place] == "c" for place in places] for run in (before, after))
+    return compare_paired(first, second)
 
 
 def format_mean(values: Sequence[float], *, sign: str = "") -> str:
@@ -127,20 +139,20 @@ def describe_methods(groups: dict[str, list[Result]]) -> str:
     """A row per method: its mean over seeds, and the paired difference from what it is for."""
     rows = []
     for method, runs in groups.items():
-        shares, difference, test = get_shares(runs), "", ""
+        shares, difference, test = get_shares(runs, find_common(runs)), "", ""
         other = groups.get(COMPARED_WITH.get(method, ""))
         if other is not None:
-            base = get_shares(other)
-            differences = [a - b for a, b in zip(shares, base, strict=True)]
-            difference = format_mean(differences, sign="+")
-            tests = [compare_paired(find_run(other, run.seed).correct, run.correct) for run in runs]
+            common = find_common(runs, other)
+            columns = zip(get_shares(runs, common), get_shares(other, common), strict=True)
+            difference = format_mean([own - base for own, base in columns], sign="+")
+            tests = [compare(find_run(other, run.seed), run) for run in runs]
             test = "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests)
         seconds = [run.get_training_cost("cpu_s") for run in runs]
         rows.append(
             [
                 METHODS[method],
                 str(len(runs)),
-                ", ".join(f"{100 * sum(r.correct) / len(r.correct):.1f}" for r in runs),
+                ", ".join(f"{100 * run.accuracy:.1f}" for run in runs),
                 format_mean(shares),
                 difference,
                 test,
@@ -164,17 +176,17 @@ def describe_hardness(groups: dict[str, list[Result]]) -> str:
             counts = [run.summary["by_hardness"].get(level, [0, 0]) for run in runs]
             correct, total = (sum(column) for column in zip(*counts, strict=True))
             cells.append(f"{100 * correct / total:.1f}" if total else "")
-        undetermined = sum(run.verdicts.count("u") for run in runs) / len(runs)
+        undetermined = sum(run.summary["scores"]["undetermined"]["value"] for run in runs)
         invalid = [1 - run.summary["scores"]["validity"]["value"] for run in runs]
         rows.append(
             [
                 METHODS[method],
                 *cells,
                 f"{100 * sum(invalid) / len(invalid):.0f}",
-                f"{undetermined:.0f}",
+                f"{100 * undetermined / len(runs):.1f}",
             ]
         )
-    header = ("model", *HARDNESS, "does not execute, %", "undetermined, of all")
+    header = ("model", *HARDNESS, "does not execute, %", "undetermined, %")
     return format_table(header, rows)
 
 
@@ -222,7 +234,7 @@ def plot(groups: dict[str, list[Result]], path: Path) -> bool:
 
     figure, (left, right) = pyplot.subplots(1, 2, sharey=True, figsize=(11, 5))
     for method, runs in groups.items():
-        accuracies = [100 * sum(run.correct) / len(run.correct) for run in runs]
+        accuracies = [100 * run.accuracy for run in runs]
         minutes = [run.get_training_cost("cpu_s") / 60 for run in runs]
         left.scatter(minutes, accuracies, label=METHODS[method])
         right.scatter([run.tokens / 1000 for run in runs], accuracies)

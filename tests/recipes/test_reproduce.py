@@ -57,6 +57,7 @@ def arguments(tmp_path: Path, spider: Path) -> Namespace:
         seeds=[0, 1],
         train_questions=6,
         dev_questions=None,
+        short_dev_questions=3,
         student_layers=1,
         databases=2,
         per_database=4,
@@ -121,7 +122,11 @@ def _write(folder: Path, name: str, verdicts: str, seconds: float) -> None:
         "tokens_computed": 5000.0,
         "summary": {
             "num_questions": len(verdicts),
-            "scores": {"strict": shares, "validity": {"value": 0.75}},
+            "scores": {
+                "strict": shares,
+                "validity": {"value": 0.75},
+                "undetermined": {"value": verdicts.count("u") / len(verdicts)},
+            },
             "by_hardness": {"easy": [verdicts.count("c"), len(verdicts)]},
         },
         "verdicts": verdicts,
@@ -149,7 +154,22 @@ def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path
     # Two cores for 120 and 180 seconds.
     assert methods[6:] == ["5.0", "5 |"]
     # 3 of 8, a quarter does not execute, one of 8 is undetermined.
-    assert rows[1].split(" | ")[1:] == ["37.5", "", "", "", "25", "0 |"]
+    assert rows[1].split(" | ")[1:] == ["37.5", "", "", "", "25", "12.5 |"]
+
+
+def test_runs_are_compared_on_the_questions_that_both_were_asked(
+    results: ModuleType, tmp_path: Path
+) -> None:
+    _write(tmp_path, "evaluate-data-gold-0", "cwccw", 60)
+    _write(tmp_path, "evaluate-data-both-0", "-cw-c", 60)
+    runs = results.read_results(tmp_path)
+    comparison = results.compare(runs["data-gold-0"], runs["data-both-0"])
+    assert (comparison.gained, comparison.lost) == (2, 1)
+    assert runs["data-both-0"].accuracy == 2 / 3
+    text = results.describe_methods(results.group_by_method(runs)).splitlines()[-1]
+    assert text.split(" | ")[3].startswith("66.7 (")
+    # (1 + 1 - 1) of three.
+    assert text.split(" | ")[4].startswith("+33.3 (")
 
 
 @pytest.mark.slow
