@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 _BATCH_SIZE: Final = 64
+# The workers of a verifier have something to share.
+_MIN_PART: Final = 8
 # A database without rows gives nothing, however often it is asked.
 _MAX_FRUITLESS: Final = 10 * _BATCH_SIZE
 
@@ -125,6 +127,8 @@ def make_filters(
     dialect: str,
     config: ExplorationConfig,
     evaluation: EvaluationIndex | None,
+    *,
+    is_trusted: bool = False,
 ) -> list[ExampleFilter]:
     """The filters of an exploration, in the order in which they are asked.
 
@@ -133,13 +137,14 @@ def make_filters(
         dialect: of their SQL.
         config: how many examples of one template and of one shape are kept.
         evaluation: what must not leak.
+        is_trusted: whether no model wrote the SQL, see `ExecutionFilter`.
     """
     filters: list[ExampleFilter] = [OneSelectFilter(dialect), DuplicateFilter(dialect)]
     if evaluation is not None:
         filters.append(ContaminationFilter(evaluation))
     return [
         *filters,
-        ExecutionFilter(verifier),
+        ExecutionFilter(verifier, is_trusted=is_trusted),
         TemplateCapFilter(dialect, config.max_per_template),
         ShapeCapFilter(config.max_per_shape),
     ]
@@ -182,7 +187,8 @@ def explore_database(
     account = ExplorationAccount() if account is None else account
     db_id = facts.schema.db_id
     dialect = verifier.catalog.engine(db_id).dialect
-    pipeline = FilterPipeline(make_filters(verifier, dialect, config, evaluation))
+    filters = make_filters(verifier, dialect, config, evaluation, is_trusted=True)
+    pipeline = FilterPipeline(filters)
     account.filters = pipeline.account
     maker = _Maker(facts, config, templates, phrases)
     kept: Counter[str | None] = Counter({str(level): 0 for level in LEVELS})
@@ -194,22 +200,27 @@ def explore_database(
         and account.num_attempts - last_kept < _MAX_FRUITLESS
     ):
         # The levels that have the fewest examples first, as far as they have a chance.
-        wanted = _share_out(kept, min(_BATCH_SIZE, max_attempts - account.num_attempts))
-        made = []
-        for level in wanted:
-            example = maker.make(level, account.num_attempts)
-            account.num_attempts += 1
-            if isinstance(example, str):
-                account.not_made[example] += 1
-            else:
-                made.append(example)
-        for example in pipeline.apply(made).kept:
-            if kept.total() == config.num_per_database:
-                account.num_surplus += 1
-                continue
-            kept[example.level] += 1
-            last_kept = account.num_attempts
-            yield example
+        levels = _share_out(kept, min(_BATCH_SIZE, max_attempts - account.num_attempts))
+        batch_end = account.num_attempts + len(levels)
+        # Hardly more than are needed: on a large database, running the queries takes the time.
+        while levels and (missing := config.num_per_database - kept.total()) > 0:
+            made = []
+            part = max(missing, _MIN_PART)
+            for level in levels[:part]:
+                example = maker.make(level, account.num_attempts)
+                account.num_attempts += 1
+                if isinstance(example, str):
+                    account.not_made[example] += 1
+                else:
+                    made.append(example)
+            levels = levels[part:]
+            for example in pipeline.apply(made).kept:
+                if kept.total() == config.num_per_database:
+                    account.num_surplus += 1
+                    continue
+                kept[example.level] += 1
+                last_kept = batch_end
+                yield example
 
 
 def _share_out(kept: Counter[str | None], num: int) -> list[int]:

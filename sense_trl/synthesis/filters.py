@@ -22,10 +22,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sqlglot import exp
 
+from sense_trl.database.engine import QueryStatus
 from sense_trl.errors import InputError
 from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
 from sense_trl.synthesis.contamination import EvaluationIndex, normalize_question
@@ -318,16 +319,20 @@ class ExecutionFilter:
     It must run within the limits, have one answer (see `verify_sql`) and return a row. Nothing but
     NULL says nothing; neither does one row of NULL and 0, as sums and counts over no rows give it.
     Reasons: the `Reason` of the verifier (`"gold_execution_error"`, `"gold_timeout"`, ...),
-    `"empty"`, `"nothing_found"`.
+    `"empty"`, `"nothing_found"`, and `"too_large"` or `"timeout"` for results beyond the limits of
+    the catalog's engine, which the verifier can judge by digest.
 
     Args:
         verifier: over the databases of the examples.
+        is_trusted: whether no model wrote the SQL, so that it may run in this process before the
+            verifier has seen it; large results then cost no verification, which reads them twice.
     """
 
     name = "execution"
 
-    def __init__(self, verifier: SQLVerifier) -> None:
+    def __init__(self, verifier: SQLVerifier, *, is_trusted: bool = False) -> None:
         self._verifier = verifier
+        self._is_trusted = is_trusted
 
     def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
         """One verdict per example.
@@ -336,27 +341,47 @@ class ExecutionFilter:
             InputError: an example's `db_id` is unknown to the verifier.
             DatabaseError: a database cannot be read.
         """
+        verdicts: dict[int, FilterVerdict] = {}
+        if self._is_trusted:
+            verdicts = {number: self._look_at_rows(e) for number, e in enumerate(examples)}
+        # What this process finds beyond the limits stays so; for the rest the verifier has a word.
+        left = [n for n in range(len(examples)) if n not in verdicts or not _is_beyond(verdicts[n])]
         # Its own prediction: gold is examined, and the text is not run twice.
-        requests = [VerificationRequest(e.db_id, e.sql, e.sql) for e in examples]
-        verdicts = []
-        for example, verification in zip(examples, self._verifier.verify(requests), strict=True):
+        chosen = [examples[number] for number in left]
+        requests = [VerificationRequest(e.db_id, e.sql, e.sql) for e in chosen]
+        for number, verification in zip(left, self._verifier.verify(requests), strict=True):
             if verification.reason is Reason.BOTH_EMPTY:
-                verdicts.append(FilterVerdict(False, "empty"))
+                verdicts[number] = FilterVerdict(False, "empty")
             elif verification.verdict is not Verdict.CORRECT:
                 reason = str(verification.reason)
-                verdicts.append(FilterVerdict(False, reason, verification.error))
-            elif self._finds_nothing(example):
-                verdicts.append(FilterVerdict(False, "nothing_found"))
-            else:
-                verdicts.append(PASSED)
-        return verdicts
+                verdicts[number] = FilterVerdict(False, reason, verification.error)
+            elif number not in verdicts:
+                verdicts[number] = self._look_at_rows(examples[number])
+        return [verdicts[number] for number in range(len(examples))]
 
-    def _finds_nothing(self, example: SynthesizedExample) -> bool:
-        rows = self._verifier.catalog.engine(example.db_id).execute(example.sql).rows
-        values = [value for row in rows for value in row]
+    def _look_at_rows(self, example: SynthesizedExample) -> FilterVerdict:
+        engine = self._verifier.catalog.engine(example.db_id)
+        steps = engine.limits.max_steps
+        limits = replace(engine.limits, max_steps=min(steps or _MAX_STEPS, _MAX_STEPS))
+        result = engine.execute(example.sql, limits=limits)
+        if not result.ok:
+            return FilterVerdict(False, str(result.status), result.error)
+        values = [value for row in result.rows for value in row]
         if all(value is None for value in values):
-            return True
-        return len(rows) == 1 and all(value is None or value == 0 for value in values)
+            return _NOTHING_FOUND
+        if len(result.rows) == 1 and all(value is None or value == 0 for value in values):
+            return _NOTHING_FOUND
+        return PASSED
+
+
+_NOTHING_FOUND: Final = FilterVerdict(False, "nothing_found")
+# As for the verifier's gold.
+_MAX_STEPS: Final = 200_000_000
+
+
+def _is_beyond(verdict: FilterVerdict) -> bool:
+    """Whether a query was stopped by a limit."""
+    return verdict.reason in (QueryStatus.TOO_LARGE, QueryStatus.TIMEOUT)
 
 
 def _canonical(sql: str, dialect: str) -> str:

@@ -13,6 +13,7 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.questions import Question
 from sense_trl.sql.parsing import canonical_sql
+from sense_trl.synthesis import exploration
 from sense_trl.synthesis.contamination import EvaluationIndex
 from sense_trl.synthesis.example import Provenance, SynthesizedExample
 from sense_trl.synthesis.exploration import (
@@ -50,6 +51,20 @@ def facts(verifier: SQLVerifier) -> DatabaseFacts:
     return get_database_facts(
         verifier.catalog.engine("concerts"), seed_sql=[sql for _, sql in SEEDS]
     )
+
+
+def test_queries_are_drawn_as_far_as_they_are_needed(
+    verifier: SQLVerifier, facts: DatabaseFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for part in (8, 64):
+        monkeypatch.setattr(exploration, "_MIN_PART", part)
+        account = ExplorationAccount()
+        config = ExplorationConfig(num_per_database=20, seed=3)
+        examples = list(explore_database(facts, verifier, config, account=account))
+        made[part] = ([e.sql for e in examples], account.num_attempts)
+    assert made[8][0] == made[64][0]
+    assert made[8][1] < made[64][1] == 64
 
 
 def test_every_example_runs_returns_rows_and_says_where_it_comes_from(

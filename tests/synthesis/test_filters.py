@@ -29,6 +29,7 @@ from sense_trl.synthesis.filters import (
     OneSelectFilter,
     TemplateCapFilter,
 )
+from sense_trl.verification.judging import VerificationRequest
 from sense_trl.verification.verifier import SQLVerifier
 
 PETS = """
@@ -96,10 +97,36 @@ def test_only_one_reading_query_passes(sql: str, expected: str) -> None:
         ("SELECT name FROM pet LIMIT 1", "gold_not_deterministic"),
     ],
 )
+@pytest.mark.parametrize("is_trusted", [False, True])
 def test_sql_must_give_one_answer_that_says_something(
-    verifier: SQLVerifier, sql: str, expected: str
+    verifier: SQLVerifier, sql: str, expected: str, is_trusted: bool
 ) -> None:
-    assert reason(ExecutionFilter(verifier), sql) == expected
+    assert reason(ExecutionFilter(verifier, is_trusted=is_trusted), sql) == expected
+
+
+def test_a_result_beyond_the_limits_goes_out_and_trusted_sql_is_not_verified_for_it(
+    fresh_db: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sense_trl.database.engine import ExecutionLimits
+
+    limits = ExecutionLimits(max_rows=2)
+    queries = [example(sql) for sql in ("SELECT name FROM pet", "SELECT count(*) FROM pet")]
+    with (
+        DatabaseCatalog.from_path(fresh_db(PETS, name="pets"), limits=limits) as catalog,
+        SQLVerifier(catalog, num_workers=0) as verifier,
+    ):
+        verified = []
+        verify = verifier.verify
+
+        def record(requests: list[VerificationRequest]) -> object:
+            verified.extend(request.gold_sql for request in requests)
+            return verify(requests)
+
+        monkeypatch.setattr(verifier, "verify", record)
+        for is_trusted in (False, True):
+            verdicts = ExecutionFilter(verifier, is_trusted=is_trusted).check(queries)
+            assert [verdict.reason for verdict in verdicts] == ["too_large", "passed"]
+    assert verified == [queries[0].sql, queries[1].sql, queries[1].sql]
 
 
 def test_lists_of_duckdb_say_something(tmp_path: Path) -> None:
