@@ -62,7 +62,7 @@ def leave_out_long_examples(
         [column for column in _IDENTIFIER_COLUMNS if column in dataset.column_names]
     )
     named = "; ".join(
-        f"{_name(identifiers[int(index)], int(index), noun)}: {lengths[index]} tokens"
+        f"{name_row(identifiers[int(index)], int(index), noun)}: {lengths[index]} tokens"
         for index in too_long[:_NUM_NAMED]
     )
     if len(too_long) > _NUM_NAMED:
@@ -105,8 +105,8 @@ def _refuse_long_ones_of_stream(
         length = get_length({column: len(example[column]) for column in columns})
         if length > max_length:
             raise InputError(
-                f"{_name(example, None, noun)} of the {dataset_name} dataset has {length} tokens, "
-                f"more than `max_length` {max_length}. Raise `max_length` or filter the "
+                f"{name_row(example, None, noun)} of the {dataset_name} dataset has {length} "
+                f"tokens, more than `max_length` {max_length}. Raise `max_length` or filter the "
                 "stream."
             )
         return example
@@ -114,7 +114,8 @@ def _refuse_long_ones_of_stream(
     return dataset.map(check)
 
 
-def _name(row: dict[str, Any], index: int | None, noun: str) -> str:
+def name_row(row: dict[str, Any], index: int | None, noun: str) -> str:
+    """A row in a message: its number where there is one, and the columns that identify it."""
     parts = [] if index is None else [f"row {index}"]
     parts += [f"{column} {row[column]!r}" for column in _IDENTIFIER_COLUMNS if column in row]
     return ", ".join(parts) or f"one of the {noun}"

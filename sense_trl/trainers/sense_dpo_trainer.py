@@ -27,6 +27,7 @@ from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import RecordedForward
+from sense_trl.trainers.checked_rows import check_datasets, refuse_equal_answers
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
@@ -100,7 +101,8 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             `sense_trl.trainers.teacher.Teacher`; None for the one that `args` names.
 
     Raises:
-        InputError: `args` is not a `SenseDPOConfig`, too many pairs exceed `max_length`, the
+        InputError: `args` is not a `SenseDPOConfig`, a dataset has no rows, lacks columns or has
+            nulls in them, chosen and rejected are the same, too many pairs exceed `max_length`, the
             weights or margins are unusable or meet a loss that takes none, `prefix_sharing` is True
             where it is not exact, a column to group by is missing, or there is no teacher for
             `kd_weight` or one that does not fit.
@@ -189,6 +191,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         teacher_model: Any = None,
     ) -> None:
         args = get_checked_args(args, model, SenseDPOConfig, "SenseDPO")
+        check_datasets(train_dataset, eval_dataset, [("chosen", "rejected"), _TOKENIZED_COLUMNS])
         if teacher_model is not None and args.kd_weight == 0.0:
             raise InputError(
                 "`teacher_model` is given, but `kd_weight` is 0: nothing would be learned from it. "
@@ -251,6 +254,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             unlimited = copy.copy(args)
             unlimited.max_length = None
             dataset = super()._prepare_dataset(dataset, processing_class, unlimited, dataset_name)
+        dataset = refuse_equal_answers(dataset, dataset_name)
         dataset = leave_out_long_examples(
             dataset,
             dataset_name,

@@ -7,6 +7,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
+from sense_trl.trainers.checked_rows import check_datasets
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
@@ -21,6 +22,9 @@ from sense_trl.trainers.quantization import (
     store_adapter_in_float32,
 )
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
+
+# The columns of TRL's data formats, and those of data that is tokenised already.
+_LAYOUTS = (("prompt", "completion"), ("messages",), ("conversations",), ("input_ids",))
 
 
 class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -47,8 +51,9 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
             `trl.SFTTrainer`. A `data_collator` of your own needs to know nothing about prefixes.
 
     Raises:
-        InputError: `args` is not a `SenseSFTConfig`, too many examples exceed `max_length`,
-            `prefix_sharing` is True where it is not exact, or a column to group by is missing.
+        InputError: `args` is not a `SenseSFTConfig`, a dataset has no rows, lacks columns or has
+            nulls in them, too many examples exceed `max_length`, `prefix_sharing` is True where it
+            is not exact, or a column to group by is missing.
 
     Example:
 
@@ -110,6 +115,10 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         formatting_func: Any = None,
     ) -> None:
         args = get_checked_args(args, model, SenseSFTConfig, "SenseSFT")
+        # A formatting function or a collator may read any columns.
+        is_own = formatting_func or (args.dataset_kwargs or {}).get("skip_prepare_dataset")
+        layouts = [] if is_own else [*_LAYOUTS, (args.dataset_text_field,)]
+        check_datasets(train_dataset, eval_dataset, layouts)
         float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,
