@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -194,7 +195,11 @@ def _get_device(arguments: dict[str, Any]) -> tuple[Card | None, int | None]:
     name = arguments["card"]
     if name is None:
         memory = arguments["memory_gb"]
-        return None, None if memory is None else int(memory * 2**30)
+        if memory is None:
+            return None, None
+        if not 0 < memory < math.inf:
+            raise InputError(f"`memory_gb` is {memory:g}; expected GiB above 0.")
+        return None, int(memory * 2**30)
     card = CARDS.get(name.lower().removesuffix("gb").strip())
     if card is None:
         raise InputError(

@@ -47,6 +47,13 @@ class OwnDataConfig:
         default=2048,
         metadata={"help": "Longest prompt plus answer in tokens; longer ones stop the run."},
     )
+    max_unusable_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Largest share of questions that may be left out because their database is "
+            "missing or their gold query fails."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
     def __post_init__(self) -> None:
@@ -60,6 +67,8 @@ class OwnDataConfig:
             )
         if self.batch_size < 1:
             raise InputError(f"`batch_size` is {self.batch_size}; expected at least 1.")
+        if self.max_length < 1:
+            raise InputError(f"`max_length` is {self.max_length}; expected at least 1.")
         if self.seed < 0:
             raise InputError(f"`seed` is {self.seed}; expected 0 or more.")
 

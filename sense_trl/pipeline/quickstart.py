@@ -156,7 +156,14 @@ class _Quickstart:
     def _load_data(self) -> tuple[TextToSQLTask, list[Question], list[Question]]:
         config = self.config
         database, questions = config.get_data_paths()
-        task = load_task(DataArguments(database, questions, schema_style=config.schema_style))
+        task = load_task(
+            DataArguments(
+                database,
+                questions,
+                schema_style=config.schema_style,
+                max_unusable_fraction=config.max_unusable_fraction,
+            )
+        )
         train, test = split_questions(
             task.questions,
             test_fraction=config.test_fraction,

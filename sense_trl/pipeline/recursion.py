@@ -25,7 +25,7 @@ from sense_trl.pipeline.run_folder import (
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, draw_questions, load_task
 from sense_trl.questions import Question, split_questions
 from sense_trl.schema import format_schema
-from sense_trl.synthesis.contamination import normalize_question
+from sense_trl.synthesis.contamination import find_evaluated
 from sense_trl.synthesis.recursion import (
     BASE,
     RecursionData,
@@ -114,7 +114,11 @@ def _load_data(
 ) -> tuple[TextToSQLTask, list[Question], TextToSQLTask, list[Question]]:
     database, questions = config.get_data_paths()
     arguments = DataArguments(
-        database, questions, config.tables_json, schema_style=config.schema_style
+        database,
+        questions,
+        config.tables_json,
+        schema_style=config.schema_style,
+        max_unusable_fraction=config.max_unusable_fraction,
     )
     task = dev_task = load_task(arguments)
     if config.dev_questions is None:
@@ -128,7 +132,7 @@ def _load_data(
         arguments.questions = config.dev_questions
         dev_task = load_task(arguments)
         gold, dev = list(task.questions), list(dev_task.questions)
-        _check_apart(gold, dev)
+        _check_apart(gold, dev, task.dialect)
     gold = draw_questions(
         gold, config.max_train_questions, config.seed, argument="max_train_questions"
     )
@@ -136,17 +140,14 @@ def _load_data(
     return task, gold, dev_task, dev
 
 
-def _check_apart(gold: Sequence[Question], dev: Sequence[Question]) -> None:
-    """Refuse questions that would be trained and evaluated on."""
-    trained = {(q.db_id, normalize_question(q.question)): q.question_id for q in gold}
-    for question in dev:
-        found = trained.get((question.db_id, normalize_question(question.question)))
-        if found is not None:
-            raise InputError(
-                f"`dev_questions` holds {question.question_id}, which `questions` has as {found}: "
-                f"{question.question!r} of {question.db_id}. What a model was trained on does not "
-                "measure it: leave it out of one of the two files."
-            )
+def _check_apart(gold: Sequence[Question], dev: Sequence[Question], dialect: str) -> None:
+    """Refuse questions that would be trained and evaluated on, however they are spelled."""
+    for trained, evaluated in find_evaluated(gold, dev, dialect=dialect).items():
+        raise InputError(
+            f"`questions` holds {trained}, which `dev_questions` has as {evaluated}: the same "
+            "question or the same SQL about the same database. What a model was trained on does "
+            "not measure it: leave it out of one of the two files."
+        )
 
 
 def _claim_output(config: RecursionConfig, model: Path, tasks: Sequence[TextToSQLTask]) -> None:

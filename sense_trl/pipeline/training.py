@@ -138,9 +138,10 @@ def _save(trainer: Any, start: StartingModel, output: Path) -> None:
     """Write what the next stage starts from, with the tokenizer, from the main process alone.
 
     An adapter on 16 or 32 bits is merged, so that `output` is a plain checkpoint; the adapter alone
-    is in `output / "adapter"`. An adapter on quantised weights is written as it is: merged there it
-    would be rounded to 4 bits, and belongs onto the base in 16. So is one whose base is sharded
-    over processes (FSDP, DeepSpeed), where no process could merge it.
+    is in `output / "adapter"`, with the tokenizer as well, which starting from it needs. An adapter
+    on quantised weights is written as it is: merged there it would be rounded to 4 bits, and
+    belongs onto the base in 16. So is one whose base is sharded over processes (FSDP, DeepSpeed),
+    where no process could merge it.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(output))
@@ -150,6 +151,7 @@ def _save(trainer: Any, start: StartingModel, output: Path) -> None:
             # Not the frozen copy that TRL keeps as the reference.
             target = output if start.is_quantized else output / "adapter"
             model.save_pretrained(target, selected_adapters=["default"])
+            start.tokenizer.save_pretrained(target)
         if not start.is_quantized:
             model = model.merge_and_unload() if start.trains_adapter else model
             model.save_pretrained(output)

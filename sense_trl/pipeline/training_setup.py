@@ -161,6 +161,9 @@ def get_training_setup(
 def _get_lengths(
     max_length: int | None, prompt_tokens: int | None, completion_tokens: int | None
 ) -> tuple[int, int]:
+    # One token of a prompt and one of an answer.
+    if max_length is not None and max_length < 2:
+        raise InputError(f"`max_length` is {max_length}; expected at least 2, or null.")
     if max_length is None and prompt_tokens is None:
         raise InputError(
             "`max_length` is null, so the longest example is not known. Give the tokens of the "

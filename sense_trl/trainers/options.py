@@ -101,6 +101,10 @@ class SenseOptions:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"`{name}` is {value!r}, expected at least 1.")
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(
+                f"`max_length` is {self.max_length!r}, expected at least 1, or null for no limit."
+            )
         if self.adapter_dtype not in ("float32", "auto"):
             raise InputError(
                 f"`adapter_dtype` is {self.adapter_dtype!r}, expected 'float32' or 'auto'."

@@ -47,7 +47,8 @@ def test_one_that_does_not_fit_names_what_to_change(config: Path, capsys) -> Non
     assert found["total_bytes"] == sum(part["num_bytes"] for part in found["parts"])
     assert found["tokens"] == 16 * (200 + 2 * 100)
     (change,) = (c for c in found["changes"] if c["options"].startswith("per_device"))
-    assert change["options"] == "per_device_train_batch_size: 1, gradient_accumulation_steps: 32"
+    # The largest part of the batch that fits.
+    assert change["options"] == "per_device_train_batch_size: 8, gradient_accumulation_steps: 4"
     assert change["total_bytes"] < 0.61 * 2**30 < found["total_bytes"]
 
 
@@ -71,6 +72,9 @@ def test_an_adapter_folder_is_estimated_with_its_base(config: Path, capsys) -> N
     ("text", "flags", "words"),
     [
         ("", ["--card", "9000"], "`card` is '9000'"),
+        ("", ["--memory-gb", "-1"], "`memory_gb` is -1; expected GiB above 0"),
+        ("", ["--memory-gb", "nan"], "`memory_gb` is nan"),
+        ("", ["--set", "max_length=-1"], "`max_length` is -1; expected at least 2"),
         ("", ["--set", "max_length"], "expected NAME=VALUE"),
         ("", ["--set", "load_in_4bit=true", "dtype=float32"], "`dtype` is 'float32'"),
         ("max_lenght: 3\n", [], "options that the stage 'dpo' does not know: ['--max_lenght']"),

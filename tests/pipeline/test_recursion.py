@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion
 from sense_trl.pipeline import learner as learner_module
 from sense_trl.pipeline.learner import TransformersLearner
-from sense_trl.pipeline.recursion import run_recursion
+from sense_trl.pipeline.recursion import _load_data, run_recursion
 from sense_trl.pipeline.recursion_config import RecursionConfig
 from sense_trl.pipeline.sampling import sample_candidates
 
@@ -65,6 +66,16 @@ def inputs(fresh_db: Any, tmp_path: Path) -> dict[str, Any]:
         "num_epochs": 2,
         "train_batch_size": 2,
     }
+
+
+def test_unusable_questions_are_left_out_where_that_is_allowed(inputs: dict[str, Any]) -> None:
+    broken = {"question": "Who?", "gold_sql": "SELECT nothing FROM nowhere"}
+    with open(inputs["questions"], "a") as file:
+        file.write(json.dumps(broken) + "\n")
+    with pytest.raises(InputError, match=r"(?s)1 of 5 questions .*`max_unusable_fraction` \(now 0"):
+        _load_data(RecursionConfig(**inputs))
+    task, gold, _, dev = _load_data(RecursionConfig(**inputs, max_unusable_fraction=0.2))
+    assert (len(gold), len(dev), len(task.unusable)) == (4, 2, 1)
 
 
 def _run(inputs: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
@@ -209,12 +220,24 @@ def test_unusable_settings_are_named(
         RecursionConfig(**{**inputs, **changes})
 
 
-def test_what_is_trained_on_is_not_evaluated_on(inputs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("spelling", ["wording", "sql"])
+def test_what_is_trained_on_is_not_evaluated_on(inputs: dict[str, Any], spelling: str) -> None:
+    repeated = {
+        "wording": {**TRAIN[1], "question": "who is older than 4"},
+        "sql": {**TRAIN[1], "question": "Name them.", "gold_sql": _respell(TRAIN[1]["gold_sql"])},
+    }
     with Path(inputs["dev_questions"]).open("a") as file:
-        file.write(json.dumps({**TRAIN[1], "question": "who is older than 4"}) + "\n")
-    with pytest.raises(InputError, match="dev_questions-00003, which `questions` has as"):
+        file.write(json.dumps(repeated[spelling]) + "\n")
+    with pytest.raises(InputError, match="which `dev_questions` has as dev_questions-00003"):
         run_recursion(RecursionConfig(**inputs), Console(file=io.StringIO()))
     assert not Path(inputs["output_dir"]).exists()
+
+
+def _respell(sql: str) -> str:
+    """`SELECT a FROM t WHERE ...` with an alias for the table."""
+    found = re.fullmatch(r"SELECT (\w+) FROM (\w+) WHERE (\w+ .*)", sql)
+    assert found is not None
+    return f"SELECT T1.{found[1]} FROM {found[2]} AS T1 WHERE T1.{found[3]}"
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from sense_trl.pipeline.stages import GenerationArguments, dpo
 from sense_trl.pipeline.starting_model import (
     check_model_arguments,
     get_adapter_base,
+    load_stage_tokenizer,
     load_starting_model,
 )
 from sense_trl.pipeline.training import train_dpo, train_sft
@@ -132,6 +133,9 @@ def test_an_adapter_trained_in_32_bits_is_merged(tmp_path: Path) -> None:
     )
     assert get_adapter_base(tmp_path / "s") is None
     assert get_adapter_base(tmp_path / "s" / "adapter") == base
+    # The next stage may start from it.
+    tokenizers = [load_stage_tokenizer(str(tmp_path / "s" / name)) for name in ("", "adapter")]
+    assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
     ids = torch.arange(3, 23)[None]
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "s")
     plain = AutoModelForCausalLM.from_pretrained(base)

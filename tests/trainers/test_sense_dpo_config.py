@@ -98,6 +98,8 @@ def test_label_smoothing_that_one_of_two_losses_uses_is_said(build, caplog):
         {"dpop_lambda": -1.0},
         {"dpop_lambda": math.nan},
         {"adapter_dtype": "float16"},
+        {"max_length": -1},
+        {"max_length": 0},
         {"max_dropped_fraction": 1.0},
         {"max_dropped_fraction": -0.1},
         {"ld_alpha": 0.5},

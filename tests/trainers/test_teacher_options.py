@@ -155,6 +155,14 @@ def test_a_teacher_that_is_not_there_is_named(tmp_path):
         get_teacher(build_trainer(), str(tmp_path / "nowhere"))
 
 
+def test_an_adapter_is_no_teacher_and_told_how_to_become_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError) as error:
+        get_teacher(build_trainer(), str(tmp_path))
+    for part in ("folder of an adapter", f"sense-trl merge {tmp_path}", "`teacher_cache`"):
+        assert part in str(error.value)
+
+
 def test_tokens_that_cannot_be_checked_are_said_or_refused(caplog):
     larger = build_tiny_model("llama")
     larger.resize_token_embeddings(VOCAB_SIZE + 64)
