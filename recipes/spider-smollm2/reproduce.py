@@ -345,7 +345,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=517,
         help="evaluate the models of the short trainings on so many, the same for all of them",
     )
-    parser.add_argument("--student-layers", type=int, default=20, help="of the teacher's 30")
+    parser.add_argument("--student-layers", type=int, default=24, help="of the teacher's 30")
     parser.add_argument(
         "--databases", type=int, default=20, help="that each seed draws for the short trainings"
     )

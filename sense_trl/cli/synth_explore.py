@@ -157,6 +157,13 @@ def _summary(result: ExplorationResult) -> str:
         if reasons:
             lines.append(f"{name:<32}{reasons.total():>7}")
             lines += [f"  {reason:<30}{count:>7}" for reason, count in reasons.most_common()]
+    for reason, left_out in (
+        ("that cannot be read", result.seeds.unreadable),
+        ("close to an evaluation question", result.seeds.too_close),
+    ):
+        if left_out:
+            names = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
+            lines.append(f"left out: {len(left_out)} seed questions {reason}: {names}")
     fruitless = [db_id for db_id, count in result.num_examples.items() if not count]
     if fruitless:
         lines.append(

@@ -75,11 +75,13 @@ class ExplorationResult:
         questions_path: the file with all examples.
         num_examples: kept, by database.
         account: counts over all databases.
+        seeds: which seed questions were used, and which were left out.
     """
 
     questions_path: Path
     num_examples: Mapping[str, int]
     account: ExplorationAccount
+    seeds: SortedSeeds
 
 
 def explore_databases(
@@ -240,7 +242,7 @@ class _Folder:
             "databases": by_database,
         }
         write_text_atomically(self._path / "account.json", json.dumps(content, indent=2) + "\n")
-        return ExplorationResult(questions_path, dict(counts), total)
+        return ExplorationResult(questions_path, dict(counts), total, self._sorted_seeds)
 
     def _make(
         self,

@@ -41,6 +41,19 @@ def test_explore_writes_a_data_set_and_says_what_went_out(
     assert any(line[:1] == ["columns_do_not_fit"] for line in printed)
 
 
+def test_seeds_that_are_left_out_are_named(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"question": "How?", "query": "SELECT FROM WHERE"}))
+    flags = ["--per-database", "2"]
+    assert main([*files, *flags]) == 2
+    assert "max_unusable_fraction" in capsys.readouterr().err
+    assert main([*files, *flags, "--max-unusable-fraction", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: 1 seed questions that cannot be read: train-00002" in out
+
+
 def test_a_model_may_explore(files: list[str], tmp_path: Path) -> None:
     answer = '{"question": "How many songs are there?", "sql": "SELECT count(*) FROM song"}'
     with serve(lambda request: Reply(completion((answer, "stop")))) as server:
