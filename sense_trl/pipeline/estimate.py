@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.errors import InputError
@@ -144,7 +144,7 @@ def estimate_memory(
         parts.append(_get_teacher_part(teacher, setup.teacher, tokens))
     if setup.generates:
         parts.append(_get_cache_part(config, setup))
-    parts += _get_runtime_parts(setup, max(profile.peak_bytes) - gradients)
+    parts += _get_runtime_parts(setup, _get_moving_bytes(setup, config, tree, profile) - gradients)
     return MemoryEstimate(
         parts=tuple(part for part in parts if part.num_bytes),
         tokens=tokens,
@@ -322,6 +322,20 @@ def _get_cache_part(config: Any, setup: TrainingSetup) -> MemoryPart:
     return MemoryPart("KV cache", setup.batch_size * length * per_token, "of generation")
 
 
+def _get_moving_bytes(
+    setup: TrainingSetup, config: Any, tree: PrefixTree, profile: StepProfile
+) -> int:
+    """What comes and goes in a step, gradients included.
+
+    With checkpoints the same tensors come, and go sooner: CUDA's allocator uses their blocks again,
+    the C library leaves pieces of them all (fitted, like its share).
+    """
+    if setup.model.activation_checkpointing and not setup.model.on_gpu:
+        kept = replace(setup.model, activation_checkpointing=False)
+        profile = profile_step(config, kept, tree, accumulates=setup.accumulation_steps > 1)
+    return max(profile.peak_bytes)
+
+
 def _get_runtime_parts(setup: TrainingSetup, moving_bytes: int) -> list[MemoryPart]:
     if setup.model.on_gpu:
         runtime = MemoryPart("runtime", _CUDA_CONTEXT_BYTES, "CUDA context and workspaces, assumed")
@@ -330,4 +344,7 @@ def _get_runtime_parts(setup: TrainingSetup, moving_bytes: int) -> list[MemoryPa
         runtime = MemoryPart("runtime", _PROCESS_BYTES, "Python and its libraries")
         share = _CPU_FRAGMENTATION
     margin = max(0, int(share * moving_bytes))
-    return [runtime, MemoryPart("margin", margin, f"fragmentation, {share:.0%} of activations")]
+    return [
+        runtime,
+        MemoryPart("margin", margin, f"fragmentation, {share:.0%} of what comes and goes"),
+    ]

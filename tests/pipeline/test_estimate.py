@@ -233,6 +233,21 @@ def test_checkpoints_and_shared_prefixes_save_activations() -> None:
     assert one_schema < 0.7 * plain
 
 
+def test_what_checkpoints_free_is_in_pieces_on_a_cpu_and_used_again_on_a_gpu() -> None:
+    margins = {
+        (on_gpu, checkpoints): get_part(
+            estimate_memory(
+                with_model(LONG, on_gpu=on_gpu, activation_checkpointing=checkpoints), CONFIG
+            ),
+            "margin",
+        )
+        for on_gpu in (False, True)
+        for checkpoints in (False, True)
+    }
+    assert margins[False, True] == margins[False, False]
+    assert margins[True, True] < margins[True, False]
+
+
 # ---------------------------------------------------------------------- where it is read from
 
 
