@@ -4,6 +4,7 @@ Builds and verifies preference pairs on the embedded database and evaluates pred
 half must need nothing else. The recipes must be there, without their scripts.
 """
 
+import importlib.metadata
 import importlib.util
 import sys
 from importlib.resources import files
@@ -56,6 +57,9 @@ for recipe in load_recipes().values():
     for stage in recipe.stages:
         file = resolve_config(f"{recipe.name}/{stage}")
         assert file.is_relative_to(str(installed)), file
+
+packaged = {str(file).split("/")[0] for file in importlib.metadata.files("sense_trl") or ()}
+assert packaged.isdisjoint({"docs", "tests", "recipes"}), packaged
 
 assert "torch" not in sys.modules
 sys.stdout.write(f"wheel ok: {len(result.dataset)} pairs, {len(load_recipes())} recipes\n")
