@@ -301,7 +301,8 @@ def count_tokens(folder: Path) -> float:
     """Positions that a training computed: those of a step, on average, times its steps."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     history = metrics["log_history"]
-    counts = [log["prefix_sharing/tokens_computed"] for log in history if "loss" in log]
+    key = "prefix_sharing/tokens_computed"
+    counts = [log[key] for log in history if key in log]
     return float(sum(counts) / len(counts) * history[-1]["step"])
 
 

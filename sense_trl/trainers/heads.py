@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from sense_trl.losses.chunked import LogitTransform, compute_in_chunks
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput, maybe_gather_lm_head_ctx
+from sense_trl.trainers.tree_attention import get_tree_mask, let_sdpa_attend_by_branches
 
 LogitTerm = Callable[[Tensor, slice | Tensor], Tensor]
 """Maps logits `[C, V]`, float32, to one differentiable value each, `[C]`.
@@ -58,6 +59,7 @@ def add_prefix_tree_head(model: Any) -> None:
             PEFT, DDP, FSDP and DeepSpeed, as TRL patches it. A model that has been prepared before
             is left as it is.
     """
+    let_sdpa_attend_by_branches()
     if hasattr(model.forward, "runs_on_trees"):
         return
     original_forward = model.forward
@@ -151,10 +153,10 @@ def _get_mask(model: Any, tree: PrefixTree) -> Any:
     implementation = model.config._attn_implementation
     if implementation == "flex_attention":
         return tree.get_block_mask()
-    mask = tree.get_attention_mask()
     if implementation == "sdpa":
-        return mask
+        return get_tree_mask(tree)
     # Eager attention adds the mask to its scores.
+    mask = tree.get_attention_mask()
     lowest = torch.finfo(model.dtype).min
     return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
 
