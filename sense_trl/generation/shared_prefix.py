@@ -1,13 +1,13 @@
-"""Attention over a prefix that all rows of a batch share, held once.
+"""Attention over prefixes that rows of a batch share, each held once.
 
-The keys and values of the prefix are not copied for every row: all queries of the batch meet them
+The keys and values of a prefix are not copied for every row: the queries of all its rows meet them
 in one matrix product per head. Decoding is bound by memory traffic, and with a schema of a few
 hundred tokens the prefix is most of it. Grouped-query heads are not expanded either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,10 @@ def has_full_attention(model: Any) -> bool:
 
 @contextmanager
 def shared_prefix_attention(model: Any) -> Iterator[None]:
-    """Within the block, `model(..., shared_prefix=cache)` attends to `cache` before its own cache.
+    """Within the block, `model(..., shared_prefixes=[(cache, n), ...])` attends to prefixes.
 
-    `cache` is a `DynamicCache` of batch size 1 that a call without `shared_prefix` has filled. The
+    The first n rows attend to the first cache before their own, the next rows to the next, and so
+    on. A cache is a `DynamicCache` of batch size 1 that a call without prefixes has filled. The
     attention mask must be boolean, `[rows, 1, queries, own keys]`, true where a query may look; the
     prefix is always visible, and position ids count it.
     """
@@ -66,28 +67,33 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     scaling: float,
-    shared_prefix: Any,
+    shared_prefixes: Sequence[tuple[Any, int]],
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """`query` [rows, heads, queries, dim], `key` and `value` [rows, key heads, keys, dim]."""
     import torch
 
-    layer = shared_prefix.layers[module.layer_idx]
-    rows, heads, queries, _ = query.shape
-    width = layer.keys.shape[2] + key.shape[2]
-    step = max(1, _MAX_SCORE_BYTES // (4 * heads * queries * width))
-    parts = [
-        _attend(
-            query[start : start + step],
-            key[start : start + step],
-            value[start : start + step],
-            attention_mask[start : start + step],
-            layer.keys[0],
-            layer.values[0],
-            scaling,
-        )
-        for start in range(0, rows, step)
-    ]
+    _, heads, queries, _ = query.shape
+    parts = []
+    end = 0
+    for cache, num_rows in shared_prefixes:
+        layer = cache.layers[module.layer_idx]
+        width = layer.keys.shape[2] + key.shape[2]
+        step = max(1, _MAX_SCORE_BYTES // (4 * heads * queries * width))
+        first, end = end, end + num_rows
+        for start in range(first, end, step):
+            rows = slice(start, min(start + step, end))
+            parts.append(
+                _attend(
+                    query[rows],
+                    key[rows],
+                    value[rows],
+                    attention_mask[rows],
+                    layer.keys[0],
+                    layer.values[0],
+                    scaling,
+                )
+            )
     output = parts[0] if len(parts) == 1 else torch.cat(parts)
     return output.transpose(1, 2).contiguous(), None
 

@@ -2,7 +2,8 @@
 
 Questions on one database share the instruction and the schema, which are most of a prompt. Their
 common prefix is run through the model once and its keys and values are held once for all rows.
-Rows that are finished leave the batch, so that one long answer does not hold up the rest.
+Questions on several databases fill a batch together, each behind its own prefix. Rows that are
+finished leave the batch, so that one long answer does not hold up the rest.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ _MIN_PREFIX_TOKENS = 16
 # A group may lose this share of its prefix to a newcomer, or as many tokens as a question has.
 _MAX_LOST_SHARE = 0.2
 _MAX_LOST_TOKENS = 32
+# A group of less than this share of a batch does not get a prefix of its own: attention is computed
+# for one prefix after the other.
+_MIN_GROUP_SHARE = 1 / 16
+# Rows whose prompts go on for so many times as many tokens are not padded to one length.
+_MAX_LENGTH_RATIO = 2
 # Finished rows are dropped once they are this share of a batch; dropping copies the cache.
 _COMPACT_SHARE = 0.25
 # Tokens of different prompts read at a time; their activations have to fit beside the model.
@@ -46,6 +52,7 @@ class _Row:
 
     prompt: int
     sample: int
+    group: int
     suffix: list[int]
     tokens: list[int] = field(default_factory=list)
     finished: bool = False
@@ -126,23 +133,31 @@ class TransformersGenerator:
         self.model.eval()
         try:
             with torch.inference_mode():
-                groups = self._groups(token_ids)
-                for prefix, members in self._merge_small(groups, token_ids, sampling):
-                    cache = self._prefill(prefix)
-                    rows = [
-                        _Row(index, sample, token_ids[index][len(prefix) :])
-                        for index in members
-                        for sample in range(sampling.num_generations)
+                groups = self._merge_small(self._groups(token_ids), token_ids, sampling)
+                rows = [
+                    _Row(index, sample, group, token_ids[index][len(prefix) :])
+                    for group, (prefix, members) in enumerate(groups)
+                    for index in members
+                    for sample in range(sampling.num_generations)
+                ]
+                # Rows of similar length share a batch, so that little of it is padding.
+                rows.sort(key=lambda row: (row.group, -len(row.suffix), row.prompt, row.sample))
+                caches: dict[int, Any] = {}
+                for batch in self._batches(rows):
+                    used = dict.fromkeys(row.group for row in batch)
+                    caches = {
+                        group: caches[group] if group in caches else self._prefill(groups[group][0])
+                        for group in used
+                    }
+                    prefixes = [
+                        _Prefix(len(groups[group][0]), cache) for group, cache in caches.items()
                     ]
-                    # Rows of similar length share a batch, so that little of it is padding.
-                    rows.sort(key=lambda row: (-len(row.suffix), row.prompt, row.sample))
-                    for batch in self._batches(rows):
-                        keys = [json.dumps(prompts[row.prompt]) for row in batch]
-                        self._decode(batch, keys, prefix, cache, sampling)
-                        for row in batch:
-                            results[row.prompt][row.sample] = self._completion(row)
-                        if on_progress is not None:
-                            on_progress(len(batch))
+                    keys = [json.dumps(prompts[row.prompt]) for row in batch]
+                    self._decode(batch, keys, prefixes, sampling)
+                    for row in batch:
+                        results[row.prompt][row.sample] = self._completion(row)
+                    if on_progress is not None:
+                        on_progress(len(batch))
         finally:
             self.model.train(was_training)
         return [[c for c in completions if c is not None] for completions in results]
@@ -154,23 +169,29 @@ class TransformersGenerator:
         return [int(token) for token in ids]
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
-        """Cut `rows`, sorted by length, into batches."""
+        """Cut `rows`, sorted by group and length, into batches."""
         # Padding takes up room in a window or a recurrent state, so what such a model writes would
         # depend on its company; behind a shared prefix there is none of either.
         same_length = not has_full_attention(self.model)
+        several_groups = supports_shared_prefix(self.model)
         batch: list[_Row] = []
         prompts: set[int] = set()
+        longest = shortest = 0
         for row in rows:
-            # The longest row comes first, and every prompt is padded to it.
-            is_new = row.prompt not in prompts
-            num_tokens = (len(prompts) + 1) * len((batch or [row])[0].suffix)
+            length = len(row.suffix)
+            longest, shortest = max(longest, length), min(shortest or length, length)
+            is_new_group = bool(batch) and row.group != batch[-1].group
+            # Every prompt is padded to the longest.
+            num_tokens = (len(prompts | {row.prompt})) * longest
             if batch and (
                 len(batch) == self.batch_size
-                or (same_length and len(row.suffix) != len(batch[0].suffix))
-                or (is_new and num_tokens > _MAX_PREFILL_TOKENS)
+                or (same_length and longest != shortest)
+                or (is_new_group and not several_groups)
+                or (is_new_group and longest > _MAX_LENGTH_RATIO * shortest + _MAX_LOST_TOKENS)
+                or (row.prompt not in prompts and num_tokens > _MAX_PREFILL_TOKENS)
             ):
                 yield batch
-                batch, prompts = [], set()
+                batch, prompts, longest, shortest = [], set(), length, length
             batch.append(row)
             prompts.add(row.prompt)
         if batch:
@@ -230,13 +251,19 @@ class TransformersGenerator:
         token_ids: list[list[int]],
         sampling: SamplingConfig,
     ) -> list[tuple[list[int], list[int]]]:
-        """Join the groups that do not fill half a batch, behind what all of them share.
+        """Join the groups that are too small for a prefix of their own, behind what all share.
 
-        A step for a few rows takes nearly as long as one for a whole batch. Questions on many
-        databases would otherwise be answered a handful at a time; reading some schemas twice costs
-        less.
+        A step for a few rows takes nearly as long as one for a whole batch. Where rows behind
+        several prefixes can be decoded together, only groups of a few rows are joined; elsewhere
+        those that do not fill half a batch: questions on many databases would otherwise be answered
+        a handful at a time, and reading some schemas twice costs less.
         """
-        small = [g for g in groups if 2 * len(g[1]) * sampling.num_generations < self.batch_size]
+        share = _MIN_GROUP_SHARE if supports_shared_prefix(self.model) else 1 / 2
+        small = [
+            group
+            for group in groups
+            if len(group[1]) * sampling.num_generations < share * self.batch_size
+        ]
         if len(small) < 2 or not has_full_attention(self.model):
             return groups
         members = [index for _, indices in small for index in indices]
@@ -260,11 +287,16 @@ class TransformersGenerator:
         self,
         rows: list[_Row],
         keys: list[str],
-        prefix: list[int],
-        prefix_cache: Any,
+        prefixes: list[_Prefix],
         sampling: SamplingConfig,
     ) -> None:
-        """Write all completions of `rows` into their `tokens`."""
+        """Write all completions of `rows` into their `tokens`.
+
+        Args:
+            rows: those of one group after those of another.
+            keys: per row, what seeds its samples.
+            prefixes: of the groups, in the order of the rows.
+        """
         import torch
 
         device = self.model.device
@@ -280,8 +312,12 @@ class TransformersGenerator:
         real = torch.tensor(
             [[False] * (width - len(s)) + [True] * len(s) for s in suffixes.values()], device=device
         )
-        positions = (real.cumsum(dim=1) - 1).clamp(min=0) + len(prefix)
-        forward = _Forward(self.model, prefix_cache, len(prefix), len(suffixes))
+        group_of = {row.prompt: row.group for row in rows}
+        order = {group: index for index, group in enumerate(dict.fromkeys(group_of.values()))}
+        behind = torch.tensor([order[group_of[prompt]] for prompt in suffixes], device=device)
+        lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0) + lengths[behind][:, None]
+        forward = _Forward(self.model, prefixes, behind)
         logits = forward(ids, real, positions)
         place = {prompt: index for index, prompt in enumerate(suffixes)}
         source = torch.tensor([place[row.prompt] for row in rows], device=device)
@@ -327,35 +363,61 @@ class TransformersGenerator:
         return Completion(text.strip(), len(row.tokens), row.finished)
 
 
-class _Forward:
-    """Runs a model behind a shared prefix, holding the cache of what comes after it.
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """A prefix that has been read: its number of tokens, and its cache."""
 
-    Models that `supports_shared_prefix` knows read the prefix from one place; for all others its
-    cache is copied to every row, which any model with keys and values in a `DynamicCache` can do.
+    length: int
+    cache: Any
+
+
+class _Forward:
+    """Runs a model behind shared prefixes, holding the cache of what comes after them.
+
+    Models that `supports_shared_prefix` knows read each prefix from one place; for all others the
+    cache of the one prefix is copied to every row, which any model with keys and values in a
+    `DynamicCache` can do.
+
+    Args:
+        model: the model.
+        prefixes: one, or for models that `supports_shared_prefix` knows, any number.
+        behind: per row, which prefix it follows, in ascending order.
     """
 
-    def __init__(self, model: Any, prefix_cache: Any, prefix_length: int, num_rows: int) -> None:
+    def __init__(self, model: Any, prefixes: list[_Prefix], behind: torch.Tensor) -> None:
         from transformers import DynamicCache
 
         self._model = model
-        self._prefix_length = prefix_length
-        self._shared = prefix_cache if supports_shared_prefix(model) else None
-        if self._shared is not None:
+        self._prefixes = prefixes
+        self._set_rows(behind)
+        self._is_shared = supports_shared_prefix(model)
+        if self._is_shared:
             self._cache = DynamicCache(config=model.config)
-        else:
-            self._cache = copy.deepcopy(prefix_cache)
-            try:
-                self._cache.batch_repeat_interleave(num_rows)
-            except (AttributeError, NotImplementedError) as error:
-                raise ModelError(
-                    f"Models of the type {model.config.model_type!r} cannot be sampled: they keep "
-                    "a recurrent state instead of keys and values, and transformers cannot copy "
-                    "it for several rows. Use a model that is a transformer throughout."
-                ) from error
+            return
+        (prefix,) = prefixes
+        self._cache = copy.deepcopy(prefix.cache)
+        try:
+            self._cache.batch_repeat_interleave(len(behind))
+        except (AttributeError, NotImplementedError) as error:
+            raise ModelError(
+                f"Models of the type {model.config.model_type!r} cannot be sampled: they keep "
+                "a recurrent state instead of keys and values, and transformers cannot copy "
+                "it for several rows. Use a model that is a transformer throughout."
+            ) from error
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep the rows with these indices, in this order; an index may occur several times."""
+        """Keep the rows with these indices, in ascending order; one may occur several times."""
         self._cache.batch_select_indices(rows)
+        self._set_rows(self._behind[rows])
+
+    def _set_rows(self, behind: torch.Tensor) -> None:
+        self._behind = behind
+        counts = behind.bincount(minlength=len(self._prefixes)).tolist()
+        self._used = [
+            (prefix.cache, count)
+            for prefix, count in zip(self._prefixes, counts, strict=True)
+            if count
+        ]
 
     def __call__(
         self, ids: torch.Tensor, real: torch.Tensor, positions: torch.Tensor
@@ -364,7 +426,7 @@ class _Forward:
 
         Args:
             ids: new tokens [rows, n].
-            real: [rows, all tokens behind the prefix], false at padding.
+            real: [rows, all tokens behind the prefixes], false at padding.
             positions: of the new tokens [rows, n], the prefix counted.
         """
         import torch
@@ -376,8 +438,8 @@ class _Forward:
             "use_cache": True,
             "logits_to_keep": 1,
         }
-        if self._shared is None:
-            prefix = real.new_ones(len(real), self._prefix_length)
+        if not self._is_shared:
+            prefix = real.new_ones(len(real), self._prefixes[0].length)
             mask = torch.cat([prefix, real], dim=1).long()
             return self._last(self._model(attention_mask=mask, **options))
         num_keys = real.shape[1]
@@ -386,7 +448,7 @@ class _Forward:
         mask = (real[:, None, :] & causal)[:, None]
         with shared_prefix_attention(self._model):
             return self._last(
-                self._model(attention_mask=mask, shared_prefix=self._shared, **options)
+                self._model(attention_mask=mask, shared_prefixes=self._used, **options)
             )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -126,6 +127,51 @@ def test_questions_on_many_databases_share_batches(monkeypatch: pytest.MonkeyPat
     assert sizes == [2] * 12
 
 
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+def test_rows_of_several_databases_are_decoded_together(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each behind the prefix of its own database, also once rows have left the batch."""
+    schemas = [f"t{i}({', '.join(f'{c}_{i}' for c in 'abcdefgh'[: 4 + 2 * i])})" for i in range(3)]
+    prompts = [
+        get_prompt(f"{question} {j}", schema)
+        for schema in schemas
+        for j, question in enumerate(QUESTIONS)
+    ]
+    generator = _generator(architecture, batch_size=64)
+    batches = []
+    decode = generator._decode
+
+    def recording(rows: list[_Row], keys: list[str], prefixes: list[Any], *rest: Any) -> None:
+        batches.append((len(rows), [prefix.length for prefix in prefixes]))
+        decode(rows, keys, prefixes, *rest)
+
+    monkeypatch.setattr(generator, "_decode", recording)
+    for sampling in (
+        SamplingConfig(max_new_tokens=10),
+        SamplingConfig(num_generations=2, temperature=1.0, max_new_tokens=10),
+    ):
+        batches.clear()
+        # The rest of a batch may be rounded in another way; an answer may not depend on it.
+        monkeypatch.setattr(generator_module, "_MIN_GROUP_SHARE", 0.0)
+        together = generator.generate(prompts, sampling)
+        ((num_rows, lengths),) = batches
+        assert num_rows == len(prompts) * sampling.num_generations
+        assert len(set(lengths)) == len(schemas)
+        assert together == [generator.generate([prompt], sampling)[0] for prompt in prompts]
+
+
+def test_long_prompts_are_not_mixed_with_short_ones() -> None:
+    rows = [
+        _Row(i, 0, group, [1] * length)
+        for i, (group, length) in enumerate([(0, 9), (0, 8), (1, 10), (2, 400), (3, 9), (4, 12)])
+    ]
+    generator = _generator("llama", batch_size=8)
+    assert [[row.prompt for row in batch] for batch in generator._batches(rows)] == [
+        [0, 1, 2], [3], [4, 5],
+    ]  # fmt: skip
+
+
 def test_attention_in_small_pieces_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = _generator("qwen2")
     expected = generator.generate(PROMPTS, SamplingConfig(max_new_tokens=8))
@@ -191,7 +237,7 @@ def test_with_a_sliding_window_no_row_is_padded() -> None:
 
 
 def test_batches_mix_lengths_only_without_a_window() -> None:
-    rows = [_Row(i, 0, [1] * length) for i, length in enumerate([5, 5, 5, 3, 3, 2])]
+    rows = [_Row(i, 0, 0, [1] * length) for i, length in enumerate([5, 5, 5, 3, 3, 2])]
     generator = _generator("llama", batch_size=2)
     assert [[len(r.suffix) for r in b] for b in generator._batches(rows)] == [
         [5, 5],
