@@ -71,7 +71,8 @@ class RunFolder:
         if changed:
             raise InputError(
                 f"`output_dir` {str(self.path)!r} holds a run with other settings: "
-                f"{'; '.join(changed)}. Choose another folder, or delete this one."
+                f"{'; '.join(changed)}. Choose another folder, or delete this one (where the "
+                "command has `--overwrite`, it does that)."
             )
 
     def _is_ours(self, marker: dict[str, Any]) -> bool:

@@ -462,7 +462,9 @@ def load_pairs(path: str) -> datasets.Dataset:
     import pyarrow.parquet
 
     if not Path(path).is_file():
-        raise InputError(f"`pairs` is {path!r}, which is not a file. Build it with build_pairs.")
+        raise InputError(
+            f"`pairs` is {path!r}, which is not a file. Build it with the stage `pairs`."
+        )
     try:
         metadata = pyarrow.parquet.read_metadata(path)
     except pyarrow.ArrowInvalid as error:

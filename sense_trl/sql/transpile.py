@@ -174,7 +174,7 @@ def _pick_values_of_groups(select: exp.Select) -> None:
     ]
     if group is None and not aggregates:
         return
-    projected = {p.alias.lower() for p in select.expressions if isinstance(p, exp.Alias)}
+    projected = {p.alias.lower(): p.this for p in select.expressions if isinstance(p, exp.Alias)}
     grouped: set[str] = set()
     for key in keys:
         if isinstance(key, exp.Literal) and key.this.isdigit():
@@ -182,6 +182,8 @@ def _pick_values_of_groups(select: exp.Select) -> None:
             if position < len(select.expressions):
                 key = select.expressions[position].unalias()
         grouped.add(key.sql().lower())
+        if isinstance(key, exp.Column) and not key.table and key.name.lower() in projected:
+            grouped.add(projected[key.name.lower()].sql().lower())
     # Beside a single MIN or MAX, SQLite takes the other values from the row that has it.
     extremum = None
     if len({node.sql().lower() for node in aggregates}) == 1 and isinstance(

@@ -35,6 +35,8 @@ INSERT INTO singer VALUES
         "SELECT id, name, count(*) FROM singer GROUP BY id",
         "SELECT T1.name FROM singer AS T1 GROUP BY T1.id HAVING count(*) = 1 AND T1.age > 40",
         "SELECT rank, count(*) FROM singer GROUP BY 1 ORDER BY count(*) DESC, rank",
+        "SELECT substr(name, 1, 1) AS first, count(*) FROM singer GROUP BY first ORDER BY first",
+        "SELECT age / 10 AS decade, name FROM singer WHERE age < 50 GROUP BY decade, name",
         "SELECT name FROM singer WHERE age > '40'",
         "SELECT name FROM singer WHERE age = 'old'",
         "SELECT name FROM singer WHERE id IN (1, '2')",
