@@ -563,6 +563,18 @@ def _visible(text: str) -> str:
 # ---------------------------------------------------------------------- stats
 
 
+def _name_gold_problems(problems: Mapping[str, str], account: Path) -> list[str]:
+    """A line per reason why gold is no label, with the first questions that have it."""
+    by_reason: dict[str, list[str]] = {}
+    for question_id, text in problems.items():
+        by_reason.setdefault(text.split(":")[0], []).append(question_id)
+    lines = [f"gold that decides nothing (all in {account}, gold_problems)"] if problems else []
+    for reason, question_ids in sorted(by_reason.items()):
+        shown = ", ".join(question_ids[:5]) + (", ..." if len(question_ids) > 5 else "")
+        lines.append(f"  {reason:<38}{len(question_ids):>8,}  {shown}")
+    return lines
+
+
 def _stats(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.pairs.card import COUNTED_COLUMNS, count_column
 
@@ -600,5 +612,6 @@ def _stats(arguments: dict[str, Any], console: Any) -> int:
                 else (counts.items())
             )
             lines += [f"  {name:<38}{count:>8,}" for name, count in ordered]
+    lines += _name_gold_problems(summary.get("gold_problems", {}), account)
     print("\n".join(lines))  # noqa: T201 - the result of the command
     return 0

@@ -80,6 +80,7 @@ def test_pairs_come_from_prediction_and_candidate_files(folder: Path, capsys) ->
     assert (second["rejected_sql"], second["temperature"]) == (wrong.sql, 0.7)
     out = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["gold_undetermined", "1"] in out
+    assert ["gold_empty", "1", "q3"] in out
     assert ["pairs", "2"] in out
     assert ["extra_condition", "1"] in out
 
