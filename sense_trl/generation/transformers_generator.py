@@ -64,7 +64,8 @@ class TransformersGenerator:
     Args:
         model: a model folder, a hub id, or a loaded model.
         tokenizer: its tokenizer; read from the same folder if `model` is a path.
-        batch_size: completions written at the same time. Memory grows with it.
+        batch_size: completions written at the same time. Memory grows with it; beside their own
+            keys and values, those of up to 16 schemas are held.
         dtype: weights when loading from a path: `"auto"`, `"float32"`, `"bfloat16"`. On CPUs
             float32 decodes fastest.
         device: where a model loaded from a path goes; CUDA if there is one.
@@ -142,18 +143,17 @@ class TransformersGenerator:
                 ]
                 # Rows of similar length share a batch, so that little of it is padding.
                 rows.sort(key=lambda row: (row.group, -len(row.suffix), row.prompt, row.sample))
-                caches: dict[int, Any] = {}
+                held: dict[int, _Prefix] = {}
                 for batch in self._batches(rows):
                     used = dict.fromkeys(row.group for row in batch)
-                    caches = {
-                        group: caches[group] if group in caches else self._prefill(groups[group][0])
-                        for group in used
-                    }
-                    prefixes = [
-                        _Prefix(len(groups[group][0]), cache) for group, cache in caches.items()
-                    ]
+                    # Those of the batch before go before others are read.
+                    held = {group: held[group] for group in used if group in held}
+                    for group in used:
+                        if group not in held:
+                            prefix = groups[group][0]
+                            held[group] = _Prefix(len(prefix), self._prefill(prefix))
                     keys = [json.dumps(prompts[row.prompt]) for row in batch]
-                    self._decode(batch, keys, prefixes, sampling)
+                    self._decode(batch, keys, [held[group] for group in used], sampling)
                     for row in batch:
                         results[row.prompt][row.sample] = self._completion(row)
                     if on_progress is not None:
@@ -259,11 +259,13 @@ class TransformersGenerator:
         a handful at a time, and reading some schemas twice costs less.
         """
         share = _MIN_GROUP_SHARE if supports_shared_prefix(self.model) else 1 / 2
-        small = [
-            group
-            for group in groups
-            if len(group[1]) * sampling.num_generations < share * self.batch_size
-        ]
+        # A single row has nobody to share a prefix with.
+        fewest = max(2, share * self.batch_size)
+
+        def is_small(group: tuple[list[int], list[int]]) -> bool:
+            return len(group[1]) * sampling.num_generations < fewest
+
+        small = [group for group in groups if is_small(group)]
         if len(small) < 2 or not has_full_attention(self.model):
             return groups
         members = [index for _, indices in small for index in indices]
@@ -272,7 +274,7 @@ class TransformersGenerator:
             prefix = prefix[: _common_length(prefix, token_ids[index][:-1])]
         if not prefix:
             return groups
-        return [*(group for group in groups if group not in small), (prefix, members)]
+        return [*(group for group in groups if not is_small(group)), (prefix, members)]
 
     def _prefill(self, prefix: list[int]) -> Any:
         import torch

@@ -26,9 +26,13 @@ __all__ = ["TreeBranches", "attend_by_branches", "get_tree_mask", "let_sdpa_atte
 _BRANCHES = "tree_branches"
 # Options of transformers' own `sdpa` that change its result.
 _NOT_TAKEN = ("position_bias", "softcap", "cache")
-# What a branch costs beside its products, in compared pairs of nodes: its calls, concatenations and
-# their gradients take some 0.3 ms, in which a small model compares as many.
+# What a branch costs beside its products, in compared pairs of nodes: its calls and their gradients
+# take some 0.3 ms, in which a small model compares as many; and each key and value that it sees is
+# copied, for the backward pass too.
 _PAIRS_PER_BRANCH = 2000
+_PAIRS_PER_COPY = 50
+# Keys and values may be held so many times, for the backward pass.
+_MAX_COPIES = 8
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,12 @@ class TreeBranches:
     Attributes:
         rows: one per row of the tree.
         num_pairs: compared pairs of nodes, and what branches cost beside them, in pairs.
+        num_copies: keys that the branches see, all together.
     """
 
     rows: tuple[_Row, ...]
     num_pairs: int
+    num_copies: int
     _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -76,8 +82,10 @@ class TreeBranches:
             )
         )
         branches = [branch for row in rows for branch in row.branches]
-        num_pairs = sum(b.size * b.num_seen + _PAIRS_PER_BRANCH for b in branches)
-        return cls(rows, num_pairs)
+        num_copies = sum(branch.num_seen for branch in branches)
+        num_pairs = sum(branch.size * branch.num_seen for branch in branches)
+        num_pairs += _PAIRS_PER_BRANCH * len(branches) + _PAIRS_PER_COPY * num_copies
+        return cls(rows, num_pairs, num_copies)
 
     def get_mask(self, branch: _Branch, dtype: torch.dtype) -> Tensor | None:
         """What is added to the scores of a branch, `[size, num_seen]`; None for a root's."""
@@ -125,7 +133,8 @@ def get_tree_mask(tree: PrefixTree) -> Tensor:
     mask = tree.get_attention_mask()
     if mask.device.type == "cpu":
         branches = TreeBranches.from_tree(tree)
-        if branches.num_pairs < mask.numel():
+        is_small = branches.num_copies <= _MAX_COPIES * tree.input_ids.numel()
+        if is_small and branches.num_pairs < mask.numel():
             setattr(mask, _BRANCHES, branches)
     return mask
 

@@ -74,9 +74,15 @@ def test_pairs_are_compared_only_where_one_sees_the_other() -> None:
     branches = TreeBranches.from_tree(tree)
     # The first answer goes on from the prefix; fifteen others see it and themselves.
     compared = 460 * 460 + 15 * 60 * 460
-    assert branches.num_pairs == compared + 16 * tree_attention._PAIRS_PER_BRANCH
-    assert tree.input_ids.numel() ** 2 > 2.5 * branches.num_pairs
+    assert branches.num_copies == 16 * 460
+    assert branches.num_pairs == (
+        compared + 16 * tree_attention._PAIRS_PER_BRANCH + 16 * 460 * tree_attention._PAIRS_PER_COPY
+    )
+    assert tree.input_ids.numel() ** 2 > 1.5 * branches.num_pairs
     assert hasattr(get_tree_mask(tree), "tree_branches")
+    # Many short answers would hold a copy of the long prefix each.
+    many = PrefixTree.from_sequences([[*prefix, *prefix, 500 + i, 7] for i in range(64)])
+    assert not hasattr(get_tree_mask(many), "tree_branches")
     # Branches of a few nodes would cost more than they save.
     assert not hasattr(get_tree_mask(PrefixTree.from_sequences(SEQUENCES)), "tree_branches")
 
@@ -100,8 +106,9 @@ def test_a_model_on_a_tree_attends_by_branches(architecture, monkeypatch) -> Non
         return attend_by_branches(*args, **options)
 
     monkeypatch.setattr(tree_attention, "attend_by_branches", counting)
+    monkeypatch.setattr(tree_attention, "_MAX_COPIES", 100)
     results = []
-    for pairs_per_branch in (0, 10**9):
+    for pairs_per_branch in (-(10**9), 10**9):
         monkeypatch.setattr(tree_attention, "_PAIRS_PER_BRANCH", pairs_per_branch)
         model.zero_grad()
         log_probs = model(labels=labels, fused_lm_head=True, prefix_tree=tree).log_probs
