@@ -164,6 +164,11 @@ def _summary(result: ExplorationResult) -> str:
         if left_out:
             names = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
             lines.append(f"left out: {len(left_out)} seed questions {reason}: {names}")
+    if result.replaced:
+        lines.append(
+            f"replaced: what the folder held about {len(result.replaced)} databases had been made "
+            "with other settings, seeds or evaluation questions"
+        )
     fruitless = [db_id for db_id, count in result.num_examples.items() if not count]
     if fruitless:
         lines.append(

@@ -76,12 +76,14 @@ class ExplorationResult:
         num_examples: kept, by database.
         account: counts over all databases.
         seeds: which seed questions were used, and which were left out.
+        replaced: databases that the folder held with examples made from something else.
     """
 
     questions_path: Path
     num_examples: Mapping[str, int]
     account: ExplorationAccount
     seeds: SortedSeeds
+    replaced: tuple[str, ...] = ()
 
 
 def explore_databases(
@@ -183,6 +185,7 @@ class _Folder:
         self._model = model
         self._templates: list[SQLTemplate] | None = None
         self._indices: dict[str, EvaluationIndex] = {}
+        self._replaced: list[str] = []
 
     def load(self, db_id: str) -> _Part | None:
         """A part that is there and was made from the same."""
@@ -191,6 +194,7 @@ class _Folder:
             return None
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record["key"] != self._key(db_id):
+            self._replaced.append(db_id)
             return None
         return record, len(load_examples(examples_path))
 
@@ -242,7 +246,9 @@ class _Folder:
             "databases": by_database,
         }
         write_text_atomically(self._path / "account.json", json.dumps(content, indent=2) + "\n")
-        return ExplorationResult(questions_path, dict(counts), total, self._sorted_seeds)
+        return ExplorationResult(
+            questions_path, dict(counts), total, self._sorted_seeds, tuple(self._replaced)
+        )
 
     def _make(
         self,

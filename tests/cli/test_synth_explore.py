@@ -52,6 +52,9 @@ def test_seeds_that_are_left_out_are_named(
     assert main([*files, *flags, "--max-unusable-fraction", "0.5"]) == 0
     out = capsys.readouterr().out
     assert "left out: 1 seed questions that cannot be read: train-00002" in out
+    assert "replaced:" not in out
+    assert main([*files, "--per-database", "3", "--max-unusable-fraction", "0.5"]) == 0
+    assert "replaced: what the folder held about 1 databases" in capsys.readouterr().out
 
 
 def test_a_model_may_explore(files: list[str], tmp_path: Path) -> None:

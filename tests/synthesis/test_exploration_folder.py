@@ -78,6 +78,7 @@ def test_an_interrupted_exploration_continues_to_the_same_files(
         catalog, tmp_path / "cut", ExplorationConfig(num_per_database=3), num_workers=0
     )
     assert other.num_examples == {"concerts": 3, "pets": 3}
+    assert (resumed.replaced, other.replaced) == ((), ("concerts", "pets"))
 
 
 def test_an_edited_dictionary_is_used_without_a_model(
