@@ -7,6 +7,7 @@ autograd keeps of an architecture is found out rather than modelled, and no weig
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import warnings
@@ -200,13 +201,16 @@ def _simulate(
     from trl.trainer.utils import add_fused_lm_head
 
     from sense_trl.trainers.heads import add_prefix_tree_head
+    from sense_trl.trainers.tree_attention import with_dense_masks
 
     model = build_meta_model(config, settings, num_layers=num_layers)
     base = model.get_base_model() if settings.lora is not None else model
     add_fused_lm_head(base)
     add_prefix_tree_head(base)
+    # What is simulated looks like a CPU.
+    masks = with_dense_masks() if settings.on_gpu else contextlib.nullcontext()
     # The tree's index tensors are real.
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with masks, FakeTensorMode(allow_non_fake_inputs=True):
         _leave_meta(model)
         tracker = _MemoryTracker(model)
         _mark_phases(base.base_model, tracker, drop_mask=len(tree.input_ids) == 1)

@@ -10,6 +10,9 @@ and FlexAttention skips hidden blocks.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,8 +24,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from sense_trl.prefix_tree import PrefixTree
 
-__all__ = ["TreeBranches", "attend_by_branches", "get_tree_mask", "let_sdpa_attend_by_branches"]
+__all__ = [
+    "TreeBranches",
+    "attend_by_branches",
+    "get_tree_mask",
+    "let_sdpa_attend_by_branches",
+    "with_dense_masks",
+]
 
+_is_dense: ContextVar[bool] = ContextVar("is_dense", default=False)
 _BRANCHES = "tree_branches"
 # Options of transformers' own `sdpa` that change its result.
 _NOT_TAKEN = ("position_bias", "softcap", "cache")
@@ -131,12 +141,22 @@ def get_tree_mask(tree: PrefixTree) -> Tensor:
     On a CPU, where it saves work, it carries the branches, by which `sdpa` then attends.
     """
     mask = tree.get_attention_mask()
-    if mask.device.type == "cpu":
+    if mask.device.type == "cpu" and not _is_dense.get():
         branches = TreeBranches.from_tree(tree)
         is_small = branches.num_copies <= _MAX_COPIES * tree.input_ids.numel()
         if is_small and branches.num_pairs < mask.numel():
             setattr(mask, _BRANCHES, branches)
     return mask
+
+
+@contextmanager
+def with_dense_masks() -> Iterator[None]:
+    """Within the block no mask carries branches: as on a GPU, for simulating one."""
+    token = _is_dense.set(True)
+    try:
+        yield
+    finally:
+        _is_dense.reset(token)
 
 
 def attend_by_branches(

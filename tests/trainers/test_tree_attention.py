@@ -11,7 +11,12 @@ from tiny_models import ARCHITECTURES, build_tiny_model
 
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import tree_attention
-from sense_trl.trainers.tree_attention import TreeBranches, attend_by_branches, get_tree_mask
+from sense_trl.trainers.tree_attention import (
+    TreeBranches,
+    attend_by_branches,
+    get_tree_mask,
+    with_dense_masks,
+)
 
 # Two answers to each of two questions on one schema.
 SEQUENCES = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6, 7], [1, 2, 8, 9], [1, 2, 8, 10]]
@@ -80,6 +85,8 @@ def test_pairs_are_compared_only_where_one_sees_the_other() -> None:
     )
     assert tree.input_ids.numel() ** 2 > 1.5 * branches.num_pairs
     assert hasattr(get_tree_mask(tree), "tree_branches")
+    with with_dense_masks():
+        assert not hasattr(get_tree_mask(tree), "tree_branches")
     # Many short answers would hold a copy of the long prefix each.
     many = PrefixTree.from_sequences([[*prefix, *prefix, 500 + i, 7] for i in range(64)])
     assert not hasattr(get_tree_mask(many), "tree_branches")
