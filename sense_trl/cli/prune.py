@@ -31,15 +31,12 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         InputError: the folder holds something, or the model cannot be pruned so (exit code 2).
     """
-    from pathlib import Path
-
-    from sense_trl.errors import InputError
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
     from sense_trl.pipeline.pruning import prune_layers
+    from sense_trl.pipeline.run_folder import check_new_folder
 
-    output = Path(arguments["output"])
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"`output` is {str(output)!r}, which is not empty. Name a new folder.")
+    output = arguments["output"]
+    check_new_folder(output)
     with console.status("Pruning"):
         tokenizer = load_tokenizer(arguments["model"])
         model = load_model(arguments["model"], dtype="auto")

@@ -12,6 +12,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.pipeline.model_card import format_model_card
 from sense_trl.pipeline.model_config import load_model_config
+from sense_trl.pipeline.run_folder import check_new_folder
 from sense_trl.pipeline.simulation import ModelSettings, build_meta_model
 from sense_trl.pipeline.starting_model import load_adapter
 
@@ -87,8 +88,7 @@ def merge_adapter(
     if dtype not in DTYPES:
         raise InputError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     target = Path(output)
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise InputError(f"`output` {str(output)!r} exists; give a new or empty folder.")
+    check_new_folder(target)
     base = base or _get_base(adapter)
     if Path(base).is_absolute() and not Path(base).exists():
         raise InputError(

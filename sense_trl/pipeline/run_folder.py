@@ -114,6 +114,19 @@ class RunFolder:
         return data if isinstance(data, dict) and data.get("tool") == _TOOL else None
 
 
+def check_new_folder(output: str | Path) -> None:
+    """Refuse a path that holds something.
+
+    Raises:
+        InputError: it is a file, or a folder that is not empty.
+    """
+    path = Path(output)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(
+            f"`output` {str(output)!r} exists and is not empty; give a new or empty folder."
+        )
+
+
 def fingerprint_file(path: str | Path) -> str:
     """A file's identity: the SHA-256 of its content."""
     return sha256_of(path)

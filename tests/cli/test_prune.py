@@ -32,5 +32,6 @@ def test_more_layers_than_there_are_and_a_folder_in_use_are_refused(
     output = str(tmp_path / "student")
     assert main(["prune", model, "--num-layers", "3", "--output", output]) == 2
     assert "`num_layers` is 3" in capsys.readouterr().err
-    assert main(["prune", model, "--num-layers", "1", "--output", model]) == 2
-    assert "not empty" in capsys.readouterr().err
+    for used in (model, f"{model}/config.json"):
+        assert main(["prune", model, "--num-layers", "1", "--output", used]) == 2
+        assert "not empty" in capsys.readouterr().err
