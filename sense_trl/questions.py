@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from sense_trl.errors import InputError
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
 
+# Questions that one error names.
+_MAX_SHOWN = 10
 # The first name that a record has is used; Spider also has a field `sql`, which holds a parse tree
 # and not a string, so a value that is not a string is passed over.
 _GOLD_SQL_FIELDS = ("gold_sql", "query", "SQL", "sql")
@@ -53,6 +55,28 @@ class Question:
     split: str | None = None
     level: str | None = None
     evidence: str | None = None
+
+
+def describe_unusable(
+    unusable: Mapping[str, str], num_questions: int, source: str, allowed: float
+) -> str:
+    """What an error says of more questions that cannot be used than are allowed.
+
+    Args:
+        unusable: question id to the reason.
+        num_questions: all there are.
+        source: where they come from, as the user named it.
+        allowed: `max_unusable_fraction`.
+    """
+    shown = [f"  {question}: {reason}" for question, reason in list(unusable.items())[:_MAX_SHOWN]]
+    if len(unusable) > _MAX_SHOWN:
+        shown.append(f"  ... and {len(unusable) - _MAX_SHOWN} more")
+    return (
+        f"{len(unusable)} of {num_questions} questions in {source} cannot be used:\n"
+        + "\n".join(shown)
+        + f"\nMend or remove them, or raise `max_unusable_fraction` (now {allowed}) to leave them "
+        "out."
+    )
 
 
 def load_questions(path: str | Path, *, default_db_id: str | None = None) -> list[Question]:

@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError
@@ -18,6 +20,7 @@ __all__ = [
     "add_dataclass_arguments",
     "add_endpoint_arguments",
     "add_execution_arguments",
+    "name_first",
     "take_generator",
 ]
 
@@ -122,3 +125,8 @@ def _plain_type(hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
     return hint
+
+
+def name_first(names: Collection[str]) -> str:
+    """The first five of some names, and whether there are more."""
+    return ", ".join([*islice(names, 5), *(["..."] if len(names) > 5 else [])])

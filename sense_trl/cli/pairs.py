@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sense_trl._files import write_text_atomically
-from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
+from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, name_first
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -570,8 +570,7 @@ def _name_gold_problems(problems: Mapping[str, str], account: Path) -> list[str]
         by_reason.setdefault(text.split(":")[0], []).append(question_id)
     lines = [f"gold that decides nothing (all in {account}, gold_problems)"] if problems else []
     for reason, question_ids in sorted(by_reason.items()):
-        shown = ", ".join(question_ids[:5]) + (", ..." if len(question_ids) > 5 else "")
-        lines.append(f"  {reason:<38}{len(question_ids):>8,}  {shown}")
+        lines.append(f"  {reason:<38}{len(question_ids):>8,}  {name_first(question_ids)}")
     return lines
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sense_trl.cli.arguments import (
     add_dataclass_arguments,
     add_endpoint_arguments,
+    name_first,
     take_generator,
 )
 
@@ -162,8 +163,9 @@ def _summary(result: ExplorationResult) -> str:
         ("close to an evaluation question", result.seeds.too_close),
     ):
         if left_out:
-            names = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-            lines.append(f"left out: {len(left_out)} seed questions {reason}: {names}")
+            lines.append(
+                f"left out: {len(left_out)} seed questions {reason}: {name_first(left_out)}"
+            )
     if result.replaced:
         lines.append(
             f"replaced: what the folder held about {len(result.replaced)} databases had been made "

@@ -11,7 +11,7 @@ from typing import Any
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.prompts import Messages, get_prompt
-from sense_trl.questions import Question, load_questions
+from sense_trl.questions import Question, describe_unusable, load_questions
 from sense_trl.schema import SCHEMA_STYLES, DatabaseSchema, format_schema, load_spider_schemas
 from sense_trl.schema import get_schema as read_schema
 from sense_trl.verification.verifier import SQLVerifier, Verdict
@@ -139,12 +139,9 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
     )
     unusable = _unusable(questions, catalog)
     if len(unusable) > arguments.max_unusable_fraction * len(questions):
-        shown = "\n".join(f"  {place}: {reason}" for place, reason in list(unusable.items())[:10])
-        more = f"\n  ... and {len(unusable) - 10} more" if len(unusable) > 10 else ""
+        allowed = arguments.max_unusable_fraction
         raise InputError(
-            f"{len(unusable)} of {len(questions)} questions in {arguments.questions!r} cannot be "
-            f"used:\n{shown}{more}\nMend or remove them, or raise `max_unusable_fraction` (now "
-            f"{arguments.max_unusable_fraction}) to leave them out."
+            describe_unusable(unusable, len(questions), repr(arguments.questions), allowed)
         )
     usable = tuple(q for q in questions if q.question_id not in unusable)
     if not usable:

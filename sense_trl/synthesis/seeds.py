@@ -14,13 +14,11 @@ from typing import Any
 from sqlglot import exp
 
 from sense_trl.errors import InputError
-from sense_trl.questions import Question
+from sense_trl.questions import Question, describe_unusable
 from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.synthesis.contamination import EvaluationIndex, find_evaluated
 
 __all__ = ["SortedSeeds", "sort_seeds"]
-
-_MAX_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,9 @@ def sort_seeds(
             _refuse_evaluated(own, evaluated[db_id], dialect)
             too_close |= _find_close(own, evaluated[db_id], dialect)
     if len(unreadable) > max_unusable_fraction * len(known):
-        raise InputError(_describe(unreadable, len(known), max_unusable_fraction))
+        raise InputError(
+            describe_unusable(unreadable, len(known), "`seeds`", max_unusable_fraction)
+        )
     usable = [s for s in known if not {s.question_id} & (unreadable.keys() | too_close.keys())]
     return SortedSeeds(tuple(usable), unreadable, too_close, len(seeds) - len(known))
 
@@ -121,15 +121,3 @@ def _find_close(
     index = EvaluationIndex(evaluated, dialect=dialect)
     found = ((seed, index.find(seed.question, seed.gold_sql)) for seed in seeds)
     return {s.question_id: f"{c.kind}: {c.question_id}" for s, c in found if c is not None}
-
-
-def _describe(unreadable: Mapping[str, str], num_seeds: int, allowed: float) -> str:
-    shown = [f"  {seed}: {reason}" for seed, reason in list(unreadable.items())[:_MAX_SHOWN]]
-    if len(unreadable) > _MAX_SHOWN:
-        shown.append(f"  ... and {len(unreadable) - _MAX_SHOWN} more")
-    return (
-        f"{len(unreadable)} of {num_seeds} questions in `seeds` cannot be used:\n"
-        + "\n".join(shown)
-        + f"\nMend or remove them, or raise `max_unusable_fraction` (now {allowed}) to leave them "
-        "out."
-    )
