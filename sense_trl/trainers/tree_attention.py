@@ -115,24 +115,18 @@ def _cut_row(parents: list[int], width: int) -> _Row:
     # A piece ends where a branch does, and after each node at which another branch begins.
     cuts = sorted({0, length, width, *starts, *(parents[start] + 1 for start in starts)})
     index = {cut: i for i, cut in enumerate(cuts)}
-    seen: dict[int, tuple[int, ...]] = {}
-    branches = []
+    branches: list[_Branch] = []
     for start, end in bounds:
         parent = parents[start]
-        # The ancestors are the beginning of what the parent's branch sees.
-        before = () if parent < 0 else _up_to(parent, seen, starts, index)
-        seen[start] = before + tuple(range(index[start], index[end]))
+        before: tuple[int, ...] = ()
+        if parent >= 0:
+            # The ancestors are the beginning of what the parent's branch sees.
+            of_parent = branches[bisect_right(starts, parent) - 1]
+            before = tuple(piece for piece in of_parent.pieces if piece < index[parent + 1])
+        pieces = (*before, *range(index[start], index[end]))
         num_before = sum(cuts[piece + 1] - cuts[piece] for piece in before)
-        branches.append(_Branch(start, end, seen[start], num_before + end - start))
+        branches.append(_Branch(start, end, pieces, num_before + end - start))
     return _Row(tuple(branches), tuple(b - a for a, b in pairwise(cuts)))
-
-
-def _up_to(
-    node: int, seen: dict[int, tuple[int, ...]], starts: list[int], index: dict[int, int]
-) -> tuple[int, ...]:
-    """The pieces from the root to a node, which ends one."""
-    own = seen[starts[bisect_right(starts, node) - 1]]
-    return tuple(piece for piece in own if piece < index[node + 1])
 
 
 def get_tree_mask(tree: PrefixTree) -> Tensor:
