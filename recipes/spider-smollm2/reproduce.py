@@ -56,13 +56,13 @@ class Step:
         name: of the step, unique.
         command: its arguments.
         result: the file that is there once it has finished.
-        trained: for an evaluation, the steps that trained what it evaluates.
+        trained: for an evaluation, the step that trained what it evaluates.
     """
 
     name: str
     command: tuple[str, ...]
     result: Path
-    trained: tuple[str, ...] | None = None
+    trained: str | None = None
 
 
 class Chain:
@@ -84,7 +84,7 @@ class Chain:
     def _baseline(self) -> Iterator[Step]:
         size = str(self.arguments.train_questions)
         yield self._train("sft", "sft", ("--max_questions", size), model=self.arguments.model)
-        yield self._evaluate("sft", trained=("sft",))
+        yield self._evaluate("sft")
 
     def _distillation(self) -> Iterator[Step]:
         a = self.arguments
@@ -100,7 +100,7 @@ class Chain:
                     flags += ["--teacher_model_name_or_path", str(self.output / "sft")]
                 flags += [*questions, *self._short_training(seed)]
                 yield self._train(name, stage, flags, model=str(student))
-                yield self._evaluate(name, trained=(name,), limit=a.short_dev_questions)
+                yield self._evaluate(name, limit=a.short_dev_questions)
 
     def _synthesis(self) -> Iterator[Step]:
         a = self.arguments
@@ -126,21 +126,22 @@ class Chain:
                 "both": self._write(f"both-{seed}", both),
             }
             for data, file in files.items():
-                name = f"data-{data}-{seed}"
-                flags = ("--questions", str(file), *self._short_training(seed))
-                yield self._train(name, "sft", flags, model=a.model)
-                yield self._evaluate(name, trained=(name,), limit=a.short_dev_questions)
+                step = self._train_on(data, file, seed)
+                yield step
+                yield self._evaluate(step.name, limit=a.short_dev_questions)
 
     def _sense(self) -> Iterator[Step]:
         a = self.arguments
-        yield self._get_weak()
+        # The weak model is the first one that saw a few gold questions only.
+        weak = self._train_on("gold", self._write_gold(0), 0)
+        yield weak
         pairs = self.output / "pairs"
         yield Step(
             "pairs",
             (
                 *("pairs", "--config", str(HERE / "pairs.yaml"), *self._data()),
                 *("--questions", str(self.train_questions), "--output_dir", str(pairs)),
-                *("--model_name_or_path", str(self.output / "data-gold-0")),
+                *("--model_name_or_path", str(self.output / weak.name)),
                 *("--max_questions", str(a.sampled_questions)),
             ),
             pairs / "pairs.parquet",
@@ -158,13 +159,13 @@ class Chain:
                 ),
                 folder / "metrics.json",
             )
-            yield self._evaluate(name, trained=(name,))
+            yield self._evaluate(name)
 
     def _transfer(self) -> Iterator[Step]:
         names = ["sft", *(f"sense-{seed}" for seed in self.arguments.seeds[:1])]
         synonyms = self.arguments.spider / "syn_dev.jsonl"
         for name in names if synonyms.exists() else []:
-            yield self._evaluate(name, questions=synonyms, suffix="-syn", trained=(name,))
+            yield self._evaluate(name, questions=synonyms, suffix="-syn")
         for name in names:
             folder = self.output / f"suite-{name}"
             predictions = self.output / f"evaluate-{name}" / "predictions.jsonl"
@@ -178,7 +179,7 @@ class Chain:
                     *("--output", str(folder)),
                 ),
                 folder / "evaluation.json",
-                trained=(name,),
+                trained=name,
             )
 
     # ------------------------------------------------------------------------------ what they share
@@ -215,16 +216,15 @@ class Chain:
         )
         return Step(name, command, folder / "metrics.json")
 
-    def _get_weak(self) -> Step:
-        """The weak model, which is the first one that saw a few gold questions only."""
-        flags = ("--questions", str(self._write_gold(0)), *self._short_training(0))
-        return self._train("data-gold-0", "sft", flags, model=self.arguments.model)
+    def _train_on(self, data: str, file: Path, seed: int) -> Step:
+        """SFT of the model as it comes on some questions."""
+        flags = ("--questions", str(file), *self._short_training(seed))
+        return self._train(f"data-{data}-{seed}", "sft", flags, model=self.arguments.model)
 
     def _evaluate(
         self,
         name: str,
         *,
-        trained: tuple[str, ...],
         questions: Path | None = None,
         suffix: str = "",
         limit: int | None = None,
@@ -238,7 +238,7 @@ class Chain:
             *("--model_name_or_path", str(self.output / name), "--output_dir", str(folder)),
             *("--run_name", f"{name}{suffix}"),
         )
-        return Step(f"evaluate-{name}{suffix}", command, folder / "evaluation.json", trained)
+        return Step(f"evaluate-{name}{suffix}", command, folder / "evaluation.json", name)
 
     def _write_gold(self, seed: int) -> Path:
         """Some questions on each of some databases: their schemas are read a few times only."""
@@ -307,18 +307,19 @@ def count_tokens(folder: Path) -> float:
 
 
 def keep_result(step: Step, output: Path) -> None:
-    """Write the small file that tables are made from."""
+    """Write the small file that tables are made from, for an evaluation."""
+    assert step.trained is not None
     questions = step.command[step.command.index("--questions") + 1]
     report = EvaluationReport.load(step.result)
     costs = {
         name: json.loads((output / "costs" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in (*(step.trained or ()), step.name)
+        for name in (step.trained, step.name)
     }
     letters = {record.question_id: str(record.verdict)[0] for record in report.records}
     content = {
         "name": step.name,
         "costs": costs,
-        "tokens_computed": count_tokens(output / step.trained[0]) if step.trained else None,
+        "tokens_computed": count_tokens(output / step.trained),
         "summary": report.summary(),
         # Correct, wrong or undetermined for each question of the file; a dash if it was not asked.
         "verdicts": "".join(letters.get(q.question_id, "-") for q in load_questions(questions)),

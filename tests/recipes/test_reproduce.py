@@ -86,7 +86,7 @@ def test_every_command_parses_and_no_two_steps_share_a_result(
     repeated = {step.name for step in steps if [s.name for s in steps].count(step.name) > 1}
     assert repeated == {"data-gold-0"}
     assert len({step.result for step in steps}) == len(steps) - 1
-    trained = {name for step in steps for name in step.trained or ()}
+    trained = {step.trained for step in steps if step.trained is not None}
     assert trained == {
         *("sft", "sense-0", "sense-1"),
         *(f"student-{method}-{seed}" for method in reproduce.METHODS for seed in (0, 1)),
