@@ -180,15 +180,16 @@ class TransformersGenerator:
         for row in rows:
             length = len(row.suffix)
             longest, shortest = max(longest, length), min(shortest or length, length)
+            is_new = row.prompt not in prompts
             is_new_group = bool(batch) and row.group != batch[-1].group
             # Every prompt is padded to the longest.
-            num_tokens = (len(prompts | {row.prompt})) * longest
+            num_tokens = (len(prompts) + is_new) * longest
             if batch and (
                 len(batch) == self.batch_size
                 or (same_length and longest != shortest)
                 or (is_new_group and not several_groups)
                 or (is_new_group and longest > _MAX_LENGTH_RATIO * shortest + _MAX_LOST_TOKENS)
-                or (row.prompt not in prompts and num_tokens > _MAX_PREFILL_TOKENS)
+                or (is_new and num_tokens > _MAX_PREFILL_TOKENS)
             ):
                 yield batch
                 batch, prompts, longest, shortest = [], set(), length, length
@@ -314,9 +315,9 @@ class TransformersGenerator:
         real = torch.tensor(
             [[False] * (width - len(s)) + [True] * len(s) for s in suffixes.values()], device=device
         )
-        group_of = {row.prompt: row.group for row in rows}
-        order = {group: index for index, group in enumerate(dict.fromkeys(group_of.values()))}
-        behind = torch.tensor([order[group_of[prompt]] for prompt in suffixes], device=device)
+        groups = torch.tensor([*{row.prompt: row.group for row in rows}.values()], device=device)
+        # Which of the prefixes each prompt follows.
+        _, behind = groups.unique_consecutive(return_inverse=True)
         lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
         positions = (real.cumsum(dim=1) - 1).clamp(min=0) + lengths[behind][:, None]
         forward = _Forward(self.model, prefixes, behind)
