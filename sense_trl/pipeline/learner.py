@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -16,11 +15,13 @@ from sense_trl._files import write_text_atomically
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import TransformersGenerator
-from sense_trl.pipeline.cpu import fastest_sampling_dtype, multiplies_bfloat16
+from sense_trl.pipeline.cpu import fastest_sampling_dtype
 from sense_trl.pipeline.progress import progress_callback, stage_bar
 from sense_trl.pipeline.recursion_config import RecursionConfig
 from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.pipeline.starting_model import load_unquantized_model
 from sense_trl.pipeline.task import TextToSQLTask
+from sense_trl.pipeline.training import get_unattended_options, train_sft
 from sense_trl.questions import Question
 from sense_trl.synthesis.recursion import DevScore
 from sense_trl.synthesis.training_rows import TrainingRow
@@ -101,7 +102,7 @@ class TransformersLearner:
     def _train(self, rows: Sequence[TrainingRow], folder: Path) -> None:
         import datasets
 
-        from sense_trl.pipeline.training import train_sft
+        from sense_trl.trainers import SenseSFTConfig
 
         dataset = datasets.Dataset.from_list(
             [
@@ -114,59 +115,23 @@ class TransformersLearner:
                 for row in rows
             ]
         )
-        arguments = self._get_arguments(len(rows), folder)
-        with stage_bar(self.console, f"Train {folder.parent.name}", arguments.max_steps) as bar:
-            start = self._load(arguments.use_cpu)
-            metrics = train_sft(start, dataset, arguments, callbacks=[progress_callback(bar)])
-        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=1))
-
-    def _get_arguments(self, num_rows: int, folder: Path) -> Any:
-        import torch
-
-        from sense_trl.trainers import SenseSFTConfig
-
         config = self.config
-        steps = max(1, round(config.num_epochs * num_rows / config.train_batch_size))
-        return SenseSFTConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            num_train_epochs=config.num_epochs,
+        arguments = SenseSFTConfig(
             learning_rate=config.learning_rate,
             max_length=config.max_length,
-            per_device_train_batch_size=config.train_batch_size,
-            # What a batch shares is computed once: the schema, and the examples of inventions.
-            group_by_columns=["db_id", "task"],
-            use_cpu=not torch.cuda.is_available(),
-            bf16=multiplies_bfloat16(),
-            gradient_checkpointing=torch.cuda.is_available(),
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, steps // 10),
-            logging_steps=max(1, steps // 20),
-            save_steps=max(1, steps // 4),
-            save_total_limit=1,
-            seed=config.seed,
-            report_to="none",
-            disable_tqdm=True,
+            **get_unattended_options(
+                folder,
+                num_rows=len(rows),
+                num_epochs=config.num_epochs,
+                batch_size=config.train_batch_size,
+                # The examples of inventions are shared as well.
+                group_by_columns=["db_id", "task"],
+                seed=config.seed,
+            ),
         )
-
-    def _load(self, use_cpu: bool) -> Any:
-        from trl import ModelConfig
-
-        from sense_trl.pipeline.starting_model import load_starting_model
-
-        lora: dict[str, Any] = {}
-        if self.config.lora_r is not None:
-            lora = {
-                "use_peft": True,
-                "lora_r": self.config.lora_r,
-                "lora_alpha": 2 * self.config.lora_r,
-                "lora_dropout": 0.0,
-                "lora_target_modules": ["all-linear"],
-            }
-        model_config = ModelConfig(
-            model_name_or_path=str(self.base_model),
-            # All weights are trained in 32 bits; an adapter is, whatever its base has.
-            dtype="auto" if lora else "float32",
-            **lora,
-        )
-        return load_starting_model(model_config, use_cpu=use_cpu)
+        with stage_bar(self.console, f"Train {folder.parent.name}", arguments.max_steps) as bar:
+            start = load_unquantized_model(
+                self.base_model, use_cpu=arguments.use_cpu, lora_r=config.lora_r
+            )
+            metrics = train_sft(start, dataset, arguments, callbacks=[progress_callback(bar)])
+        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=1))

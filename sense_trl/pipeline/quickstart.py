@@ -35,7 +35,7 @@ from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
-from sense_trl.pipeline.cpu import fastest_sampling_dtype, multiplies_bfloat16
+from sense_trl.pipeline.cpu import fastest_sampling_dtype
 from sense_trl.pipeline.pretrained import get_smollm2
 from sense_trl.pipeline.progress import (
     StageBar,
@@ -51,7 +51,7 @@ from sense_trl.pipeline.run_folder import (
     fingerprint_model,
 )
 from sense_trl.pipeline.sampling import sample_candidates
-from sense_trl.pipeline.starting_model import StartingModel, load_starting_model
+from sense_trl.pipeline.starting_model import load_unquantized_model
 from sense_trl.pipeline.task import (
     DataArguments,
     TextToSQLTask,
@@ -59,6 +59,7 @@ from sense_trl.pipeline.task import (
     load_task,
     undetermined_gold,
 )
+from sense_trl.pipeline.training import get_unattended_options, train_dpo, train_sft
 from sense_trl.questions import Question, split_questions
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
@@ -205,23 +206,20 @@ class _Quickstart:
     def _supervised(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> Path:
         import datasets
 
-        from sense_trl.pipeline.training import train_sft
         from sense_trl.trainers import SenseSFTConfig
 
         folder = self.output / "sft"
         config = self.config
         rows = datasets.Dataset.from_list(task.prompt_completion_rows(train))
         arguments = SenseSFTConfig(
-            output_dir=str(folder),
-            num_train_epochs=config.sft_epochs,
             learning_rate=config.sft_learning_rate,
             max_length=config.max_length,
-            **self._training(len(rows), config.sft_epochs, config.sft_batch_size),
+            **self._get_options("sft", len(rows), config.sft_epochs, config.sft_batch_size),
         )
-        use_lora = _num_parameters(model) > _FULL_FINE_TUNING_LIMIT
+        lora_r = config.lora_r if _num_parameters(model) > _FULL_FINE_TUNING_LIMIT else None
 
         def train_stage(callback: Any) -> dict[str, Any]:
-            start = self._load(model, arguments.use_cpu, lora=use_lora)
+            start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=lora_r)
             return train_sft(start, rows, arguments, callbacks=[callback])
 
         self._train("sft", "Supervised fine-tuning", arguments.max_steps, train_stage)
@@ -275,7 +273,6 @@ class _Quickstart:
         return pairs, summary
 
     def _preference(self, weak: Path, pairs: datasets.Dataset) -> Path:
-        from sense_trl.pipeline.training import train_dpo
         from sense_trl.trainers import SenseDPOConfig
 
         folder = self.output / "dpo"
@@ -285,19 +282,17 @@ class _Quickstart:
         losses = {"cdpo": 1.0, "sft": config.sft_weight}
         losses = {name: weight for name, weight in losses.items() if weight > 0}
         arguments = SenseDPOConfig(
-            output_dir=str(folder),
             loss_type=list(losses),
             loss_weights=list(losses.values()),
             beta=config.beta,
             label_smoothing=config.label_smoothing,
-            num_train_epochs=config.dpo_epochs,
             learning_rate=config.dpo_learning_rate,
             max_length=config.max_length,
-            **self._training(len(pairs), config.dpo_epochs, config.dpo_batch_size),
+            **self._get_options("dpo", len(pairs), config.dpo_epochs, config.dpo_batch_size),
         )
 
         def train_stage(callback: Any) -> dict[str, Any]:
-            start = self._load(weak, arguments.use_cpu, lora=True)
+            start = load_unquantized_model(weak, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
             return train_dpo(start, pairs, arguments, callbacks=[callback])
 
         self._train("dpo", "Preference training", arguments.max_steps, train_stage)
@@ -331,43 +326,16 @@ class _Quickstart:
             on_progress=bar.advance,
         )
 
-    def _training(self, num_rows: int, epochs: float, batch_size: int) -> dict[str, Any]:
+    def _get_options(self, key: str, num_rows: int, num_epochs: float, batch: int) -> Any:
         """Arguments that both training stages share."""
-        import torch
-
-        steps = max(1, round(epochs * num_rows / batch_size))
-        return {
-            "max_steps": steps,
-            "per_device_train_batch_size": batch_size,
-            # What a batch shares is computed once: above all the schema.
-            "group_by_columns": ["db_id"],
-            "use_cpu": not torch.cuda.is_available(),
-            "bf16": multiplies_bfloat16(),
-            "gradient_checkpointing": torch.cuda.is_available(),
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": max(1, steps // 10),
-            "logging_steps": max(1, steps // 20),
-            "save_steps": max(1, steps // 4),
-            "save_total_limit": 1,
-            "seed": self.config.seed,
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
-
-    def _load(self, model: Path, use_cpu: bool, *, lora: bool) -> StartingModel:
-        from trl import ModelConfig
-
-        model_config = ModelConfig(
-            model_name_or_path=str(model),
-            # All weights are trained in 32 bits; an adapter is, whatever its base has.
-            dtype="auto" if lora else "float32",
-            use_peft=lora,
-            lora_r=self.config.lora_r,
-            lora_alpha=2 * self.config.lora_r,
-            lora_dropout=0.0,
-            lora_target_modules=["all-linear"],
+        return get_unattended_options(
+            self.output / key,
+            num_rows=num_rows,
+            num_epochs=num_epochs,
+            batch_size=batch,
+            group_by_columns=["db_id"],
+            seed=self.config.seed,
         )
-        return load_starting_model(model_config, use_cpu=use_cpu)
 
     def _train(
         self, key: str, title: str, steps: int, train: Callable[[Any], dict[str, Any]]

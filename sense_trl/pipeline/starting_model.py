@@ -73,6 +73,37 @@ def load_starting_model(arguments: ModelConfig, *, use_cpu: bool) -> StartingMod
     return StartingModel(model, tokenizer, get_peft_config(arguments))
 
 
+def load_unquantized_model(
+    path: str | Path, *, use_cpu: bool, lora_r: int | None = None
+) -> StartingModel:
+    """Load a model to train whole in 32 bits, or by a LoRA adapter on all linear layers.
+
+    Args:
+        path: model folder or hub id.
+        use_cpu: as in `load_starting_model`.
+        lora_r: rank of the adapter, which is scaled by 2; None to train all weights.
+
+    Raises:
+        ModelError: there is no such model or tokenizer.
+    """
+    from trl import ModelConfig
+
+    if lora_r is None:
+        arguments = ModelConfig(model_name_or_path=str(path), dtype="float32")
+    else:
+        # The base keeps its type; the adapter is trained in 32 bits anyway.
+        arguments = ModelConfig(
+            model_name_or_path=str(path),
+            dtype="auto",
+            use_peft=True,
+            lora_r=lora_r,
+            lora_alpha=2 * lora_r,
+            lora_dropout=0.0,
+            lora_target_modules=["all-linear"],
+        )
+    return load_starting_model(arguments, use_cpu=use_cpu)
+
+
 def check_model_arguments(arguments: ModelConfig, *, use_cpu: bool) -> None:
     """Refuse options that would train something else than they seem to say.
 

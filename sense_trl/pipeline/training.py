@@ -40,6 +40,49 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
+def get_unattended_options(
+    output_dir: str | Path,
+    *,
+    num_rows: int,
+    num_epochs: float,
+    batch_size: int,
+    group_by_columns: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """Options of a training whose length and machine are all that is known of it.
+
+    Args:
+        output_dir: for checkpoints and the model.
+        num_rows: examples.
+        num_epochs: how often each is seen.
+        batch_size: examples per step.
+        group_by_columns: of the dataset; what a batch shares is computed once.
+        seed: of everything random.
+    """
+    import torch
+
+    steps = max(1, round(num_epochs * num_rows / batch_size))
+    return {
+        "output_dir": str(output_dir),
+        "max_steps": steps,
+        "num_train_epochs": num_epochs,
+        "per_device_train_batch_size": batch_size,
+        "group_by_columns": list(group_by_columns),
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": multiplies_bfloat16(),
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, steps // 10),
+        "logging_steps": max(1, steps // 20),
+        # The last step is saved anyway: twice on the way, not again just before the end.
+        "save_steps": steps // 3 + 1,
+        "save_total_limit": 1,
+        "seed": seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 def train_sft(
     start: StartingModel,
     dataset: datasets.Dataset,

@@ -1,14 +1,12 @@
 """What is chosen by the instructions that a CPU has."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from sense_trl.pipeline.cpu import fastest_sampling_dtype, multiplies_bfloat16
-from sense_trl.pipeline.quickstart import _Quickstart
-from sense_trl.pipeline.quickstart_config import QuickstartConfig
+from sense_trl.pipeline.training import get_unattended_options
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides, not the CPU")
@@ -28,5 +26,7 @@ def test_bfloat16_is_used_only_where_the_cpu_multiplies_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     assert multiplies_bfloat16() is has_it
     assert fastest_sampling_dtype() == ("bfloat16" if has_it else "float32")
-    quickstart = SimpleNamespace(config=QuickstartConfig(output_dir=str(tmp_path)))
-    assert _Quickstart._training(quickstart, 80, 1.0, 8)["bf16"] is has_it  # type: ignore[arg-type]
+    options = get_unattended_options(
+        tmp_path, num_rows=80, num_epochs=1.0, batch_size=8, group_by_columns=["db_id"], seed=0
+    )
+    assert options["bf16"] is has_it
