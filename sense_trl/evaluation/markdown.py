@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from sense_trl.evaluation.metrics import GroupAccuracy, Score
@@ -78,7 +79,11 @@ def get_score_table(runs: Sequence[EvaluationReport]) -> ReportSection:
 def get_hardness_table(runs: Sequence[EvaluationReport]) -> ReportSection:
     """Execution accuracy by Spider's levels; without rows if none was measured."""
     tables = [run.by_hardness() for run in runs]
-    return _get_group_table("Accuracy by hardness", "hardness", tables, runs)
+    table = _get_group_table("Accuracy by hardness", "hardness", tables, runs)
+    if any("unspecified" in run for run in tables):
+        note = f"{table.note} Unspecified: Spider's parser cannot read the gold query."
+        table = replace(table, note=note)
+    return table
 
 
 def get_error_table(

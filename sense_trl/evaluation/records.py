@@ -247,8 +247,10 @@ class EvaluationReport:
             refuted = [record for record in self.records if record.refuted_by is not None]
             num_correct = sum(record.verdict is Verdict.CORRECT for record in refuted)
             sentences.append(
-                f"Refuted by another instance of the database: {len(refuted)}, {num_correct} of "
+                f"{len(refuted)} refuted by another instance of the database, {num_correct} of "
                 "them correct (strict) on the original."
+                if refuted
+                else "None refuted by another instance of the database."
             )
         if name in self.notes:
             sentences.append(self.notes[name])

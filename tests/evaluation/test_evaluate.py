@@ -152,9 +152,13 @@ def test_scores_by_hand() -> None:
     assert scores["strict"].interval == FULL.interval
     assert scores["soft_f1"].interval == bootstrap_interval([1.0, 0.0, 0.5])
     assert scores["suite"].note == (
-        "Refuted by another instance of the database: 1, 1 of them correct (strict) on the original. "
+        "1 refuted by another instance of the database, 1 of them correct (strict) on the original. "
         "Eight neighbours."
     )
+    none_refuted = tuple(replace(record, refuted_by=None) for record in FULL.records)
+    suite = EvaluationReport("full", none_refuted, FULL.notes).get_score("suite")
+    assert suite is not None
+    assert suite.note.startswith("None refuted by another instance of the database.")
     assert scores["exact_match"].note.startswith("1 left out: Spider's parser")
     assert FULL.get_score("bird") == scores["bird"]
 

@@ -76,6 +76,16 @@ def test_errors_are_ordered_by_the_last_run_and_can_be_cut() -> None:
     assert get_error_table([AFTER, BEFORE], max_classes=1).rows == table.rows[:1]
 
 
+def test_a_question_without_a_hardness_is_explained() -> None:
+    assert "Unspecified" not in get_hardness_table([BEFORE, AFTER]).note
+    first, *others = AFTER.records
+    table = get_hardness_table(
+        [BEFORE, EvaluationReport("after", (replace(first, hardness=None), *others))]
+    )
+    assert table.rows[-1][:2] == ("unspecified", "-")
+    assert table.note.endswith("Unspecified: Spider's parser cannot read the gold query.")
+
+
 def test_a_table_without_content_is_left_out() -> None:
     bare = EvaluationReport("bare", tuple(replace(r, hardness=None) for r in AFTER.records[:2]))
     assert get_hardness_table([bare]).rows == ()
