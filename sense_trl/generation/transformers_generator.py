@@ -634,6 +634,49 @@ def _check_source(path: str | Path) -> None:
         raise ModelError(
             f"`model` {str(path)!r} is not a model folder: there is no such folder. {expected}"
         )
+    _check_hub(str(path))
+
+
+def _check_hub(name: str) -> None:
+    """Say why the hub does not give a model: what `transformers` says then is of the tokenizer."""
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        huggingface_hub.hf_hub_download(name, "config.json")
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"`model` {name!r} is neither a folder here nor in the hub's cache, and the hub cannot "
+            f"be reached ({_first_line(error.__cause__ or error)}). Look at the connection and at "
+            f"HF_HUB_OFFLINE and HF_ENDPOINT, or run `hf download {name} --local-dir FOLDER` where "
+            "the hub can be reached, and give that folder."
+        ) from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"`model` {name!r} is gated on the hub. Accept its terms there, then log in with "
+            "`hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"`model` {name!r} is neither a folder here nor a model on the hub that you may read. "
+            "Look at its spelling; for a private one log in with `hf auth login`."
+        ) from error
+    # An adapter's repository has no config.json.
+    except EntryNotFoundError:
+        return
+    # A name that no model can have; any other answer of the hub.
+    except (HFValidationError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"`model` {name!r} is no folder here, and the hub does not give it "
+            f"({_first_line(error)})."
+        ) from error
 
 
 def _to_device(model: Any, device: str) -> Any:

@@ -2,14 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import tiny_models
 import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -440,8 +449,7 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
     def ask(*args: object, **options: object) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", ask)
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", ask)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", ask)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     names = ["runs/x", "./x", "../x", "~/x", "C:/x", "C:\\x", str(tmp_path / "x"), "x", "a/b/c"]
@@ -449,8 +457,47 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
         with pytest.raises(ModelError, match="not a model folder: there is no such folder"):
             load(name)
     # This one may be on the hub.
-    with pytest.raises(ModelError, match="the hub was asked"):
+    with pytest.raises(AssertionError, match="the hub was asked"):
         load("owner/name")
+
+
+def _answer(error: type[HfHubHTTPError]) -> HfHubHTTPError:
+    response: Any = SimpleNamespace(headers={}, request=None)
+    return error("Client Error.\nMore.", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (LocalEntryNotFoundError("Offline."), r"hub cannot be reached.*hf download owner/n"),
+        (_answer(GatedRepoError), "gated on the hub.*hf auth login"),
+        (_answer(RepositoryNotFoundError), "neither a folder here nor a model on the hub.*spell"),
+        (_answer(HfHubHTTPError), r"the hub does not give it \(Client Error\.\)"),
+        (HFValidationError("A bad name."), r"the hub does not give it \(A bad name\.\)"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_why_the_hub_gives_no_model_is_said(
+    load: Callable[[str], object],
+    error: Exception,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(ModelError, match=words):
+        load("owner/name")
+
+
+def test_an_adapter_on_the_hub_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise EntryNotFoundError("No config.json.")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **options: "model")
+    assert load_model("owner/name") == "model"
 
 
 def test_broken_files_are_model_errors(tmp_path: Path) -> None:
