@@ -71,7 +71,9 @@ def get_words() -> dict[str, list[str]]:
     words = {name: _collect(parser) for name, parser in _get_commands(make_parser()).items()}
     for stage in stages.STAGES:
         # --config is read before the flags are.
-        words.setdefault(stage.name, set()).update(_collect(stage.make_parser()), {"--config"})
+        words.setdefault(stage.name, set()).update(
+            _collect(stage.make_parser()), {"--config", "--help_all"}
+        )
     for recipe in load_recipes().values():
         words["recipes"].add(recipe.name)
         for name in words.keys() & set(recipe.stages):

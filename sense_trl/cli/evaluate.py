@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
 from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
+from sense_trl.cli.stage import STAGE_EPILOG
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add_parser(commands: Any) -> None:
         "and BIRD), exact-set match, accuracy by hardness and the most frequent errors. Several "
         "prediction files are runs on the same questions; each is compared with the one before "
         "it. --output writes evaluation.json, report.html and report.md.",
+        epilog=STAGE_EPILOG,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

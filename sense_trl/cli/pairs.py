@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from sense_trl._files import write_text_atomically
 from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, name_first
+from sense_trl.cli.stage import STAGE_EPILOG
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add_parser(commands: Any) -> None:
         "pairs",
         help="build, inspect and count preference pairs",
         description="Preference pairs from candidate SQL of any origin.",
+        epilog=STAGE_EPILOG,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_build(actions)

@@ -12,15 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.quickstart import quieten_libraries
+from sense_trl.cli.stage_help import format_stage_help
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["LaunchArguments", "Stage", "resolve_accelerate_config", "split_config_flag"]
+__all__ = [
+    "STAGE_EPILOG",
+    "LaunchArguments",
+    "Stage",
+    "resolve_accelerate_config",
+    "split_config_flag",
+]
 
 _ACCELERATE_CONFIGS: Final = Path(__file__).resolve().parents[1] / "data" / "accelerate"
 _HERE: Final = "none"
+_FULL_HELP: Final = "--help_all"
+
+STAGE_EPILOG: Final = (
+    "With --config FILE or --config RECIPE/STAGE this is a stage of a recipe, which samples from "
+    "the model first; %(prog)s --config --help lists its options."
+)
+"""Ends the help of a command that is a stage as well."""
 
 
 @dataclass
@@ -89,6 +103,12 @@ class Stage:
             SenseTRLError: unusable input.
         """
         arguments = split_config_flag(arguments)
+        if {"-h", "--help"}.intersection(arguments):
+            print(format_stage_help(self.name, self.help))  # noqa: T201 - the result
+            return 0
+        if _FULL_HELP in arguments:
+            self.make_parser().print_help()
+            return 0
         launch = _get_launch_arguments(arguments)
         # The processes that accelerate starts read the same YAML file.
         is_launched = "LOCAL_RANK" in os.environ
