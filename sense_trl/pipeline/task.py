@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question, describe_unusable, load_questions
 from sense_trl.schema import SCHEMA_STYLES, DatabaseSchema, format_schema, load_spider_schemas
 from sense_trl.schema import get_schema as read_schema
-from sense_trl.verification.verifier import SQLVerifier, Verdict
+from sense_trl.verification.verifier import SQLVerifier, Verdict, verify_sql
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -150,6 +153,15 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
             f"None of the {len(questions)} questions in {arguments.questions!r} can be used; "
             f"{place}: {reason}"
         )
+    if contradictions := find_contradictions(usable, catalog):
+        shown = "; ".join(" and ".join(pair) for pair in contradictions[:5])
+        logger.warning(
+            "%d of the questions in %r repeat another one, but their gold SQL gives another "
+            "result: %s. At most one of each can be right: mend or remove the other.",
+            len(contradictions),
+            arguments.questions,
+            shown,
+        )
     schemas = _schemas(catalog, {q.db_id for q in usable}, arguments.tables_json)
     return TextToSQLTask(catalog, usable, schemas, arguments.schema_style, unusable)
 
@@ -184,6 +196,27 @@ def _unusable(questions: Sequence[Question], catalog: DatabaseCatalog) -> dict[s
                 f"the gold query gives {result.status} ({result.error}): {question.gold_sql}"
             )
     return reasons
+
+
+def find_contradictions(
+    questions: Sequence[Question], catalog: DatabaseCatalog
+) -> list[tuple[str, str]]:
+    """Ids of questions in the same words whose gold queries give different results.
+
+    Letter case and spacing of the words do not count. The first id is that of the first question
+    in these words.
+    """
+    first: dict[tuple[str, str, str | None], Question] = {}
+    found = []
+    for question in questions:
+        words = " ".join(question.question.split()).casefold()
+        earlier = first.setdefault((question.db_id, words, question.evidence), question)
+        if earlier.gold_sql != question.gold_sql:
+            engine = catalog.engine(question.db_id)
+            verdict = verify_sql(question.gold_sql, earlier.gold_sql, engine).verdict
+            if verdict is Verdict.WRONG:
+                found.append((earlier.question_id, question.question_id))
+    return found
 
 
 def undetermined_gold(verifier: SQLVerifier, questions: Sequence[Question]) -> dict[str, str]:

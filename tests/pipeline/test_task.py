@@ -56,6 +56,28 @@ def test_unusable_gold_is_named_and_stops_above_the_threshold(
     assert set(task.unusable) == {"bad-one", "questions-00003"}
 
 
+def test_the_same_question_with_other_gold_is_named(
+    fresh_db: FreshDB, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        ("a", "How many pets?", "SELECT COUNT(*) FROM pet", None),
+        ("b", "how many  pets?", "SELECT COUNT(id) FROM pet", None),
+        ("c", "How many PETS?", "SELECT COUNT(*) FROM owner", None),
+        ("d", "How many pets?", "SELECT COUNT(*) FROM owner", "pets are owners"),
+        ("e", "How many owners?", "SELECT COUNT(*) FROM owner", None),
+    ]
+    fields = ("question_id", "question", "gold_sql", "evidence")
+    records = [dict(zip(fields, row, strict=True)) for row in rows]
+    database = str(fresh_db(SCRIPT))
+    task = load_task(DataArguments(database, _write(tmp_path, records)))
+    assert len(task.questions) == 5
+    assert "1 of the questions in" in caplog.text
+    assert "another result: a and c." in caplog.text
+    caplog.clear()
+    load_task(DataArguments(database, _write(tmp_path, records[:2])))
+    assert not caplog.text
+
+
 def test_a_task_has_a_usable_question(fresh_db: FreshDB, tmp_path: Path) -> None:
     questions = _write(tmp_path, [{"question": "bad", "gold_sql": "SELECT nme FROM pet"}])
     database = str(fresh_db(SCRIPT, name="pets"))
