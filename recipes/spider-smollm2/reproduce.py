@@ -7,7 +7,8 @@ Every step is a command of `sense-trl` that is printed before it runs. Parts, in
 * `baseline`: supervised fine-tuning (SFT) on Spider's training questions, evaluated;
 * `distillation`: the fine-tuned model teaches a student, in five ways;
 * `synthesis`: SFT on synthesised questions, on as many gold ones, and on both;
-* `sense`: a weaker model's errors become verified pairs, on which the baseline is trained;
+* `sense`: a weaker model's errors become verified pairs, on which the baseline is trained, with
+  preferences and without;
 * `transfer`: baseline and SENSE on Spider-Syn, and on suites of neighbouring databases.
 
 `results/` in the output folder gets one small JSON file per evaluated model, with the commands that
@@ -18,6 +19,7 @@ these files after every part.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -45,6 +47,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "rkd": ("kd", "--imperfect_data", "false", "--kd_loss_type", "reverse_kl"),
     "masking": ("kd", "--fill", "mask"),
     "kid": ("kd",),
+}
+
+# SENSE, and what it is without the preferences.
+PREFERENCES: dict[str, tuple[str, ...]] = {
+    "sense": (),
+    "anchor": ("--loss_type", "sft", "--loss_weights", "1.0", "--label_smoothing", "0"),
 }
 
 
@@ -146,8 +154,8 @@ class Chain:
             ),
             pairs / "pairs.parquet",
         )
-        for seed in a.seeds:
-            name = f"sense-{seed}"
+        for seed, (method, flags) in itertools.product(a.seeds, PREFERENCES.items()):
+            name = f"{method}-{seed}"
             folder = self.output / name
             yield Step(
                 name,
@@ -155,7 +163,7 @@ class Chain:
                     *("dpo", "--config", str(HERE / "dpo.yaml"), "--seed", str(seed)),
                     *("--model_name_or_path", str(self.output / "sft")),
                     *("--pairs", str(pairs / "pairs.parquet"), "--output_dir", str(folder)),
-                    *("--max_steps", str(a.sense_steps)),
+                    *("--max_steps", str(a.sense_steps), *flags),
                 ),
                 folder / "metrics.json",
             )

@@ -18,7 +18,8 @@ from sense_trl.evaluation.metrics import PairedComparison, bootstrap_interval, c
 # What a model is called, by the beginning of its name; what is compared with what.
 METHODS = {
     "sft": "baseline: SFT",
-    "sense": "SENSE: cDPO with an SFT anchor, from the baseline",
+    "anchor": "the SFT anchor of SENSE alone, from the baseline",
+    "sense": "SENSE: cDPO with that anchor, from the baseline",
     "student-sft": "student, SFT",
     "student-fkd": "student, forward KL",
     "student-rkd": "student, reverse KL",
@@ -29,13 +30,14 @@ METHODS = {
     "data-both": "SFT on both",
 }
 COMPARED_WITH = {
-    "sense": "sft",
-    "student-fkd": "student-sft",
-    "student-rkd": "student-sft",
-    "student-masking": "student-sft",
-    "student-kid": "student-sft",
-    "data-synthesised": "data-gold",
-    "data-both": "data-gold",
+    "anchor": ("sft",),
+    "sense": ("sft", "anchor"),
+    "student-fkd": ("student-sft",),
+    "student-rkd": ("student-sft",),
+    "student-masking": ("student-sft", "student-rkd"),
+    "student-kid": ("student-sft", "student-rkd"),
+    "data-synthesised": ("data-gold",),
+    "data-both": ("data-gold",),
 }
 HARDNESS = ("easy", "medium", "hard", "extra")
 
@@ -136,34 +138,47 @@ def find_run(runs: Sequence[Result], seed: str) -> Result:
 
 
 def describe_methods(groups: dict[str, list[Result]]) -> str:
-    """A row per method: its mean over seeds, and the paired difference from what it is for."""
+    """A row per method: its mean over seeds, and what its training cost."""
     rows = []
     for method, runs in groups.items():
-        shares, difference, test = get_shares(runs, find_common(runs)), "", ""
-        other = groups.get(COMPARED_WITH.get(method, ""))
-        if other is not None:
-            common = find_common(runs, other)
-            columns = zip(get_shares(runs, common), get_shares(other, common), strict=True)
-            difference = format_mean([own - base for own, base in columns], sign="+")
-            tests = [compare(find_run(other, run.seed), run) for run in runs]
-            test = "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests)
         seconds = [run.get_training_cost("cpu_s") for run in runs]
         rows.append(
             [
                 METHODS[method],
                 str(len(runs)),
                 ", ".join(f"{100 * run.accuracy:.1f}" for run in runs),
-                format_mean(shares),
-                difference,
-                test,
+                format_mean(get_shares(runs, find_common(runs))),
                 f"{sum(seconds) / len(seconds) / 60:.1f}",
                 f"{sum(run.tokens for run in runs) / len(runs) / 1000:.0f}",
             ]
         )
     header = (
-        *("model", "runs", "EX of each", "mean EX, % (95 %)", "difference (95 %)"),
-        *("gained/lost, McNemar", "training, CPU min", "thousand tokens"),
+        *("model", "runs", "EX of each, %", "mean EX, % (95 %)"),
+        *("training, CPU min", "thousand tokens"),
     )
+    return format_table(header, rows)
+
+
+def describe_differences(groups: dict[str, list[Result]]) -> str:
+    """A row per comparison, paired by question, and by seed where both have it."""
+    rows = []
+    for method, runs in groups.items():
+        for name in COMPARED_WITH.get(method, ()):
+            other = groups.get(name)
+            if other is None:
+                continue
+            common = find_common(runs, other)
+            columns = zip(get_shares(runs, common), get_shares(other, common), strict=True)
+            tests = [compare(find_run(other, run.seed), run) for run in runs]
+            rows.append(
+                [
+                    METHODS[method],
+                    METHODS[name],
+                    format_mean([own - base for own, base in columns], sign="+"),
+                    "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests),
+                ]
+            )
+    header = ("model", "against", "difference in EX, points (95 %)", "gained/lost, McNemar, by run")
     return format_table(header, rows)
 
 
@@ -261,6 +276,8 @@ def write_results(folder: Path) -> None:
         "an undetermined answer is not correct. Means are over the runs of a method, with a "
         "bootstrap interval over questions; differences are paired by question.",
         describe_methods(groups),
+        "## Differences",
+        describe_differences(groups),
         *(["![EX against the cost of training](results.svg)"] if has_plot else []),
         "## By hardness (EX, %)",
         describe_hardness(groups),

@@ -88,7 +88,7 @@ def test_every_command_parses_and_no_two_steps_share_a_result(
     assert len({step.result for step in steps}) == len(steps) - 1
     trained = {step.trained for step in steps if step.trained is not None}
     assert trained == {
-        *("sft", "sense-0", "sense-1"),
+        *("sft", "sense-0", "sense-1", "anchor-0", "anchor-1"),
         *(f"student-{method}-{seed}" for method in reproduce.METHODS for seed in (0, 1)),
         *(f"data-{data}-{seed}" for data in ("gold", "synthesised", "both") for seed in (0, 1)),
     }
@@ -145,16 +145,17 @@ def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path
     results.write_results(tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| student, KID")]
-    methods = rows[0].split(" | ")
+    methods, differences, hardness = (row.split(" | ") for row in rows)
     assert methods[1:3] == ["2", "0.0, 75.0"]
     # Shares of the questions 0.5 0.5 0.5 0 against 1 0 0 0.
     assert methods[3].startswith("37.5 (")
-    assert methods[4].startswith("+12.5 (")
-    assert methods[5] == "0/1, p 1; 2/0, p 0.5"
     # Two cores for 120 and 180 seconds.
-    assert methods[6:] == ["5.0", "5 |"]
+    assert methods[4:] == ["5.0", "5 |"]
+    assert differences[1] == "student, SFT"
+    assert differences[2].startswith("+12.5 (")
+    assert differences[3] == "0/1, p 1; 2/0, p 0.5 |"
     # 3 of 8, a quarter does not execute, one of 8 is undetermined.
-    assert rows[1].split(" | ")[1:] == ["37.5", "", "", "", "25", "12.5 |"]
+    assert hardness[1:] == ["37.5", "", "", "", "25", "12.5 |"]
 
 
 def test_runs_are_compared_on_the_questions_that_both_were_asked(
@@ -166,10 +167,12 @@ def test_runs_are_compared_on_the_questions_that_both_were_asked(
     comparison = results.compare(runs["data-gold-0"], runs["data-both-0"])
     assert (comparison.gained, comparison.lost) == (2, 1)
     assert runs["data-both-0"].accuracy == 2 / 3
-    text = results.describe_methods(results.group_by_method(runs)).splitlines()[-1]
-    assert text.split(" | ")[3].startswith("66.7 (")
+    groups = results.group_by_method(runs)
+    mean = results.describe_methods(groups).splitlines()[-1].split(" | ")[3]
+    assert mean.startswith("66.7 (")
     # (1 + 1 - 1) of three.
-    assert text.split(" | ")[4].startswith("+33.3 (")
+    difference = results.describe_differences(groups).splitlines()[-1].split(" | ")[2]
+    assert difference.startswith("+33.3 (")
 
 
 @pytest.mark.slow
