@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sense_trl._version import __version__
 from sense_trl.cli import (
+    ask,
     completion,
     doctor,
     estimate,
@@ -46,6 +47,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "quickstart": quickstart,
     "recipes": recipes,
+    "ask": ask,
     "evaluate": evaluate,
     "pairs": pairs,
     "verify": verify,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sense_trl._files import write_text_atomically
 from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, name_first
 from sense_trl.cli.stage import STAGE_EPILOG
+from sense_trl.cli.terminal import format_result, make_visible
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.engine import QueryResult, SQLEngine
+    from sense_trl.database.engine import SQLEngine
     from sense_trl.pairs import Candidate, PreferencePairConfig
     from sense_trl.pipeline.task import TextToSQLTask
     from sense_trl.questions import Question
@@ -510,7 +511,7 @@ def _show(
     from sense_trl.evaluation.sql_diff import mark_differences
 
     output.rule(Text(f"pair {number}: {row['question_id']} on {row['db_id']}"))
-    output.print(Text(_visible(row["question"]), style="bold"))
+    output.print(Text(make_visible(row["question"]), style="bold"))
     output.print(
         Text(
             f"{row['rejected_reason']}; {', '.join(row['error_classes']) or 'no error class'}\n"
@@ -519,14 +520,14 @@ def _show(
     )
     table = Table(show_lines=True, expand=True)
     for side in ("chosen", "rejected"):
-        model = _visible(row[f"{side}_model"])
+        model = make_visible(row[f"{side}_model"])
         table.add_column(Text(f"{side} ({row[f'{side}_source']}, {model})"), ratio=1)
-    marked = mark_differences(_visible(row["chosen_sql"]), _visible(row["rejected_sql"]))
+    marked = mark_differences(make_visible(row["chosen_sql"]), make_visible(row["rejected_sql"]))
     table.add_row(*map(_highlight, marked, ("green", "red")))
     if catalog is not None:
         engine = catalog.engine(row["db_id"])
         results = (engine.execute(row[f"{side}_sql"]) for side in ("chosen", "rejected"))
-        table.add_row(*(_result(result, max_rows) for result in results))
+        table.add_row(*(format_result(result, max_rows) for result in results))
     output.print(table)
 
 
@@ -538,28 +539,6 @@ def _highlight(pieces: Sequence[str], style: str) -> Text:
     for index, piece in enumerate(pieces):
         text.append(piece, style=f"bold {style}" if index % 2 else None)
     return text
-
-
-def _result(result: QueryResult, max_rows: int) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    if not result.ok:
-        return Text(_visible(f"{result.status}: {result.error}"), style="yellow")
-    count = f"{len(result.rows):,} row{'' if len(result.rows) == 1 else 's'}"
-    table = Table(title=count, title_justify="left", box=None, pad_edge=False)
-    for name in result.columns:
-        table.add_column(Text(_visible(name)))
-    for row in result.rows[:max_rows]:
-        table.add_row(*(Text("NULL" if v is None else _visible(str(v))) for v in row))
-    if len(result.rows) > max_rows:
-        table.add_row("…")
-    return table
-
-
-def _visible(text: str) -> str:
-    """Text that cannot steer the terminal: models write escape sequences too."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 # ---------------------------------------------------------------------- stats

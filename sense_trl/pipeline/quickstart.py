@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -463,7 +464,26 @@ class _Quickstart:
             f"{account['num_pairs']} preference pairs; {wall / 60:.1f} minutes; peak memory "
             f"{peak / 2**30:.1f} GiB"
         )
+        command = self._get_ask_command(runs)
+        if command is not None:
+            self.console.print(f"Ask it: {command}", markup=False, highlight=False, soft_wrap=True)
         self.console.print(f"Report: {report}", markup=False)
+
+    def _get_ask_command(self, runs: Sequence[EvaluationReport]) -> str | None:
+        """How to ask the best of the trained models; None if none is better than the given one."""
+        # Of equals the one with less training.
+        best = max(range(len(runs)), key=lambda index: runs[index].execution_accuracy)
+        if best == 0:
+            return None
+        config = self.config
+        command = ["sense-trl", "ask", "--model", str(self.output / ("sft", "dpo")[best - 1])]
+        if config.database is not None:
+            command += ["--database", config.database]
+            if len({record.db_id for record in runs[0].records}) > 1:
+                command += ["--db-id", runs[0].records[0].db_id]
+        if config.schema_style != "compact":
+            command += ["--schema-style", config.schema_style]
+        return shlex.join(command)
 
 
 def _num_parameters(model: Path) -> int:

@@ -20,6 +20,7 @@ from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pipeline.cpu import keep_freed_memory
+from sense_trl.pipeline.generator import load_generator
 from sense_trl.pipeline.processes import get_processes
 from sense_trl.pipeline.progress import progress_callback, stage_bar
 from sense_trl.pipeline.run_folder import (
@@ -31,8 +32,6 @@ from sense_trl.pipeline.run_folder import (
 from sense_trl.pipeline.sampling import sample_candidates
 from sense_trl.pipeline.starting_model import (
     check_model_arguments,
-    get_adapter_base,
-    load_for_generation,
     load_starting_model,
 )
 from sense_trl.pipeline.task import DataArguments, TextToSQLTask, load_task
@@ -107,30 +106,15 @@ class GenerationArguments:
 
     def get_generator(self) -> SQLGenerator:
         """The model, loaded or at its server."""
-        if self.base_url is not None:
-            from sense_trl.generation.openai_generator import OpenAIGenerator
-
-            return OpenAIGenerator(
-                self.model_name_or_path,
-                self.base_url,
-                api_key_env=self.api_key_env,
-                concurrency=self.batch_size,
-            )
-        if self.use_vllm:
-            from sense_trl.generation.vllm_generator import VLLMGenerator
-
-            options = {} if self.generation_dtype == "auto" else {"dtype": self.generation_dtype}
-            return VLLMGenerator(self.model_name_or_path, **options)
-        from sense_trl.generation.transformers_generator import TransformersGenerator
-
-        path, dtype = self.model_name_or_path, self.generation_dtype
-        if self.load_in_4bit or get_adapter_base(path) is not None:
-            model, tokenizer = load_for_generation(
-                path, dtype=dtype, load_in_4bit=self.load_in_4bit
-            )
-            name = Path(path).name
-            return TransformersGenerator(model, tokenizer, batch_size=self.batch_size, name=name)
-        return TransformersGenerator(path, batch_size=self.batch_size, dtype=dtype)
+        return load_generator(
+            self.model_name_or_path,
+            base_url=self.base_url,
+            api_key_env=self.api_key_env,
+            use_vllm=self.use_vllm,
+            dtype=self.generation_dtype,
+            load_in_4bit=self.load_in_4bit,
+            batch_size=self.batch_size,
+        )
 
     def sampling(self) -> SamplingConfig:
         """These arguments as a `SamplingConfig`."""

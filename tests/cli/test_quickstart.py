@@ -14,10 +14,12 @@ import tiny_models
 from rich.console import Console
 
 from sense_trl.cli.main import main
+from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
 from sense_trl.pipeline import quickstart as quickstart_module
 from sense_trl.pipeline.quickstart import run_quickstart
 from sense_trl.pipeline.quickstart_config import QuickstartConfig
 from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.verification.verifier import Verdict
 
 SCRIPT = """
 CREATE TABLE owner (id INTEGER PRIMARY KEY, name TEXT);
@@ -123,6 +125,38 @@ def test_from_database_to_report_and_a_crash_in_each_stage_changes_nothing(
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.safetensors")}
     _run(inputs)
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize(
+    ("correct", "own", "expected"),
+    [
+        ((0, 1, 2), {}, "sense-trl ask --model 'my runs/dpo'"),
+        ((0, 1, 1), {"schema_style": "ddl"}, "--model 'my runs/sft' --schema-style ddl"),
+        ((0, 1), {"database": "d.db", "questions": "q"}, "/sft' --database d.db --db-id a"),
+        ((1, 1, 0), {}, None),
+    ],
+)
+def test_the_best_trained_model_is_offered(
+    correct: tuple[int, ...], own: dict[str, Any], expected: str | None
+) -> None:
+    quickstart = quickstart_module._Quickstart(
+        QuickstartConfig(output_dir="my runs", **own), Console(quiet=True)
+    )
+    verdicts = [[Verdict.CORRECT] * n + [Verdict.WRONG] * (2 - n) for n in correct]
+    runs = [
+        EvaluationReport(
+            "run",
+            tuple(
+                EvaluationRecord(
+                    str(i), db_id, None, "?", "SELECT 1", "SELECT 2", verdict, "", None
+                )
+                for i, (db_id, verdict) in enumerate(zip("ab", found, strict=True))
+            ),
+        )
+        for found in verdicts
+    ]
+    command = quickstart._get_ask_command(runs)
+    assert command is None if expected is None else command.endswith(expected)
 
 
 def test_without_a_pair_there_is_a_report_and_no_preference_training(

@@ -1,0 +1,165 @@
+"""`sense-trl ask`: a question to a trained model, its SQL and what the database answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+
+from sense_trl.cli.terminal import format_result, make_visible
+from sense_trl.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import SQLEngine
+    from sense_trl.schema import DatabaseSchema
+
+__all__ = ["add_parser", "run"]
+
+_EXIT_FAILED: Final = 1
+# `SCHEMA_STYLES`, whose module is not imported before the command runs.
+_STYLES: Final = ("compact", "codes", "ddl")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags; imports nothing heavy."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "ask",
+        help="ask a trained model about a database, and execute what it writes",
+        description="Write SQL for a question with a model, execute it read-only within limits, "
+        "and show both. Without a question, one is read from each line of the standard input. The "
+        "prompt is that of training and evaluation: give the schema and the evidence as there.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("question", nargs="?", default=None, help="the question")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="model folder, adapter folder or hub id; with --base-url the server's name for it",
+    )
+    parser.add_argument(
+        "--database",
+        default=None,
+        help="a database file, or a folder of them with --db-id; the quickstart's if left out",
+    )
+    parser.add_argument("--db-id", default=None, help="which database of the folder")
+    parser.add_argument("--tables-json", default=None, help="Spider's tables.json, for schemas")
+    parser.add_argument(
+        "--schema-style", default="compact", choices=_STYLES, help="how the schema is written"
+    )
+    parser.add_argument("--evidence", default=None, help="what the schema does not say")
+    parser.add_argument("--base-url", default=None, help="e.g. http://localhost:8000/v1")
+    parser.add_argument(
+        "--api-key-env", default=None, help="environment variable that holds the server's key"
+    )
+    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16")
+    parser.add_argument("--load-in-4bit", action="store_true", help="hold the weights in 4 bits")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens")
+    parser.add_argument("--max-rows", type=int, default=20, help="rows to show")
+    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds a query may run")
+
+
+def run(arguments: dict[str, Any], console: Any) -> int:
+    """Run the command.
+
+    Returns:
+        0; 1 if the SQL of the one question does not run.
+
+    Raises:
+        InputError: unusable arguments (exit code 2).
+        DatabaseError: there is no such database.
+        ModelError: there is no such model.
+    """
+    from rich.console import Console
+
+    from sense_trl.cli.quickstart import quieten_libraries
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.generation.generator import SamplingConfig
+    from sense_trl.pipeline.own_data_config import OwnDataConfig
+    from sense_trl.prompts import extract_sql, get_prompt
+    from sense_trl.schema import format_schema
+
+    sampling = SamplingConfig(max_new_tokens=arguments["max_new_tokens"])
+    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    path = arguments["database"] or OwnDataConfig().get_data_paths()[0]
+    with DatabaseCatalog.from_path(path, limits=limits) as catalog:
+        db_id = _choose_database(catalog, arguments["db_id"])
+        schema = _read_schema(catalog, db_id, arguments["tables_json"])
+        text = format_schema(schema, style=arguments["schema_style"])
+        quieten_libraries()
+        from sense_trl.pipeline.generator import load_generator
+
+        with console.status("Loading the model"):
+            generator = load_generator(
+                arguments["model"],
+                base_url=arguments["base_url"],
+                api_key_env=arguments["api_key_env"],
+                dtype=arguments["dtype"],
+                load_in_4bit=arguments["load_in_4bit"],
+                batch_size=1,
+            )
+        output = Console()
+        ok = True
+        with closing(_open_isolated(catalog.path(db_id), limits)) as engine:
+            for question in _read_questions(arguments["question"], console):
+                messages = get_prompt(
+                    question, text, dialect=schema.dialect, evidence=arguments["evidence"]
+                )
+                with console.status("Writing SQL"):
+                    [[completion]] = generator.generate([messages], sampling)
+                sql = extract_sql(completion.text)
+                output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
+                result = engine.execute(sql)
+                output.print(format_result(result, arguments["max_rows"]), "")
+                ok = result.ok
+    return 0 if ok or arguments["question"] is None else _EXIT_FAILED
+
+
+def _choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
+    if db_id is None:
+        if len(catalog) > 1:
+            raise InputError(
+                f"`db_id` is missing: there are {len(catalog)} databases. Name one of them, such "
+                f"as {catalog.db_ids[0]!r}."
+            )
+        return catalog.db_ids[0]
+    catalog.path(db_id)
+    return db_id
+
+
+def _read_schema(catalog: DatabaseCatalog, db_id: str, tables_json: str | None) -> DatabaseSchema:
+    from sense_trl.schema import get_schema, load_spider_schemas
+
+    declared = {} if tables_json is None else load_spider_schemas(tables_json)
+    return declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
+
+
+def _open_isolated(path: Path, limits: Any) -> SQLEngine:
+    """An engine whose queries can be stopped whatever they do, where processes can be forked."""
+    from sense_trl.database.opening import open_engine
+    from sense_trl.database.process import workers_are_supported
+    from sense_trl.database.worker import IsolatedEngine
+
+    if workers_are_supported():
+        return IsolatedEngine(path, limits=limits)
+    return open_engine(path, limits=limits)
+
+
+def _read_questions(question: str | None, console: Any) -> Iterator[str]:
+    """The one question, or those of the standard input: asked for where somebody types them."""
+    if question is not None:
+        yield question
+        return
+    while True:
+        if sys.stdin.isatty():
+            console.print("question: ", end="")
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,52 @@
+"""`load_generator`: a model that writes SQL, loaded here or at a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sense_trl.pipeline.starting_model import get_adapter_base, load_for_generation
+
+if TYPE_CHECKING:
+    from sense_trl.generation.generator import SQLGenerator
+
+
+def load_generator(
+    name: str,
+    *,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    use_vllm: bool = False,
+    dtype: str = "auto",
+    load_in_4bit: bool = False,
+    batch_size: int = 64,
+) -> SQLGenerator:
+    """A model to write SQL with.
+
+    Args:
+        name: model folder, adapter folder or hub id; with `base_url` the server's name for it.
+        base_url: OpenAI-compatible server that runs the model.
+        api_key_env: environment variable that holds the server's key.
+        use_vllm: load it with vLLM.
+        dtype: type of the weights.
+        load_in_4bit: hold the weights in 4 bits.
+        batch_size: completions written together.
+
+    Raises:
+        InputError: options that do not go together.
+        ModelError: there is no such model or tokenizer.
+    """
+    if base_url is not None:
+        from sense_trl.generation.openai_generator import OpenAIGenerator
+
+        return OpenAIGenerator(name, base_url, api_key_env=api_key_env, concurrency=batch_size)
+    if use_vllm:
+        from sense_trl.generation.vllm_generator import VLLMGenerator
+
+        return VLLMGenerator(name, **({} if dtype == "auto" else {"dtype": dtype}))
+    from sense_trl.generation.transformers_generator import TransformersGenerator
+
+    if load_in_4bit or get_adapter_base(name) is not None:
+        model, tokenizer = load_for_generation(name, dtype=dtype, load_in_4bit=load_in_4bit)
+        return TransformersGenerator(model, tokenizer, batch_size=batch_size, name=Path(name).name)
+    return TransformersGenerator(name, batch_size=batch_size, dtype=dtype)
