@@ -295,13 +295,15 @@ def run_step(step: Step, output: Path) -> None:
     except KeyboardInterrupt:
         # The command got the signal as well, and may be writing a checkpoint.
         _, status, usage = os.wait4(process.pid, 0)
+    # `process` does not know that it was waited for.
+    process.returncode = os.waitstatus_to_exitcode(status)
     unit = 1 if sys.platform == "darwin" else 1024
     cost["wall_s"] += time.monotonic() - started
     cost["cpu_s"] += usage.ru_utime + usage.ru_stime
     cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], usage.ru_maxrss * unit)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(cost, indent=1), encoding="utf-8")
-    if code := os.waitstatus_to_exitcode(status):
+    if code := process.returncode:
         sys.exit(f"{step.name} ended with exit code {code}; the same command continues from here.")
 
 
