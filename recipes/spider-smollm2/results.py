@@ -132,9 +132,11 @@ def group_by_method(results: dict[str, Result]) -> dict[str, list[Result]]:
     }
 
 
-def find_run(runs: Sequence[Result], seed: str) -> Result:
-    """The run with this seed, or the only one."""
-    return next((run for run in runs if run.seed == seed), runs[0])
+def match_runs(runs: Sequence[Result], other: Sequence[Result]) -> list[tuple[Result, Result]]:
+    """Each run with the one of the same seed, which saw the same data, or with one without seed."""
+    by_seed = {run.seed: run for run in other}
+    found = [(run, by_seed.get(run.seed) or by_seed.get("")) for run in runs]
+    return [(run, base) for run, base in found if base is not None]
 
 
 def describe_methods(groups: dict[str, list[Result]]) -> str:
@@ -160,25 +162,32 @@ def describe_methods(groups: dict[str, list[Result]]) -> str:
 
 
 def describe_differences(groups: dict[str, list[Result]]) -> str:
-    """A row per comparison, paired by question, and by seed where both have it."""
+    """A row per comparison, paired by seed and by question."""
     rows = []
     for method, runs in groups.items():
         for name in COMPARED_WITH.get(method, ()):
-            other = groups.get(name)
-            if other is None:
+            pairs = match_runs(runs, groups.get(name, []))
+            if not pairs:
                 continue
-            common = find_common(runs, other)
-            columns = zip(get_shares(runs, common), get_shares(other, common), strict=True)
-            tests = [compare(find_run(other, run.seed), run) for run in runs]
+            own, base = ([pair[side] for pair in pairs] for side in (0, 1))
+            common = find_common(own, base)
+            columns = zip(get_shares(own, common), get_shares(base, common), strict=True)
+            tests = [compare(before, after) for after, before in pairs]
+            sizes = [len(find_common([after], [before])) for after, before in pairs]
+            points = [100 * (t.gained - t.lost) / n for t, n in zip(tests, sizes, strict=True)]
             rows.append(
                 [
                     METHODS[method],
                     METHODS[name],
-                    format_mean([own - base for own, base in columns], sign="+"),
+                    ", ".join(f"{point:+.1f}" for point in points),
+                    format_mean([after - before for after, before in columns], sign="+"),
                     "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests),
                 ]
             )
-    header = ("model", "against", "difference in EX, points (95 %)", "gained/lost, McNemar, by run")
+    header = (
+        *("model", "against", "difference in EX of each run, points"),
+        *("mean (95 % over questions)", "gained/lost, McNemar"),
+    )
     return format_table(header, rows)
 
 
@@ -274,7 +283,9 @@ def write_results(folder: Path) -> None:
         "# Results on Spider's development questions",
         "Written by `results.py` from the files in `results/`. EX is strict execution accuracy: "
         "an undetermined answer is not correct. Means are over the runs of a method, with a "
-        "bootstrap interval over questions; differences are paired by question.",
+        "bootstrap interval over questions; differences are paired by seed, as runs with one seed "
+        "saw the same data, and by question. The intervals hold for these seeds: how much others "
+        "would differ, the columns of each run show.",
         describe_methods(groups),
         "## Differences",
         describe_differences(groups),

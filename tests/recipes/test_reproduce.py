@@ -151,9 +151,9 @@ def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path
     assert methods[3].startswith("37.5 (")
     # Two cores for 120 and 180 seconds.
     assert methods[4:] == ["5.0", "5 |"]
-    assert differences[1] == "student, SFT"
-    assert differences[2].startswith("+12.5 (")
-    assert differences[3] == "0/1, p 1; 2/0, p 0.5 |"
+    assert differences[1:3] == ["student, SFT", "-25.0, +50.0"]
+    assert differences[3].startswith("+12.5 (")
+    assert differences[4] == "0/1, p 1; 2/0, p 0.5 |"
     # 3 of 8, a quarter does not execute, one of 8 is undetermined.
     assert hardness[1:] == ["37.5", "", "", "", "25", "12.5 |"]
 
@@ -171,8 +171,22 @@ def test_runs_are_compared_on_the_questions_that_both_were_asked(
     mean = results.describe_methods(groups).splitlines()[-1].split(" | ")[3]
     assert mean.startswith("66.7 (")
     # (1 + 1 - 1) of three.
-    difference = results.describe_differences(groups).splitlines()[-1].split(" | ")[2]
-    assert difference.startswith("+33.3 (")
+    difference = results.describe_differences(groups).splitlines()[-1].split(" | ")
+    assert difference[2] == "+33.3"
+    assert difference[3].startswith("+33.3 (")
+
+
+def test_runs_are_paired_by_seed_or_with_the_only_one(results: ModuleType, tmp_path: Path) -> None:
+    _write(tmp_path, "evaluate-sft", "cwww", 60)
+    _write(tmp_path, "evaluate-anchor-0", "ccww", 60)
+    for seed in (0, 1):
+        _write(tmp_path, f"evaluate-sense-{seed}", "cccw" if seed else "cwww", 60)
+    groups = results.group_by_method(results.read_results(tmp_path))
+    rows = results.describe_differences(groups).splitlines()[2:]
+    cells = [row.split(" | ") for row in rows]
+    assert [row[2] for row in cells] == ["+25.0", "+0.0, +50.0", "-25.0"]
+    # The second seed of SENSE has no anchor to be compared with.
+    assert [row[4] for row in cells] == ["1/0, p 1 |", "0/0, p 1; 2/0, p 0.5 |", "0/1, p 1 |"]
 
 
 @pytest.mark.slow
