@@ -70,6 +70,9 @@ if TYPE_CHECKING:
 # Larger models do not fit a common machine with float32 weights, gradients and two moments each.
 _FULL_FINE_TUNING_LIMIT = 400_000_000
 
+# Below this share of correct answers the end of a run says what to try next.
+_WEAK = 0.3
+
 
 def run_quickstart(config: QuickstartConfig, console: Console) -> Path:
     """Run the main job, or what is left of it.
@@ -135,7 +138,7 @@ class _Quickstart:
                 f"{json.dumps(account['dropped_questions'])}[/]"
             )
         report = self._report(runs, account, task, open_gold, model, len(train))
-        self._show(runs, account, report)
+        self._show(runs, account, report, len(train))
         task.catalog.close()
         return report
 
@@ -212,10 +215,11 @@ class _Quickstart:
         folder = self.output / "sft"
         config = self.config
         rows = datasets.Dataset.from_list(task.prompt_completion_rows(train))
+        num_epochs = config.get_sft_epochs(len(rows))
         arguments = SenseSFTConfig(
             learning_rate=config.sft_learning_rate,
             max_length=config.max_length,
-            **self._get_options("sft", len(rows), config.sft_epochs, config.sft_batch_size),
+            **self._get_options("sft", len(rows), num_epochs, config.sft_batch_size),
         )
         lora_r = config.lora_r if _num_parameters(model) > _FULL_FINE_TUNING_LIMIT else None
 
@@ -443,7 +447,11 @@ class _Quickstart:
         return path
 
     def _show(
-        self, runs: Sequence[EvaluationReport], account: dict[str, Any], report: Path
+        self,
+        runs: Sequence[EvaluationReport],
+        account: dict[str, Any],
+        report: Path,
+        num_train: int,
     ) -> None:
         table = Table(title="Execution accuracy on held-out questions")
         for column in ("run", "accuracy", "95 % interval", "correct", "wrong", "undetermined"):
@@ -464,6 +472,17 @@ class _Quickstart:
             f"{account['num_pairs']} preference pairs; {wall / 60:.1f} minutes; peak memory "
             f"{peak / 2**30:.1f} GiB"
         )
+        best = max(run.execution_accuracy for run in runs)
+        if best < _WEAK:
+            epochs = self.config.get_sft_epochs(num_train)
+            self.console.print(
+                f"Most answers are still wrong. In this order: fine-tune longer (--sft-epochs "
+                f"{4 * epochs:g}, now {epochs:g}; with another --output-dir), give more questions "
+                "(sense-trl synth explore writes some), take a larger --model.",
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
         command = self._get_ask_command(runs)
         if command is not None:
             self.console.print(f"Ask it: {command}", markup=False, highlight=False, soft_wrap=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from sense_trl.errors import InputError
 from sense_trl.pipeline.own_data_config import OwnDataConfig
+
+# 111 questions on a small library taught SmolLM2-135M 12.5 % of 48 held-out ones in one epoch, 50 %
+# in four.
+_MIN_EXAMPLES_SEEN: Final = 256
 
 
 @dataclass
@@ -26,7 +32,13 @@ class QuickstartConfig(OwnDataConfig):
     max_new_tokens: int = field(
         default=80, metadata={"help": "Longest answer when generating, in tokens."}
     )
-    sft_epochs: float = field(default=1.0, metadata={"help": "Epochs of supervised fine-tuning."})
+    sft_epochs: float | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs of supervised fine-tuning. If not given, the fewest in which "
+            f"{_MIN_EXAMPLES_SEEN} examples are seen, at least 1."
+        },
+    )
     sft_learning_rate: float = field(
         default=3e-4, metadata={"help": "Learning rate of supervised fine-tuning."}
     )
@@ -71,7 +83,7 @@ class QuickstartConfig(OwnDataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("sft_epochs", "dpo_epochs", "sft_learning_rate", "dpo_learning_rate", "beta"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"`{name}` is {getattr(self, name)}; expected more than 0.")
         for name in (
             "sft_batch_size",
@@ -96,3 +108,9 @@ class QuickstartConfig(OwnDataConfig):
                 f"`temperature` is {self.temperature}; the candidates must differ, so it has to be "
                 "above 0, e.g. 1.0."
             )
+
+    def get_sft_epochs(self, num_questions: int) -> float:
+        """`sft_epochs`, or what it is for so many training questions."""
+        if self.sft_epochs is not None:
+            return self.sft_epochs
+        return max(1, math.ceil(_MIN_EXAMPLES_SEEN / num_questions))

@@ -1,5 +1,6 @@
 """The main job on a tiny model: from a database to a report, interrupted and continued."""
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import tiny_models
 from rich.console import Console
 
 from sense_trl.cli.main import main
+from sense_trl.errors import InputError
 from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
 from sense_trl.pipeline import quickstart as quickstart_module
 from sense_trl.pipeline.quickstart import run_quickstart
@@ -54,6 +56,7 @@ def inputs(fresh_db: Any, tmp_path: Path) -> dict[str, Any]:
         "batch_size": 4,
         "num_generations": 4,
         "sft_batch_size": 2,
+        "sft_epochs": 1,
         "dpo_batch_size": 2,
         "lora_r": 2,
     }
@@ -157,6 +160,22 @@ def test_the_best_trained_model_is_offered(
     ]
     command = quickstart._get_ask_command(runs)
     assert command is None if expected is None else command.endswith(expected)
+
+
+def test_a_small_set_is_seen_several_times() -> None:
+    config = QuickstartConfig()
+    assert [config.get_sft_epochs(n) for n in (1, 111, 128, 255, 256, 3000)] == [256, 3, 2, 2, 1, 1]
+    assert QuickstartConfig(sft_epochs=0.5).get_sft_epochs(111) == 0.5
+    with pytest.raises(InputError, match="`sft_epochs` is 0"):
+        QuickstartConfig(sft_epochs=0)
+
+
+def test_a_weak_result_says_what_to_try(inputs: dict[str, Any]) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    run_quickstart(QuickstartConfig(**{**inputs, "sft_epochs": 1, "max_pairs": 1}), console)
+    text = console.export_text()
+    assert "--sft-epochs 4, now 1" in text
+    assert "sense-trl ask" not in text
 
 
 def test_without_a_pair_there_is_a_report_and_no_preference_training(
