@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.terminal import format_result, make_visible
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, SenseTRLError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _EXIT_FAILED: Final = 1
+_EXIT_INTERRUPTED: Final = 130
+_UNFOLDED: Final = 10_000
 # `SCHEMA_STYLES`, whose module is not imported before the command runs.
 _STYLES: Final = ("compact", "codes", "ddl")
 
@@ -67,7 +69,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     """Run the command.
 
     Returns:
-        0; 1 if the SQL of the one question does not run.
+        0; 1 if the SQL of the one question does not run; 130 after Ctrl-C.
 
     Raises:
         InputError: unusable arguments (exit code 2).
@@ -84,9 +86,14 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.prompts import extract_sql, get_prompt
     from sense_trl.schema import format_schema
 
+    if arguments["max_rows"] < 0:
+        raise InputError(f"`max_rows` is {arguments['max_rows']}; expected 0 or more.")
     sampling = SamplingConfig(max_new_tokens=arguments["max_new_tokens"])
     limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
-    path = arguments["database"] or OwnDataConfig().get_data_paths()[0]
+    path = arguments["database"]
+    if path is None:
+        path = OwnDataConfig().get_data_paths()[0]
+        console.print("No `--database`: the quickstart's flights are asked.", style="yellow")
     with DatabaseCatalog.from_path(path, limits=limits) as catalog:
         db_id = _choose_database(catalog, arguments["db_id"])
         schema = _read_schema(catalog, db_id, arguments["tables_json"])
@@ -103,10 +110,13 @@ def run(arguments: dict[str, Any], console: Any) -> int:
                 load_in_4bit=arguments["load_in_4bit"],
                 batch_size=1,
             )
-        output = Console()
-        ok = True
+        # What goes to a file or another program is not folded.
+        output = Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)
+        max_width = output.width if sys.stdout.isatty() else None
+        status = 0
         with closing(_open_isolated(catalog.path(db_id), limits)) as engine:
-            for question in _read_questions(arguments["question"], console):
+
+            def answer(question: str) -> int:
                 messages = get_prompt(
                     question, text, dialect=schema.dialect, evidence=arguments["evidence"]
                 )
@@ -115,9 +125,24 @@ def run(arguments: dict[str, Any], console: Any) -> int:
                 sql = extract_sql(completion.text)
                 output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
                 result = engine.execute(sql)
-                output.print(format_result(result, arguments["max_rows"]), "")
-                ok = result.ok
-    return 0 if ok or arguments["question"] is None else _EXIT_FAILED
+                rows = format_result(result, arguments["max_rows"], max_width=max_width)
+                output.print(rows, "", highlight=False)
+                return 0 if result.ok else _EXIT_FAILED
+
+            try:
+                if arguments["question"] is not None:
+                    return answer(arguments["question"])
+                for question in _read_questions(console):
+                    try:
+                        answer(question)
+                    # Others may follow, and the model is loaded.
+                    except SenseTRLError as error:
+                        console.print(str(error), style="red", markup=False, highlight=False)
+            # The way out for whoever types questions.
+            except KeyboardInterrupt:
+                console.print()
+                status = _EXIT_INTERRUPTED
+    return status
 
 
 def _choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
@@ -133,10 +158,12 @@ def _choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
 
 
 def _read_schema(catalog: DatabaseCatalog, db_id: str, tables_json: str | None) -> DatabaseSchema:
-    from sense_trl.schema import get_schema, load_spider_schemas
+    from sense_trl.schema import check_tables, get_schema, load_spider_schemas
 
     declared = {} if tables_json is None else load_spider_schemas(tables_json)
-    return declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
+    schema = declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
+    check_tables(schema, catalog.path(db_id))
+    return schema
 
 
 def _open_isolated(path: Path, limits: Any) -> SQLEngine:
@@ -150,11 +177,10 @@ def _open_isolated(path: Path, limits: Any) -> SQLEngine:
     return open_engine(path, limits=limits)
 
 
-def _read_questions(question: str | None, console: Any) -> Iterator[str]:
-    """The one question, or those of the standard input: asked for where somebody types them."""
-    if question is not None:
-        yield question
-        return
+def _read_questions(console: Any) -> Iterator[str]:
+    """Those of the standard input, a line each; asked for where somebody types them."""
+    if sys.stdin is None:
+        raise InputError("`question` is missing, and there is no standard input to read one from.")
     while True:
         if sys.stdin.isatty():
             console.print("question: ", end="")

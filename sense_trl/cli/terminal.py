@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from sense_trl.database.engine import QueryResult
 
 __all__ = ["format_result", "make_visible"]
 
+# A value may be a megabyte long, and rich takes a second for a tenth of it.
+_MAX_CELL_LENGTH: Final = 300
 
-def format_result(result: QueryResult, max_rows: int) -> Any:
-    """The first rows of a result as a table of rich, or why there is none."""
+
+def format_result(result: QueryResult, max_rows: int, *, max_width: int | None = None) -> Any:
+    """The first rows of a result for rich's console, or why there are none.
+
+    Args:
+        result: of a query.
+        max_rows: rows to show.
+        max_width: characters beyond which a row is shown with a line per column; None for never.
+    """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     if not result.ok:
         return Text(make_visible(f"{result.status}: {result.error}"), style="yellow")
-    count = f"{len(result.rows):,} row{'' if len(result.rows) == 1 else 's'}"
-    table = Table(title=count, title_justify="left", box=None, pad_edge=False)
-    for name in result.columns:
-        table.add_column(Text(make_visible(name)))
-    for row in result.rows[:max_rows]:
-        table.add_row(*(Text("NULL" if v is None else make_visible(str(v))) for v in row))
-    if len(result.rows) > max_rows:
-        table.add_row("…")
-    return table
+    names = [make_visible(name) for name in result.columns]
+    rows = [[_format_cell(value) for value in row] for row in result.rows[:max_rows]]
+    count = Text(f"{len(result.rows):,} row{'' if len(result.rows) == 1 else 's'}", style="italic")
+    more = [Text("…")] if len(result.rows) > len(rows) else []
+    if max_width is not None and _get_width([names, *rows]) > max_width:
+        lines = ["\n".join(map(": ".join, zip(names, row, strict=True))) for row in rows]
+        return Group(count, *(Text(f"{line}\n") for line in lines), *more)
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return Group(count, table, *more)
 
 
 def make_visible(text: str) -> str:
     """Text that cannot steer the terminal: models write escape sequences too."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _format_cell(value: object) -> str:
+    if value is None:
+        return "NULL"
+    text = f"x'{value[:_MAX_CELL_LENGTH].hex()}'" if isinstance(value, bytes) else str(value)
+    cut = text if len(text) <= _MAX_CELL_LENGTH else f"{text[:_MAX_CELL_LENGTH]}…"
+    return make_visible(cut)
+
+
+def _get_width(rows: list[list[str]]) -> int:
+    from rich.cells import cell_len
+
+    widths = [
+        max(cell_len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(*rows, strict=True)
+    ]
+    # Two spaces between columns.
+    return sum(widths) + 2 * (len(widths) - 1)

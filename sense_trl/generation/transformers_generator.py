@@ -643,8 +643,6 @@ def _check_hub(name: str) -> None:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -653,10 +651,10 @@ def _check_hub(name: str) -> None:
         huggingface_hub.hf_hub_download(name, "config.json")
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"`model` {name!r} is neither a folder here nor in the hub's cache, and the hub cannot "
-            f"be reached ({_first_line(error.__cause__ or error)}). Look at the connection and at "
-            f"HF_HUB_OFFLINE and HF_ENDPOINT, or run `hf download {name} --local-dir FOLDER` where "
-            "the hub can be reached, and give that folder."
+            f"`model` {name!r} is neither a folder here nor complete in the hub's cache, and the "
+            f"hub cannot be reached ({_first_line(error.__cause__ or error)}). Look at the "
+            f"connection and at HF_HUB_OFFLINE and HF_ENDPOINT, or run `hf download {name} "
+            "--local-dir FOLDER` where the hub can be reached, and give that folder."
         ) from error
     except GatedRepoError as error:
         raise ModelError(
@@ -671,8 +669,8 @@ def _check_hub(name: str) -> None:
     # An adapter's repository has no config.json.
     except EntryNotFoundError:
         return
-    # A name that no model can have; any other answer of the hub.
-    except (HFValidationError, HfHubHTTPError) as error:
+    # A name that no model can have, an endpoint that is none, any other answer of the hub.
+    except Exception as error:
         raise ModelError(
             f"`model` {name!r} is no folder here, and the hub does not give it "
             f"({_first_line(error)})."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sense_trl.errors import InputError
 from sense_trl.pipeline.starting_model import get_adapter_base, load_for_generation
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def load_generator(
         InputError: options that do not go together.
         ModelError: there is no such model or tokenizer.
     """
+    check_generator_options(base_url=base_url, use_vllm=use_vllm, load_in_4bit=load_in_4bit)
     if base_url is not None:
         from sense_trl.generation.openai_generator import OpenAIGenerator
 
@@ -50,3 +52,18 @@ def load_generator(
         model, tokenizer = load_for_generation(name, dtype=dtype, load_in_4bit=load_in_4bit)
         return TransformersGenerator(model, tokenizer, batch_size=batch_size, name=Path(name).name)
     return TransformersGenerator(name, batch_size=batch_size, dtype=dtype)
+
+
+def check_generator_options(*, base_url: str | None, use_vllm: bool, load_in_4bit: bool) -> None:
+    """Refuse options of which one would be ignored.
+
+    Raises:
+        InputError: there are such.
+    """
+    if use_vllm and base_url is not None:
+        raise InputError(f"`use_vllm` is given with `base_url` {base_url!r}; choose one of them.")
+    if load_in_4bit and (use_vllm or base_url is not None):
+        raise InputError(
+            "`load_in_4bit` is true, but with `use_vllm` or `base_url` the weights are loaded "
+            "elsewhere. Leave it out, and name a quantised checkpoint there."
+        )

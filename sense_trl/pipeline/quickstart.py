@@ -502,6 +502,9 @@ class _Quickstart:
                 command += ["--db-id", runs[0].records[0].db_id]
         if config.schema_style != "compact":
             command += ["--schema-style", config.schema_style]
+        # What `ask` takes without being told.
+        if config.max_new_tokens > 128:
+            command += ["--max-new-tokens", str(config.max_new_tokens)]
         return shlex.join(command)
 
 

@@ -20,7 +20,7 @@ from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pipeline.cpu import keep_freed_memory
-from sense_trl.pipeline.generator import load_generator
+from sense_trl.pipeline.generator import check_generator_options, load_generator
 from sense_trl.pipeline.processes import get_processes
 from sense_trl.pipeline.progress import progress_callback, stage_bar
 from sense_trl.pipeline.run_folder import (
@@ -90,15 +90,9 @@ class GenerationArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.use_vllm and self.base_url is not None:
-            raise InputError(
-                f"`use_vllm` is given with `base_url` {self.base_url!r}; choose one of them."
-            )
-        if self.load_in_4bit and (self.use_vllm or self.base_url is not None):
-            raise InputError(
-                "`load_in_4bit` is true, but with `use_vllm` or `base_url` the weights are loaded "
-                "elsewhere. Leave it out, and name a quantised checkpoint there."
-            )
+        check_generator_options(
+            base_url=self.base_url, use_vllm=self.use_vllm, load_in_4bit=self.load_in_4bit
+        )
         if self.candidate_source not in ("weak", "strong"):
             raise InputError(
                 f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."

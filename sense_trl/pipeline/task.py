@@ -13,11 +13,20 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question, describe_unusable, load_questions
-from sense_trl.schema import SCHEMA_STYLES, DatabaseSchema, format_schema, load_spider_schemas
+from sense_trl.schema import (
+    SCHEMA_STYLES,
+    DatabaseSchema,
+    check_tables,
+    format_schema,
+    load_spider_schemas,
+)
 from sense_trl.schema import get_schema as read_schema
 from sense_trl.verification.verifier import SQLVerifier, Verdict, verify_sql
 
 logger = logging.getLogger(__name__)
+
+# Queries for the same words beyond these are not compared: each is run against each.
+_MAX_COMPARED = 5
 
 
 @dataclass
@@ -203,19 +212,24 @@ def find_contradictions(
 ) -> list[tuple[str, str]]:
     """Ids of questions in the same words whose gold queries give different results.
 
-    Letter case and spacing of the words do not count. The first id is that of the first question
-    in these words.
+    Spacing of the words does not count, nor does an order that one of the queries leaves open. Of
+    questions with the same query the first is named.
     """
-    first: dict[tuple[str, str, str | None], Question] = {}
+    groups: dict[tuple[str, str, str | None], dict[str, str]] = {}
     found = []
     for question in questions:
-        words = " ".join(question.question.split()).casefold()
-        earlier = first.setdefault((question.db_id, words, question.evidence), question)
-        if earlier.gold_sql != question.gold_sql:
-            engine = catalog.engine(question.db_id)
-            verdict = verify_sql(question.gold_sql, earlier.gold_sql, engine).verdict
-            if verdict is Verdict.WRONG:
-                found.append((earlier.question_id, question.question_id))
+        words = " ".join(question.question.split())
+        asked = groups.setdefault((question.db_id, words, question.evidence), {})
+        if question.gold_sql in asked or len(asked) == _MAX_COMPARED:
+            continue
+        engine = catalog.engine(question.db_id)
+        for sql, question_id in asked.items():
+            # What one leaves open, the other may fix: only both ways round they differ.
+            sides = ((question.gold_sql, sql), (sql, question.gold_sql))
+            if all(verify_sql(*side, engine).verdict is Verdict.WRONG for side in sides):
+                found.append((question_id, question.question_id))
+                break
+        asked[question.gold_sql] = question.question_id
     return found
 
 
@@ -237,7 +251,10 @@ def _schemas(
     catalog: DatabaseCatalog, db_ids: set[str], tables_json: str | None
 ) -> dict[str, DatabaseSchema]:
     declared = load_spider_schemas(Path(tables_json)) if tables_json else {}
-    return {
+    schemas = {
         db_id: declared.get(db_id) or read_schema(catalog.engine(db_id), db_id)
         for db_id in sorted(db_ids)
     }
+    for db_id, schema in schemas.items():
+        check_tables(schema, catalog.path(db_id))
+    return schemas

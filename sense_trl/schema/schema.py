@@ -9,7 +9,7 @@ from typing import Any
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, SQLEngine, TableInfo
 from sense_trl.database.profile import ForeignKeyColumns
-from sense_trl.errors import InputError
+from sense_trl.errors import DatabaseError, InputError
 
 # What SQLite's full-text and R-tree modules add to the name of a table to store it.
 _SHADOW_SUFFIXES = (
@@ -72,6 +72,23 @@ def get_schema(engine: SQLEngine, db_id: str | None = None) -> DatabaseSchema:
         engine.dialect,
         tuple(table for table in tables if table.name not in hidden),
     )
+
+
+def check_tables(schema: DatabaseSchema, path: str | Path) -> None:
+    """Refuse a database that nothing can be asked of.
+
+    Args:
+        schema: of the database.
+        path: its file, for the message.
+
+    Raises:
+        DatabaseError: it has no table.
+    """
+    if not schema.tables:
+        where = " in the schema `main`; those of other schemas are not read, copy them there"
+        raise DatabaseError(
+            f"{str(path)!r} has no tables{where if schema.dialect == 'duckdb' else ''}."
+        )
 
 
 def load_spider_schemas(path: str | Path, *, dialect: str = "sqlite") -> dict[str, DatabaseSchema]:

@@ -11,8 +11,10 @@ import pytest
 import tiny_models
 from conftest import FreshDB
 
+from sense_trl import prompts
 from sense_trl.cli.ask import _STYLES
 from sense_trl.cli.main import COMMANDS, main
+from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion
 from sense_trl.schema import SCHEMA_STYLES
 
@@ -104,6 +106,60 @@ def test_questions_come_from_the_standard_input(
     assert main(["ask", "--model", "m", "--database", database]) == 0
     assert [user["content"] for _, user in asked] == ["One?", "Two?"]
     assert capsys.readouterr().out.count("no such column: nme") == 2
+
+
+def test_a_question_that_cannot_be_asked_does_not_end_the_others(
+    answer: Answer,
+    fresh_db: FreshDB,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = answer("SELECT count(*) FROM pet")
+    get_prompt = prompts.get_prompt
+
+    def refuse(question: str, *args: Any, **options: Any) -> Any:
+        if question == "Long?":
+            raise InputError("18175 tokens")
+        return get_prompt(question, *args, **options)
+
+    monkeypatch.setattr(prompts, "get_prompt", refuse)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Long?\nShort?\n"))
+    command = ["ask", "--model", "m", "--database", str(fresh_db(SCRIPT))]
+    assert main(command) == 0
+    assert [user["content"] for _, user in asked] == ["Short?"]
+    assert "18175 tokens" in capsys.readouterr().err
+    # The only question is an error of the command.
+    assert main([*command, "Long?"]) == 2
+
+
+def test_whoever_types_questions_may_leave(
+    answer: Answer, fresh_db: FreshDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Typing(io.StringIO):
+        def readline(self, *args: Any) -> str:
+            raise KeyboardInterrupt
+
+    answer("SELECT 1")
+    command = ["ask", "--model", "m", "--database", str(fresh_db(SCRIPT))]
+    monkeypatch.setattr("sys.stdin", Typing())
+    assert main(command) == 130
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(command) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-rows", "-1"], "`max_rows` is -1"),
+        (["--base-url", "http://localhost:1", "--load-in-4bit"], "`load_in_4bit` is true"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    fresh_db: FreshDB, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    command = ["ask", "How many?", "--model", "m", "--database", str(fresh_db(SCRIPT))]
+    assert main([*command, *options]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_one_database_of_a_folder_is_named(

@@ -3,11 +3,19 @@
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import FreshDB
 
+from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import DatabaseError, InputError
-from sense_trl.pipeline.task import DataArguments, load_task, undetermined_gold
+from sense_trl.pipeline.task import (
+    DataArguments,
+    find_contradictions,
+    load_task,
+    undetermined_gold,
+)
+from sense_trl.questions import Question
 from sense_trl.verification.verifier import SQLVerifier
 
 SCRIPT = """
@@ -61,8 +69,8 @@ def test_the_same_question_with_other_gold_is_named(
 ) -> None:
     rows = [
         ("a", "How many pets?", "SELECT COUNT(*) FROM pet", None),
-        ("b", "how many  pets?", "SELECT COUNT(id) FROM pet", None),
-        ("c", "How many PETS?", "SELECT COUNT(*) FROM owner", None),
+        ("b", "How many  pets?", "SELECT COUNT(id) FROM pet", None),
+        ("c", "How many pets? ", "SELECT COUNT(*) FROM owner", None),
         ("d", "How many pets?", "SELECT COUNT(*) FROM owner", "pets are owners"),
         ("e", "How many owners?", "SELECT COUNT(*) FROM owner", None),
     ]
@@ -76,6 +84,46 @@ def test_the_same_question_with_other_gold_is_named(
     caplog.clear()
     load_task(DataArguments(database, _write(tmp_path, records[:2])))
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("gold", "expected"),
+    [
+        # Only one of them orders.
+        (["SELECT id FROM pet ORDER BY id DESC", "SELECT id FROM pet"], []),
+        (["SELECT id FROM pet", "SELECT id FROM pet ORDER BY id DESC"], []),
+        (["SELECT id FROM pet ORDER BY id DESC", "SELECT id FROM pet ORDER BY id"], ["0 1"]),
+        # The first decides nothing, the others differ; the last says what the second does.
+        (
+            [
+                "SELECT id FROM pet ORDER BY owner_id LIMIT 1",
+                "SELECT count(*) FROM pet",
+                "SELECT 'x'",
+                "SELECT count(*) FROM pet",
+            ],
+            ["1 2"],
+        ),
+        ([f"SELECT {number}" for number in range(9)], ["0 1", "0 2", "0 3", "0 4"]),
+    ],
+)
+def test_every_query_of_the_same_words_is_compared(
+    fresh_db: FreshDB, gold: list[str], expected: list[str]
+) -> None:
+    with DatabaseCatalog.from_path(fresh_db(SCRIPT)) as catalog:
+        questions = [Question(str(i), "fresh", "Which?", sql) for i, sql in enumerate(gold)]
+        assert [" ".join(pair) for pair in find_contradictions(questions, catalog)] == expected
+
+
+def test_a_database_without_tables_is_refused(fresh_db: FreshDB, tmp_path: Path) -> None:
+    questions = _write(tmp_path, [{"question": "How many?", "gold_sql": "SELECT 1"}])
+    database = str(fresh_db("CREATE TABLE t (a); DROP TABLE t;"))
+    with pytest.raises(DatabaseError, match="has no tables"):
+        load_task(DataArguments(database, questions))
+    duckdb.connect(str(tmp_path / "shop.duckdb")).execute(
+        "CREATE SCHEMA public; CREATE TABLE public.bill (id INTEGER)"
+    ).close()
+    with pytest.raises(DatabaseError, match=r"no tables in the schema `main`.* copy them there"):
+        load_task(DataArguments(str(tmp_path / "shop.duckdb"), questions))
 
 
 def test_a_task_has_a_usable_question(fresh_db: FreshDB, tmp_path: Path) -> None:
