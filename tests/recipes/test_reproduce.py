@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -156,6 +157,23 @@ def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path
     assert differences[4] == "0/1, p 1; 2/0, p 0.5 |"
     # 3 of 8, a quarter does not execute, one of 8 is undetermined.
     assert hardness[1:] == ["37.5", "", "", "", "25", "12.5 |"]
+
+
+def test_the_tables_in_the_recipe_are_those_of_its_results(
+    results: ModuleType, tmp_path: Path
+) -> None:
+    shutil.copytree(FOLDER / "results", tmp_path / "results")
+    results.write_results(tmp_path)
+    # The picture is named where matplotlib is installed.
+    written, committed = (
+        [
+            line
+            for line in (folder / "RESULTS.md").read_text().splitlines()
+            if "results.svg" not in line
+        ]
+        for folder in (tmp_path, FOLDER)
+    )
+    assert [line for line in written if line] == [line for line in committed if line]
 
 
 def test_runs_are_compared_on_the_questions_that_both_were_asked(
