@@ -24,8 +24,9 @@ def load_predictions(
     """Read one prediction per question.
 
     Two layouts are read: JSON Lines with `question_id` and `sql` (or `predicted_sql`,
-    `prediction`) in any order, and plain text with one query per line in the order of the
-    questions, an empty line where there is no answer.
+    `prediction`) in any order, also as `CandidateFile` writes them, a list of one to a line; and
+    plain text with one query per line in the order of the questions, an empty line where there is
+    no answer.
 
     A line of plain text may end in a tab and the question's `db_id`, as in Spider's files (in
     BIRD's with a mark between them), which is cut off. Another tab is white space, except under
@@ -53,7 +54,7 @@ def load_predictions(
             f"`predictions` {str(path)!r} is not UTF-8 text (byte {error.start})"
         ) from error
     lines = text.removesuffix("\n").split("\n") if text else []
-    if next((line for line in lines if line.strip()), "").lstrip().startswith("{"):
+    if next((line for line in lines if line.strip()), "").lstrip().startswith(("{", "[{")):
         return _match_by_id(path, lines, questions)
     if len(lines) != len(questions):
         raise InputError(
@@ -88,6 +89,14 @@ def _match_by_id(path: Path, lines: Sequence[str], questions: Sequence[Question]
             raise InputError(
                 f"{place}: invalid JSON ({problem}); write one object per line"
             ) from error
+        # As `sense-trl evaluate --config` writes them: a list of the candidates of each question.
+        if isinstance(record, list):
+            if len(record) != 1:
+                raise InputError(
+                    f"{place}: {len(record)} candidates for one question; predict with "
+                    "`num_generations` 1"
+                )
+            (record,) = record
         if not isinstance(record, dict) or not isinstance(record.get("question_id"), (str, int)):
             raise InputError(f"{place}: expected an object with a `question_id`")
         question_id = str(record["question_id"])

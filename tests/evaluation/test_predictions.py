@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
 from sense_trl.evaluation.predictions import load_predictions
+from sense_trl.pairs import Candidate, CandidateFile
 from sense_trl.questions import Question
 
 QUESTIONS = [Question(f"q{n}", "pets", "?", "SELECT 1") for n in (1, 2, 3)]
@@ -45,6 +46,21 @@ def test_records_are_matched_by_id(file: Path) -> None:
         assert answers == ["SELECT 1", "", "SELECT 3\tpets"]
 
 
+def test_the_predictions_of_a_stage_are_read(file: Path) -> None:
+    candidates = CandidateFile(file)
+    for question_id in ("q2", "q3", "q1"):
+        sql = f"SELECT '{question_id}'"
+        candidates.append(
+            question_id, [Candidate(question_id, 0, sql, f"It is {sql}", "weak", "m")]
+        )
+    assert load_predictions(file, QUESTIONS) == ["SELECT 'q1'", "SELECT 'q2'", "SELECT 'q3'"]
+    several = [Candidate("q1", sample, "SELECT 1", "", "weak", "m") for sample in (0, 1)]
+    file.unlink()
+    CandidateFile(file).append("q1", several)
+    with pytest.raises(InputError, match="line 1: 2 candidates for one question"):
+        load_predictions(file, QUESTIONS)
+
+
 LINES = st.lists(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\t\ufeff")),
     min_size=3,
@@ -52,7 +68,7 @@ LINES = st.lists(
 )
 
 
-@given(lines=LINES.filter(lambda lines: not "".join(lines).lstrip().startswith("{")))
+@given(lines=LINES.filter(lambda lines: not "".join(lines).lstrip().startswith(("{", "[{"))))
 def test_any_line_comes_back_as_it_was_written(
     lines: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
