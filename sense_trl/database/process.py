@@ -79,7 +79,8 @@ class WorkerProcess:
         )
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code, str(os.getpid()), *arguments],
+                # -P: a user's own `queue.py` in this folder is none of the worker's modules.
+                [sys.executable, "-P", "-c", code, str(os.getpid()), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
