@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.terminal import format_result, make_visible
 from sense_trl.errors import InputError, SenseTRLError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.engine import SQLEngine
-    from sense_trl.schema import DatabaseSchema
 
 __all__ = ["add_parser", "run"]
 
@@ -81,8 +76,10 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.cli.quickstart import quieten_libraries
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.generation.generator import SamplingConfig
     from sense_trl.pipeline.own_data_config import OwnDataConfig
+    from sense_trl.pipeline.task import read_schemas
     from sense_trl.prompts import extract_sql, get_prompt
     from sense_trl.schema import format_schema
 
@@ -96,7 +93,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         console.print("No `--database`: the quickstart's flights are asked.", style="yellow")
     with DatabaseCatalog.from_path(path, limits=limits) as catalog:
         db_id = _choose_database(catalog, arguments["db_id"])
-        schema = _read_schema(catalog, db_id, arguments["tables_json"])
+        schema = read_schemas(catalog, {db_id}, arguments["tables_json"])[db_id]
         text = format_schema(schema, style=arguments["schema_style"])
         quieten_libraries()
         from sense_trl.pipeline.generator import load_generator
@@ -113,8 +110,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         # What goes to a file or another program is not folded.
         output = Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)
         max_width = output.width if sys.stdout.isatty() else None
-        status = 0
-        with closing(_open_isolated(catalog.path(db_id), limits)) as engine:
+        with IsolatedCatalog(catalog) as isolated:
+            engine = isolated.engine(db_id)
 
             def answer(question: str) -> int:
                 messages = get_prompt(
@@ -141,8 +138,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
             # The way out for whoever types questions.
             except KeyboardInterrupt:
                 console.print()
-                status = _EXIT_INTERRUPTED
-    return status
+                return _EXIT_INTERRUPTED
+    return 0
 
 
 def _choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
@@ -155,26 +152,6 @@ def _choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
         return catalog.db_ids[0]
     catalog.path(db_id)
     return db_id
-
-
-def _read_schema(catalog: DatabaseCatalog, db_id: str, tables_json: str | None) -> DatabaseSchema:
-    from sense_trl.schema import check_tables, get_schema, load_spider_schemas
-
-    declared = {} if tables_json is None else load_spider_schemas(tables_json)
-    schema = declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
-    check_tables(schema, catalog.path(db_id))
-    return schema
-
-
-def _open_isolated(path: Path, limits: Any) -> SQLEngine:
-    """An engine whose queries can be stopped whatever they do, where processes can be forked."""
-    from sense_trl.database.opening import open_engine
-    from sense_trl.database.process import workers_are_supported
-    from sense_trl.database.worker import IsolatedEngine
-
-    if workers_are_supported():
-        return IsolatedEngine(path, limits=limits)
-    return open_engine(path, limits=limits)
 
 
 def _read_questions(console: Any) -> Iterator[str]:

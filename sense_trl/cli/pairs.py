@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
 from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, name_first
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.engine import SQLEngine
+    from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import Candidate, PreferencePairConfig
     from sense_trl.pipeline.task import TextToSQLTask
     from sense_trl.questions import Question
@@ -227,39 +227,6 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     return {"build": _build, "inspect": _inspect, "stats": _stats}[action](arguments, console)
 
 
-class _IsolatedCatalog:
-    """Engines over a catalog's databases that run queries in one worker process.
-
-    What was found wrong by its number of rows was never run to its end, so nothing is known about
-    the time and memory it takes.
-    """
-
-    def __init__(self, catalog: DatabaseCatalog) -> None:
-        from sense_trl.database.worker import EngineWorker
-
-        self._catalog = catalog
-        self._worker = EngineWorker(memory_limit_bytes=catalog.limits.memory_limit_bytes)
-        self._engines: dict[str, SQLEngine] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._worker.close()
-
-    def engine(self, db_id: str) -> SQLEngine:
-        """The engine of one database."""
-        from sense_trl.database.process import workers_are_supported
-        from sense_trl.database.worker import IsolatedEngine
-
-        if not workers_are_supported():
-            return self._catalog.engine(db_id)
-        if db_id not in self._engines:
-            path, limits = self._catalog.path(db_id), self._catalog.limits
-            self._engines[db_id] = IsolatedEngine(path, limits=limits, worker=self._worker)
-        return self._engines[db_id]
-
-
 # ---------------------------------------------------------------------- build
 
 
@@ -269,6 +236,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.cli.evaluate import open_suite
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import build_preference_pairs
     from sense_trl.pairs.card import format_card
     from sense_trl.pipeline.progress import stage_bar
@@ -297,7 +265,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
                 catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
             ) as verifier,
             open_suite(catalog, declared, arguments) as suite_verifier,
-            _IsolatedCatalog(catalog) as isolated,
+            IsolatedCatalog(catalog) as isolated,
             stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
         ):
             result = build_preference_pairs(
@@ -444,6 +412,7 @@ def _inspect(arguments: dict[str, Any], console: Any) -> int:
 
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.database.isolation import IsolatedCatalog
 
     rows = _select(_load(arguments["pairs"]), arguments)
     output = Console()
@@ -452,7 +421,7 @@ def _inspect(arguments: dict[str, Any], console: Any) -> int:
         catalog = None
         if arguments["database"] is not None:
             found = DatabaseCatalog.from_path(arguments["database"], limits=limits)
-            catalog = stack.enter_context(_IsolatedCatalog(stack.enter_context(found)))
+            catalog = stack.enter_context(IsolatedCatalog(stack.enter_context(found)))
         for number, row in rows:
             for rejected in _rejected_queries(row):
                 _show(output, number, {**row, **rejected}, catalog, arguments["max_rows"])
@@ -502,7 +471,7 @@ def _show(
     output: Console,
     number: int,
     row: Mapping[str, Any],
-    catalog: _IsolatedCatalog | None,
+    catalog: IsolatedCatalog | None,
     max_rows: int,
 ) -> None:
     from rich.table import Table

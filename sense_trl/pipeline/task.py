@@ -18,9 +18,9 @@ from sense_trl.schema import (
     DatabaseSchema,
     check_tables,
     format_schema,
+    get_schema,
     load_spider_schemas,
 )
-from sense_trl.schema import get_schema as read_schema
 from sense_trl.verification.verifier import SQLVerifier, Verdict, verify_sql
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
             arguments.questions,
             shown,
         )
-    schemas = _schemas(catalog, {q.db_id for q in usable}, arguments.tables_json)
+    schemas = read_schemas(catalog, {q.db_id for q in usable}, arguments.tables_json)
     return TextToSQLTask(catalog, usable, schemas, arguments.schema_style, unusable)
 
 
@@ -247,12 +247,18 @@ def undetermined_gold(verifier: SQLVerifier, questions: Sequence[Question]) -> d
     return problems
 
 
-def _schemas(
+def read_schemas(
     catalog: DatabaseCatalog, db_ids: set[str], tables_json: str | None
 ) -> dict[str, DatabaseSchema]:
+    """The schemas of databases, from Spider's tables.json where it has them.
+
+    Raises:
+        InputError: `tables_json` cannot be read.
+        DatabaseError: a database cannot be read, or has no tables.
+    """
     declared = load_spider_schemas(Path(tables_json)) if tables_json else {}
     schemas = {
-        db_id: declared.get(db_id) or read_schema(catalog.engine(db_id), db_id)
+        db_id: declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
         for db_id in sorted(db_ids)
     }
     for db_id, schema in schemas.items():
