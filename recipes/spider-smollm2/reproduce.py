@@ -9,6 +9,7 @@ Every step is a command of `sense-trl` that is printed before it runs. Parts, in
 * `synthesis`: SFT on synthesised questions, on as many gold ones, and on both;
 * `sense`: a weaker model's errors become verified pairs, on which the baseline is trained, with
   preferences and without;
+* `grouping`: SFT in optimizer steps of one database, and of four;
 * `transfer`: baseline and SENSE on Spider-Syn, and on suites of neighbouring databases.
 
 `results/` in the output folder gets one small JSON file per evaluated model, with the commands that
@@ -38,7 +39,7 @@ from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.questions import Question, load_questions
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("baseline", "distillation", "synthesis", "sense", "transfer")
+PARTS = ("baseline", "distillation", "synthesis", "sense", "grouping", "transfer")
 
 # The ways to teach a student: stage and flags.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -54,6 +55,9 @@ PREFERENCES: dict[str, tuple[str, ...]] = {
     "sense": (),
     "anchor": ("--loss_type", "sft", "--loss_weights", "1.0", "--label_smoothing", "0"),
 }
+
+# Questions on one database that stand together in a step of 16.
+GROUP_SIZES = (16, 4)
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,21 @@ class Chain:
             )
             yield self._evaluate(name)
 
+    def _grouping(self) -> Iterator[Step]:
+        a = self.arguments
+        for seed in a.seeds:
+            # As many on each database as fill whole steps.
+            drawn = self._draw_questions(seed, a.grouped_databases, max(GROUP_SIZES))
+            questions = ("--questions", str(self._write(f"grouped-{seed}", drawn)))
+            for size in GROUP_SIZES:
+                name = f"groups-of-{size}-{seed}"
+                flags = (
+                    *("--seed", str(seed), "--save_strategy", "no", "--group_size", str(size)),
+                    *questions,
+                )
+                yield self._train(name, "sft", flags, model=a.model)
+                yield self._evaluate(name, limit=a.short_dev_questions)
+
     def _transfer(self) -> Iterator[Step]:
         names = ["sft", *(f"sense-{seed}" for seed in self.arguments.seeds[:1])]
         synonyms = self.arguments.spider / "syn_dev.jsonl"
@@ -249,23 +268,27 @@ class Chain:
         return Step(f"evaluate-{name}{suffix}", command, folder / "evaluation.json", name)
 
     def _write_gold(self, seed: int) -> Path:
-        """Some questions on each of some databases: their schemas are read a few times only."""
+        """What the short trainings see."""
         a = self.arguments
+        return self._write(f"gold-{seed}", self._draw_questions(seed, a.databases, a.per_database))
+
+    def _draw_questions(self, seed: int, databases: int, per_database: int) -> list[Question]:
+        """Some questions on each of some databases: their schemas are read a few times only."""
         by_database: dict[str, list[Question]] = {}
         for question in load_questions(self.train_questions):
             by_database.setdefault(question.db_id, []).append(question)
         usable = [
             db_id
             for db_id, questions in sorted(by_database.items())
-            if len(questions) >= a.per_database and (a.spider / "database" / db_id).is_dir()
+            if len(questions) >= per_database
+            and (self.arguments.spider / "database" / db_id).is_dir()
         ]
         draws = random.Random(seed)
-        drawn = [
+        return [
             question
-            for db_id in draws.sample(usable, a.databases)
-            for question in draws.sample(by_database[db_id], a.per_database)
+            for db_id in draws.sample(usable, databases)
+            for question in draws.sample(by_database[db_id], per_database)
         ]
-        return self._write(f"gold-{seed}", drawn)
 
     def _write(self, name: str, questions: list[Question]) -> Path:
         """A questions file; rewritten with the same content when the chain continues."""
@@ -362,6 +385,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--databases", type=int, default=20, help="that each seed draws for the short trainings"
     )
     parser.add_argument("--per-database", type=int, default=15, help="questions on each of these")
+    parser.add_argument(
+        "--grouped-databases", type=int, default=48, help="with 16 questions each, for `grouping`"
+    )
     parser.add_argument("--sampled-questions", type=int, default=400, help="by the weak model")
     parser.add_argument("--sense-steps", type=int, default=40, help="of preference training")
     return parser

@@ -28,6 +28,8 @@ METHODS = {
     "data-gold": "SFT on gold questions",
     "data-synthesised": "SFT on synthesised questions",
     "data-both": "SFT on both",
+    "groups-of-16": "SFT in steps of one database",
+    "groups-of-4": "SFT in steps of four databases",
 }
 COMPARED_WITH = {
     "anchor": ("sft",),
@@ -38,6 +40,7 @@ COMPARED_WITH = {
     "student-kid": ("student-sft", "student-rkd"),
     "data-synthesised": ("data-gold",),
     "data-both": ("data-gold",),
+    "groups-of-4": ("groups-of-16",),
 }
 HARDNESS = ("easy", "medium", "hard", "extra")
 

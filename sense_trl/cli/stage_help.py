@@ -47,6 +47,7 @@ _TRAINING: Final = {
     "per_device_train_batch_size": "examples per device and micro-batch",
     "gradient_accumulation_steps": "micro-batches per optimizer step",
     "group_by_columns": "columns whose equal values share a batch, e.g. [db_id]: one schema, once",
+    "group_size": "examples that share them; smaller than the batch, it mixes databases in a step",
     "max_length": "longest prompt plus answer in tokens; longer examples are named, not cut",
     "max_dropped_fraction": "share of too long examples that may be left out; more is an error",
     "optim": "adamw_torch, paged_adamw_8bit, ...",

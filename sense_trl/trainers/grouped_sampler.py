@@ -16,17 +16,17 @@ class GroupedSampler(Sampler[int]):  # type: ignore[misc]
     """Shuffles examples so that every run of `group_size` of them agrees as far as possible.
 
     Examples with the same keys (a database, then a question) are shuffled within their group and
-    dealt out in runs of `group_size`, and the runs are shuffled: a batch shares its schema, and
-    consecutive batches are about different ones. What is left over from the groups makes mixed
-    runs. A group may fill many runs, so no batch is ever larger than asked for. Within an epoch
-    every example comes once.
+    dealt out in runs of `group_size`, and the runs are shuffled: a batch shares its schema, or a
+    few schemas where several runs fill it, and consecutive runs are about different ones. What is
+    left over from the groups makes mixed runs. A group may fill many runs, so no batch is ever
+    larger than asked for. Within an epoch every example comes once.
 
     The order is a function of `seed` and the epoch, and there is no other state: a run that is
     resumed with `SetSamplerEpoch` among its callbacks continues in the same order.
 
     Args:
         keys: one tuple per example, the coarsest key first, all of the same length.
-        group_size: examples per run; the batch size of one device.
+        group_size: examples per run; the batch size of one device, or a part of it.
         seed: of the shuffling.
 
     Raises:
@@ -54,6 +54,12 @@ class GroupedSampler(Sampler[int]):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def count_groups(self, step_size: int) -> list[int]:
+        """Number of groups (different first keys) in each `step_size` examples of this epoch."""
+        order = list(self)
+        steps = (order[start : start + step_size] for start in range(0, len(order), step_size))
+        return [len({self._keys[index][0] for index in step}) for step in steps]
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"{self._seed}-{self.epoch}")
@@ -103,3 +109,28 @@ class SetSamplerEpoch(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A fraction where a run is resumed within an epoch.
         self._sampler.set_epoch(int(state.epoch or 0))
+
+
+class CountGroups(TrainerCallback):  # type: ignore[misc]
+    """Logs `groups_per_step`: from how many groups (databases) an optimizer step learns.
+
+    The number follows from the sampler's order alone, so it takes part in no step: processes draw
+    consecutive batches in turn, and a step is made of all of them.
+
+    Args:
+        sampler: draws the examples.
+        metrics: of training, by name; the trainer logs and empties them.
+    """
+
+    def __init__(self, sampler: GroupedSampler, metrics: dict[str, list[float]]) -> None:
+        self._sampler = sampler
+        self._metrics = metrics
+        self._counts: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        num_steps = max(1, -(-len(self._sampler) // step_size))
+        step = (state.global_step - 1) % num_steps
+        if step == 0 or not self._counts:
+            self._counts = self._sampler.count_groups(step_size)
+        self._metrics["groups_per_step"].append(self._counts[step])

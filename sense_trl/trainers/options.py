@@ -59,6 +59,16 @@ class SenseOptions:
             "Groups, examples within them and batches are shuffled. Left out, all examples are."
         },
     )
+    group_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many examples that agree in `group_by_columns` are drawn together; a "
+            "divisor or a multiple of `per_device_train_batch_size`, which is the default. A "
+            "smaller one mixes databases within a batch: 16 examples in groups of 4 read four "
+            "schemas instead of one, and an optimizer step without accumulation learns from four "
+            "databases. The metric `groups_per_step` counts them."
+        },
+    )
     adapter_dtype: str = field(
         default="float32",
         metadata={
@@ -101,6 +111,7 @@ class SenseOptions:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"`{name}` is {value!r}, expected at least 1.")
+        self._check_group_size()
         if self.max_length is not None and self.max_length < 1:
             raise InputError(
                 f"`max_length` is {self.max_length!r}, expected at least 1, or null for no limit."
@@ -113,4 +124,20 @@ class SenseOptions:
             raise InputError(
                 f"`max_dropped_fraction` is {self.max_dropped_fraction!r}, expected a share in "
                 "[0, 1)."
+            )
+
+    def _check_group_size(self) -> None:
+        size, batch_size = self.group_size, self.per_device_train_batch_size  # type: ignore[attr-defined]
+        if size is None:
+            return
+        if size < 1 or (batch_size % size and size % batch_size):
+            raise InputError(
+                f"`group_size` is {size!r}, expected a divisor or a multiple of "
+                f"`per_device_train_batch_size`, {batch_size}: other groups would end within a "
+                "batch of another."
+            )
+        if not self.group_by_columns:
+            raise InputError(
+                f"`group_size` is {size!r}, but `group_by_columns` names no columns that a group "
+                "agrees in. Set it, e.g. to ['db_id'], or leave `group_size` out."
             )

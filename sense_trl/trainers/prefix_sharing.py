@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from sense_trl.collators import PREFIX_TREE, DataCollatorForPrefixTree, get_prefix_tree
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers.grouped_sampler import GroupedSampler, SetSamplerEpoch
+from sense_trl.trainers.grouped_sampler import CountGroups, GroupedSampler, SetSamplerEpoch
 from sense_trl.trainers.heads import add_prefix_tree_head
 from sense_trl.trainers.several_rejected import EXAMPLE_INDEX
 
@@ -115,6 +115,8 @@ def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
     sampler = build_grouped_sampler(trainer.train_dataset, trainer.args)
     if sampler is not None:
         trainer.add_callback(SetSamplerEpoch(sampler))
+    if sampler is not None and trainer.args.group_by_columns:
+        trainer.add_callback(CountGroups(sampler, trainer._metrics["train"]))
     return sampler
 
 
@@ -145,7 +147,7 @@ def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
     values = [dataset.select_columns(column)[:][column] for column in columns]
     seed = args.seed if args.data_seed is None else args.data_seed
     keys = list(zip(*values, strict=True))
-    return GroupedSampler(keys, args.per_device_train_batch_size, seed)
+    return GroupedSampler(keys, args.group_size or args.per_device_train_batch_size, seed)
 
 
 def _get_datasets(trainer: Any) -> list[Any]:

@@ -41,7 +41,7 @@ def spider(tmp_path: Path) -> Path:
         rows = [
             {"db_id": db_id, "question": f"Question {i}?", "query": f"SELECT {i}"}
             for db_id in db_ids
-            for i in range(6)
+            for i in range(16)
         ]
         (folder / f"{name}.json").write_text(json.dumps(rows))
     (folder / "syn_dev.jsonl").write_text("")
@@ -62,6 +62,7 @@ def arguments(tmp_path: Path, spider: Path) -> Namespace:
         student_layers=1,
         databases=2,
         per_database=4,
+        grouped_databases=2,
         sampled_questions=4,
         sense_steps=1,
     )
@@ -92,6 +93,7 @@ def test_every_command_parses_and_no_two_steps_share_a_result(
         *("sft", "sense-0", "sense-1", "anchor-0", "anchor-1"),
         *(f"student-{method}-{seed}" for method in reproduce.METHODS for seed in (0, 1)),
         *(f"data-{data}-{seed}" for data in ("gold", "synthesised", "both") for seed in (0, 1)),
+        *(f"groups-of-{size}-{seed}" for size in (4, 16) for seed in (0, 1)),
     }
 
 
@@ -102,6 +104,22 @@ def test_gold_is_drawn_by_database(reproduce: ModuleType, arguments: Namespace) 
     assert len({(row["db_id"], row["question"]) for row in rows}) == 8
     other = chain._write_gold(1).read_text()
     assert other != chain._write_gold(0).read_text()
+
+
+def test_groups_of_both_sizes_are_of_the_same_questions_and_fill_whole_steps(
+    reproduce: ModuleType, arguments: Namespace
+) -> None:
+    trainings = [
+        step.command
+        for step in reproduce.Chain(arguments).get_steps("grouping")
+        if step.trained is None
+    ]
+    sizes = [command[command.index("--group_size") + 1] for command in trainings]
+    files = [command[command.index("--questions") + 1] for command in trainings]
+    assert sizes == ["16", "4"] * 2
+    assert files[0] == files[1] != files[2] == files[3]
+    rows = [json.loads(line) for line in Path(files[0]).read_text().splitlines()]
+    assert [row["db_id"] for row in rows].count("pets") == len(rows) / 2 == 16
 
 
 def test_no_question_is_synthesised_about_a_database_of_the_evaluation(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
-from sense_trl.trainers.grouped_sampler import GroupedSampler, SetSamplerEpoch
+from sense_trl.trainers.grouped_sampler import CountGroups, GroupedSampler, SetSamplerEpoch
 
 KEYS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -78,3 +78,43 @@ def test_the_epoch_is_set_also_within_one(epoch, expected):
     sampler = GroupedSampler([("a",)], 1)
     SetSamplerEpoch(sampler).on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
     assert sampler.epoch == expected
+
+
+def test_groups_are_counted_step_by_step():
+    # Two runs of two examples of each database; steps of four examples are of one or two of them.
+    keys = [("a",)] * 4 + [("b",)] * 4
+    counts = {tuple(GroupedSampler(keys, 2, seed).count_groups(4)) for seed in range(20)}
+    assert counts == {(1, 1), (2, 2)}
+    assert GroupedSampler(keys, 8).count_groups(8) == [2]
+    # The last step is short.
+    assert GroupedSampler([*keys, ("c",)], 1).count_groups(8)[-1] == 1
+
+
+@given(KEYS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_the_count_of_a_step_is_that_of_its_examples(keys, group_size, runs_per_step, epoch):
+    sampler = GroupedSampler(keys, group_size)
+    sampler.set_epoch(epoch)
+    step_size = group_size * runs_per_step
+    steps = get_runs(sampler, step_size)
+    assert sampler.count_groups(step_size) == [len({keys[i][0] for i in step}) for step in steps]
+
+
+def test_the_counter_follows_steps_epochs_and_a_resumed_run():
+    keys = [(i % 3,) for i in range(12)]
+    sampler = GroupedSampler(keys, 2)
+    args = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=2, world_size=1)
+
+    def count(first_step):
+        metrics = {"groups_per_step": []}
+        counter = CountGroups(sampler, metrics)
+        for global_step in range(first_step, 7):
+            sampler.set_epoch((global_step - 1) // 3)
+            counter.on_step_end(args, SimpleNamespace(global_step=global_step), None)
+        return metrics["groups_per_step"]
+
+    expected = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        expected += sampler.count_groups(4)
+    assert count(1) == expected
+    assert count(3) == expected[2:]  # resumed within the first epoch

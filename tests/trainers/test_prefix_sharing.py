@@ -311,6 +311,38 @@ def test_sft_accumulation_changes_nothing(train_sft, size):
     )
 
 
+@pytest.mark.parametrize("group_size, num_groups", [(4, 1), (2, 2), (1, 2)])
+def test_smaller_groups_mix_databases_in_a_step_and_keep_trl_s_values(
+    train_sft, group_size, num_groups
+):
+    # Four questions about either database, in steps of four. Which ones meet is random, so the
+    # number of databases is at most what fits into a step.
+    options = {"max_steps": 4, "per_device_train_batch_size": 4, "seed": 1}
+    questions = [{**QUESTIONS[i % 4], "db_id": f"db{i % 2}"} for i in range(8)]
+    trainer = train_sft(
+        rows=questions,
+        prefix_sharing=True,
+        group_by_columns=["db_id"],
+        group_size=group_size,
+        **options,
+    )
+    counts = get_history(trainer, "groups_per_step")
+    assert len(counts) == 4
+    assert set(counts) <= set(range(1, num_groups + 1))
+    assert max(counts) == num_groups
+    # The same order without sharing is TRL's own computation.
+    alone = train_sft(
+        rows=questions,
+        prefix_sharing=False,
+        group_by_columns=["db_id"],
+        group_size=group_size,
+        **options,
+    )
+    torch.testing.assert_close(
+        get_history(trainer, "loss"), get_history(alone, "loss"), rtol=1e-4, atol=1e-5
+    )
+
+
 # -------------------------------------------------------------------------------- obstacles
 
 

@@ -43,6 +43,7 @@ def test_every_field_of_ours_is_explained():
         "max_dropped_fraction",
         "prefix_sharing",
         "group_by_columns",
+        "group_size",
         "reference_cache",
         *(f.name for f in fields(TeacherOptions)),
     }

@@ -27,7 +27,13 @@ LONG = {**QUESTIONS[1], "question_id": "too-long", "prompt": QUESTIONS[1]["promp
 
 def test_the_options_are_those_of_trl_and_the_shared_ones(tmp_path):
     ours = {f.name for f in fields(SenseSFTConfig)} - {f.name for f in fields(SFTConfig)}
-    assert ours == {"prefix_sharing", "group_by_columns", "adapter_dtype", "max_dropped_fraction"}
+    assert ours == {
+        "prefix_sharing",
+        "group_by_columns",
+        "group_size",
+        "adapter_dtype",
+        "max_dropped_fraction",
+    }
     config = SenseSFTConfig(str(tmp_path), use_cpu=True, bf16=False)
     assert config.max_length == 2048
     assert config.prefix_sharing == "auto"
@@ -65,6 +71,10 @@ def test_prefix_sharing_is_read_from_yaml_and_the_command_line(
         {"group_by_columns": "db_id"},
         {"per_device_train_batch_size": 0},
         {"gradient_accumulation_steps": 0},
+        {"group_size": 0, "group_by_columns": ["db_id"]},
+        {"group_size": 3, "group_by_columns": ["db_id"]},
+        {"group_size": 12, "group_by_columns": ["db_id"]},
+        {"group_size": 4},
         {"adapter_dtype": "float16"},
         {"max_dropped_fraction": 1.0},
     ],
