@@ -8,11 +8,12 @@ import types
 import typing
 from collections.abc import Collection
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
+    from sense_trl.database.engine import ExecutionLimits
     from sense_trl.generation.openai_generator import OpenAIGenerator
 
 __all__ = [
@@ -22,7 +23,17 @@ __all__ = [
     "add_execution_arguments",
     "name_first",
     "take_generator",
+    "take_limits",
 ]
+
+# The fields of `ExecutionLimits` beside `timeout_s`; its module would load the engines.
+_OTHER_LIMITS: Final = (
+    "max_steps",
+    "max_rows",
+    "max_cell_bytes",
+    "max_result_bytes",
+    "memory_limit_bytes",
+)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +66,40 @@ def add_execution_arguments(
         help="worker processes; 0 runs queries in this process, without a way to stop some of them",
     )
     parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help=f"another limit of each query, one of {', '.join(_OTHER_LIMITS)}; may be repeated",
+    )
     parser.add_argument("--cache-dir", default=None, help=f"folder to keep {kept} in")
+
+
+def take_limits(arguments: dict[str, Any]) -> ExecutionLimits:
+    """The limits that the flags of `add_execution_arguments` name.
+
+    Raises:
+        InputError: an unknown limit, one that is named twice, or a value that is out of range.
+    """
+    from sense_trl.database.engine import ExecutionLimits
+
+    limits: dict[str, int] = {}
+    for text in arguments["limit"]:
+        name, _, number = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in _OTHER_LIMITS or name in limits:
+            raise InputError(
+                f"`limit` is {text!r}; expected NAME=NUMBER with NAME one of "
+                f"{', '.join(_OTHER_LIMITS)}, each at most once."
+            )
+        try:
+            limits[name] = int(number.replace("_", ""))
+        except ValueError:
+            raise InputError(
+                f"`limit` is {text!r}; expected a whole number behind {name}=."
+            ) from None
+    return ExecutionLimits(timeout_s=arguments["timeout_s"], **limits)
 
 
 def add_endpoint_arguments(parser: Any, *, required: bool) -> None:

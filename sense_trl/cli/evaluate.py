@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
-from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
+from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, take_limits
 from sense_trl.cli.stage import STAGE_EPILOG
 from sense_trl.errors import InputError
 
@@ -106,7 +106,6 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         SenseTRLError: unusable input (exit code 2).
     """
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.engine import ExecutionLimits
     from sense_trl.evaluation.evaluate import evaluate_sql
     from sense_trl.evaluation.records import EvaluationReport
     from sense_trl.pipeline.progress import stage_bar
@@ -118,7 +117,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
     if arguments["output"] is not None and Path(arguments["output"]).is_file():
         raise InputError(f"`output` {arguments['output']!r} is a file; give a folder")
-    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    limits = take_limits(arguments)
     schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
-from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, name_first
+from sense_trl.cli.arguments import (
+    add_data_arguments,
+    add_execution_arguments,
+    name_first,
+    take_limits,
+)
 from sense_trl.cli.stage import STAGE_EPILOG
 from sense_trl.cli.terminal import format_result, make_visible
 from sense_trl.errors import InputError
@@ -235,7 +240,6 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
 
     from sense_trl.cli.evaluate import open_suite
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.engine import ExecutionLimits
     from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import build_preference_pairs
     from sense_trl.pairs.card import format_card
@@ -248,7 +252,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
     folder = Path(arguments["output_dir"])
     tables = arguments["tables_json"]
     declared = None if tables is None else load_spider_schemas(tables)
-    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    limits = take_limits(arguments)
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
         questions = load_questions(arguments["questions"], default_db_id=only)
@@ -397,6 +401,8 @@ def _claim(
             name: arguments[name]
             for name in ("schema_style", "skip_missing_databases", "suite", "timeout_s")
         },
+        # A folder whose settings name no limits was built with the default ones.
+        **({"limit": sorted(arguments["limit"])} if arguments["limit"] else {}),
         "suite_dir": arguments["suite_dir"] and str(Path(arguments["suite_dir"]).absolute()),
     }
     RunFolder(folder, "pairs", settings).claim()

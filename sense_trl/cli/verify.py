@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sense_trl._files import write_text_atomically
-from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments
+from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, take_limits
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
@@ -54,14 +54,13 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         SenseTRLError: unusable input (exit code 2).
     """
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.engine import ExecutionLimits
     from sense_trl.evaluation.predictions import load_predictions
     from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.verification.judging import VerificationRequest
     from sense_trl.verification.verifier import SQLVerifier
 
-    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
+    limits = take_limits(arguments)
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
         questions = load_questions(arguments["questions"], default_db_id=only)

@@ -12,7 +12,6 @@ from typing import Any, Final
 import duckdb
 
 from sense_trl.database.engine import (
-    OUT_OF_MEMORY,
     ColumnInfo,
     ExecutionLimits,
     ForeignKeyInfo,
@@ -20,6 +19,7 @@ from sense_trl.database.engine import (
     QueryResult,
     QueryStatus,
     TableInfo,
+    describe_exceeded,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.errors import DatabaseError
@@ -220,7 +220,7 @@ class DuckDBEngine(FileEngine):
             _WATCHDOG.unwatch(connection)
         if exceeded is not None:
             self._abandon(connection)
-            status, message = _describe(exceeded, limits)
+            status, message = describe_exceeded(exceeded, limits)
             return ended(status, message, exceeded)
         columns = tuple(column[0] for column in description)
         elapsed_s = time.perf_counter() - started
@@ -241,12 +241,12 @@ class DuckDBEngine(FileEngine):
             # Either makes the instance unusable.
             self._disconnect()
         if was_late or isinstance(error, duckdb.InterruptException):
-            status, message = _describe(LimitKind.WALL_CLOCK, limits)
+            status, message = describe_exceeded(LimitKind.WALL_CLOCK, limits)
             return ended(status, message, LimitKind.WALL_CLOCK)  # type: ignore[no-any-return]
         if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or (
             "bad_alloc" in message or "failed to allocate" in message.lower()
         ):
-            status, message = _describe(LimitKind.MEMORY, limits)
+            status, message = describe_exceeded(LimitKind.MEMORY, limits)
             return ended(status, message, LimitKind.MEMORY)  # type: ignore[no-any-return]
         if isinstance(error, duckdb.PermissionException) or _LOCKED.search(message):
             status = QueryStatus.DENIED
@@ -370,22 +370,6 @@ def _size(value: object) -> int:
     if isinstance(value, dict):
         return 8 + sum(_size(key) + _size(item) for key, item in value.items())
     return 8
-
-
-def _describe(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[QueryStatus, str]:
-    match exceeded:
-        case LimitKind.WALL_CLOCK:
-            return QueryStatus.TIMEOUT, f"stopped after {limits.timeout_s:g} s"
-        case LimitKind.ROWS:
-            return QueryStatus.TOO_LARGE, f"more than {limits.max_rows} rows"
-        case LimitKind.CELL_BYTES:
-            return QueryStatus.TOO_LARGE, f"a value of more than {limits.max_cell_bytes} bytes"
-        case LimitKind.RESULT_BYTES:
-            return QueryStatus.TOO_LARGE, f"more than {limits.max_result_bytes} bytes of rows"
-        case LimitKind.MEMORY:
-            return QueryStatus.TOO_LARGE, OUT_OF_MEMORY
-        case LimitKind.STEPS:
-            raise AssertionError("DuckDB counts no instructions")
 
 
 def _check_file(path: Path) -> None:

@@ -29,10 +29,11 @@ __all__ = [
     "ReorderingEngine",
     "SQLEngine",
     "TableInfo",
+    "describe_exceeded",
 ]
 
 
-OUT_OF_MEMORY: Final = "out of memory"
+OUT_OF_MEMORY: Final = "out of memory; raise `memory_limit_bytes`"
 """`QueryResult.error` where `LimitKind.MEMORY` stopped the query."""
 
 
@@ -114,6 +115,27 @@ class ExecutionLimits:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 raise InputError(f"`{name}` must be an integer >= {minimum}, got {value!r}")
+
+
+def describe_exceeded(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[QueryStatus, str]:
+    """How a query ends that a limit stopped, and a message that names what to raise."""
+    match exceeded:
+        case LimitKind.WALL_CLOCK:
+            stopped_by = f"stopped after {limits.timeout_s:g} s; raise `timeout_s`"
+            return QueryStatus.TIMEOUT, stopped_by
+        case LimitKind.STEPS:
+            stopped_by = f"stopped after {limits.max_steps} instructions; raise `max_steps`"
+            return QueryStatus.TIMEOUT, stopped_by
+        case LimitKind.ROWS:
+            message = f"more than {limits.max_rows} rows; raise `max_rows`"
+        case LimitKind.CELL_BYTES:
+            message = f"a value of more than {limits.max_cell_bytes} bytes; raise `max_cell_bytes`"
+        case LimitKind.RESULT_BYTES:
+            bytes_read = f"more than {limits.max_result_bytes} bytes of rows"
+            message = f"{bytes_read}; raise `max_result_bytes`"
+        case LimitKind.MEMORY:
+            message = OUT_OF_MEMORY
+    return QueryStatus.TOO_LARGE, message
 
 
 @dataclass(frozen=True, slots=True)

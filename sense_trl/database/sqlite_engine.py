@@ -11,7 +11,6 @@ from typing import Final
 
 from sense_trl.database.digest import DigestBuilder, ResultDigest
 from sense_trl.database.engine import (
-    OUT_OF_MEMORY,
     ColumnInfo,
     ExecutionLimits,
     ForeignKeyInfo,
@@ -19,6 +18,7 @@ from sense_trl.database.engine import (
     QueryResult,
     QueryStatus,
     TableInfo,
+    describe_exceeded,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.errors import DatabaseError, InputError
@@ -476,21 +476,8 @@ class SQLiteEngine(FileEngine):
         return ()
 
     def _stopped(self, limits: ExecutionLimits) -> tuple[QueryStatus, str]:
-        match self._exceeded:
-            case LimitKind.WALL_CLOCK:
-                return QueryStatus.TIMEOUT, f"stopped after {limits.timeout_s:g} s"
-            case LimitKind.STEPS:
-                return QueryStatus.TIMEOUT, f"stopped after {limits.max_steps} instructions"
-            case LimitKind.ROWS:
-                return QueryStatus.TOO_LARGE, f"more than {limits.max_rows} rows"
-            case LimitKind.CELL_BYTES:
-                return QueryStatus.TOO_LARGE, f"a value of more than {limits.max_cell_bytes} bytes"
-            case LimitKind.RESULT_BYTES:
-                return QueryStatus.TOO_LARGE, f"more than {limits.max_result_bytes} bytes of rows"
-            case LimitKind.MEMORY:
-                return QueryStatus.TOO_LARGE, OUT_OF_MEMORY
-            case None:
-                raise AssertionError("no limit was exceeded")
+        assert self._exceeded is not None, "no limit was exceeded"
+        return describe_exceeded(self._exceeded, limits)
 
     def _classify(
         self, error: Exception | MemoryError, limits: ExecutionLimits

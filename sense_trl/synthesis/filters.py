@@ -33,7 +33,7 @@ from sense_trl.synthesis.contamination import EvaluationIndex, normalize_questio
 from sense_trl.synthesis.example import SynthesizedExample
 from sense_trl.synthesis.sql_template import get_sql_template
 from sense_trl.verification.comparison import Reason, Verdict
-from sense_trl.verification.judging import VerificationRequest
+from sense_trl.verification.judging import VerificationRequest, get_step_budget
 from sense_trl.verification.verifier import SQLVerifier
 
 __all__ = [
@@ -361,8 +361,8 @@ class ExecutionFilter:
 
     def _look_at_rows(self, example: SynthesizedExample) -> FilterVerdict:
         engine = self._verifier.catalog.engine(example.db_id)
-        steps = engine.limits.max_steps
-        limits = replace(engine.limits, max_steps=min(steps or _MAX_STEPS, _MAX_STEPS))
+        # As for the verifier's gold.
+        limits = replace(engine.limits, max_steps=get_step_budget(engine.limits))
         result = engine.execute(example.sql, limits=limits)
         if not result.ok:
             return FilterVerdict(False, str(result.status), result.error)
@@ -375,8 +375,6 @@ class ExecutionFilter:
 
 
 _NOTHING_FOUND: Final = FilterVerdict(False, "nothing_found")
-# As for the verifier's gold.
-_MAX_STEPS: Final = 200_000_000
 
 
 def _is_beyond(verdict: FilterVerdict) -> bool:

@@ -18,7 +18,7 @@ from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
 from sense_trl.database.worker import pack_result, unpack_result
 from sense_trl.verification.comparison import Reason, Semantics
-from sense_trl.verification.judging import GoldExamination, examine_gold
+from sense_trl.verification.judging import GoldExamination, examine_gold, get_step_budget
 
 __all__ = ["GoldCache", "prune_cache"]
 
@@ -136,7 +136,7 @@ class GoldCache:
             limits.max_cell_bytes,
             limits.max_result_bytes,
             limits.memory_limit_bytes,
-            limits.max_steps,
+            get_step_budget(limits),
         )
         name = hashlib.sha256(marshal.dumps(parts, 2)).hexdigest()
         return self._folder / name[:2] / (name + _SUFFIX)

@@ -44,6 +44,7 @@ __all__ = [
     "VerificationRequest",
     "check_semantics",
     "examine_gold",
+    "get_step_budget",
     "verify_against",
     "verify_gold_itself",
     "verify_sql",
@@ -52,10 +53,12 @@ __all__ = [
 # Work of a prediction relative to gold's, in instructions of the virtual machine. Of 3,666 distinct
 # predictions of five models on Spider dev, 9 take more than 1 M and the heaviest takes 18 M (2,300
 # times gold's, 0.2 s); a right one takes 210 times gold's. The floor is five times the heaviest,
-# some 1 to 2 s.
+# some 1 to 2 s: half of what gold may use.
 _STEPS_PER_GOLD_STEP: Final = 30
-_MIN_STEP_BUDGET: Final = 100_000_000
-_MAX_GOLD_STEPS: Final = 200_000_000
+_GOLD_STEPS: Final = 200_000_000
+_DEFAULT_TIMEOUT_S: Final = ExecutionLimits().timeout_s
+# More than SQLite does on most machines (30 to 70 M on the one that this was measured on).
+_STEPS_PER_S: Final = 100_000_000
 _MAX_DIGESTED_ROWS: Final = 10**9
 # A query that takes more is looked at before it is run to its end: its columns are counted and its
 # text is compared with those whose answer is known. That costs some 0.3 ms, which at this number of
@@ -109,7 +112,7 @@ def verify_sql(
 ) -> Verification:
     """Run a prediction and gold on one database and compare what they return.
 
-    Gold is looked at first. It must run within the limits and 200 M instructions; under `strict`
+    Gold is looked at first. It must run within the limits and `get_step_budget`; under `strict`
     it must also have one answer: it may not call `random` or read the clock, must give the same
     rows when tables are scanned backwards, may not pick a column from a group that has several
     values of it, and its LIMIT may not cut between differing rows that tie. Otherwise the verdict
@@ -120,15 +123,15 @@ def verify_sql(
     number of columns than gold has, and decided by its canonical text (`canonical_sql`) if that
     is gold's or was decided before.
 
-    It may use 30 times the instructions that gold used, at least 100 M (200 M under `spider` and
-    `bird`): the same verdict on every machine. What needs more is undetermined
-    (`PREDICTION_STEP_BUDGET`), because slow SQL can be right; so is what the wall clock stops
-    (`timeout_s`). A result with more rows or bytes than gold can have is wrong under `strict` and
-    `spider`; one that exceeds a limit in any other way (a huge value, memory; any excess under
-    `bird`, which ignores duplicates) is undetermined. Gold with more rows or bytes than the limits
-    allow is read once and only its fingerprints are kept (`strict`, SQLite): they tell an equal
-    result and a different one, and leave those undetermined that are equal by another order of
-    columns or within the tolerance.
+    It may use 30 times the instructions that gold used, at least half of `get_step_budget` (all of
+    it under `spider` and `bird`): the same verdict on every machine. What needs more is
+    undetermined (`PREDICTION_STEP_BUDGET`), because slow SQL can be right; so is what the wall
+    clock stops (`timeout_s`). A result with more rows or bytes than gold can have is wrong under
+    `strict` and `spider`; one that exceeds a limit in any other way (a huge value, memory; any
+    excess under `bird`, which ignores duplicates) is undetermined. Gold with more rows or bytes
+    than the limits allow is read once and only its fingerprints are kept (`strict`, SQLite): they
+    tell an equal result and a different one, and leave those undetermined that are equal by
+    another order of columns or within the tolerance.
 
     `spider` changes the texts as the official script does before running them: "value" becomes
     "1" in the prediction, `> =` is closed up, DISTINCT is deleted from both, everything behind
@@ -213,9 +216,27 @@ _PREDICTION_PROBLEMS: Final = {
 }
 
 
+def get_step_budget(limits: ExecutionLimits) -> int:
+    """Instructions of SQLite's virtual machine that a gold query may use.
+
+    `max_steps` where it is given; otherwise 200 M, some 3 to 6 s, which every machine does within
+    the default `timeout_s`. A longer `timeout_s` asks for slower queries, and brings 100 M for
+    each of its seconds.
+
+    Example:
+        >>> get_step_budget(ExecutionLimits()), get_step_budget(ExecutionLimits(timeout_s=60))
+        (200000000, 6000000000)
+    """
+    if limits.max_steps is not None:
+        return limits.max_steps
+    if limits.timeout_s <= _DEFAULT_TIMEOUT_S:
+        return _GOLD_STEPS
+    return int(limits.timeout_s * _STEPS_PER_S)
+
+
 def _gold_limits(engine: SQLEngine, limits: ExecutionLimits | None) -> ExecutionLimits:
     limits = engine.limits if limits is None else limits
-    return replace(limits, max_steps=min(limits.max_steps or _MAX_GOLD_STEPS, _MAX_GOLD_STEPS))
+    return replace(limits, max_steps=get_step_budget(limits))
 
 
 def examine_gold(
@@ -307,7 +328,7 @@ def _find_ambiguity(
     if is_volatile(sql):
         return Reason.GOLD_NOT_DETERMINISTIC
     # Twice the budget: scanning backwards can take a few instructions more.
-    generous = replace(limits, max_steps=2 * (limits.max_steps or _MAX_GOLD_STEPS))
+    generous = replace(limits, max_steps=2 * get_step_budget(limits))
     if _is_plainly_orderless(sql, result, engine, generous):
         pass
     elif isinstance(engine, ReorderingEngine):
@@ -556,9 +577,9 @@ def _prediction_limits(
 ) -> tuple[ExecutionLimits, ExecutionLimits]:
     """Limits of a first, short run and of the whole one; one object where there is no first."""
     limits = engine.limits if limits is None else limits
-    max_steps = _MAX_GOLD_STEPS
+    max_steps = budget = get_step_budget(limits)
     if semantics == "strict" and gold.result.steps is not None:
-        max_steps = max(_MIN_STEP_BUDGET, _STEPS_PER_GOLD_STEP * gold.result.steps)
+        max_steps = max(max(budget, _GOLD_STEPS) // 2, _STEPS_PER_GOLD_STEP * gold.result.steps)
     max_rows = limits.max_rows
     if gold.digest is not None:
         max_rows = gold.digest.num_rows

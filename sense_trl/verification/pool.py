@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from sense_trl.database.engine import ExecutionLimits, QueryStatus
+from sense_trl.database.engine import (
+    ExecutionLimits,
+    LimitKind,
+    QueryStatus,
+    describe_exceeded,
+)
 from sense_trl.database.process import WorkerGoneError, WorkerLateError, WorkerProcess
 from sense_trl.database.worker import pack_limits
 from sense_trl.errors import DatabaseError, ExecutionBackendError
@@ -130,7 +135,7 @@ class VerificationPool:
         cache_folder: Path | None,
     ) -> None:
         self._settings = pack_settings(pack_limits(limits), cache_folder)
-        self._timeout_s = limits.timeout_s
+        self._limits = limits
         self._changed = threading.Condition()
         self._queues: list[deque[_Chunk]] = [deque() for _ in range(num_workers)]
         self._threads: list[threading.Thread | None] = [None] * num_workers
@@ -346,16 +351,16 @@ class VerificationPool:
     def _time_out(
         self, chunk: _Chunk, index: int, in_gold: bool, finished: set[int]
     ) -> list[tuple[int, Verification]]:
-        message = f"stopped after {self._timeout_s:g} s"
+        timeout, message = describe_exceeded(LimitKind.WALL_CLOCK, self._limits)
         predicted_status: QueryStatus | None
         if not in_gold:
             reason = Reason.PREDICTION_TIMEOUT
-            predicted_status, gold_status = QueryStatus.TIMEOUT, QueryStatus.OK
+            predicted_status, gold_status = timeout, QueryStatus.OK
             timed_out = [index]
         else:
             # Gold would hang again for every prediction it is to judge.
             reason = Reason.GOLD_TIMEOUT
-            predicted_status, gold_status = None, QueryStatus.TIMEOUT
+            predicted_status, gold_status = None, timeout
             timed_out = [
                 number
                 for _, items in chunk.groups
@@ -364,7 +369,12 @@ class VerificationPool:
                 if number not in finished
             ]
         verification = Verification(
-            reason.verdict, reason, predicted_status, gold_status, message, self._timeout_s
+            reason.verdict,
+            reason,
+            predicted_status,
+            gold_status,
+            message,
+            self._limits.timeout_s,
         )
         return [(number, verification) for number in timed_out]
 

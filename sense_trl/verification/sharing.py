@@ -9,8 +9,8 @@ from sense_trl.database.engine import (
     ExecutionLimits,
     LimitKind,
     QueryResult,
-    QueryStatus,
     SQLEngine,
+    describe_exceeded,
 )
 from sense_trl.sql.parsing import is_volatile
 
@@ -53,12 +53,13 @@ class SharingEngine:
         if known is not None and _is_within(known, limits):
             if len(known.rows) <= limits.max_rows:
                 return known
+            status, message = describe_exceeded(LimitKind.ROWS, limits)
             return replace(
                 known,
-                status=QueryStatus.TOO_LARGE,
+                status=status,
                 columns=(),
                 rows=(),
-                error=f"more than {limits.max_rows} rows",
+                error=message,
                 exceeded=LimitKind.ROWS,
             )
         result = self._engine.execute(sql, limits=limits)

@@ -11,7 +11,7 @@ import pytest
 
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.verification import gold_cache
+from sense_trl.verification import gold_cache, judging
 from sense_trl.verification.comparison import Reason
 from sense_trl.verification.gold_cache import GoldCache, prune_cache
 from sense_trl.verification.judging import GoldExamination, examine_gold
@@ -146,6 +146,22 @@ def test_what_the_clock_stopped_gets_another_chance(path: Path, tmp_path: Path) 
         cache.forget_timeouts()
         assert cache.get(engine, endless) is not first
     assert _entries(tmp_path / "cache") == []
+
+
+def test_a_gold_query_that_was_stopped_is_run_again_once_it_may_take_longer(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "_GOLD_STEPS", 1_000_000)
+    slow = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r WHERE x < 200000) "
+    slow += "SELECT count(*) FROM r"
+    problems = []
+    for timeout_s in (30.0, 31.0):
+        limits = ExecutionLimits(timeout_s=timeout_s)
+        cache = GoldCache("strict", limits, folder=tmp_path / "cache")
+        with SQLiteEngine(path) as engine:
+            problems.append(cache.get(engine, slow).problem)
+    assert problems == [Reason.GOLD_STEP_BUDGET, None]
+    assert len(_entries(tmp_path / "cache")) == 2
 
 
 def test_memory_is_bounded(path: Path, examined: list[str]) -> None:

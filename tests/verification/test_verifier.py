@@ -13,8 +13,9 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits, QueryStatus
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.errors import InputError
+from sense_trl.verification import judging
 from sense_trl.verification.comparison import Reason, Verdict
-from sense_trl.verification.judging import _spider_text
+from sense_trl.verification.judging import _spider_text, get_step_budget
 from sense_trl.verification.verifier import (
     SQLVerifier,
     Verification,
@@ -156,6 +157,65 @@ def test_what_the_clock_stops_is_never_wrong(engine: SQLiteEngine) -> None:
                              semantics=semantics)  # fmt: skip
         assert stopped.reason is Reason.PREDICTION_TIMEOUT
         assert stopped.verdict is Verdict.UNDETERMINED
+
+
+@pytest.mark.parametrize(
+    ("limits", "budget"),
+    [
+        ({}, 200_000_000),
+        ({"timeout_s": 1.0}, 200_000_000),
+        ({"timeout_s": 30}, 200_000_000),
+        ({"timeout_s": 60.0}, 6_000_000_000),
+        ({"timeout_s": 60.0, "max_steps": 7}, 7),
+        ({"max_steps": 9_000_000_000}, 9_000_000_000),
+    ],
+)
+def test_the_budget_of_instructions_follows_from_the_limits_alone(limits, budget: int) -> None:
+    assert get_step_budget(ExecutionLimits(**limits)) == budget
+
+
+@pytest.mark.parametrize("semantics", ["strict", "spider", "bird"])
+@pytest.mark.parametrize("raised", [{"timeout_s": 31.0}, {"max_steps": 100_000_000}])
+def test_who_asks_for_slower_queries_gets_them(
+    engine: SQLiteEngine, monkeypatch: pytest.MonkeyPatch, semantics, raised: dict[str, float]
+) -> None:
+    # As 200 M instructions would, but in less time: SLOW takes some 15 M.
+    monkeypatch.setattr(judging, "_GOLD_STEPS", 1_000_000)
+    predicted = SLOW.replace("count(*)", "count(1)")
+
+    def verify(predicted: str, gold: str, **limits) -> Verification:
+        return verify_sql(
+            predicted, gold, engine, semantics=semantics, limits=ExecutionLimits(**limits)
+        )
+
+    stopped = verify(predicted, SLOW)
+    assert stopped.reason is Reason.GOLD_STEP_BUDGET
+    assert stopped.error == "stopped after 1000000 instructions; raise `max_steps`"
+    assert verify(predicted, SLOW, **raised).verdict is Verdict.CORRECT
+    assert verify(predicted, "SELECT 1953125").reason is Reason.PREDICTION_STEP_BUDGET
+    assert verify(predicted, "SELECT 1953125", **raised).verdict is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("sql", "limits", "name"),
+    [
+        (ENDLESS, {"timeout_s": 0.05}, "timeout_s"),
+        (ENDLESS, {"max_steps": 20_000}, "max_steps"),
+        ("SELECT name FROM singer LIMIT 5", {"max_rows": 2}, "max_rows"),
+        ("SELECT zeroblob(1000)", {"max_cell_bytes": 500}, "max_cell_bytes"),
+        ("SELECT name FROM singer LIMIT 5", {"max_result_bytes": 10, "max_cell_bytes": 99},
+         "max_result_bytes"),
+    ],
+)  # fmt: skip
+def test_stopped_gold_names_the_limit_to_raise(
+    engine: SQLiteEngine, sql: str, limits: dict[str, float], name: str
+) -> None:
+    for semantics in ("strict", "bird"):
+        stopped = verify_sql(
+            "SELECT 1", sql, engine, semantics=semantics, limits=ExecutionLimits(**limits)
+        )
+        assert stopped.verdict is Verdict.UNDETERMINED
+        assert stopped.error is not None and stopped.error.endswith(f"raise `{name}`")
 
 
 @pytest.mark.parametrize(
