@@ -67,7 +67,7 @@ def add_execution_arguments(
     )
     parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds each query may run")
     parser.add_argument(
-        "--limit",
+        "--query-limit",
         action="append",
         default=[],
         metavar="NAME=NUMBER",
@@ -85,19 +85,19 @@ def take_limits(arguments: dict[str, Any]) -> ExecutionLimits:
     from sense_trl.database.engine import ExecutionLimits
 
     limits: dict[str, int] = {}
-    for text in arguments["limit"]:
+    for text in arguments["query_limit"]:
         name, _, number = text.partition("=")
         name = name.strip().replace("-", "_")
         if name not in _OTHER_LIMITS or name in limits:
             raise InputError(
-                f"`limit` is {text!r}; expected NAME=NUMBER with NAME one of "
+                f"`query_limit` is {text!r}; expected NAME=NUMBER with NAME one of "
                 f"{', '.join(_OTHER_LIMITS)}, each at most once."
             )
         try:
             limits[name] = int(number.replace("_", ""))
         except ValueError:
             raise InputError(
-                f"`limit` is {text!r}; expected a whole number behind {name}=."
+                f"`query_limit` is {text!r}; expected a whole number behind {name}=."
             ) from None
     return ExecutionLimits(timeout_s=arguments["timeout_s"], **limits)
 

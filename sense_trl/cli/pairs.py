@@ -402,7 +402,7 @@ def _claim(
             for name in ("schema_style", "skip_missing_databases", "suite", "timeout_s")
         },
         # A folder whose settings name no limits was built with the default ones.
-        **({"limit": sorted(arguments["limit"])} if arguments["limit"] else {}),
+        **({"query_limit": sorted(arguments["query_limit"])} if arguments["query_limit"] else {}),
         "suite_dir": arguments["suite_dir"] and str(Path(arguments["suite_dir"]).absolute()),
     }
     RunFolder(folder, "pairs", settings).claim()

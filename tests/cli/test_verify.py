@@ -78,7 +78,7 @@ def test_semantics_are_passed_on(folder: Path, capsys) -> None:
 
 def test_every_limit_can_be_raised_and_lowered(folder: Path, capsys) -> None:
     sql = "SELECT name FROM pet\nSELECT age FROM pet\nSELECT 1 WHERE 0\n"
-    flags = ["--limit", "max_rows=1", "--limit", "max-steps=9_000_000_000"]
+    flags = ["--query-limit", "max_rows=1", "--query-limit", "max-steps=9_000_000_000"]
     assert _verify(folder, sql, "--semantics", "bird", *flags) == EXIT_OK
     assert "gold_too_large                      2" in capsys.readouterr().out
 
@@ -86,15 +86,15 @@ def test_every_limit_can_be_raised_and_lowered(folder: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["max_row=1"], ["`limit` is 'max_row=1'", "max_rows"]),
-        (["max_rows"], ["`limit` is 'max_rows'", "a whole number"]),
+        (["max_row=1"], ["`query_limit` is 'max_row=1'", "max_rows"]),
+        (["max_rows"], ["`query_limit` is 'max_rows'", "a whole number"]),
         (["max_rows=many"], ["a whole number"]),
         (["max_rows=1", "max_rows=2"], ["at most once"]),
         (["max_rows=-1"], ["`max_rows` must be an integer >= 0"]),
     ],
 )
 def test_an_unusable_limit_is_named(folder: Path, capsys, flags: list[str], words) -> None:
-    given = [part for flag in flags for part in ("--limit", flag)]
+    given = [part for flag in flags for part in ("--query-limit", flag)]
     assert _verify(folder, "SELECT 1\n" * 3, *given) == EXIT_INPUT
     message = " ".join(capsys.readouterr().err.split())
     assert all(word in message for word in words), message
