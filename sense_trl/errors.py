@@ -16,6 +16,10 @@ class InputError(SenseTRLError, ValueError):
     """Something the user passed or wrote (an argument, a file, a line of it) is unusable."""
 
 
+class OutputError(SenseTRLError, OSError):
+    """A result cannot be written: the device is full, read-only or gone."""
+
+
 class DatabaseError(SenseTRLError):
     """A database file is missing, is not a database, or cannot be read."""
 

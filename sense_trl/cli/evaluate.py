@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import check_writable, write_text_atomically
 from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, take_limits
 from sense_trl.cli.stage import STAGE_EPILOG
 from sense_trl.errors import InputError
@@ -115,8 +115,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
-    if arguments["output"] is not None and Path(arguments["output"]).is_file():
-        raise InputError(f"`output` {arguments['output']!r} is a file; give a folder")
+    if arguments["output"] is not None:
+        check_writable(arguments["output"], "output")
     limits = take_limits(arguments)
     schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
@@ -152,10 +152,13 @@ def run(arguments: dict[str, Any], console: Any) -> int:
                         efficiency_repetitions=arguments["efficiency"],
                     )
                 runs.append(_note_suite(report, arguments))
-        if arguments["output"] is not None:
-            _write(Path(arguments["output"]), runs, len(names), catalog)
-            console.print(f"report: {arguments['output']}", soft_wrap=True, highlight=False)
-    print(_format(runs))  # noqa: T201 - the result of the command
+        # First, because it needs no disk; what cannot be printed is written all the same.
+        try:
+            print(_format(runs), flush=True)  # noqa: T201 - the result of the command
+        finally:
+            if arguments["output"] is not None:
+                _write(Path(arguments["output"]), runs, len(names), catalog)
+                console.print(f"report: {arguments['output']}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -245,7 +248,6 @@ def _write(
     from sense_trl.evaluation.markdown import format_markdown
     from sense_trl.evaluation.report import preview_results, write_html_report
 
-    folder.mkdir(parents=True, exist_ok=True)
     for run in runs[-num_new:]:
         mark = f"-{_as_file_name(run.name)}" if num_new > 1 else ""
         run.save(folder / f"evaluation{mark}.json")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from sense_trl._files import is_refusal
 from sense_trl._version import __version__
 from sense_trl.cli import (
     ask,
@@ -115,6 +116,19 @@ def main(argv: Sequence[str] | None = None, *, stage: Stage | None = None) -> in
     except SenseTRLError as error:
         console.print("[bold red]error:[/]", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return EXIT_INPUT
+    except OSError as error:
+        # Many libraries write, each in its own way; a full disk is nobody's mistake in the code.
+        if not is_refusal(error):
+            raise
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(
+            f"{error}. The device takes no more, or is not to be written to: free space or choose "
+            "another place. The same command continues.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return EXIT_INPUT
     except KeyboardInterrupt:
         console.print("\nInterrupted. The same command continues (leave out --overwrite).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -438,12 +437,13 @@ def _inspect(arguments: dict[str, Any], console: Any) -> int:
 
 def _load(path: str) -> datasets.Dataset:
     import datasets
-    import pyarrow.parquet
+
+    from sense_trl.pairs.dataset import read_pairs
 
     file = Path(path) / "pairs.parquet" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputError(f"`pairs` is {path!r}: there is no {str(file)!r}. Build it first.")
-    return datasets.Dataset(pyarrow.parquet.read_table(file))
+    return datasets.Dataset(read_pairs(file))
 
 
 def _select(
@@ -532,13 +532,14 @@ def _name_gold_problems(problems: Mapping[str, str], account: Path) -> list[str]
 
 def _stats(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.pairs.card import COUNTED_COLUMNS, count_column
+    from sense_trl.pairs.dataset import read_account
 
     folder = Path(arguments["pairs"])
     dataset = _load(arguments["pairs"])
     account = folder / "pairs.json"
     if not account.is_file():
         raise InputError(f"`pairs` is {str(folder)!r}, which holds no pairs.json. Give a build.")
-    summary = json.loads(account.read_text(encoding="utf-8"))
+    summary = read_account(account)
     questions = len(set(dataset["question_id"]))
     sections = {
         "": {

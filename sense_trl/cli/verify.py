@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import check_writable_file, write_text_atomically
 from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, take_limits
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.verification.judging import VerificationRequest
     from sense_trl.verification.verifier import SQLVerifier
 
+    if arguments["output"] is not None:
+        check_writable_file(arguments["output"], "output")
     limits = take_limits(arguments)
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
@@ -81,11 +83,14 @@ def run(arguments: dict[str, Any], console: Any) -> int:
             stage_bar(console, "Verifying", len(requests)) as bar,
         ):
             verifications = verifier.verify(requests, on_progress=bar.advance)
-    if arguments["output"] is not None:
-        lines = map(_record, questions, predictions, verifications)
-        write_text_atomically(arguments["output"], "".join(lines))
-        console.print(f"verdicts: {arguments['output']}", soft_wrap=True, highlight=False)
-    print(_summary(verifications))  # noqa: T201 - the result of the command
+    # First, because it needs no disk; what cannot be printed is written all the same.
+    try:
+        print(_summary(verifications), flush=True)  # noqa: T201 - the result of the command
+    finally:
+        if arguments["output"] is not None:
+            lines = map(_record, questions, predictions, verifications)
+            write_text_atomically(arguments["output"], "".join(lines))
+            console.print(f"verdicts: {arguments['output']}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -273,10 +273,10 @@ class EvaluationReport:
             InputError: the file is missing or holds something else.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(path).read_bytes())
             records = [_read_record(record) for record in data["records"]]
             return cls(data["summary"]["name"], tuple(records), dict(data.get("notes", {})))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{str(path)!r} is no readable evaluation ({type(error).__name__}: {error}). "
                 "Expected a file that EvaluationReport.save wrote; delete it to evaluate again."

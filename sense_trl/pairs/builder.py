@@ -25,13 +25,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import replacing, sha256_of, write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.pairs.account import DropReason, PairAccount
 from sense_trl.pairs.candidates import Candidate
 from sense_trl.pairs.config import PreferencePairConfig
 from sense_trl.pairs.databases import Catalog, Databases
-from sense_trl.pairs.dataset import make_dataset, make_rows, make_table
+from sense_trl.pairs.dataset import HASH_FIELD, make_dataset, make_rows, make_table
 from sense_trl.pairs.distance import token_distance, tree_distance
 from sense_trl.pairs.policies import CLASS_WEIGHTS, get_policy, group_by_chosen, question_rng
 from sense_trl.pairs.shards import ShardFolder
@@ -101,17 +101,20 @@ class PairBuildResult:
     def save(self, folder: str | Path, **facts: Any) -> Path:
         """Write `pairs.parquet`, and then `pairs.json`: summary, settings and further `facts`.
 
-        Neither file is ever there half; the second one says that the first is complete.
+        Neither file is ever there half; the second one says that the first is complete, and its
+        hash, by which `read_pairs` knows it.
 
         Returns:
             The path of `pairs.parquet`.
+
+        Raises:
+            OutputError: they cannot be written.
         """
         path = Path(folder) / "pairs.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        self.dataset.to_parquet(temporary)
-        temporary.replace(path)
-        text = json.dumps({**self.summary(), "config": self.config.as_json(), **facts}, indent=1)
+        with replacing(path) as temporary:
+            self.dataset.to_parquet(temporary)
+        account = {**self.summary(), "config": self.config.as_json(), **facts}
+        text = json.dumps({**account, HASH_FIELD: sha256_of(path)}, indent=1)
         write_text_atomically(path.with_suffix(".json"), text)
         return path
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from sense_trl._files import LineLog, write_text_atomically
 from sense_trl.errors import InputError
 
 
@@ -50,27 +50,35 @@ class Candidate:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-_FIELDS = {field.name for field in fields(Candidate)}
+# Annotations are text here.
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (float, int),
+}
+_FIELDS: Final = {field.name: _TYPES[str(field.type)] for field in fields(Candidate)}
 
 
 class CandidateFile:
     """Candidates as JSON Lines, written as they come and readable after a crash.
 
     All candidates of a question are written in one `append`, so a question is in the file wholly or
-    not at all: a last line that a crash cut short, and its question with it, is dropped on opening.
+    not at all: a last line that a crash cut short, and its question with it, is left out. Opening
+    changes nothing in the file.
 
     Args:
         path: the file; created on the first `append`.
 
     Raises:
-        InputError: a line other than the last is damaged, or has other fields.
+        InputError: a line other than the last is damaged, or has other fields or types.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._log = LineLog(path)
         self._groups: dict[str, list[Candidate]] = {}
-        if self.path.exists():
-            self._load()
+        self._load()
 
     def __contains__(self, question_id: object) -> bool:
         return question_id in self._groups
@@ -83,43 +91,67 @@ class CandidateFile:
             yield from group
 
     def append(self, question_id: str, candidates: Iterable[Candidate]) -> None:
-        """Write all candidates of one question and flush them to disk."""
+        """Write all candidates of one question and flush them to disk.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
         group = list(candidates)
-        line = json.dumps([asdict(candidate) for candidate in group], ensure_ascii=False)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._log.append([_as_line(group)])
         self._groups[question_id] = group
 
     def _load(self) -> None:
-        content = self.path.read_bytes()
-        complete = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:complete].splitlines(), start=1):
-            group = self._parse(line, number)
-            if group:
+        lines = self._log.read()
+        if _is_json(self._log.rest):
+            # Only its end is missing, as in a file that a person wrote.
+            lines.append(self._log.rest)
+            self._log.keep_rest()
+        for number, line in enumerate(lines, start=1):
+            if group := self._parse(line, number):
                 self._groups[group[0].question_id] = group
-        if complete < len(content):
-            # Cut what a crash left half written, so that the next append starts on a fresh line.
-            with self.path.open("rb+") as file:
-                file.truncate(complete)
 
     def _parse(self, line: bytes, number: int) -> list[Candidate]:
         place = f"{self.path}, line {number}"
         try:
             records: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{place}: invalid JSON ({error}). The file was changed from outside; delete it to "
                 "sample again."
             ) from error
         group = []
         for record in records if isinstance(records, list) else [None]:
-            if not isinstance(record, dict) or set(record) != _FIELDS:
+            if not isinstance(record, dict) or record.keys() != _FIELDS.keys():
                 raise InputError(
                     f"{place}: expected a list of candidates with the fields {sorted(_FIELDS)}. "
                     "The file was written by something else; choose another path."
                 )
+            for name, types in _FIELDS.items():
+                if type(record[name]) not in types:
+                    raise InputError(
+                        f"{place}: `{name}` is {record[name]!r}, expected {types[0].__name__}. The "
+                        "file was changed from outside; mend it, or delete it to sample again."
+                    )
             group.append(Candidate(**record))
         return group
+
+
+def write_candidates(path: str | Path, groups: Iterable[Sequence[Candidate]]) -> None:
+    """Write a whole file of candidates, those of each question together; it is replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text_atomically(path, "".join(f"{_as_line(group)}\n" for group in groups))
+
+
+def _as_line(group: Sequence[Candidate]) -> str:
+    return json.dumps([asdict(candidate) for candidate in group], ensure_ascii=False)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sense_trl._files import read_json, sha256_of
+from sense_trl.errors import InputError
 from sense_trl.pairs.candidates import Candidate
 from sense_trl.pairs.config import PreferencePairConfig
 from sense_trl.prompts import Messages
@@ -16,8 +19,17 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
-__all__ = ["REJECTED_COLUMNS", "get_features", "make_dataset", "make_rows", "make_table"]
+__all__ = [
+    "REJECTED_COLUMNS",
+    "get_features",
+    "make_dataset",
+    "make_rows",
+    "make_table",
+    "read_account",
+    "read_pairs",
+]
 
+HASH_FIELD: Final = "pairs_sha256"
 _QUESTION_COLUMNS: Final = ("question_id", "db_id", "question", "gold_sql")
 _CHOSEN_COLUMNS: Final = ("chosen_sql", "chosen_source", "chosen_model", "chosen_candidate_id")
 _REJECTED_TEXTS: Final = (
@@ -88,6 +100,57 @@ def make_dataset(tables: Sequence[pyarrow.Table], config: PreferencePairConfig) 
         column = table.column_names.index("pair_weight")
         table = table.set_column(column, table.schema.field(column), weights)
     return datasets.Dataset(table)
+
+
+def read_pairs(path: str | Path) -> pyarrow.Table:
+    """The rows of a `pairs.parquet`, which are those that were built.
+
+    Args:
+        path: the file. Where a `pairs.json` lies beside it that names its hash, it must have it.
+
+    Raises:
+        InputError: it is not a file or no Parquet, lacks `chosen` or `rejected`, holds no pair, or
+            is not what was built.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"`pairs` is {str(path)!r}, which is not a file. Build it with the stage `pairs`."
+        )
+    account = path.with_name("pairs.json")
+    if path.name == "pairs.parquet" and account.is_file():
+        expected = read_account(account).get(HASH_FIELD)
+        if expected is not None and sha256_of(path) != expected:
+            raise InputError(
+                f"`pairs` {str(path)!r} is not the file that {account.name} beside it tells of: it "
+                "was cut or changed after it was built. Delete both, then build them again; if you "
+                "changed it yourself, give it another name."
+            )
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"`pairs` is {str(path)!r}, which cannot be read as Parquet ({error}). Give the "
+            "pairs.parquet that the stage `pairs` wrote, or delete it and build it again."
+        ) from error
+    if missing := {"chosen", "rejected"} - {*table.column_names}:
+        raise InputError(
+            f"`pairs` {str(path)!r} lacks the columns {sorted(missing)}; it has "
+            f"{sorted(table.column_names)}. Give the pairs.parquet that the stage `pairs` wrote."
+        )
+    return table
+
+
+def read_account(path: str | Path) -> dict[str, Any]:
+    """A `pairs.json`: what was left out of the pairs beside it, and why.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return read_json(path, "the account of built pairs", "num_pairs", "num_questions")
 
 
 def get_features(config: PreferencePairConfig) -> datasets.Features:

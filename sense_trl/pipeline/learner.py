@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import holds_json, write_text_atomically
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import TransformersGenerator
@@ -70,7 +70,7 @@ class TransformersLearner:
 
     def train(self, rows: Sequence[TrainingRow], folder: Path) -> None:
         """Fine-tune the base model into `folder`, unless its metrics, written last, are there."""
-        if not (folder / "metrics.json").exists():
+        if not holds_json(folder / "metrics.json"):
             self._train(rows, folder)
             gc.collect()
         # Also those that a crash left behind a finished training.

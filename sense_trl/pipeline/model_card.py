@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sense_trl._files import read_json
 from sense_trl._version import __version__
 from sense_trl.evaluation.markdown import format_markdown
 from sense_trl.evaluation.records import EvaluationReport
@@ -78,5 +79,4 @@ def _read_json(file: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none."""
     if not file.is_file():
         return {}
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return data if isinstance(data, dict) else {}
+    return read_json(file, "the record of a run")

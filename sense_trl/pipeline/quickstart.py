@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import holds_json, read_json, write_text_atomically
 from sense_trl._version import __version__
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import (
@@ -36,6 +36,7 @@ from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pairs.dataset import read_account, read_pairs
 from sense_trl.pipeline.cpu import fastest_sampling_dtype
 from sense_trl.pipeline.pretrained import get_smollm2
 from sense_trl.pipeline.progress import (
@@ -271,9 +272,10 @@ class _Quickstart:
                 )
                 bar.set(len(candidates))
                 result.save(self.output)
-        summary = json.loads(account.read_text(encoding="utf-8"))
+        summary = read_account(account)
         if summary["num_pairs"] == 0:
             return None, summary
+        read_pairs(path)
         pairs = datasets.Dataset.from_parquet(str(path), cache_dir=str(self.output / ".cache"))
         return pairs, summary
 
@@ -347,7 +349,7 @@ class _Quickstart:
     ) -> None:
         """Run a training stage unless its metrics, written last, are there."""
         done = self.output / key / "metrics.json"
-        if not done.exists():
+        if not holds_json(done):
             with self._stage(key), self._bar(title, steps) as bar:
                 metrics = train(progress_callback(bar))
             write_text_atomically(done, json.dumps(metrics, indent=1))
@@ -395,7 +397,7 @@ class _Quickstart:
         # From here on a stage may write what it cost; an earlier run's costs count too.
         costs = self.output / "costs.json"
         if costs.exists():
-            self.costs = {**json.loads(costs.read_text(encoding="utf-8")), **self.costs}
+            self.costs = {**read_json(costs, "the table of costs"), **self.costs}
         self._claimed = True
 
     # The end

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sense_trl._files import sha256_of, write_text_atomically
+from sense_trl._files import is_cut_short, sha256_of, write_text_atomically
 from sense_trl.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _MARKER = "settings.json"
 _TOOL = "sense_trl"
@@ -24,13 +27,23 @@ class RunFolder:
         kind: which job writes it, e.g. `"quickstart"`.
         settings: everything the results depend on, as JSON data. Files stand in it by content (see
             `fingerprint_*`), not by path.
+        facts: what is written down beside them and may be another the next time, such as the
+            address of a server: the last one is kept.
     """
 
-    def __init__(self, path: str | Path, kind: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        kind: str,
+        settings: dict[str, Any],
+        *,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.kind = kind
         # Through JSON and back, so that tuples compare equal to what a file gives.
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+        self.facts: dict[str, Any] = json.loads(json.dumps(facts or {}, default=str))
 
     def claim(self) -> None:
         """Make the folder this run's.
@@ -46,16 +59,25 @@ class RunFolder:
                 "Choose another path."
             ) from error
         found = self._read_marker()
-        others = [p.name for p in self.path.iterdir() if not p.name.startswith(_MARKER)]
+        others = sorted(p.name for p in self.path.iterdir() if not p.name.startswith(_MARKER))
+        marker = {"tool": _TOOL, "kind": self.kind, "settings": self.settings, "facts": self.facts}
         # A run that was refused or stopped before it wrote anything keeps nobody out.
         if found is None or (not others and not self._is_ours(found)):
-            if others:
+            if others and not is_cut_short(self.path / _MARKER, json.dumps(marker, indent=1)):
                 raise InputError(
                     f"`output_dir` {str(self.path)!r} is not empty and holds no run of sense_trl "
-                    f"(found {sorted(others)[0]!r}). Choose another folder."
+                    f"(found {others[0]!r}). Choose another folder."
                 )
-            marker = {"tool": _TOOL, "kind": self.kind, "settings": self.settings}
-            write_text_atomically(self.path / _MARKER, json.dumps(marker, indent=1))
+            if others:
+                logger.warning(
+                    "%s is cut short, so a run in that folder was interrupted. What it finished "
+                    "(%s) is taken for this run's; choose another folder if its settings or its "
+                    "input were others.",
+                    self.path / _MARKER,
+                    ", ".join(others),
+                )
+                marker["adopted"] = others
+            self._write_marker(marker)
             return
         if found["kind"] != self.kind:
             raise InputError(
@@ -65,7 +87,7 @@ class RunFolder:
         before = found["settings"]
         changed = [
             f"{name} was {before.get(name)!r}, now {self.settings.get(name)!r}"
-            for name in sorted({*before, *self.settings})
+            for name in sorted({*before, *self.settings} - {*self.facts})
             if before.get(name) != self.settings.get(name)
         ]
         if changed:
@@ -74,6 +96,11 @@ class RunFolder:
                 f"{'; '.join(changed)}. Choose another folder, or delete this one (where the "
                 "command has `--overwrite`, it does that)."
             )
+        if found.get("facts", {}) != self.facts:
+            self._write_marker({**found, "facts": self.facts})
+
+    def _write_marker(self, marker: dict[str, Any]) -> None:
+        write_text_atomically(self.path / _MARKER, json.dumps(marker, indent=1))
 
     def _is_ours(self, marker: dict[str, Any]) -> bool:
         return bool(marker["kind"] == self.kind and marker["settings"] == self.settings)
@@ -97,6 +124,13 @@ class RunFolder:
                 f"`overwrite` was given, but `output_dir` {str(self.path)!r} holds no run of "
                 f"{self.kind!r}. Nothing was deleted; choose another folder."
             )
+        if "adopted" in found:
+            raise InputError(
+                f"`overwrite` was given, but `output_dir` {str(self.path)!r} held files before the "
+                f"run that is there now ({', '.join(found['adopted'])}), and whether another run "
+                "made them is not known. Nothing was deleted; delete it yourself, or choose "
+                "another folder."
+            )
         inside = [p for p in inputs if self.path.resolve() in Path(p).resolve().parents]
         if inside:
             raise InputError(
@@ -108,10 +142,16 @@ class RunFolder:
     def _read_marker(self) -> dict[str, Any] | None:
         """The marker if it is ours, else `None`."""
         try:
-            data = json.loads((self.path / _MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data = json.loads((self.path / _MARKER).read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
-        return data if isinstance(data, dict) and data.get("tool") == _TOOL else None
+        is_marker = (
+            isinstance(data, dict)
+            and data.get("tool") == _TOOL
+            and isinstance(data.get("kind"), str)
+            and isinstance(data.get("settings"), dict)
+        )
+        return data if is_marker else None
 
 
 def check_new_folder(output: str | Path) -> None:

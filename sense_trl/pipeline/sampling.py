@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
-from sense_trl.pairs.candidates import Candidate, CandidateFile
+from sense_trl.pairs.candidates import Candidate, CandidateFile, write_candidates
 from sense_trl.pipeline.processes import Processes
 from sense_trl.pipeline.task import TextToSQLTask
 from sense_trl.prompts import extract_sql
@@ -114,13 +114,8 @@ def _merge_parts(path: Path, question_ids: Sequence[str]) -> None:
         # A merge that was interrupted leaves a question in two files.
         for question_id, group in itertools.groupby(file, key=lambda c: c.question_id):
             groups.setdefault(question_id, list(group))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    merged = CandidateFile(temporary)
     # Questions of an earlier, longer list stay.
-    for question_id in dict.fromkeys([*question_ids, *groups]):
-        if question_id in groups:
-            merged.append(question_id, groups[question_id])
-    temporary.replace(path)
+    ordered = [name for name in dict.fromkeys([*question_ids, *groups]) if name in groups]
+    write_candidates(path, [groups[name] for name in ordered])
     for part in parts:
         part.unlink()

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import holds_json, write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pairs.dataset import read_pairs
 from sense_trl.pipeline.cpu import keep_freed_memory
 from sense_trl.pipeline.generator import check_generator_options, load_generator
 from sense_trl.pipeline.processes import get_processes
@@ -224,7 +225,7 @@ def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, 
         if settings.get(name) is not None:
             settings[name] = fingerprint_model(str(settings[name]))
     RunFolder(config.output_dir, kind, settings).claim()
-    return (Path(config.output_dir) / _DONE).exists()
+    return holds_json(Path(config.output_dir) / _DONE)
 
 
 _DONE = "metrics.json"
@@ -340,8 +341,12 @@ def evaluate(
             name=evaluation.run_name,
             on_progress=bar.advance,
         )
-    report.save(folder / "evaluation.json")
     runs = [*earlier, report]
+    # First, because it needs no disk.
+    for before in runs[:-1]:
+        console.print(describe_change(before, report))
+    console.print_json(data=report.summary())
+    report.save(folder / "evaluation.json")
     write_html_report(
         folder / "report.html",
         runs,
@@ -349,9 +354,6 @@ def evaluate(
         subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
         previews=preview_results(runs, task.catalog),
     )
-    for before in runs[:-1]:
-        console.print(describe_change(before, report))
-    console.print_json(data=report.summary())
     return report
 
 
@@ -437,27 +439,9 @@ def load_pairs(path: str) -> datasets.Dataset:
         InputError: it is not a file of pairs, or holds none.
     """
     import datasets
-    import pyarrow.parquet
 
-    if not Path(path).is_file():
-        raise InputError(
-            f"`pairs` is {path!r}, which is not a file. Build it with the stage `pairs`."
-        )
-    try:
-        metadata = pyarrow.parquet.read_metadata(path)
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(
-            f"`pairs` is {path!r}, which cannot be read as Parquet ({error}). Give the "
-            "pairs.parquet that the stage `pairs` wrote."
-        ) from error
-    if metadata.num_rows == 0:
+    if read_pairs(path).num_rows == 0:
         raise InputError(f"`pairs` {path!r} holds no pair; pairs.json beside it says why.")
-    columns = metadata.schema.to_arrow_schema().names
-    if missing := {"chosen", "rejected"} - {*columns}:
-        raise InputError(
-            f"`pairs` {path!r} lacks the columns {sorted(missing)}; it has {sorted(columns)}. Give "
-            "the pairs.parquet that the stage `pairs` wrote."
-        )
     return datasets.Dataset.from_parquet(path)
 
 

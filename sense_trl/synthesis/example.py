@@ -117,10 +117,10 @@ def load_examples(path: str | Path) -> list[SynthesizedExample]:
     if not path.is_file():
         raise InputError(f"`path` is {str(path)!r}, which is not a file.")
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             try:
                 examples.append(SynthesizedExample.from_json(json.loads(line)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
     return examples

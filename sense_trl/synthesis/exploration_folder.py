@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sense_trl._files import sha256_of, write_text_atomically
+from sense_trl._files import read_json, sha256_of, write_text_atomically
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.prompts import Messages, get_prompt
@@ -192,7 +192,7 @@ class _Folder:
         record_path, examples_path = self._part_paths(db_id)
         if not (record_path.is_file() and examples_path.is_file()):
             return None
-        record = json.loads(record_path.read_text(encoding="utf-8"))
+        record = read_json(record_path, "the record of an explored database", "key")
         if record["key"] != self._key(db_id):
             self._replaced.append(db_id)
             return None

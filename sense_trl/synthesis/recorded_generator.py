@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from sense_trl._files import LineLog
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
 from sense_trl.prompts import Messages
@@ -46,15 +46,14 @@ class RecordedGenerator:
         chunk_size: int = 16,
         open_bar: Callable[[int], AbstractContextManager[Callable[[int], object]]] | None = None,
     ) -> None:
-        self._path = Path(path)
+        self._log = LineLog(path)
         self._name = name
         self._load = load
         self._chunk_size = chunk_size
         self._open_bar = open_bar or _no_bar
         self._generator: SQLGenerator | None = None
         self._completions: dict[str, list[Completion]] = {}
-        if self._path.exists():
-            self._read()
+        self._read()
 
     @property
     def name(self) -> str:
@@ -95,34 +94,23 @@ class RecordedGenerator:
                 advance(len(chunk))
 
     def _write(self, completions: dict[str, list[Completion]]) -> None:
-        lines = [
+        self._log.append(
             json.dumps({"key": key, "completions": [asdict(completion) for completion in group]})
             for key, group in completions.items()
-        ]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        )
         self._completions |= completions
 
     def _read(self) -> None:
-        content = self._path.read_bytes()
-        complete = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:complete].splitlines(), start=1):
+        for number, line in enumerate(self._log.read(), start=1):
             try:
                 record = json.loads(line)
                 group = [Completion(**completion) for completion in record["completions"]]
                 self._completions[record["key"]] = group
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(
-                    f"{self._path}, line {number} is no record of completions ({error}). The file "
-                    "was changed from outside; delete it to sample again."
+                    f"{self._log.path}, line {number} is no record of completions ({error}). "
+                    "The file was changed from outside; delete it to sample again."
                 ) from error
-        if complete < len(content):
-            # Cut what a crash left half written, so that the next one starts on a fresh line.
-            with self._path.open("rb+") as file:
-                file.truncate(complete)
 
 
 def _key(prompt: Messages, sampling: SamplingConfig) -> str:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import read_json, write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import SQLGenerator
 from sense_trl.synthesis.critics import Critics
@@ -249,7 +249,8 @@ class _Recursion:
         folder = self.folder / f"round-{number}"
         kept_path, counts_path = folder / "kept.jsonl", folder / "critics.json"
         if counts_path.exists():
-            return load_examples(kept_path), json.loads(counts_path.read_text(encoding="utf-8"))
+            counts = read_json(counts_path, "the counts of a round", "inventions", "answers")
+            return load_examples(kept_path), counts
         model = self._get_path(previous.model)
         generator = RecordedGenerator(
             folder / "samples.jsonl",

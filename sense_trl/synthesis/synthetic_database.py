@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sense_trl._files import replacing
 from sense_trl.database.profile import quote_name
 from sense_trl.errors import InputError
 from sense_trl.synthesis.column_values import Value, is_label, make_value
@@ -78,17 +79,9 @@ def create_database(
     """
     if num_rows < 1:
         raise InputError(f"`num_rows` is {num_rows}; expected at least 1.")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        rows = _write(temporary, design, num_rows, seed, wanted or {}, examples or {})
-    except DesignError:
-        temporary.unlink()
-        raise
-    os.replace(temporary, path)
-    return rows
+    with replacing(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        return _write(temporary, design, num_rows, seed, wanted or {}, examples or {})
 
 
 def _write(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate.utils import gather_object
 
+from sense_trl._files import replacing
 from sense_trl.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,6 @@ def load_cache(path: str | Path) -> dict[str, Logps]:
 
 def save_cache(path: str | Path, known: dict[str, Logps]) -> None:
     """Replace the file as a whole: an interrupted run leaves the former one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     chosen, rejected = ([pair[side] for pair in known.values()] for side in (0, 1))
     table = pa.table(
         {
@@ -106,9 +104,8 @@ def save_cache(path: str | Path, known: dict[str, Logps]) -> None:
             "ref_rejected_logps": pa.array(rejected, pa.float32()),
         }
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    with replacing(path, is_shared=True) as temporary:
+        pq.write_table(table, temporary)
 
 
 def _compute(trainer: Any, rows: Any, keys: list[str], batch: list[int]) -> list[tuple[str, Logps]]:

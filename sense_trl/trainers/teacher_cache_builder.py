@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import is_cut_short, replacing, write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.losses.logprobs import check_temperature, get_log_probs
 from sense_trl.losses.sparse_teacher import reduce_to_top_k
@@ -147,7 +146,9 @@ def _get_weights_digest(model: Any) -> str:
 
 def _claim(path: Path, settings: TeacherCacheSettings) -> None:
     """Make the folder that of these settings, or refuse one of others."""
-    if (path / SETTINGS_FILE).exists():
+    text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=1)
+    file = path / SETTINGS_FILE
+    if file.exists() and not is_cut_short(file, text):
         before, now = asdict(read_settings(path)), asdict(settings)
         changed = [
             f"{name} was {before[name]!r}, now {now[name]!r}"
@@ -161,13 +162,13 @@ def _claim(path: Path, settings: TeacherCacheSettings) -> None:
                 f"{'; '.join(changed)}. Choose another folder, or delete this one."
             )
         return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    # Of an interrupted claim the rest of the folder is this cache's.
+    is_other = not path.is_dir() or (any(path.iterdir()) and not file.exists())
+    if path.exists() and is_other:
         raise InputError(
             f"`path` {str(path)!r} exists and is no teacher cache. Choose another folder."
         )
-    write_text_atomically(
-        path / SETTINGS_FILE, json.dumps({"format": FORMAT, **asdict(settings)}, indent=1)
-    )
+    write_text_atomically(file, text)
 
 
 def _write_shard(path: Path, entries: Sequence[_Entry]) -> Path:
@@ -181,9 +182,8 @@ def _write_shard(path: Path, entries: Sequence[_Entry]) -> Path:
     }
     # A name of its own: two processes may add to one folder.
     shard = path / f"{uuid.uuid4().hex}.safetensors"
-    temporary = shard.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, shard)
+    with replacing(shard) as temporary:
+        temporary.write_bytes(save(tensors))
     return shard
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
+from sense_trl.errors import InputError
 from sense_trl.evaluation import EvaluationReport
 from sense_trl.verification.suite import SuiteVerifier
 
@@ -200,3 +205,58 @@ def test_runs_on_other_questions_are_not_compared(folder: Path, capsys) -> None:
     flags = ["--compare", str(output / "evaluation.json")]
     assert _evaluate(folder, str(folder / "strong.sql"), *flags) == EXIT_INPUT
     assert "answers other questions" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_disk_that_fills_up_costs_the_files_and_not_the_scores(
+    folder: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    output = folder / "out"
+    written = EvaluationReport.save
+
+    def fill_up(self: EvaluationReport, path: Path) -> None:
+        with monkeypatch.context() as full:
+            full.setattr(os, "fsync", refuse)
+            written(self, path)
+
+    monkeypatch.setattr(EvaluationReport, "save", fill_up)
+    assert _evaluate(folder, str(folder / "weak.sql"), "--output", str(output)) == EXIT_INPUT
+    printed = capsys.readouterr()
+    assert "Execution accuracy (strict)" in printed.out
+    assert "evaluation.json' cannot be written (No space left on device)" in printed.err
+    assert not list(output.iterdir())
+
+
+def test_a_folder_that_takes_nothing_is_refused_before_anything_runs(
+    folder: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("sense_trl.evaluation.evaluate.evaluate_sql", run)
+    (folder / "file").touch()
+    for output in (folder / "file", folder / "file" / "deeper"):
+        assert _evaluate(folder, str(folder / "weak.sql"), "--output", str(output)) == EXIT_INPUT
+        assert f"`output` '{output}' is " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_scores_that_cannot_be_printed_are_written(folder: Path) -> None:
+    command = [sys.executable, "-m", "sense_trl", "evaluate", str(folder / "weak.sql")]
+    command += ["--questions", str(folder / "questions.jsonl"), "--num-workers", "0"]
+    command += ["--database", str(folder / "pets.sqlite"), "--output", str(folder / "out")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == EXIT_INPUT, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert EvaluationReport.load(folder / "out" / "evaluation.json").records
+
+
+@pytest.mark.parametrize("content", [b"", b'{"records": [1]}', b"[]", b"\xff", b"[" * 99_999])
+def test_a_damaged_evaluation_is_named(folder: Path, content: bytes) -> None:
+    (folder / "old.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"old\.json' is no readable evaluation.*delete it"):
+        EvaluationReport.load(folder / "old.json")

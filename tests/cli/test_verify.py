@@ -132,3 +132,13 @@ def test_missing_files_and_databases_are_named(folder: Path, capsys) -> None:
     ):
         assert main(["verify", *arguments]) == EXIT_INPUT
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_counts_are_printed_where_verdicts_cannot_be_written(folder: Path, capsys) -> None:
+    assert _verify(folder, "SELECT 1\n" * 3, "--output", "/dev/full") == EXIT_INPUT
+    printed = capsys.readouterr()
+    assert printed.out.startswith("predictions  ")
+    assert "'/dev/full' cannot be written (No space left on device)" in printed.err
+    assert _verify(folder, "SELECT 1\n" * 3, "--output", str(folder)) == EXIT_INPUT
+    assert "`output`" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """Labels that can be defended one by one."""
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
 from conftest import FreshDB
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +17,7 @@ from sense_trl.pairs import (
     PreferencePairConfig,
     build_preference_pairs,
 )
+from sense_trl.pairs.dataset import read_pairs
 from sense_trl.pairs.policies import grouped_any, question_rng
 from sense_trl.prompts import get_prompt
 from sense_trl.questions import Question
@@ -426,3 +429,71 @@ def test_an_interrupted_build_continues_and_gives_the_same_bytes(
     # Other settings, other shards.
     other = _build(catalog, candidates, limit=1, shard_folder=folder)
     assert len(other.dataset) == 2
+
+
+def _edit_rows(path: Path) -> None:
+    with pyarrow.OSFile(str(path)) as source, pyarrow.ipc.open_file(source) as reader:
+        table = reader.read_all()
+    index = table.column_names.index("chosen_sql")
+    other = pyarrow.array(["DROP TABLE pet"] * table.num_rows)
+    table = table.set_column(index, "chosen_sql", other)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+
+
+def _edit_account(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"num_questions": 2', b'"num_questions": 3'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\0" * 4096),
+        lambda path: path.write_text("not Arrow"),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"SELECT COUNT", b"SELECT COUMT")),
+        _edit_rows,
+        _edit_account,
+    ],
+)
+def test_a_shard_that_was_cut_or_changed_is_named_and_made_again_once_deleted(
+    catalog: DatabaseCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any
+) -> None:
+    monkeypatch.setattr("sense_trl.pairs.builder._QUESTIONS_PER_SHARD", 2)
+    candidates = [_candidate(q, f"SELECT {i}", i) for q in ("q1", "q2") for i in (5, 6)]
+    folder = tmp_path / "shards"
+    whole = _build(catalog, candidates, shard_folder=folder)
+    (shard,) = (path for path in folder.iterdir() if b"SELECT COUNT" in path.read_bytes())
+    before = shard.read_bytes()
+    damage(shard)
+    assert shard.read_bytes() != before
+    with pytest.raises(InputError, match=rf"{shard.name}', a finished part.* delete it"):
+        _build(catalog, candidates, shard_folder=folder)
+    shard.unlink()
+    assert _build(catalog, candidates, shard_folder=folder).dataset[:] == whole.dataset[:]
+    assert shard.exists()
+
+
+def test_built_pairs_that_were_cut_or_changed_are_refused(
+    catalog: DatabaseCatalog, tmp_path: Path
+) -> None:
+    result = _build(catalog, [_candidate("q1", "SELECT 5")])
+    path = result.save(tmp_path)
+    assert read_pairs(path).num_rows == 1
+    whole = path.read_bytes()
+    for content in (whole[:-1], b"", whole.replace(b"SELECT 5", b"SELECT 6")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"pairs\.parquet' is not the file that pairs\.json"):
+            read_pairs(path)
+    # Elsewhere nothing is known about it but what it holds.
+    other = tmp_path / "mine.parquet"
+    other.write_bytes(whole)
+    assert read_pairs(other).num_rows == 1
+    other.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        read_pairs(other)
+    (tmp_path / "pairs.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r"pairs\.json' is not the account of built pairs"):
+        read_pairs(path)

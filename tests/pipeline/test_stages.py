@@ -222,6 +222,56 @@ def test_a_marker_that_a_crash_cut_short_does_not_lock_the_folder(tmp_path: Path
     RunFolder(tmp_path, "sft", {}).clear([])
 
 
+@pytest.mark.parametrize("kept", [0, 1, 60])
+def test_a_claim_that_was_interrupted_is_finished(
+    tmp_path: Path, kept: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    marker = tmp_path / "settings.json"
+    RunFolder(tmp_path, "sft", {"a": 1}).claim()
+    whole = marker.read_bytes()
+    (tmp_path / "candidates.jsonl").write_text("[]")
+    marker.write_bytes(whole[:kept])
+    RunFolder(tmp_path, "sft", {"a": 1}).claim()
+    assert "was interrupted. What it finished (candidates.jsonl) is taken" in caplog.text
+    assert json.loads(marker.read_bytes())["settings"] == {"a": 1}
+    caplog.clear()
+    RunFolder(tmp_path, "sft", {"a": 1}).claim()
+    assert not caplog.text
+    # It may be somebody else's file.
+    with pytest.raises(InputError, match="Nothing was deleted"):
+        RunFolder(tmp_path, "sft", {"a": 1}).clear([])
+    assert (tmp_path / "candidates.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"tool": "sense_trl"}', b'{\n "tool": "sense_trl",\n "kind": "dpo', b"\xff", b"[" * 99_999,
+        b'{"tool": "sense_trl", "kind": "sft", "settings": 3}', b"{\n \"tool\": \"other",
+    ],
+)  # fmt: skip
+def test_a_damaged_marker_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "settings.json").write_bytes(content)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run of sense_trl"):
+        RunFolder(tmp_path, "sft", {"a": 1}).claim()
+    assert (tmp_path / "settings.json").read_bytes() == content
+
+
+def test_facts_may_change_and_the_last_ones_are_kept(tmp_path: Path) -> None:
+    for port in (8000, 8001):
+        RunFolder(tmp_path, "pairs", {"a": 1}, facts={"base_url": f"http://h:{port}"}).claim()
+        (tmp_path / "candidates.jsonl").touch()
+        marker = json.loads((tmp_path / "settings.json").read_bytes())
+        assert marker["facts"] == {"base_url": f"http://h:{port}"}
+    # A folder that has it among its settings was written by an earlier version.
+    marker["settings"]["base_url"] = "http://h:7999"
+    (tmp_path / "settings.json").write_text(json.dumps(marker))
+    RunFolder(tmp_path, "pairs", {"a": 1}, facts={"base_url": "http://h:1"}).claim()
+    with pytest.raises(InputError, match="a was 1, now 2"):
+        RunFolder(tmp_path, "pairs", {"a": 2}, facts={"base_url": "http://h:1"}).claim()
+
+
 def test_a_run_that_wrote_nothing_keeps_nobody_out_of_its_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path, "sft", {"a": 1}).claim()
     RunFolder(tmp_path, "dpo", {"a": 2}).claim()
