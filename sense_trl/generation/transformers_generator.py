@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
 from sense_trl.generation.shared_prefix import (
@@ -103,7 +104,7 @@ class TransformersGenerator:
         self.tokenizer: Any = tokenizer
         check_chat_template(self.tokenizer, self._name)
         self.batch_size = batch_size
-        self._end_ids = _end_token_ids(self.model, self.tokenizer)
+        self._end_ids = _get_end_token_ids(self.model, self.tokenizer)
 
     @property
     def name(self) -> str:
@@ -125,6 +126,9 @@ class TransformersGenerator:
         """
         import torch
 
+        # Training may have taught the model another end since it was handed over.
+        known = get_end_token_ids(self.model, self.tokenizer)
+        self._end_ids = [*dict.fromkeys([*self._end_ids, *known])]
         token_ids = [self._encode(messages) for messages in prompts]
         self._check_lengths(prompts, token_ids, sampling)
         results: list[list[Completion | None]] = [
@@ -507,10 +511,8 @@ def _common_length(a: list[int], b: list[int]) -> int:
     return min(len(a), len(b))
 
 
-def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    named = [*(configured if isinstance(configured, list) else [configured])]
-    ids = [int(i) for i in dict.fromkeys([*named, tokenizer.eos_token_id]) if i is not None]
+def _get_end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    ids = get_end_token_ids(model, tokenizer)
     if not ids:
         raise ModelError(
             "The tokenizer and the generation config name no end-of-sequence token, so an answer "

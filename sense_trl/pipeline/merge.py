@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sense_trl.end_tokens import add_end_token
 from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.pipeline.model_card import format_model_card
@@ -112,6 +113,9 @@ def merge_adapter(
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         folder = Path(temporary) / "merged"
         merged = model.merge_and_unload(safe_merge=True)
+        # Training may have taught it another end than the base's; the tokenizer says so.
+        if tokenizer.eos_token_id is not None:
+            add_end_token(merged, tokenizer.eos_token_id)
         merged.to(getattr(torch, dtype)).save_pretrained(folder)
         del model, merged
         tokenizer.save_pretrained(folder)

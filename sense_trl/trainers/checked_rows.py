@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from sense_trl.errors import InputError
@@ -50,30 +51,95 @@ def refuse_equal_answers(dataset: Any, dataset_name: str) -> Any:
     Raises:
         InputError: counts them and names the first.
     """
+    return refuse_rows(
+        dataset,
+        ("chosen_ids", "rejected_ids"),
+        lambda chosen, rejected: np.array_equal(chosen, rejected),
+        lambda found: _describe_equal(found, dataset_name),
+        noun="pairs",
+    )
+
+
+def refuse_untrained_rows(dataset: Any, dataset_name: str, column: str, noun: str) -> Any:
+    """Refuse rows without a token that is learned; returns the dataset.
+
+    Args:
+        dataset: a stream is checked as it is read.
+        dataset_name: `"train"` or `"eval"`.
+        column: `labels`, -100 where nothing is learned and of no use for the first token, which
+            nothing predicts; or the token ids of an answer.
+        noun: what messages call the rows, in the plural.
+
+    Raises:
+        InputError: counts them and names the first.
+    """
+
+    def has_nothing(ids: np.ndarray) -> bool:
+        if column == "labels":
+            return not (ids[1:] != -100).any()
+        return not len(ids)
+
+    return refuse_rows(
+        dataset,
+        (column,),
+        has_nothing,
+        lambda found: (
+            f"`{column}` of the {dataset_name} dataset has no token to learn in {found}. They "
+            "would count as examples and teach nothing. Leave them out, or look at what marks the "
+            "answers (`labels`, `completion_mask`, the chat template)."
+        ),
+        noun=noun,
+    )
+
+
+def refuse_rows(
+    dataset: Any,
+    columns: Sequence[str],
+    is_refused: Callable[..., bool],
+    describe: Callable[[str], str],
+    *,
+    noun: str,
+) -> Any:
+    """Refuse a dataset for some of its rows; returns it if there are none.
+
+    Args:
+        dataset: a stream is checked as it is read.
+        columns: of token ids.
+        is_refused: gets the token ids of each column.
+        describe: makes the message of what was found.
+        noun: what messages call the rows, in the plural.
+
+    Raises:
+        InputError: counts the rows and names the first.
+    """
     if isinstance(dataset, IterableDataset):
 
         def check(row: dict[str, Any]) -> dict[str, Any]:
-            if row["chosen_ids"] == row["rejected_ids"]:
-                raise InputError(_describe_equal(name_row(row, None, "pairs"), dataset_name))
+            if is_refused(*(np.asarray(row[column]) for column in columns)):
+                raise InputError(describe(name_row(row, None, noun)))
             return row
 
         return dataset.map(check)
-    equal: list[int] = []
-    tables = dataset.select_columns(["chosen_ids", "rejected_ids"]).with_format("arrow")
-    start = 0
-    for table in tables.iter(batch_size=1000):
-        answers = zip(
-            table.column("chosen_ids").to_pylist(),
-            table.column("rejected_ids").to_pylist(),
-            strict=True,
+    found = [
+        index
+        for index, ids in enumerate(
+            zip(*(iterate_token_ids(dataset, column) for column in columns), strict=True)
         )
-        equal += [start + i for i, (chosen, rejected) in enumerate(answers) if chosen == rejected]
-        start += len(table)
-    if equal:
-        names = _name_rows(dataset, equal, "pairs")
-        found = f"{len(equal)} of {len(dataset)} pairs: {names}"
-        raise InputError(_describe_equal(found, dataset_name))
+        if is_refused(*ids)
+    ]
+    if found:
+        names = _name_rows(dataset, found, noun)
+        raise InputError(describe(f"{len(found)} of {len(dataset)} {noun}: {names}"))
     return dataset
+
+
+def iterate_token_ids(dataset: Dataset, column: str) -> Iterator[np.ndarray]:
+    """The token ids of each row, without a Python object for each."""
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        for chunk in table.column(column).chunks:
+            ends = np.cumsum(chunk.value_lengths().to_numpy(zero_copy_only=False))
+            ids = chunk.flatten().to_numpy(zero_copy_only=False)
+            yield from np.split(ids, ends.astype(np.int64))[: len(chunk)]
 
 
 def _describe_equal(found: str, dataset_name: str) -> str:

@@ -41,18 +41,47 @@ def get_random(purpose: str, seed: int, step: int, tokens: Sequence[int]) -> ran
     return random.Random(int.from_bytes(digest, "big"))
 
 
+def get_answer(
+    tokens: Sequence[int], is_trained: Sequence[bool], end_ids: Set[int] = frozenset()
+) -> list[int]:
+    """Positions of the answer's tokens, in order.
+
+    The prompt and padding are not trained. What a chat template writes from the end of the answer
+    on is trained, but no part of the answer. In a conversation every message that is trained is an
+    answer.
+
+    Args:
+        tokens: of the sequence.
+        is_trained: per token.
+        end_ids: tokens at which an answer ends, without them.
+
+    Example:
+        >>> get_answer([5, 6, 7, 2, 9, 8], [False, True, True, True, True, False], {2})
+        [1, 2]
+    """
+    positions = []
+    ended = False
+    for position, (token, trained) in enumerate(zip(tokens, is_trained, strict=True)):
+        ended = trained and (ended or token in end_ids)
+        if trained and not ended:
+            positions.append(position)
+    return positions
+
+
 def get_maskable(
-    tokens: Sequence[int], is_trained: Sequence[bool], special_ids: Set[int]
+    tokens: Sequence[int],
+    is_trained: Sequence[bool],
+    special_ids: Set[int],
+    end_ids: Set[int] = frozenset(),
 ) -> list[int]:
     """Positions of the answer's tokens that may be masked, in order.
 
-    The prompt and padding are not trained; special tokens (the end, the markers of a chat template)
-    are no part of the query. Nothing predicts the first token of a sequence.
+    Special tokens are no part of the query. Nothing predicts the first token of a sequence.
     """
     return [
         position
-        for position, (token, trained) in enumerate(zip(tokens, is_trained, strict=True))
-        if trained and position > 0 and token not in special_ids
+        for position in get_answer(tokens, is_trained, end_ids)
+        if position > 0 and tokens[position] not in special_ids
     ]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -21,13 +22,16 @@ from sense_trl.collators import (
     DataCollatorForPrefixTree,
     get_sequences,
 )
+from sense_trl.end_tokens import get_end_token_ids, get_special_ids
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput, unwrap_model_for_generation
+from sense_trl.trainers.checked_rows import refuse_rows
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.imperfect import (
     TokenPrediction,
     choose_masked,
+    get_answer,
     get_mask_groups,
     get_maskable,
     get_random,
@@ -87,7 +91,9 @@ class KIDTrainer(SenseSFTTrainer):
 
     Published are the reverse KL divergence, random masks and a share of 0.2; the weight of D, what
     "predict" means (the likeliest token) and the mask token are our choice, as is that special
-    tokens are neither masked nor predicted.
+    tokens, and what a chat template writes behind the end of an answer, are neither masked nor
+    predicted. Where tokens in front of an answer are trained too, nothing says where it begins:
+    such data is refused, unless the teacher is asked about gold answers only.
 
     All forwards run on prefix trees: the prompt is computed once for y and ŷ, and schemas once for
     all questions of a micro-batch about a database (`group_by_columns`). For models for which a
@@ -218,10 +224,10 @@ class KIDTrainer(SenseSFTTrainer):
             args.check_teacher_cache(self._teacher.path)
         self._divergence = args.get_kd_divergence()
         tokenizer = self.processing_class
-        self._special_ids = {
-            *tokenizer.all_special_ids,
-            *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special),
-        }
+        stops = get_end_token_ids(self.model, tokenizer)
+        self._special_ids = {*get_special_ids(tokenizer), *stops}
+        # Text may hold the unknown token; any other special one ends it.
+        self._end_ids = self._special_ids - {tokenizer.unk_token_id}
         # Not their number: some tokenizers leave ids out.
         self._num_tokens = max(tokenizer.get_vocab().values()) + 1
         self._mask_id = _get_mask_id(tokenizer, args.mask_token)
@@ -241,16 +247,45 @@ class KIDTrainer(SenseSFTTrainer):
         formatting_func: Any,
         dataset_name: str,
     ) -> Any:
-        """As `SenseSFTTrainer`; with `mask_unit="schema_item"`, find the tokens of the items."""
+        """As `SenseSFTTrainer`; find where answers begin, and the tokens of schema items."""
         dataset = super()._prepare_dataset(
             dataset, processing_class, args, packing, formatting_func, dataset_name
         )
+        makes_answers = args.imperfect_data or args.on_policy_fraction > 0
+        if makes_answers and dataset_name == "train" and not packing:
+            dataset = self._refuse_unknown_answers(dataset)
         if args.mask_unit == "token":
             return dataset
         columns = set(dataset.column_names or next(iter(dataset)))
         if MASK_GROUPS in columns or (dataset_name != "train" and MASK_SPANS not in columns):
             return dataset
         return _add_mask_groups(dataset, dataset_name, columns, processing_class)
+
+    def _refuse_unknown_answers(self, dataset: Any) -> Any:
+        """Refuse rows of which the prompt is trained as well, wholly or by its end."""
+        tokenizer = self._tokenizer
+        # An answer may hold nothing but its end.
+        special_ids = get_special_ids(tokenizer) - {tokenizer.unk_token_id, tokenizer.eos_token_id}
+
+        def begins_in_prompt(ids: np.ndarray, labels: np.ndarray) -> bool:
+            is_trained = labels != -100
+            return bool(is_trained[0] or int(ids[is_trained.argmax()]) in special_ids)
+
+        return refuse_rows(
+            dataset,
+            ("input_ids", "labels"),
+            begins_in_prompt,
+            lambda found: (
+                f"Tokens in front of the answer are trained in {found}, so that nothing says where "
+                "the answer begins, and `imperfect_data` and `on_policy_fraction` would put the "
+                "prompt and the schema in doubt. Use the columns `prompt` and `completion` without "
+                "`completion_only_loss=False`, or `messages` with `assistant_only_loss=True`, and "
+                "a chat template that ends a prompt with what begins an answer "
+                "(`add_generation_prompt`). With `imperfect_data=False` and `on_policy_fraction=0` "
+                "all trained tokens are distilled as they are."
+            ),
+            noun="rows",
+        )
 
     def _set_signature_columns_if_needed(self) -> None:
         # The Trainer removes every column that is not listed here.
@@ -377,7 +412,7 @@ class KIDTrainer(SenseSFTTrainer):
         for row, (sequence, is_trained) in enumerate(
             zip(gold.sequences, gold.is_trained, strict=True)
         ):
-            maskable = get_maskable(sequence, is_trained, self._special_ids)
+            maskable = get_maskable(sequence, is_trained, self._special_ids, self._end_ids)
             masked.append(
                 choose_masked(
                     get_units(maskable, None if groups is None else groups[row].tolist()),
@@ -444,13 +479,14 @@ class KIDTrainer(SenseSFTTrainer):
         tokenizer, device = self.processing_class, self.accelerator.device
         num_rows = self.model.get_output_embeddings().weight.shape[0]
         temperature = self.args.on_policy_temperature
+        end_ids = get_end_token_ids(self.model, tokenizer)
         config = GenerationConfig(
             max_new_tokens=self.args.on_policy_max_new_tokens,
             do_sample=temperature > 0,
             temperature=temperature if temperature > 0 else None,
             top_k=0 if temperature > 0 else None,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end_ids,
             # Rows of the head that are no tokens.
             suppress_tokens=list(range(self._num_tokens, num_rows)) or None,
         )
@@ -463,6 +499,7 @@ class KIDTrainer(SenseSFTTrainer):
         rng = self._get_random("write", [token for prompt in prompts for token in prompt])
         with (
             unwrap_model_for_generation(model, self.accelerator) as unwrapped,
+            _without_generation_config(unwrapped),
             _evaluating(unwrapped),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
@@ -472,9 +509,7 @@ class KIDTrainer(SenseSFTTrainer):
                 attention_mask=torch.tensor(attention_mask, device=device),
                 generation_config=config,
             )
-        answers = rows[:, width:].tolist()
-        end = tokenizer.eos_token_id
-        return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
+        return [_cut_at_end(answer, end_ids) for answer in rows[:, width:].tolist()]
 
     def _get_random(self, purpose: str, tokens: list[int]) -> Any:
         return get_random(purpose, self.args.seed, self.state.global_step, tokens)
@@ -515,7 +550,7 @@ class KIDTrainer(SenseSFTTrainer):
             batch = self._prepare_inputs(self.data_collator(examples))
             rewritten, _ = self._rewrite(self.model, self._get_gold(batch), batch.get(MASK_GROUPS))
             for sequence, is_trained in zip(rewritten.sequences, rewritten.is_trained, strict=True):
-                answer = [t for t, trained in zip(sequence, is_trained, strict=True) if trained]
+                answer = [sequence[i] for i in get_answer(sequence, is_trained, self._end_ids)]
                 texts.append(self.processing_class.decode(answer, skip_special_tokens=True))
         return texts
 
@@ -608,7 +643,27 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
+@contextlib.contextmanager
+def _without_generation_config(model: Any) -> Iterator[None]:
+    """`generate` fills what it is not told from the model's own settings; here it has none."""
+    # The wrapper of an adapter hands its settings to the model in it.
+    models = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    configs = [held.generation_config for held in models]
+    for held in models:
+        held.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for held, config in zip(models, configs, strict=True):
+            held.generation_config = config
+
+
 # ------------------------------------------------------------------------------------- tokens
+
+
+def _cut_at_end(answer: list[int], end_ids: Sequence[int]) -> list[int]:
+    end = next((index for index, token in enumerate(answer) if token in end_ids), len(answer))
+    return answer[: end + 1]
 
 
 def _get_mask_id(tokenizer: Any, mask_token: str | None) -> int:

@@ -96,6 +96,15 @@ class SenseOptions:
         },
     )
 
+    require_end_token: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether training is refused where the answers end in no token that generation "
+            "could stop at: the model would never learn to stop. Where they end in a special token "
+            "that generation does not know, it is added to the model's end tokens either way."
+        },
+    )
+
     def _check_options(self) -> None:
         if self.prefix_sharing not in _PREFIX_SHARING:
             raise InputError(

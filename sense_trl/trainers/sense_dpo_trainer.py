@@ -27,7 +27,12 @@ from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import RecordedForward
-from sense_trl.trainers.checked_rows import check_datasets, refuse_equal_answers
+from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
+from sense_trl.trainers.checked_rows import (
+    check_datasets,
+    refuse_equal_answers,
+    refuse_untrained_rows,
+)
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
@@ -79,6 +84,8 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     * A pair longer than `max_length` is never cut. Pairs that do not fit are counted, named, and
       left out if they are at most `max_dropped_fraction` of the dataset; else training does not
       start.
+    * Where chosen answers end in a special token that generation does not stop at, it is made to;
+      where they end in none, training does not start.
     * Datasets that hold `prompt_ids`, `chosen_ids` and `rejected_ids` are taken as they are.
     * Adapters of quantised models are stored in float32, and 4-bit models on a CPU are kept from
       bitsandbytes' in-place repacking.
@@ -167,6 +174,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     args: SenseDPOConfig
     _shares_prefixes: bool | None = None
     _teacher: Teacher | None = None
+    _answer_ends: AnswerEnds | None = None
     # Attributes of TRL's trainer that are read or replaced here.
     data_collator: Any
     loss_types: list[str]
@@ -212,6 +220,13 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        if self._answer_ends is not None:
+            ensure_answers_end(
+                self._answer_ends,
+                self.model,
+                self._tokenizer,
+                is_required=args.require_end_token,
+            )
         self._guard_quantized_models()
         store_adapter_in_float32(self.model, args, float32_parameters)
         # Documented by TRL: the collator may be replaced once the trainer is built.
@@ -254,7 +269,12 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             unlimited = copy.copy(args)
             unlimited.max_length = None
             dataset = super()._prepare_dataset(dataset, processing_class, unlimited, dataset_name)
+        if dataset_name == "train":
+            # A rejected answer that was cut off at the limit of its sampling ends in nothing.
+            self._answer_ends = find_answer_ends(dataset, "chosen_ids", self._tokenizer)
         dataset = refuse_equal_answers(dataset, dataset_name)
+        for column in ("chosen_ids", "rejected_ids"):
+            dataset = refuse_untrained_rows(dataset, dataset_name, column, "pairs")
         dataset = leave_out_long_examples(
             dataset,
             dataset_name,

@@ -7,7 +7,8 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sense_trl.trainers.checked_rows import check_datasets
+from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
+from sense_trl.trainers.checked_rows import check_datasets, refuse_untrained_rows
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
@@ -26,6 +27,8 @@ from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 # The columns of TRL's data formats, and those of data that is tokenised already.
 _LAYOUTS = (("prompt", "completion"), ("messages",), ("conversations",), ("input_ids",))
 
+_NUM_PACKED_CHECKED = 16
+
 
 class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's `SFTTrainer` with shared prefixes and no silent cuts.
@@ -38,6 +41,9 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
     * An example longer than `max_length` is never cut (except by `packing`). Examples that do not
       fit are counted, named, and left out if they are at most `max_dropped_fraction` of the
       dataset; else training does not start.
+    * Where answers end in a special token that generation does not stop at (a base model under a
+      chat template), generation is made to stop at it; where they end in none, training does not
+      start. Neither does it with rows that have no token to learn.
     * Adapters of quantised models are stored in float32, and 4-bit models on a CPU are kept from
       bitsandbytes' in-place repacking.
 
@@ -93,6 +99,7 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
     _name = "SENSE SFT"
 
     args: SenseSFTConfig
+    _answer_ends: AnswerEnds | None = None
     # Attributes of TRL's trainer that are read or replaced here.
     data_collator: Any
 
@@ -137,6 +144,13 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
             peft_config=peft_config,
             formatting_func=formatting_func,
         )
+        if self._answer_ends is not None:
+            ensure_answers_end(
+                self._answer_ends,
+                self.model,
+                self._tokenizer,
+                is_required=args.require_end_token,
+            )
         disable_cpu_weight_repacking(self.model)
         store_adapter_in_float32(self.model, args, float32_parameters)
         self._shares_prefixes = set_up_prefix_sharing(self)
@@ -152,17 +166,22 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         dataset_name: str,
     ) -> Any:
         """Tokenise unless that is done, and leave out or refuse what is too long."""
-        if packing:
-            return super()._prepare_dataset(
-                dataset, processing_class, args, packing, formatting_func, dataset_name
-            )
         # Without `max_length` TRL does not cut. A shallow copy, because `dataclasses.replace` would
         # run `__post_init__` again.
         unlimited = copy.copy(args)
         unlimited.max_length = None
-        dataset = super()._prepare_dataset(
-            dataset, processing_class, unlimited, packing, formatting_func, dataset_name
+        # Where examples end is not to be seen any more once they are packed.
+        rows = dataset.take(_NUM_PACKED_CHECKED) if packing else dataset
+        rows = super()._prepare_dataset(
+            rows, processing_class, unlimited, False, formatting_func, dataset_name
         )
+        if dataset_name == "train":
+            self._answer_ends = find_answer_ends(rows, "labels", self._tokenizer)
+        if packing:
+            return super()._prepare_dataset(
+                dataset, processing_class, args, packing, formatting_func, dataset_name
+            )
+        dataset = refuse_untrained_rows(rows, dataset_name, "labels", "rows")
         return leave_out_long_examples(
             dataset,
             dataset_name,

@@ -642,6 +642,149 @@ def test_unusable_items_are_refused(build, change, match):
         build(rows=rows, mask_unit="schema_item")
 
 
+# ------------------------------------------------------------------- what an answer is
+
+CONVERSATIONS = [
+    {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "completion": [{"role": "assistant", "content": row["completion"]}],
+    }
+    for row in QUESTIONS
+]
+MESSAGES = [{"messages": row["prompt"] + row["completion"]} for row in CONVERSATIONS]
+TEXTS = [{"text": row["prompt"] + row["completion"]} for row in QUESTIONS]
+TOKENS = [{"input_ids": [5, 6, 7, 2]}] * 4
+# Ends no prompt with what begins an answer.
+NO_PROMPT_TEMPLATE = tiny_models.CHAT_TEMPLATE.split("{% if add_generation_prompt")[0]
+# Writes both of its end tokens, with a line's end between and behind them.
+TWO_ENDS_TEMPLATE = tiny_models.CHAT_TEMPLATE.replace(
+    "{% endfor %}", "{% endfor %}{% if not add_generation_prompt %}<|endoftext|>\n{% endif %}"
+)
+
+
+def build_kid(tmp_path, rows, tokenizer=None, model=None, **options):
+    return KIDTrainer(
+        model=build_tiny_model("qwen2") if model is None else model,
+        teacher_model=build_tiny_model("qwen2", seed=1),
+        args=KIDConfig(output_dir=str(tmp_path / "out"), **{**OPTIONS, **options}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=build_tiny_tokenizer() if tokenizer is None else tokenizer,
+    )
+
+
+@pytest.mark.parametrize("template", [tiny_models.CHAT_TEMPLATE, TWO_ENDS_TEMPLATE])
+@pytest.mark.parametrize(
+    "rows, options",
+    [(CONVERSATIONS, {}), (MESSAGES, {"assistant_only_loss": True}), (QUESTIONS, {})],
+    ids=["conversation", "messages", "text"],
+)
+def test_the_answer_alone_is_masked(tmp_path, rows, options, template):
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = template
+    trainer = build_kid(tmp_path, rows, tokenizer, mask_ratio=1.0, **options)
+    gold = trainer._get_gold(get_batch(trainer))
+    masked = trainer._choose_masked(trainer.model, gold, None)
+    for row, positions in enumerate(masked):
+        text = tokenizer.decode([gold.sequences[row][position] for position in positions])
+        assert text == QUESTIONS[row]["completion"]
+
+
+@pytest.mark.parametrize("is_conversation", [False, True])
+def test_rewritten_answers_end_where_gold_does(tmp_path, is_conversation):
+    """The template's line end behind the end token is trained, and was rewritten to anything."""
+    rows = CONVERSATIONS if is_conversation else QUESTIONS
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = TWO_ENDS_TEMPLATE
+    trainer = build_kid(tmp_path, rows, tokenizer, mask_ratio=1.0)
+    lengths = [len(tokenizer(row["completion"])["input_ids"]) for row in QUESTIONS[:6]]
+    gold = trainer._get_gold(get_batch(trainer, 6))
+    rewritten, masked = trainer._rewrite(trainer.model, gold, None)
+    expected = []
+    for row, positions in enumerate(masked):
+        assert len(positions) == lengths[row]
+        assert positions == list(range(positions[0], positions[0] + lengths[row]))
+        end = positions[-1] + 1
+        assert rewritten.sequences[row][end:] == gold.sequences[row][end:]
+        assert rewritten.sequences[row][: positions[0]] == gold.sequences[row][: positions[0]]
+        expected.append(tokenizer.decode(rewritten.sequences[row][positions[0] : end]))
+    assert trainer.rewrite_completions(rows[:6]) == expected
+
+
+@pytest.mark.parametrize("option", [{}, {"imperfect_data": False, "on_policy_fraction": 0.5}])
+@pytest.mark.parametrize(
+    "rows, options, template",
+    [
+        (QUESTIONS, {"completion_only_loss": False}, None),
+        (CONVERSATIONS, {"completion_only_loss": False}, None),
+        (TEXTS, {}, None),
+        (MESSAGES, {}, None),
+        (TOKENS, {}, None),
+        (CONVERSATIONS, {}, NO_PROMPT_TEMPLATE),
+    ],
+    ids=["text prompt", "conversation", "text", "messages", "tokens", "no generation prompt"],
+)
+def test_prompts_that_are_trained_are_no_answers(tmp_path, rows, options, template, option):
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = template or tokenizer.chat_template
+    with pytest.raises(InputError, match="nothing says where the answer begins"):
+        build_kid(tmp_path, rows, tokenizer, **option, **options)
+    # Distillation on all trained tokens as they are is well defined.
+    build_kid(tmp_path, rows, tokenizer, imperfect_data=False, **options)
+
+
+def test_every_answer_of_a_conversation_is_masked(tmp_path):
+    rows = [{"messages": row["messages"] + row["messages"]} for row in MESSAGES]
+    trainer = build_kid(tmp_path, rows, assistant_only_loss=True, mask_ratio=1.0)
+    gold = trainer._get_gold(get_batch(trainer))
+    for row, positions in enumerate(trainer._choose_masked(trainer.model, gold, None)):
+        text = trainer.processing_class.decode([gold.sequences[row][i] for i in positions])
+        assert text == 2 * QUESTIONS[row]["completion"]
+
+
+SETTINGS = {
+    "repetition_penalty": 50.0,
+    "top_p": 0.01,
+    "top_k": 1,
+    "min_p": 0.9,
+    "typical_p": 0.1,
+    "no_repeat_ngram_size": 1,
+    "min_new_tokens": 6,
+    "suppress_tokens": list(range(3, 200)),
+    "bad_words_ids": [[201]],
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("lora", [False, True])
+def test_sampling_is_what_the_config_says(build, lora, temperature):
+    """Not what the model's own generation config would fill in."""
+    options = {"on_policy_fraction": 1.0, "on_policy_max_new_tokens": 6, "imperfect_data": False}
+    answers = []
+    for settings in ({}, SETTINGS):
+        model = build_tiny_model("llama")
+        model.generation_config.update(do_sample=True, **settings)
+        trainer = build(model=model, lora=lora, on_policy_temperature=temperature, **options)
+        gold = trainer._get_gold(get_batch(trainer))
+        answers.append(trainer._get_judged_answers(trainer.model, gold, None))
+        base = trainer.model.get_base_model() if lora else trainer.model
+        for name, value in settings.items():
+            assert getattr(base.generation_config, name) == value
+    assert answers[0] == answers[1]
+
+
+def test_own_answers_stop_at_every_end_token(tmp_path):
+    model = build_tiny_model("qwen2")
+    options = {"on_policy_fraction": 1.0, "on_policy_temperature": 0.0}
+    trainer = build_kid(tmp_path, QUESTIONS, model=model, on_policy_max_new_tokens=5, **options)
+    gold = trainer._get_gold(get_batch(trainer, 1))
+    prompt = gold.get_prompt(0)
+    [written] = trainer._write(trainer.model, [prompt])
+    assert len(written) == 5
+    model.generation_config.eos_token_id = [2, written[2]]
+    [shorter] = trainer._write(trainer.model, [prompt])
+    assert shorter == written[: written.index(written[2]) + 1]
+
+
 # ---------------------------------------------------------------------------- rewritten text
 
 
