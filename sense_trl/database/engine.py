@@ -24,11 +24,13 @@ __all__ = [
     "ExecutionLimits",
     "ForeignKeyInfo",
     "LimitKind",
+    "MapValue",
     "QueryResult",
     "QueryStatus",
     "ReorderingEngine",
     "SQLEngine",
     "TableInfo",
+    "TypedText",
     "describe_exceeded",
 ]
 
@@ -139,6 +141,34 @@ def describe_exceeded(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[Que
 
 
 @dataclass(frozen=True, slots=True)
+class TypedText:
+    """A value for which Python has no type: the database's name of the type, and its text there.
+
+    `str` gives the text; it equals no text.
+
+    Example:
+        >>> str(TypedText("BIT", "0101")), TypedText("BIT", "0101") == "0101"
+        ('0101', False)
+    """
+
+    type: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class MapValue(dict[object, object]):
+    """A value of a MAP type; unlike a dict, which is a struct's value, it equals no struct."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MapValue) and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+@dataclass(frozen=True, slots=True)
 class QueryResult:
     """What came of one query.
 
@@ -146,7 +176,10 @@ class QueryResult:
         status: how it ended.
         columns: names of the result columns, () unless `status` is OK.
         rows: the rows in the order the engine gave them, () unless `status` is OK: a result that
-            was cut short is never handed on.
+            was cut short is never handed on. Values are None, int, float, str and bytes; from
+            DuckDB also bool, Decimal, the types of `datetime`, UUID, list, tuple, dict (a struct),
+            `MapValue` and `TypedText`. Text that is not UTF-8 has its bad bytes as lone surrogates
+            (`surrogateescape`).
         error: the engine's or the sandbox's message, `None` if and only if `status` is OK.
         elapsed_s: wall-clock seconds.
         steps: instructions of the virtual machine, rounded down to the engine's polling interval;

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sense_trl.verification.comparison import canonical_tables, hashable_rows
+from sense_trl.verification.comparison import hashable_rows
+from sense_trl.verification.values import CanonicalTables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,8 +84,8 @@ def soft_f1(predicted: Sequence[Row], gold: Sequence[Row]) -> float:
     It does not depend on the order of rows, is the same when prediction and gold are swapped, and
     is 1 exactly where both hold the same rows, each as often, but for the order of values within
     a row: whatever `results_match` calls correct under `strict` scores 1, with equal values
-    defined as there. Two empty results score 1 as well. The order that gold asks for does not
-    count.
+    defined as there, except that numbers which many others between them make close count as
+    equal. Two empty results score 1 as well. The order that gold asks for does not count.
 
     The best pairing is found in polynomial time. Rows that both results hold are paired first,
     which loses nothing. If more than 250,000 pairs of others remain (500 by 500 rows), rows that
@@ -102,7 +104,7 @@ def soft_f1(predicted: Sequence[Row], gold: Sequence[Row]) -> float:
     """
     if not predicted and not gold:
         return 1.0
-    predicted, gold = canonical_tables(predicted, gold)
+    predicted, gold = CanonicalTables(predicted, gold).merged
     num_cells = sum(map(len, predicted)) + sum(map(len, gold))
     left, right = Counter(map(_cells, predicted)), Counter(map(_cells, gold))
     num_common = sum(len(row) * count for row, count in (left & right).items())
@@ -169,8 +171,9 @@ def _order(rows: list[_Cells]) -> list[int]:
 
 def _key(cell: _Cell) -> tuple[str, int]:
     value, occurrence = cell
-    # 1 and 1.0 are one value.
-    return repr(float(value) if isinstance(value, int) else value), occurrence
+    # 1 and 1.0 are one value, and have one hash.
+    is_number = isinstance(value, (int, float, Decimal))
+    return repr(hash(value) if is_number else value), occurrence
 
 
 def _best_total(weights: NDArray[Any]) -> float:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
-import math
+import bisect
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from sense_trl.database.engine import QueryResult
 from sense_trl.errors import InputError
 from sense_trl.sql.parsing import order_matters, visible_sort_columns
+from sense_trl.verification.values import CanonicalTables, get_reach, rows_equal
 
 __all__ = [
     "Comparison",
@@ -21,22 +21,22 @@ __all__ = [
     "Semantics",
     "Verdict",
     "bags_equal",
-    "canonical_tables",
     "hashable_rows",
     "results_match",
 ]
 
 Semantics: TypeAlias = Literal["strict", "spider", "bird"]
 Row: TypeAlias = tuple[object, ...]
-
-# Two floats are one number if they differ by less than this. Far above what the order of a sum
-# changes in double precision (some 1e-14), far below a second in a Julian day number (5e-12).
-_RELATIVE_TOLERANCE: Final = 1e-12
-_ABSOLUTE_TOLERANCE: Final = 1e-12
+Tables: TypeAlias = tuple[Sequence[Row], Sequence[Row]]
+"""The rows of the prediction and those of gold."""
 
 # Column matching is polynomial for all but strongly regular tables; this many times it may choose
 # one of several columns that look alike before the answer is `UNDETERMINED`.
 _MAX_SEARCH_NODES: Final = 2_000
+# And so often it may look whether two rows are equal while it pairs rows of nearly equal numbers.
+_MAX_PAIRS_TRIED: Final = 300_000
+# Larger numbers have no neighbours that a float could tell apart.
+_MAX_PLACE: Final = 1e300
 
 
 class Verdict(StrEnum):
@@ -64,7 +64,8 @@ class Reason(StrEnum):
     ORDER_UNKNOWN = "order_unknown"
     """The same rows in another order, and gold's ties could not be seen."""
     COLUMN_SEARCH_CAP = "column_search_cap"
-    """Too many columns look alike to tell whether one order of columns fits."""
+    """Too many columns look alike, or too many numbers are nearly the same, to tell whether one
+    order of columns and one pairing of rows fits."""
     PREDICTION_STEP_BUDGET = "prediction_step_budget"
     """It needed far more work than gold (see `verify_sql`); it may still be right."""
     PREDICTION_TIMEOUT = "prediction_timeout"
@@ -131,18 +132,11 @@ def results_match(
     `strict`: the two hold the same bag of rows, for one order of the predicted columns. Where the
     outermost query of gold orders, the rows also come in gold's order, rows that tie under gold's
     sort keys in any order among themselves. Two empty results are `UNDETERMINED`: any query with
-    no match gives one. Names of columns do not matter. Values are equal as follows:
-
-    * NULL equals NULL and nothing else.
-    * Numbers (int, float, Decimal, bool as 0 and 1) are equal by value: exactly between integers,
-      otherwise within 1e-12 relative or absolute. Close values are merged along chains, so that
-      equality stays transitive. NaN equals NaN.
-    * Text equals text code point by code point; text never equals a number, a date or bytes.
-    * bytes equal bytes.
-    * A date equals the same date and the timestamp at its midnight; timestamps with a time zone
-      are equal if they are the same instant, and never equal one without.
-    * Lists and structs are equal element by element, by these rules; anything else by its text
-      and type.
+    no match gives one. Names of columns do not matter. Values are equal as `values_equal` says:
+    numbers by value, with a tolerance of 1e-12 only where rounding can be the reason, everything
+    else by type and content. Rows are paired one to one, first those that are the same in both,
+    then each of the others with an equal one: that two values are close to a third does not make
+    them equal.
 
     `spider`: the test-suite evaluator's `result_eq`. Python equality of values (1 == 1.0, no
     tolerance), columns in any order, duplicates count, order counts where the text of gold
@@ -164,7 +158,7 @@ def results_match(
 
     Returns:
         Verdict and reason. Time is polynomial in the size of the results; a table whose columns
-        cannot be told apart by that is `UNDETERMINED` (`COLUMN_SEARCH_CAP`).
+        or rows cannot be told apart by that is `UNDETERMINED` (`COLUMN_SEARCH_CAP`).
 
     Raises:
         InputError: a result's status is not OK, or `semantics` is unknown.
@@ -193,8 +187,11 @@ def bags_equal(left: Sequence[Row], right: Sequence[Row]) -> bool:
         return True
     if len(left) != len(right):
         return False
-    left, right = canonical_tables(left, right)
-    return Counter(left) == Counter(right)
+    tables = CanonicalTables(left, right)
+    left, right = tables.merged
+    if Counter(left) != Counter(right):
+        return False
+    return not tables.has_chains or _match_rows((left, right), tables.exact) is True
 
 
 def hashable_rows(rows: Sequence[Row]) -> Sequence[Row]:
@@ -257,19 +254,28 @@ def _strict(
         return Reason.COLUMN_COUNT_DIFFERS
     if predicted.rows == gold.rows:
         return Reason.RESULTS_EQUAL
-    left, right = canonical_tables(predicted.rows, gold.rows)
-    unordered = _match_columns(left, right, groups=None, mismatch=Reason.VALUES_DIFFER)
+    tables = CanonicalTables(predicted.rows, gold.rows)
+    left, right = tables.merged
+    exact = tables.exact if tables.has_chains else None
+
+    def match(groups: Sequence[int] | None, mismatch: Reason) -> Reason:
+        return _match_columns(left, right, groups=groups, mismatch=mismatch, exact=exact)
+
+    unordered = match(None, Reason.VALUES_DIFFER)
     if unordered is not Reason.RESULTS_EQUAL or len(right) == 1:
         return unordered
     if not order_matters(gold_sql, dialect):
         return unordered
-    in_order = _match_columns(left, right, groups=range(len(right)), mismatch=Reason.ORDER_DIFFERS)
+    in_order = match(range(len(right)), Reason.ORDER_DIFFERS)
     if in_order is Reason.RESULTS_EQUAL:
         return in_order
-    groups = tie_groups() if tie_groups is not None else _visible_ties(right, gold_sql, dialect)
+    if tie_groups is not None:
+        groups = tie_groups()
+    else:
+        groups = _visible_ties(right if exact is None else exact[1], gold_sql, dialect)
     if groups is None:
         return Reason.ORDER_UNKNOWN
-    return _match_columns(left, right, groups=_runs(groups), mismatch=Reason.ORDER_DIFFERS)
+    return match(_runs(groups), Reason.ORDER_DIFFERS)
 
 
 def _visible_ties(rows: Sequence[Row], sql: str, dialect: str) -> Sequence[Hashable] | None:
@@ -290,106 +296,6 @@ def _runs(values: Sequence[Hashable]) -> list[int]:
     return runs
 
 
-def canonical_tables(
-    left: Sequence[Row], right: Sequence[Row]
-) -> tuple[Sequence[Row], Sequence[Row]]:
-    """Replace values so that those `strict` calls equal are equal and hash alike."""
-    plain = True
-    floats: set[float] = set()
-    ints: set[int] = set()
-    for table in (left, right):
-        for row in table:
-            for value in row:
-                kind = type(value)
-                if kind is float:
-                    floats.add(value)  # type: ignore[arg-type]
-                elif kind is int:
-                    ints.add(value)  # type: ignore[arg-type]
-                elif kind is not str and value is not None and kind is not bytes:
-                    plain = False
-    if not plain:
-        left, right = ([tuple(map(_canonical_value, row)) for row in t] for t in (left, right))
-        numbers = [v for table in (left, right) for row in table for v in _leaves(row)]
-        floats = {v for v in numbers if isinstance(v, float)}
-        ints = {v for v in numbers if type(v) is int}
-    representative = _merge_close(floats, ints) if floats else {}
-    if representative:
-
-        def replace(value: object) -> object:
-            if type(value) is float:
-                return representative.get(value, value)
-            if type(value) is tuple:
-                return tuple(map(replace, value))
-            return value
-
-        left, right = ([tuple(map(replace, row)) for row in t] for t in (left, right))
-    return left, right
-
-
-def _leaves(value: object) -> Iterable[object]:
-    if type(value) is tuple:
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _canonical_value(value: object) -> object:
-    if value is None or type(value) in (int, str, bytes):
-        return value
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float):
-        return value
-    if isinstance(value, Decimal):
-        if not value.is_finite():
-            return float(value)
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is not None:
-            return ("instant", value.astimezone(datetime.UTC))
-        return ("timestamp", value)
-    if isinstance(value, datetime.date):
-        return ("timestamp", datetime.datetime(value.year, value.month, value.day))
-    if isinstance(value, (list, tuple)):
-        return ("list", *map(_canonical_value, value))
-    if isinstance(value, dict):
-        items = ((str(key), _canonical_value(item)) for key, item in value.items())
-        return ("struct", *sorted(items, key=lambda item: item[0]))
-    return ("other", type(value).__name__, str(value))
-
-
-def _merge_close(floats: set[float], ints: set[int]) -> dict[float, object]:
-    """Map each float that is not to be compared as it is to the value that stands for it."""
-    representative: dict[float, object] = {v: ("nan",) for v in floats if math.isnan(v)}
-    finite = [v for v in floats if math.isfinite(v)]
-    # Integers beyond 2**53 have no float of their own and stay exact.
-    exact = {float(v) for v in ints if abs(v) <= 2**53}
-    ordered = sorted(exact.union(finite))
-    chain: list[float] = []
-
-    def close_chain() -> None:
-        if len(chain) > 1:
-            whole = [v for v in chain if v in exact]
-            stands = whole[0] if whole else chain[0]
-            for v in chain:
-                # Integers never move, or two of them could become one.
-                if v not in exact:
-                    representative[v] = stands
-
-    for value in ordered:
-        if chain and not math.isclose(
-            value, chain[-1], rel_tol=_RELATIVE_TOLERANCE, abs_tol=_ABSOLUTE_TOLERANCE
-        ):
-            close_chain()
-            chain.clear()
-        chain.append(value)
-    close_chain()
-    return representative
-
-
 # ---------------------------------------------------------------------- columns
 
 
@@ -399,6 +305,7 @@ def _match_columns(
     *,
     groups: Sequence[int] | None,
     mismatch: Reason,
+    exact: Tables | None = None,
 ) -> Reason:
     """Look for an order of the predicted columns that makes the two bags of rows equal.
 
@@ -408,19 +315,28 @@ def _match_columns(
         groups: a number per row position; rows may only be exchanged within equal numbers.
             `None` allows any exchange.
         mismatch: the reason where no order of columns fits.
+        exact: the same rows with the values that decide, where equal rows can be unequal.
     """
     if groups is not None:
-        predicted = [(group, *row) for group, row in zip(groups, predicted, strict=True)]
-        gold = [(group, *row) for group, row in zip(groups, gold, strict=True)]
-    gold_bag = Counter(gold)
-    if Counter(predicted) == gold_bag:
-        return Reason.RESULTS_EQUAL
+        predicted, gold = _with_groups((predicted, gold), groups)
+        exact = None if exact is None else _with_groups(exact, groups)
+    if Counter(predicted) == Counter(gold):
+        in_place = True if exact is None else _match_rows((predicted, gold), exact)
+        if in_place is not False:
+            return Reason.RESULTS_EQUAL if in_place else Reason.COLUMN_SEARCH_CAP
     if len(gold[0]) == 1 + (groups is not None):
         return mismatch
-    found = _ColumnSearch(predicted, gold, pinned=groups is not None).run()
+    found = _ColumnSearch(predicted, gold, pinned=groups is not None, exact=exact).run()
     if found is None:
         return Reason.COLUMN_SEARCH_CAP
     return Reason.RESULTS_EQUAL if found else mismatch
+
+
+def _with_groups(tables: Tables, groups: Sequence[int]) -> Tables:
+    left, right = (
+        [(group, *row) for group, row in zip(groups, table, strict=True)] for table in tables
+    )
+    return left, right
 
 
 class _ColumnSearch:
@@ -433,17 +349,19 @@ class _ColumnSearch:
     exact; colours only prune.
     """
 
-    def __init__(self, predicted: Sequence[Row], gold: Sequence[Row], *, pinned: bool) -> None:
+    def __init__(
+        self,
+        predicted: Sequence[Row],
+        gold: Sequence[Row],
+        *,
+        pinned: bool,
+        exact: Tables | None,
+    ) -> None:
         self._pinned = pinned
-        ids: dict[object, int] = {}
-        # Numbers for values: equal values get one number in both tables.
-        self._columns = tuple(
-            [
-                tuple(ids.setdefault(value, len(ids)) for value in column)
-                for column in zip(*table, strict=True)
-            ]
-            for table in (predicted, gold)
-        )
+        self._exact = exact
+        self._columns = _number_columns((predicted, gold))
+        # Columns whose values are the same, and not just close, can stand for each other.
+        self._vectors = self._columns if exact is None else _number_columns(exact)
         self._gold_bag = Counter(zip(*self._columns[1], strict=True))
         self._nodes = 0
 
@@ -470,7 +388,7 @@ class _ColumnSearch:
         open_classes = []
         for colour, members in classes.items():
             # Columns equal in every row are interchangeable.
-            if len({self._columns[1][member] for member in members}) > 1:
+            if len({self._vectors[1][member] for member in members}) > 1:
                 open_classes.append((len(members), colour, members))
         if not open_classes:
             return self._check(predicted, gold)
@@ -478,7 +396,7 @@ class _ColumnSearch:
         chosen = members[0]
         tried = set()
         for candidate, candidate_colour in enumerate(predicted):
-            vector = self._columns[0][candidate]
+            vector = self._vectors[0][candidate]
             if candidate_colour != colour or vector in tried:
                 continue
             tried.add(vector)
@@ -514,13 +432,29 @@ class _ColumnSearch:
             if len(set(gold)) == kinds:
                 return (predicted, gold) if sorted(predicted) == sorted(gold) else None
 
-    def _check(self, predicted: list[int], gold: list[int]) -> bool:
+    def _check(self, predicted: list[int], gold: list[int]) -> bool | None:
         places: dict[int, list[int]] = {}
         for column, colour in enumerate(predicted):
             places.setdefault(colour, []).append(column)
         order = [places[colour].pop() for colour in gold]
-        rows = zip(*(self._columns[0][column] for column in order), strict=True)
-        return Counter(rows) == self._gold_bag
+        rows = list(zip(*(self._columns[0][column] for column in order), strict=True))
+        if Counter(rows) != self._gold_bag or self._exact is None:
+            return Counter(rows) == self._gold_bag
+        gold_rows = list(zip(*self._columns[1], strict=True))
+        moved = [tuple(row[column] for column in order) for row in self._exact[0]]
+        return _match_rows((rows, gold_rows), (moved, self._exact[1]))
+
+
+def _number_columns(tables: Tables) -> list[list[tuple[int, ...]]]:
+    """The columns of two tables as numbers: equal values have one number in both."""
+    ids: dict[object, int] = {}
+    return [
+        [
+            tuple(ids.setdefault(value, len(ids)) for value in column)
+            for column in zip(*table, strict=True)
+        ]
+        for table in tables
+    ]
 
 
 def _bag_colour(values: Iterable[int]) -> int:
@@ -534,3 +468,87 @@ def _row_colours(columns: Sequence[Sequence[int]], colours: Sequence[int]) -> li
         known = {value: hash((value, colour)) for value in set(column)}
         totals = [total + known[value] for total, value in zip(totals, column, strict=True)]
     return totals
+
+
+# ---------------------------------------------------------------------- nearly equal rows
+
+
+def _match_rows(merged: Tables, exact: Tables) -> bool | None:
+    """Whether the rows can be paired so that those of a pair are equal; `None` if it gave up.
+
+    Rows that are the same are paired with each other: {a, b} and {b, c} are not equal by way of b.
+
+    Args:
+        merged: rows of both tables that can only be equal if these are, as equal bags.
+        exact: the same rows with the values that decide.
+    """
+    sets: dict[Row, tuple[list[Row], list[Row]]] = {}
+    for side in (0, 1):
+        for key, row in zip(merged[side], exact[side], strict=True):
+            sets.setdefault(key, ([], []))[side].append(row)
+    budget = _MAX_PAIRS_TRIED
+    for left_rows, right_rows in sets.values():
+        left, right = Counter(left_rows), Counter(right_rows)
+        if left == right:
+            continue
+        rest = list((left - right).elements()), list((right - left).elements())
+        matched, budget = _match_close_rows(*rest, budget)
+        if not matched:
+            return None if budget <= 0 else False
+    return True
+
+
+def _match_close_rows(left: list[Row], right: list[Row], budget: int) -> tuple[bool, int]:
+    """Pair rows by augmenting paths; whether all are paired, and what is left of the budget."""
+    # Along the column with most values: only rows that are near there can be equal.
+    column = max(range(len(left[0])), key=lambda c: len({row[c] for row in left}))
+    left, right = (sorted(rows, key=lambda row: _get_place(row[column])) for rows in (left, right))
+    places = [_get_place(row[column]) for row in right]
+    # In the order of one column nearly all are paired already.
+    of_left = {
+        number: number
+        for number, rows in enumerate(zip(left, right, strict=True))
+        if rows_equal(*rows)
+    }
+    of_right = dict(of_left)
+    for start in range(len(left)):
+        if start in of_left:
+            continue
+        reached_from: dict[int, int] = {}
+        queue = [start]
+        end = None
+        while queue and end is None:
+            number = queue.pop()
+            place = _get_place(left[number][column])
+            reach = 2 * get_reach(abs(place))
+            for other in range(
+                bisect.bisect_left(places, place - reach),
+                bisect.bisect_right(places, place + reach),
+            ):
+                if other in reached_from:
+                    continue
+                budget -= 1
+                if budget <= 0:
+                    return False, 0
+                if rows_equal(left[number], right[other]):
+                    reached_from[other] = number
+                    if other not in of_right:
+                        end = other
+                        break
+                    queue.append(of_right[other])
+        if end is None:
+            return False, budget
+        other_end: int | None = end
+        while other_end is not None:
+            number = reached_from[other_end]
+            before = of_left.get(number)
+            of_left[number], of_right[other_end] = other_end, number
+            other_end = before
+    return True, budget
+
+
+def _get_place(value: object) -> float:
+    if not isinstance(value, (int, float, Decimal)):
+        return 0.0
+    magnitude: Any = abs(value)
+    return float(value) if magnitude < _MAX_PLACE else 0.0

@@ -23,7 +23,7 @@ from sense_trl.verification.judging import GoldExamination, examine_gold, get_st
 __all__ = ["GoldCache", "prune_cache"]
 
 # Part of every key: raise it when an entry or the examination of gold changes its meaning.
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 # Gold that runs faster than this is run again: that costs less than reading a file.
 _MIN_STORED_S: Final = 0.002
 _MAX_STORED_BYTES: Final = 16 * 2**20
