@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import duckdb
 
+from sense_trl.database.duckdb_check import StatementCheck
 from sense_trl.database.engine import (
     ColumnInfo,
     ExecutionLimits,
@@ -29,8 +30,8 @@ __all__ = ["DuckDBEngine"]
 _MAX_SQL_CHARS: Final = 200_000
 _CHUNK_ROWS: Final = 1_000
 
-# Set before the database is attached; the last two only afterwards, because attaching is access
-# to a file and would be refused.
+# Set before the database is attached; `_SETTINGS` only afterwards, because attaching is access to
+# a file and would be refused.
 _CONFIG: Final = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -42,20 +43,15 @@ _CONFIG: Final = {
     "max_expression_depth": "250",
     "threads": "1",
 }
-_LOCKS: Final = ("SET enable_external_access = false", "SET lock_configuration = true")
-
-# Functions that read or change the state of the connection, or run text as SQL. The
-# configuration is locked without them; this keeps one query from reaching the next.
-_REFUSED_FUNCTIONS: Final = re.compile(
-    r"""
-    \b(?P<name> setseed | write_log | checkpoint | force_checkpoint | nextval | currval | query
-      | query_table | json_execute_serialized_sql | (?:enable|disable)_\w+ | truncate_duckdb_logs
-      | set_config | getvariable | duckdb_secrets | which_secret | duckdb_settings
-      | current_setting | getenv )
-    "? (?: \s | --[^\n]*\n | /\*.*?\*/ )* \(
-    """,
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+_SETTINGS: Final = (
+    # Both follow the environment of the process otherwise, and answers follow them.
+    "SET TimeZone = 'UTC'",
+    "SET Calendar = 'gregorian'",
+    "SET enable_progress_bar = false",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
 )
+
 _LOCKED: Final = re.compile(
     r"configuration has been locked|read-only mode|disabled by configuration|"
     r"file system operations are disabled",
@@ -73,9 +69,12 @@ class DuckDBEngine(FileEngine):
       temporary files, no extensions loaded on demand, no access to files or network, no
       replacement scans (a table name is never a Python variable), and locked configuration;
     * DuckDB's own parser splits the text: exactly one statement, of kind SELECT (so WITH, VALUES,
-      FROM, TABLE, DESCRIBE, SUMMARIZE and SHOW too; not EXPLAIN, PRAGMA, CALL, nor a PIVOT that
-      has to create a type), and none of the functions that change or reveal the state of the
-      connection;
+      FROM, TABLE, DESCRIBE and SUMMARIZE too; not EXPLAIN, PRAGMA, CALL, SHOW, nor a PIVOT that
+      has to create a type);
+    * its parse may contain the tables and views of the database, those of DuckDB that describe
+      them, and functions on an allow-list (`StatementCheck`): none that read or change settings,
+      files, or the state of the connection;
+    * time zone and calendar are fixed (UTC, Gregorian), whatever the environment says;
     * a watching thread interrupts it at `timeout_s`; caps on rows and bytes while rows are read.
 
     `max_steps` is ignored: DuckDB counts no instructions, so what is too slow is stopped by the
@@ -166,8 +165,9 @@ class DuckDBEngine(FileEngine):
         try:
             connection.execute(f"ATTACH '{quoted}' AS {_ALIAS} (READ_ONLY, TYPE duckdb)")
             connection.execute(f"USE {_ALIAS}")
-            for lock in _LOCKS:
-                connection.execute(lock)
+            for setting in _SETTINGS:
+                connection.execute(setting)
+            self._statement_check = StatementCheck(connection, _ALIAS)
         except duckdb.Error as error:
             connection.close()
             raise DatabaseError(f"cannot open {self._path} as DuckDB: {error}") from error
@@ -205,7 +205,7 @@ class DuckDBEngine(FileEngine):
         late = _WATCHDOG.watch(connection, deadline)
         try:
             statements = connection.extract_statements(sql)
-            refused = _refuse_statements(sql, statements)
+            refused = _refuse_statements(statements) or self._statement_check.refuse(sql)
             if refused is not None:
                 return ended(*refused)
             cursor = connection.execute(statements[0])
@@ -313,7 +313,7 @@ class _Watchdog:
 _WATCHDOG: Final = _Watchdog()
 
 
-def _refuse_statements(sql: str, statements: list[Any]) -> tuple[QueryStatus, str] | None:
+def _refuse_statements(statements: list[Any]) -> tuple[QueryStatus, str] | None:
     if not statements:
         return QueryStatus.SYNTAX_ERROR, "the text holds no statement"
     if len(statements) > 1:
@@ -323,9 +323,6 @@ def _refuse_statements(sql: str, statements: list[Any]) -> tuple[QueryStatus, st
         return QueryStatus.DENIED, f"{kind.name} is not allowed, only queries"
     if statements[0].named_parameters:
         return QueryStatus.EXECUTION_ERROR, "the query has parameters, and no values are given"
-    function = _REFUSED_FUNCTIONS.search(sql)
-    if function is not None:
-        return QueryStatus.DENIED, f"function {function['name']} is not allowed"
     return None
 
 

@@ -62,6 +62,7 @@ def convert_sqlite(
     reader.text_factory = lambda data: data.decode(errors="ignore")
     try:
         with duckdb.connect(str(partial)) as writer:
+            writer.execute("SET enable_progress_bar = false")
             for table in _parents_first(tables, dropped):
                 columns = _infer_types(reader, table)
                 _copy(reader, writer, table, columns, dropped)

@@ -171,6 +171,9 @@ class DatabaseFuzzer:
 
         path.unlink(missing_ok=True)
         with duckdb.connect(str(path)) as connection:
+            connection.execute("SET enable_progress_bar = false")
+            # The zone of the engine that will read what is written.
+            connection.execute("SET TimeZone = 'UTC'")
             for statement in self._profile.statements:
                 connection.execute(statement)
             self._insert(connection, number)

@@ -107,6 +107,14 @@ class WorkerProcess:
         """The id of the process."""
         return self._process.pid
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether the process was ended from outside (SIGKILL, SIGTERM), once it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Its pipes close a moment before it is gone.
+            self._process.wait(1.0)
+        return self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+
     def send(self, message: bytes) -> None:
         """Send one message.
 

@@ -67,6 +67,7 @@ class EngineWorker(Closing):
         self._num_kills = 0
         # Of the process that runs now.
         self._num_answers = 0
+        self._start_s = 0.0
 
     @property
     def num_kills(self) -> int:
@@ -93,50 +94,57 @@ class EngineWorker(Closing):
                 raise InputError("the worker of this engine is closed; open a new one")
             started = time.perf_counter()
             # A worker may have been killed from outside; then the query is innocent and is asked
-            # once more. A second death is its own doing.
-            out_of_memory: QueryResult | None = None
+            # once more with all its time. A second death is its own doing, and so is one that
+            # nobody sent: then the second attempt gets the time that is left.
+            first: QueryResult | None = None
             for _ in range(2):
-                left_s = limits.timeout_s - (time.perf_counter() - started)
-                own = replace(limits, timeout_s=max(left_s, 0.01)) if out_of_memory else limits
+                if first is not None and _left_s(limits, started) <= self._start_s:
+                    return first
+                self._start()
+                assert self._process is not None
+                # Only after the start, which is part of what the caller waits for.
+                own = limits
+                if first is not None:
+                    own = replace(limits, timeout_s=max(_left_s(limits, started), 0.01))
                 request = marshal.dumps((str(path), sql, pack_limits(own), reverse))
-                if self._process is None:
-                    self._process = WorkerProcess(
-                        "sense_trl.database.worker:serve", [str(self._memory_limit_bytes)]
-                    )
-                    self._num_answers = 0
                 try:
                     self._process.send(request)
                     result = unpack_result(self._process.receive(own.timeout_s + GRACE_S))
                     self._num_answers += 1
+                    if first is not None and result.exceeded is LimitKind.WALL_CLOCK:
+                        # It had less than its time, so what it ran into before stands.
+                        return first
                     if result.exceeded is not LimitKind.MEMORY or self._num_answers == 1:
                         return result
                     # Allocators keep what earlier queries needed. A new process decides, so that
                     # the answer depends on this query alone.
                     self._kill()
                     self._num_kills -= 1
-                    out_of_memory = result
+                    first = result
                 except WorkerLateError:
                     self._kill()
-                    exceeded = LimitKind.WALL_CLOCK
-                    status, message = QueryStatus.TIMEOUT, f"stopped after {limits.timeout_s:g} s"
-                    break
+                    if first is not None:
+                        return first
+                    message = f"stopped after {limits.timeout_s:g} s"
+                    return _ended(QueryStatus.TIMEOUT, message, started, LimitKind.WALL_CLOCK)
                 except WorkerGoneError:
+                    was_killed = self._process.was_killed
                     self._kill()
+                    died = _ended(
+                        QueryStatus.TOO_LARGE,
+                        "ended the worker process",
+                        started,
+                        LimitKind.MEMORY,
+                    )
+                    if first is None and not was_killed:
+                        first = died
                 except DatabaseError:
                     raise
                 except BaseException:
                     # Interrupted between question and answer (Ctrl-C): the pipe is out of step.
                     self._kill()
                     raise
-            else:
-                exceeded = LimitKind.MEMORY
-                status, message = QueryStatus.TOO_LARGE, "ended the worker process twice"
-            if out_of_memory is not None:
-                # The second attempt did not end in what was left of its time.
-                return out_of_memory
-            return QueryResult(
-                status, (), (), message, time.perf_counter() - started, None, exceeded
-            )
+            return first or died
 
     def close(self) -> None:
         """End the process; closing twice is allowed."""
@@ -146,11 +154,28 @@ class EngineWorker(Closing):
                 self._kill()
                 self._num_kills -= 1
 
+    def _start(self) -> None:
+        if self._process is None:
+            started = time.perf_counter()
+            self._process = WorkerProcess(
+                "sense_trl.database.worker:serve", [str(self._memory_limit_bytes)]
+            )
+            self._start_s = time.perf_counter() - started
+            self._num_answers = 0
+
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             self._num_kills += 1
             process.kill()
+
+
+def _left_s(limits: ExecutionLimits, started: float) -> float:
+    return limits.timeout_s - (time.perf_counter() - started)
+
+
+def _ended(status: QueryStatus, message: str, started: float, exceeded: LimitKind) -> QueryResult:
+    return QueryResult(status, (), (), message, time.perf_counter() - started, None, exceeded)
 
 
 class IsolatedEngine(Closing):

@@ -91,6 +91,30 @@ def test_values_are_the_same_through_a_worker(path: Path, engine: DuckDBEngine) 
         assert isolated.execute(sql).rows == here.rows
 
 
+def test_answers_do_not_depend_on_the_environment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql = (
+        "SELECT date_trunc('day', t), t::DATE, t::VARCHAR, hour(t), t::TIMESTAMP, "
+        "'2020-01-01 12:00:00'::TIMESTAMPTZ, '2020-01-01'::DATE::TIMESTAMPTZ, "
+        "make_timestamptz(2020, 1, 1, 0, 0, 0), epoch('2020-07-01 00:00:00'::TIMESTAMPTZ), year(t) "
+        "FROM (SELECT TIMESTAMPTZ '2019-12-31 23:30:00+00' AS t)"
+    )
+    rows = []
+    for zone, language in (("UTC", "C"), ("Asia/Tokyo", "th_TH.UTF-8"), ("America/Lima", "fa_IR")):
+        monkeypatch.setenv("TZ", zone)
+        monkeypatch.setenv("LC_ALL", language)
+        with IsolatedEngine(path) as isolated:
+            rows.append(isolated.execute(sql).rows)
+    assert rows[0][0][1:4] == (datetime.date(2019, 12, 31), "2019-12-31 23:30:00+00", 23)
+    assert rows[1:] == rows[:1] * 2
+
+
+def test_nothing_is_painted(path: Path, engine: DuckDBEngine) -> None:
+    setting = "SELECT current_setting('enable_progress_bar')"
+    assert engine._connection.execute(setting).fetchall() == [(False,)]
+
+
 def test_a_changed_file_is_read_anew(path: Path, engine: DuckDBEngine) -> None:
     assert engine.execute("SELECT count(*) FROM t").rows == ((9,),)
     other = path.with_name("other.duckdb")
