@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from sense_trl.generation.generator import SQLGenerator as SQLGenerator
     from sense_trl.generation.openai_generator import EndpointUsage as EndpointUsage
     from sense_trl.generation.openai_generator import OpenAIGenerator as OpenAIGenerator
+    from sense_trl.generation.recorded_generator import RecordedGenerator as RecordedGenerator
     from sense_trl.generation.transformers_generator import (
         TransformersGenerator as TransformersGenerator,
     )
@@ -113,7 +114,6 @@ if TYPE_CHECKING:
     from sense_trl.synthesis.facts import get_database_facts as get_database_facts
     from sense_trl.synthesis.filters import FilterPipeline as FilterPipeline
     from sense_trl.synthesis.instructions import explore_with_model as explore_with_model
-    from sense_trl.synthesis.recorded_generator import RecordedGenerator as RecordedGenerator
     from sense_trl.synthesis.recursion import distill_recursively as distill_recursively
     from sense_trl.synthesis.recursion_data import RecursionData as RecursionData
     from sense_trl.synthesis.recursion_data import RecursionSettings as RecursionSettings
@@ -180,7 +180,7 @@ _MODULES = {
     "QueryResult": "database.engine",
     "QueryStatus": "database.engine",
     "Question": "questions",
-    "RecordedGenerator": "synthesis.recorded_generator",
+    "RecordedGenerator": "generation.recorded_generator",
     "RecursionData": "synthesis.recursion_data",
     "RecursionSettings": "synthesis.recursion_data",
     "ResultClass": "sql.taxonomy",

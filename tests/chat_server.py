@@ -42,7 +42,10 @@ def write_answer(
 
 @dataclass
 class Reply:
-    """What the server sends: `body` as JSON, or bytes as they are."""
+    """What the server sends: `body` as JSON, or bytes as they are.
+
+    An iterator is sent in chunks without a length, until it or the client's patience ends.
+    """
 
     body: Any = None
     status: int = 200
@@ -114,11 +117,13 @@ class ChatServer:
     Attributes:
         seen: the requests in the order in which they came.
         most_at_once: the largest number of requests under way at a time.
+        num_sent: bytes of bodies sent in chunks.
     """
 
     def __init__(self, reply: Callable[[Seen], Reply]) -> None:
         self.seen: list[Seen] = []
         self.most_at_once = 0
+        self.num_sent = 0
         self._active = 0
         self._reply = reply
         self._lock = threading.Lock()
@@ -181,6 +186,9 @@ class ChatServer:
             handler.close_connection = True
             handler.connection.close()
             return
+        if isinstance(reply.body, Iterator):
+            self._send_chunks(handler, reply)
+            return
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         handler.send_response(reply.status)
         for name, value in {"Content-Type": "application/json", **reply.headers}.items():
@@ -194,6 +202,16 @@ class ChatServer:
             handler.wfile.write(content[position : position + 1])
             if self.stopping.wait(reply.drip_s):
                 return
+
+    def _send_chunks(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+        handler.send_response(reply.status)
+        for name, value in {**reply.headers, "Transfer-Encoding": "chunked"}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        for chunk in reply.body:
+            self.num_sent += len(chunk)
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        handler.wfile.write(b"0\r\n\r\n")
 
 
 @contextmanager

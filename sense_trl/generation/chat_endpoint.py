@@ -1,8 +1,9 @@
 """`ChatEndpoint`: one request to an OpenAI-compatible server, repeated until it is answered.
 
 A failure that may pass (rate limit, server error, lost connection, broken answer) is tried again
-with growing, jittered waits; whatever a second try cannot change is raised at once. The key is in
-no attribute, representation, pickle or message.
+with growing, jittered waits; whatever a second try cannot change is raised at once. What a server
+sends is bounded in time and size, also behind compression, and no redirect is followed, which would
+take the key elsewhere. The key is in no attribute, representation, pickle or message.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import math
 import os
 import random
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +36,13 @@ _RETRIED = frozenset({408, 409, 425, 429})
 # "Not implemented" and "version not supported" will be the answer next time, too.
 _LASTING = frozenset({501, 505})
 _MAX_MESSAGE_CHARS = 300
+# Of one answer, compressed or not; many samples of many tokens have less.
+_MAX_BODY_BYTES = 16 * 2**20
+_MAX_CHOICES = 4096
+# No answer has more tokens.
+_MAX_TOKENS = 10**9
+# "Never" would do as well.
+_MAX_RETRY_AFTER_S = 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,8 @@ class Choice:
     Attributes:
         text: what the model wrote, or why it refuses.
         finish_reason: as the server names it (`"stop"`, `"length"`, `"content_filter"`);
-            `"refusal"` for a refusal marked as such, `"missing"` where the server says nothing.
+            `"refusal"` for a refusal marked as such, `"missing"` where the server says nothing,
+            `"malformed"` for what is no answer beside others that are.
     """
 
     text: str
@@ -121,7 +131,8 @@ class ChatEndpoint:
         import httpx2
 
         return httpx2.AsyncClient(
-            headers=_headers(self._get_key()),
+            # What is compressed otherwise could not be read within bounds.
+            headers={"Accept-Encoding": "gzip", **_headers(self._get_key())},
             timeout=httpx2.Timeout(
                 self._timeout_s, connect=min(self._timeout_s, _MAX_CONNECT_S), pool=None
             ),
@@ -130,16 +141,27 @@ class ChatEndpoint:
             trust_env=not self._is_local,
         )
 
-    async def ask(self, client: httpx2.AsyncClient, body: Mapping[str, Any]) -> ChatResponse:
+    async def ask(
+        self,
+        client: httpx2.AsyncClient,
+        body: Mapping[str, Any],
+        *,
+        may_retry: Callable[[], bool] = lambda: True,
+    ) -> ChatResponse:
         """Send `body` to the server and wait for its answers.
 
         A prompt that a content filter rejects is answered, with `finish_reason`
         `"content_filter"`.
 
+        Args:
+            client: see `connect`.
+            body: fields of the request.
+            may_retry: asked before another try.
+
         Raises:
             InputError: the address, the key or the model is wrong.
-            ModelError: the server failed more often than `max_retries` allows, or asks for a longer
-                wait than `max_wait_s`.
+            ModelError: the server failed more often than `max_retries` allows, asks for a longer
+                wait than `max_wait_s`, or sends more than can be an answer.
             RequestRefused: something else about this request is not accepted.
         """
         attempt = 0
@@ -150,7 +172,7 @@ class ChatEndpoint:
                 return await self._ask_once(client, body)
             except _PassingFailure as failure:
                 wait_s = self._wait_s(attempt, failure)
-                if attempt > self._max_retries:
+                if attempt > self._max_retries or not may_retry():
                     raise ModelError(
                         f"{self._url} gave no answer in {attempt} tries; the last: {failure}. "
                         "Check that the server is up and that `base_url` is its address; if it is "
@@ -172,12 +194,16 @@ class ChatEndpoint:
 
         try:
             # The client's own limits start anew with every byte that comes.
-            async with asyncio.timeout(self._timeout_s):
-                response = await client.post(
+            async with (
+                asyncio.timeout(self._timeout_s),
+                client.stream(
+                    "POST",
                     self._url,
                     content=json.dumps(body),
                     headers={"Content-Type": "application/json"},
-                )
+                ) as response,
+            ):
+                content = await self._read_body(response)
         except httpx2.InvalidURL as error:
             raise InputError(f"`base_url`: {self._url!r} is no address ({error}).") from None
         except (TimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout):
@@ -186,29 +212,82 @@ class ChatEndpoint:
             reason = self._shown(f"{type(error).__name__}: {error}")
             raise _PassingFailure(f"connection failed ({reason})") from None
         if response.status_code == 200:
-            return self._read(response.text)
-        return self._read_error(response, body)
+            return self._read(content)
+        return self._read_error(response, content, body)
 
-    def _read(self, text: str) -> ChatResponse:
+    async def _read_body(self, response: httpx2.Response) -> bytes:
+        """The content of an answer, decompressed; its size is checked as it comes."""
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise ModelError(
+                f"{self._url} answers in the content encoding {self._shown(encoding)!r}; gzip or "
+                "none was asked for. Switch it off at the server or at what stands before it."
+            )
+        unpack = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+        content = bytearray()
+        num_sent = 0
+        async for part in response.aiter_raw():
+            num_sent += len(part)
+            try:
+                # One byte more than is allowed shows that there is more.
+                rest = _MAX_BODY_BYTES + 1 - len(content)
+                content += part if unpack is None else unpack.decompress(part, rest)
+            except zlib.error as error:
+                raise _PassingFailure(f"the answer is no gzip ({error})") from None
+            if max(num_sent, len(content)) > _MAX_BODY_BYTES:
+                raise ModelError(
+                    f"{self._url} sends more than {_MAX_BODY_BYTES // 2**20} MiB in one answer, "
+                    "and was cut off: no chat completion is so long. Check that `base_url` is the "
+                    "address of a chat-completions server; if it is, ask for fewer or shorter "
+                    "samples at a time."
+                )
+        if unpack is not None and not unpack.eof:
+            raise _PassingFailure("the answer ends within its gzip")
+        return bytes(content)
+
+    def _read(self, content: bytes) -> ChatResponse:
         try:
-            content = json.loads(text)
-            # Answers come in the order of their index where the server numbers them.
-            ordered = sorted(content["choices"], key=lambda choice: choice.get("index", 0))
-            choices = tuple(_read_choice(choice) for choice in ordered)
+            # JSON is UTF-8, -16 or -32 whatever the header says, and these tell themselves apart.
+            answer = json.loads(content)
+            usage = answer.get("usage")
+            choices = tuple(map(self._read_choice, _in_order(answer["choices"][:_MAX_CHOICES])))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             choices = ()
-        if not choices:
+        if all(choice is None for choice in choices):
+            text = content.decode("utf-8", "replace")
             raise _PassingFailure(f"the answer is no chat completion: {self._shown(text)!r}")
-        usage = content.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         return ChatResponse(
-            choices, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+            # The readable ones are paid for.
+            tuple(choice or Choice("", "malformed") for choice in choices),
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
         )
 
-    def _read_error(self, response: httpx2.Response, body: Mapping[str, Any]) -> ChatResponse:
+    def _read_choice(self, choice: Any) -> Choice | None:
+        """One of the answers; `None` if it is none."""
+        try:
+            message = choice["message"]
+            content = message.get("content") or ""
+            if isinstance(content, list):
+                content = "".join(part.get("text") or "" for part in content)
+            refusal = message.get("refusal")
+            reason = "refusal" if refusal else choice.get("finish_reason") or "missing"
+        except (KeyError, TypeError, AttributeError):
+            return None
+        # Half of a surrogate pair, which JSON can name, cannot be written to a file.
+        text, reason = (
+            value.encode("utf-8", "replace").decode("utf-8")
+            for value in (str(content or refusal or ""), str(reason))
+        )
+        return Choice(text, self._shown(reason))
+
+    def _read_error(
+        self, response: httpx2.Response, content: bytes, body: Mapping[str, Any]
+    ) -> ChatResponse:
         """Raise what an answer with an error status means; a filtered prompt is no error."""
         status = response.status_code
-        code, text = _error_fields(response.text)
+        code, text = _error_fields(content)
         message = self._shown(text)
         if code == "content_filter":
             return ChatResponse((Choice("", "content_filter"),) * int(body.get("n", 1)))
@@ -218,7 +297,8 @@ class ChatEndpoint:
                 f"({message!r}). Top it up, then run again."
             )
         if status in _RETRIED or (status >= 500 and status not in _LASTING):
-            retry_after = _retry_after_s(response.headers.get("retry-after"))
+            headers = response.headers
+            retry_after = _retry_after_s(headers.get("retry-after"), headers.get("date"))
             raise _PassingFailure(f"status {status} ({message!r})", retry_after)
         if status in (401, 403):
             raise InputError(
@@ -315,26 +395,25 @@ def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
-def _read_choice(choice: Any) -> Choice:
-    message = choice["message"]
-    content = message.get("content") or ""
-    if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content)
-    refusal = message.get("refusal")
-    text = str(content or refusal or "")
-    reason = "refusal" if refusal else str(choice.get("finish_reason") or "missing")
-    # Half of a surrogate pair, which JSON can name, cannot be written to a file.
-    return Choice(text.encode("utf-8", "replace").decode("utf-8"), reason)
+def _in_order(choices: list[Any]) -> list[Any]:
+    """Answers in the order of their index, where the server numbers them all."""
+    indices: list[Any] = [
+        choice.get("index") if isinstance(choice, dict) else None for choice in choices
+    ]
+    if not all(type(index) is int for index in indices):
+        return choices
+    return [choices[i] for i in sorted(range(len(choices)), key=indices.__getitem__)]
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else None
 
 
-def _error_fields(text: str) -> tuple[str, str]:
+def _error_fields(body: bytes) -> tuple[str, str]:
     """Code and message of an error; servers write it in four ways, or as plain text."""
+    text = body.decode("utf-8", "replace")
     try:
-        content = json.loads(text)
+        content = json.loads(body)
     except (ValueError, RecursionError):
         return "", text
     error = content.get("error", content) if isinstance(content, dict) else content
@@ -343,16 +422,29 @@ def _error_fields(text: str) -> tuple[str, str]:
     return str(error.get("code", "")), str(error.get("message") or error.get("detail") or text)
 
 
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+def _retry_after_s(value: str | None, now: str | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3).
+
+    Args:
+        value: of the header.
+        now: of the header `Date`, by whose clock the other date is.
+    """
     if value is None:
         return None
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
+        date = _read_date(value)
+        if date is None:
             return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+        seconds = (date - ((now and _read_date(now)) or datetime.now(UTC))).total_seconds()
+    return min(_MAX_RETRY_AFTER_S, max(0.0, seconds)) if math.isfinite(seconds) else None
+
+
+def _read_date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+        return date.replace(tzinfo=date.tzinfo or UTC)
+    # What is raised at numbers that no date has is up to the number.
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.chat_endpoint import (
     ChatEndpoint,
     ChatResponse,
@@ -80,6 +80,8 @@ class _Run:
     on_progress: Callable[[int], None] | None
     on_result: Callable[[int, list[Completion]], None] | None
     answers: list[dict[int, Completion]]
+    on_answers: Callable[[int, Mapping[int, Completion]], None] | None = None
+    error: InputError | ModelError | None = None
     failures: Counter[str] = field(default_factory=Counter)
     unanswered: list[str] = field(default_factory=list)
     num_usable: Counter[int] = field(default_factory=Counter)
@@ -227,8 +229,9 @@ class OpenAIGenerator:
         server's count (0 if it has none); of samples that share a request only the sum is known,
         and is divided in proportion to their length.
 
-        Ctrl-C, an error and an exception of a callback end all requests under way. It works inside
-        a running event loop (a notebook), too; callbacks then run in another thread.
+        Ctrl-C and an exception of a callback end all requests under way; at an error of the server
+        no more are sent, and those under way are waited for, because they are paid for. It works
+        inside a running event loop (a notebook), too; callbacks then run in another thread.
 
         Args:
             prompts: conversations as `get_prompt` builds them.
@@ -241,7 +244,22 @@ class OpenAIGenerator:
             InputError: the address, the key, the model or a prompt is not accepted.
             ModelError: the server does not answer, in spite of retries.
         """
-        run = _Run(prompts, sampling, on_progress, on_result, [{} for _ in prompts])
+        return self._run(_Run(prompts, sampling, on_progress, on_result, [{} for _ in prompts]))
+
+    def resume(
+        self,
+        prompts: Sequence[Messages],
+        sampling: SamplingConfig,
+        answered: Sequence[Mapping[int, Completion]],
+        on_answers: Callable[[int, Mapping[int, Completion]], None],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Write the completions that are missing; see `ResumableGenerator` and `generate`."""
+        answers = [dict(known) for known in answered]
+        return self._run(_Run(prompts, sampling, on_progress, None, answers, on_answers))
+
+    def _run(self, run: _Run) -> list[list[Completion]]:
         try:
             _run_blocking(self._answer_all(run))
         except BaseExceptionGroup as group:
@@ -249,13 +267,14 @@ class OpenAIGenerator:
             raise group.exceptions[0] from None
         finally:
             self._report(run)
-        return [run.completions(index) for index in range(len(prompts))]
+        return [run.completions(index) for index in range(len(run.prompts))]
 
     async def _answer_all(self, run: _Run) -> None:
         queue: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
-        samples = tuple(range(run.sampling.num_generations))
-        for index in range(len(run.prompts)):
-            queue.put_nowait(_Job(index, samples))
+        samples = range(run.sampling.num_generations)
+        for index, answers in enumerate(run.answers):
+            if missing := tuple(sample for sample in samples if sample not in answers):
+                queue.put_nowait(_Job(index, missing))
         async with self._endpoint.connect() as client, asyncio.TaskGroup() as group:
             workers = [
                 group.create_task(self._work(client, queue, run))
@@ -264,29 +283,39 @@ class OpenAIGenerator:
             await queue.join()
             for worker in workers:
                 worker.cancel()
+        if run.error is not None:
+            raise run.error
 
     async def _work(
         self, client: httpx2.AsyncClient, queue: asyncio.PriorityQueue[_Job], run: _Run
     ) -> None:
         while True:
             job = await queue.get()
-            if len(job.samples) > 1 and not self._uses_n:
+            if run.error is not None:
+                pass
+            elif len(job.samples) > 1 and not self._uses_n:
                 for sample in job.samples:
                     queue.put_nowait(_Job(job.prompt, (sample,)))
             else:
-                response = await self._ask(client, run, job)
-                rest = job.samples[len(response.choices) :]
-                if rest:
-                    self._uses_n = False
-                    queue.put_nowait(_Job(job.prompt, rest))
-                self._record(run, job, response)
+                try:
+                    response = await self._ask(client, run, job)
+                except (InputError, ModelError) as error:
+                    # The first one ends the run; what is under way is paid for.
+                    run.error = run.error or error
+                else:
+                    rest = job.samples[len(response.choices) :]
+                    if rest:
+                        self._uses_n = False
+                        queue.put_nowait(_Job(job.prompt, rest))
+                    self._record(run, job, response)
             queue.task_done()
 
     async def _ask(self, client: httpx2.AsyncClient, run: _Run, job: _Job) -> ChatResponse:
         """Answers for at least the first sample of `job`."""
         messages = run.prompts[job.prompt]
         try:
-            return await self._endpoint.ask(client, self._body(messages, run.sampling, job))
+            body = self._body(messages, run.sampling, job)
+            return await self._endpoint.ask(client, body, may_retry=lambda: run.error is None)
         except RequestRefused as refusal:
             if len(job.samples) > 1:
                 # It may be `n` that is refused.
@@ -321,16 +350,19 @@ class OpenAIGenerator:
         num_tokens = response.num_completion_tokens or 0
         self._tokens["prompt"] += response.num_prompt_tokens or 0
         self._tokens["completion"] += num_tokens
-        answers = run.answers[job.prompt]
+        answers, new = run.answers[job.prompt], dict[int, Completion]()
         for sample, choice, num in zip(
             job.samples, choices, _split(num_tokens, choices), strict=False
         ):
-            answers[sample] = Completion(choice.text.strip(), num, choice.finish_reason in _ENDED)
+            new[sample] = Completion(choice.text.strip(), num, choice.finish_reason in _ENDED)
             failure = _failure(choice)
             if failure is None:
                 run.num_usable[job.prompt] += 1
             else:
                 run.failures[failure] += 1
+        answers |= new
+        if run.on_answers is not None:
+            run.on_answers(job.prompt, new)
         if run.on_progress is not None:
             run.on_progress(len(choices))
         if len(answers) == run.sampling.num_generations:

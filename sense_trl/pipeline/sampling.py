@@ -7,7 +7,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
+from sense_trl.generation.generator import (
+    Completion,
+    ResumableGenerator,
+    SamplingConfig,
+    SQLGenerator,
+)
+from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.pairs.candidates import Candidate, CandidateFile, write_candidates
 from sense_trl.pipeline.processes import Processes
 from sense_trl.pipeline.task import TextToSQLTask
@@ -31,11 +37,13 @@ def sample_candidates(
 
     Questions that are in the file already are not sampled again. Chunks are cut from the full list
     of questions, in the order of their databases so that those of a chunk share a schema; so an
-    interrupted run ends with the same candidates as one that was not.
+    interrupted run ends with the same candidates as one that was not. What a server answers is kept
+    beside the file one by one until all is there, so that nothing is paid for twice.
 
     Args:
         source: `"weak"` or `"strong"`.
-        chunk_size: questions sampled and written together; at most this many are lost.
+        chunk_size: questions sampled and written together; at most this many are lost, and of
+            a `ResumableGenerator` none.
         processes: several processes take turns at the chunks. Each writes a file of its own beside
             `path` until all have finished; then there is one file, the same as from one process.
             An interrupted run may be continued with another number of processes.
@@ -44,7 +52,15 @@ def sample_candidates(
     processes = processes or Processes()
     path = Path(path)
     whole = CandidateFile(path)
-    parts = [CandidateFile(part) for part in _find_parts(path)]
+    parts = [CandidateFile(part) for part in _find_beside(path, "part")]
+    is_resumable = isinstance(generator, ResumableGenerator)
+    if is_resumable:
+        answers = path.with_name(f"{path.stem}.answers-{processes.index}{path.suffix}")
+        others = [file for file in _find_beside(path, "answers") if file != answers]
+        server = generator
+        generator = RecordedGenerator(
+            answers, server.name, lambda: server, chunk_size=chunk_size, others=others
+        )
     # Nobody may write a part before everybody has looked.
     processes.wait()
     own = whole
@@ -53,13 +69,16 @@ def sample_candidates(
     ordered = sorted(questions, key=lambda question: question.db_id)
     for start in range(0, len(ordered), chunk_size):
         chunk = ordered[start : start + chunk_size]
+        num_questions = len(chunk)
         missing = {
             question.question_id
             for question in chunk
             if not any(question.question_id in file for file in (whole, *parts))
         }
-        # The whole chunk is sampled again even if a part is there: batches of another make-up round
-        # differently, and a sample near a tie could come out as another token.
+        # A model here samples the whole chunk again even if a part is there: batches of another
+        # make-up round differently, and a sample near a tie could come out as another token.
+        if is_resumable:
+            chunk = [question for question in chunk if question.question_id in missing]
         if missing and start // chunk_size % processes.count == processes.index:
             completions = generator.generate([task.get_messages(q) for q in chunk], sampling)
             for question, group in zip(chunk, completions, strict=True):
@@ -67,10 +86,12 @@ def sample_candidates(
                     candidates = _as_candidates(question, group, generator.name, sampling, source)
                     own.append(question.question_id, candidates)
         if on_progress is not None:
-            on_progress(len(chunk))
+            on_progress(num_questions)
     processes.wait()
     if processes.is_main:
         _merge_parts(path, [question.question_id for question in ordered])
+        for file in _find_beside(path, "answers"):
+            file.unlink()
     processes.wait()
     return CandidateFile(path)
 
@@ -100,13 +121,14 @@ def _as_candidates(
     ]
 
 
-def _find_parts(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.part-*{path.suffix}"))
+def _find_beside(path: Path, kind: str) -> list[Path]:
+    """Files of single processes, which are there until all have finished."""
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.{kind}-*{path.suffix}"))
 
 
 def _merge_parts(path: Path, question_ids: Sequence[str]) -> None:
     """Make one file of `path` and its parts, in the order in which one process writes."""
-    parts = _find_parts(path)
+    parts = _find_beside(path, "part")
     if not parts:
         return
     groups: dict[str, list[Candidate]] = {}

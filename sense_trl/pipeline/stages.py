@@ -184,9 +184,10 @@ def _settings(
 ) -> dict[str, Any]:
     """What the results of a generation stage depend on; files by content."""
     settings = {**asdict(data), **asdict(generation)}
-    for name in ("database", "tables_json", "output_dir"):
+    for name in ("database", "tables_json", "output_dir", *_get_facts(generation)):
         del settings[name]
     return settings | {
+        **({"at_server": True} if generation.base_url else {}),
         "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
         "questions": fingerprint_file(data.questions),
         "tables_json": fingerprint_file(data.tables_json) if data.tables_json else None,
@@ -195,6 +196,15 @@ def _settings(
         if generation.base_url
         else fingerprint_model(generation.model_name_or_path),
     }
+
+
+def _get_facts(generation: GenerationArguments) -> dict[str, Any]:
+    """What may change while candidates are sampled: where a server is reached, and how."""
+    names = ["base_url", "api_key_env"]
+    if generation.base_url is not None:
+        # Requests at a time; a model in this process rounds with its batches.
+        names.append("batch_size")
+    return {name: getattr(generation, name) for name in names}
 
 
 # The training arguments of TRL and transformers that decide about the trained weights; the rest is
@@ -279,7 +289,8 @@ def build_pairs(
     pair_config = pairs.config()
     generation.sampling()
     task = load_task(data)
-    RunFolder(folder, "pairs", {**_settings(task, data, generation), **asdict(pairs)}).claim()
+    settings = {**_settings(task, data, generation), **asdict(pairs)}
+    RunFolder(folder, "pairs", settings, facts=_get_facts(generation)).claim()
     candidates = _write_candidates(
         task, generation, console, "candidates.jsonl", "Sample candidates"
     )
@@ -324,7 +335,8 @@ def evaluate(
     folder = Path(generation.output_dir)
     task = load_task(data)
     # Label and comparison are about the report alone and may change from call to call.
-    RunFolder(folder, "evaluate", _settings(task, data, generation)).claim()
+    settings = _settings(task, data, generation)
+    RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()
     earlier = [EvaluationReport.load(path) for path in evaluation.compare_with]
     file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
     if not get_processes().is_main:

@@ -24,6 +24,7 @@ from typing import Any, Final
 from sense_trl._files import read_json, sha256_of, write_text_atomically
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
+from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question
 from sense_trl.schema.foreign_keys import InferredForeignKey, infer_foreign_keys
@@ -40,7 +41,6 @@ from sense_trl.synthesis.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.filters import ExampleFilter
 from sense_trl.synthesis.instructions import explore_with_model
 from sense_trl.synthesis.output_folder import open_output_folder
-from sense_trl.synthesis.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.seeds import SortedSeeds, sort_seeds
 from sense_trl.synthesis.templates import SQLTemplate, mine_templates
 from sense_trl.verification.verifier import SQLVerifier

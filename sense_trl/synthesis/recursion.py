@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol
 from sense_trl._files import read_json, write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import SQLGenerator
+from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.critics import Critics
 from sense_trl.synthesis.example import SynthesizedExample, load_examples, write_examples
-from sense_trl.synthesis.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.recursion_data import METHOD, RecursionData, RecursionSettings
 from sense_trl.synthesis.training_rows import TrainingRow, make_training_rows
 from sense_trl.verification.suite import SuiteVerifier

@@ -27,6 +27,7 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
+from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question
 from sense_trl.schema.formats import format_schema
@@ -47,7 +48,6 @@ from sense_trl.synthesis.filters import (
 )
 from sense_trl.synthesis.level import Level, get_level
 from sense_trl.synthesis.output_folder import open_output_folder
-from sense_trl.synthesis.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.schema_design import DesignError, SchemaDesign, parse_design
 from sense_trl.synthesis.spider_tables import get_spider_record
 from sense_trl.synthesis.sql_template import get_sql_template

@@ -2,6 +2,9 @@
 
 import asyncio
 import copy
+import functools
+import gzip
+import itertools
 import json
 import logging
 import os
@@ -11,8 +14,9 @@ import socket
 import threading
 import time
 import traceback
+import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -355,6 +359,184 @@ def test_a_passing_failure_is_tried_again(failure: Reply) -> None:
     assert (generator.usage.num_requests, generator.usage.num_retries) == (3, 2)
 
 
+# What a server may not do
+
+
+@functools.cache
+def _bomb() -> bytes:
+    """192 MiB of blanks in 192 KiB."""
+    return gzip.compress(b" " * (192 * 2**20), compresslevel=1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (lambda: Reply(itertools.repeat(b"x" * 2**16)), "more than 16 MiB"),
+        (lambda: Reply(itertools.repeat(b"x" * 2**16), status=500), "more than 16 MiB"),
+        (lambda: Reply(_bomb(), headers={"Content-Encoding": "gzip"}), "more than 16 MiB"),
+        (
+            lambda: Reply(itertools.repeat(_bomb()), headers={"Content-Encoding": "gzip"}),
+            "more than 16 MiB",
+        ),
+        (lambda: Reply(b"x", headers={"Content-Encoding": "br"}), "content encoding 'br'"),
+        (lambda: Reply(b"x", headers={"Content-Encoding": "gzip, gzip"}), "'gzip, gzip'"),
+    ],
+    ids=["endless", "endless error", "bomb", "endless bomb", "brotli", "twice"],
+)
+def test_what_cannot_be_an_answer_ends_the_run(reply: Callable[[], Reply], message: str) -> None:
+    _bomb()
+    tracemalloc.start()
+    try:
+        with serve(lambda request: reply()) as server:
+            with pytest.raises(ModelError, match=message):
+                OpenAIGenerator("m", server.url).generate(PROMPTS[:1], GREEDY)
+            assert len(server.seen) == 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Of an endless answer the socket's buffers hold some megabytes more.
+    assert server.num_sent < 64 * 2**20
+    assert peak < 100 * 2**20
+
+
+def _deep(levels: int) -> bytes:
+    return b'{"choices": ' + b"[" * levels + b"]" * levels + b"}"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(_deep(100_000)),
+        Reply(_deep(100_000), status=500),
+        Reply(b'{"choices": [{"index": ' + b"9" * 5000 + b"}]}"),
+        Reply(b'{"choices": [null, 1, "x", [], {}]}'),
+        Reply(b'{"choices": [' + b"0," * 100_000 + b"0]}"),
+        Reply("{}", headers={"X-Flood": "x" * 60_000}),
+        Reply({"choices": {"0": 1}}),
+        Reply(gzip.compress(b"{}")[:-9], headers={"Content-Encoding": "gzip"}),
+        Reply('{"choices": "é"}'.encode("latin-1")),
+    ],
+    ids=lambda reply: str(reply.body)[:20],
+)
+def test_a_hostile_answer_is_tried_again_and_then_named(reply: Reply) -> None:
+    found, generator = _one(reply, GOOD)
+    assert found == Completion("SELECT 1", 3, True)
+    assert generator.usage.num_retries == 1
+
+
+def test_a_flood_of_headers_is_cut() -> None:
+    flood = {f"X-{i}": "x" * 1000 for i in range(300)}
+    found, generator = _one(Reply(GOOD.body, headers=flood), GOOD)
+    assert found.text == "SELECT 1"
+    assert generator.usage.num_retries == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "latin-1", "no-such"])
+@pytest.mark.parametrize("packs", [False, True])
+def test_json_is_read_in_the_encoding_that_it_has(encoding: str, charset: str, packs: bool) -> None:
+    body = json.dumps(completion(("SELECT 'é'", "stop")), ensure_ascii=False).encode(encoding)
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    if packs:
+        body, headers = gzip.compress(body), {**headers, "Content-Encoding": "gzip"}
+    found, generator = _one(Reply(body, headers=headers))
+    assert found.text == "SELECT 'é'"
+    assert generator.usage.num_retries == 0
+
+
+@pytest.mark.parametrize("count", ["NaN", "Infinity", "1e400", "true", "-1", "9" * 4000, '"7"'])
+def test_counts_that_are_none_do_not_count(count: str) -> None:
+    body = json.dumps({**completion(("SELECT 1", "stop")), "usage": "U"})
+    usage = f'{{"prompt_tokens": {count}, "completion_tokens": {count}}}'
+    found, generator = _one(
+        Reply(body.replace('"U"', usage).encode()), price_per_million=(1.0, 1.0)
+    )
+    assert found == Completion("SELECT 1", 0, True)
+    assert generator.usage.num_uncounted == 1
+    assert generator.usage.cost == 0
+
+
+def test_readable_answers_are_kept_beside_broken_ones() -> None:
+    body = {"choices": [None, {"message": {"content": "SELECT 2"}, "finish_reason": "stop"}]}
+    with serve_in_turn(Reply(body)) as server:
+        generator = OpenAIGenerator("m", server.url)
+        sampling = SamplingConfig(num_generations=2, temperature=1.0)
+        (group,) = generator.generate(PROMPTS[:1], sampling)
+        assert len(server.seen) == 1
+    assert group == [Completion("", 0, False), Completion("SELECT 2", 0, True)]
+    assert generator.usage.failures == {"malformed": 1}
+
+
+@pytest.mark.parametrize(
+    "index", [[0, 0], [1, 1], ["b", "a"], [None, 0], [float("nan"), 0], [[], {}]]
+)
+def test_indices_that_do_not_order_leave_the_order(index: list[object]) -> None:
+    body = completion(("a", "stop"), ("b", "stop"))
+    for choice, value in zip(body["choices"], index, strict=True):
+        choice["index"] = value
+    with serve_in_turn(Reply(body)) as server:
+        (group,) = OpenAIGenerator("m", server.url).generate(
+            PROMPTS[:1], SamplingConfig(num_generations=2, temperature=1.0)
+        )
+    assert [c.text for c in group] == ["a", "b"]
+
+
+def test_a_finish_reason_of_any_length_is_shown_short() -> None:
+    reason = f"{KEY}\n" + "x" * 100_000
+    found, generator = _one(Reply(completion(("SELECT 1", reason))), api_key=KEY)
+    (shown,) = generator.usage.failures
+    assert len(shown) == 300
+    assert KEY not in shown
+    assert not found.finished
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_redirect_takes_the_key_elsewhere(status: int) -> None:
+    with (
+        serve_in_turn(GOOD) as other,
+        serve(lambda request: Reply(b"", status=status, headers={"Location": other.url})) as server,
+    ):
+        with pytest.raises(InputError, match=f"`base_url`.*status {status}"):
+            OpenAIGenerator("m", server.url, api_key=KEY).generate(PROMPTS[:1], GREEDY)
+        assert not other.seen
+
+
+def test_at_an_error_what_is_under_way_is_waited_for_and_kept() -> None:
+    refused = threading.Event()
+
+    def reply(request: Seen) -> Reply:
+        if request.body["messages"] == PROMPTS[2]:
+            refused.set()
+            return Reply(error("You exceeded", "insufficient_quota"), status=429)
+        assert refused.wait(10)
+        answer = answer_well(request)
+        answer.delay_s = 0.2
+        return answer
+
+    kept: dict[int, dict[int, Completion]] = {}
+    with serve(reply) as server:
+        generator = OpenAIGenerator("m", server.url, concurrency=3)
+        with pytest.raises(ModelError, match="quota"):
+            generator.resume(PROMPTS, SAMPLED, [{} for _ in PROMPTS], kept.__setitem__)
+        assert len(server.seen) == 3
+    assert {index: len(answers) for index, answers in kept.items()} == {0: 4, 1: 4}
+
+
+def test_what_is_answered_is_not_asked_again() -> None:
+    with serve(lambda request: answer_well(request, knows_n=False)) as server:
+        whole = OpenAIGenerator("m", server.url).generate(PROMPTS[:3], SAMPLED)
+        server.seen.clear()
+        known = [{0: whole[0][0], 2: whole[0][2]}, dict(enumerate(whole[1])), {}]
+        kept: list[tuple[int, list[int]]] = []
+        generator = OpenAIGenerator("m", server.url, concurrency=1, use_n=False)
+        found = generator.resume(
+            PROMPTS[:3], SAMPLED, known, lambda i, answers: kept.append((i, [*answers]))
+        )
+    assert found == whole
+    assert kept == [(0, [1]), (0, [3]), (2, [0]), (2, [1]), (2, [2]), (2, [3])]
+    assert len(server.seen) == 6
+
+
 def test_retries_have_an_end_and_the_error_tells_the_last_failure() -> None:
     with serve_in_turn(Reply(error("overloaded"), status=503)) as server:
         generator = OpenAIGenerator("m", server.url, max_retries=2, concurrency=1)
@@ -416,6 +598,37 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 27 < (_retry_after_s(date) or 0) <= 30
     assert _retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    # By the clock of the server, where it tells it.
+    assert _retry_after_s("Wed, 21 Oct 2015 07:28:30 GMT", "Wed, 21 Oct 2015 07:28:00 GMT") == 30
+    assert _retry_after_s("Wed, 21 Oct 2015 07:28:30 GMT", "now") == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e300",
+        "9" * 300,
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Fri, 31 Dec 99999 23:59:59 GMT",
+        "Fri, 99 Dec 2030 23:59:59 +9999",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "0x10",
+        "",
+        ", " * 1000,
+    ],
+)
+def test_no_retry_after_is_waited_for_longer_than_a_year(value: str) -> None:
+    assert (_retry_after_s(value) or 0) <= 366 * 86_400
+
+
+def test_a_wait_until_the_far_future_ends_the_run_with_a_short_message() -> None:
+    for value in ("1e300", "Fri, 31 Dec 9999 23:59:59 GMT"):
+        later = Reply(error("slow down"), status=429, headers={"Retry-After": value})
+        with serve_in_turn(later) as server:
+            with pytest.raises(ModelError, match=r"31622400 s.*`max_wait_s` 60 s") as caught:
+                OpenAIGenerator("m", server.url).generate(PROMPTS[:1], GREEDY)
+            assert len(server.seen) == 1
+        assert len(str(caught.value)) < 400
 
 
 def test_waits_double_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:

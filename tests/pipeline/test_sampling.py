@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,3 +97,75 @@ def test_one_process_is_not_initialised(monkeypatch: pytest.MonkeyPatch) -> None
     code = "import sys, sense_trl.pipeline.processes as p; p.get_processes(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+class Server:
+    """Answers every sample by itself, is paid for each, and may fail after some."""
+
+    name = "server"
+
+    def __init__(self, fails_after: int | None = None) -> None:
+        self.paid: list[tuple[str, int]] = []
+        self.fails_after = fails_after
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Completion]]:
+        raise AssertionError("answers would be lost")
+
+    def resume(
+        self,
+        prompts: Sequence[str],
+        sampling: SamplingConfig,
+        answered: Sequence[Mapping[int, Completion]],
+        on_answers: Callable[[int, Mapping[int, Completion]], None],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        groups = [dict(known) for known in answered]
+        # As a server that has finished the last ones first.
+        for sample in range(sampling.num_generations):
+            for index in reversed(range(len(prompts))):
+                if sample in groups[index]:
+                    continue
+                if self.fails_after == len(self.paid):
+                    raise ConnectionResetError
+                self.paid.append((prompts[index], sample))
+                groups[index][sample] = Completion(f"{prompts[index]} {sample}", 1, True)
+                on_answers(index, {sample: groups[index][sample]})
+        return [[group[i] for i in range(sampling.num_generations)] for group in groups]
+
+
+def _sample_from(server: Server, path: Path, **options: object) -> None:
+    sampling = SamplingConfig(num_generations=3, temperature=1.0)
+    sample_candidates(
+        TASK, QUESTIONS, server, sampling, path, source="weak", chunk_size=4, **options
+    )
+
+
+def test_no_answer_of_a_server_is_paid_for_twice(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    _sample_from(Server(), whole)
+    paid: list[tuple[str, int]] = []
+    for fails_after in (0, 1, 7, 2, 10, None):
+        server = Server(fails_after)
+        if fails_after is None:
+            _sample_from(server, broken)
+        else:
+            with pytest.raises(ConnectionResetError):
+                _sample_from(server, broken)
+        paid += server.paid
+    assert sorted(paid) == sorted((f"Question {i}?", j) for i in range(11) for j in range(3))
+    assert broken.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "whole.jsonl"]
+
+
+def test_answers_of_a_process_are_there_for_another_number_of_them(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    _sample_from(Server(), whole)
+    first, second = Server(5), Server()
+    with pytest.raises(ConnectionResetError):
+        _sample_from(first, broken, processes=Processes(1, 2))
+    assert (tmp_path / "broken.answers-1.jsonl").exists()
+    _sample_from(second, broken)
+    assert len(first.paid) + len(second.paid) == 33
+    assert broken.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "whole.jsonl"]

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from rich.console import Console
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, ModelError
 from sense_trl.pipeline.run_folder import RunFolder, fingerprint_model
 from sense_trl.pipeline.stages import (
     EvaluationArguments,
@@ -297,6 +297,9 @@ def test_a_hub_id_is_its_own_fingerprint() -> None:
     assert fingerprint_model("owner/name") == "owner/name"
 
 
+OVER = chat_server.Reply(chat_server.error("All used", "insufficient_quota"), status=429)
+
+
 def test_pairs_come_from_a_server_too(data: DataArguments, tmp_path: Path) -> None:
     def reply(request: chat_server.Seen) -> chat_server.Reply:
         # The question stands at the end of the prompt; every second sample counts one too many.
@@ -318,6 +321,38 @@ def test_pairs_come_from_a_server_too(data: DataArguments, tmp_path: Path) -> No
     assert {row["rejected_source"] for row in rows} == {"weak"}
     candidates = (tmp_path / "pairs" / "candidates.jsonl").read_text()
     assert candidates.count("big-model") == 24
+
+
+def test_an_interrupted_sampling_continues_at_another_address_and_pays_nothing_twice(
+    data: DataArguments, tmp_path: Path
+) -> None:
+    paid: list[chat_server.Seen] = []
+
+    def count(request: chat_server.Seen) -> chat_server.Reply:
+        paid.append(request)
+        return chat_server.Reply(chat_server.completion(("SELECT 1", "stop"), num_tokens=4))
+
+    def arguments(server: chat_server.ChatServer, **changes: Any) -> GenerationArguments:
+        options = {"batch_size": 8, "num_generations": 2, "temperature": 0.5, **changes}
+        return GenerationArguments(
+            "big-model", str(tmp_path / "pairs"), base_url=server.url, **options
+        )
+
+    with (
+        chat_server.serve(lambda r: count(r) if len(first.seen) < 6 else OVER) as first,
+        pytest.raises(ModelError, match="quota"),
+    ):
+        build_pairs(data, arguments(first, batch_size=2), PairArguments(), QUIET)
+    with chat_server.serve(count) as second:
+        with pytest.raises(InputError, match=r"temperature was 0\.5, now 0\.6"):
+            build_pairs(data, arguments(second, temperature=0.6), PairArguments(), QUIET)
+        build_pairs(data, arguments(second), PairArguments(), QUIET)
+        assert build_pairs(data, arguments(second), PairArguments(), QUIET).exists()
+        # Of two samples a request gives one: the server does not know `n`.
+        assert len(paid) == 2 * 6
+    marker = json.loads((tmp_path / "pairs" / "settings.json").read_text())
+    assert marker["facts"] == {"base_url": second.url, "api_key_env": None, "batch_size": 8}
+    assert "base_url" not in marker["settings"]
 
 
 def test_a_generator_is_one_of_three(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion, SamplingConfig
+from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.prompts import Messages
-from sense_trl.synthesis.recorded_generator import RecordedGenerator
 
 SAMPLING = SamplingConfig(num_generations=2, temperature=1.0)
 

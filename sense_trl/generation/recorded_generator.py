@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from sense_trl._files import LineLog
 from sense_trl.errors import InputError
-from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
+from sense_trl.generation.generator import (
+    Completion,
+    ResumableGenerator,
+    SamplingConfig,
+    SQLGenerator,
+)
 from sense_trl.prompts import Messages
 
 __all__ = ["RecordedGenerator"]
@@ -23,13 +28,15 @@ class RecordedGenerator:
     Completions are recorded as they come, a line for each prompt and way of sampling it. A second
     run that asks the same continues where the first was interrupted, and gets the same completions:
     prompts are sampled in the chunks of the whole list, also where a part of a chunk is there,
-    because batches of another make-up round differently. The file belongs to one generator.
+    because batches of another make-up round differently. Of a `ResumableGenerator` every answer has
+    its line, and only what is missing is asked. The file belongs to one generator.
 
     Args:
         path: the file; created with the first completions.
         name: of the generator, for provenance.
         load: loads the generator; called only if something is missing.
         chunk_size: prompts sampled and written together; at most this many are lost.
+        others: files of other processes, to be read as well.
         open_bar: shows the progress of so many prompts: a context that gives a function to call
             with the number of prompts finished since the last call.
 
@@ -44,6 +51,7 @@ class RecordedGenerator:
         load: Callable[[], SQLGenerator],
         *,
         chunk_size: int = 16,
+        others: Iterable[str | Path] = (),
         open_bar: Callable[[int], AbstractContextManager[Callable[[int], object]]] | None = None,
     ) -> None:
         self._log = LineLog(path)
@@ -52,8 +60,10 @@ class RecordedGenerator:
         self._chunk_size = chunk_size
         self._open_bar = open_bar or _no_bar
         self._generator: SQLGenerator | None = None
-        self._completions: dict[str, list[Completion]] = {}
-        self._read()
+        # By the number of the sample.
+        self._completions: dict[str, dict[int, Completion]] = {}
+        for log in (*map(LineLog, others), self._log):
+            self._read(log)
 
     @property
     def name(self) -> str:
@@ -73,11 +83,17 @@ class RecordedGenerator:
         """
         keys = [_key(prompt, sampling) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
-        if not distinct.keys() <= self._completions.keys():
+        if self._find_missing(distinct, sampling):
             self._sample(distinct, sampling)
         if on_progress is not None:
             on_progress(len(prompts) * sampling.num_generations)
-        return [self._completions[key] for key in keys]
+        samples = range(sampling.num_generations)
+        return [[self._completions[key][sample] for sample in samples] for key in keys]
+
+    def _find_missing(self, keys: Iterable[str], sampling: SamplingConfig) -> list[str]:
+        """Those of which samples are not there."""
+        num = sampling.num_generations
+        return [key for key in keys if len(self._completions.get(key, ())) < num]
 
     def _sample(self, prompts: dict[str, Messages], sampling: SamplingConfig) -> None:
         if self._generator is None:
@@ -86,29 +102,52 @@ class RecordedGenerator:
         with self._open_bar(len(keys)) as advance:
             for start in range(0, len(keys), self._chunk_size):
                 chunk = keys[start : start + self._chunk_size]
-                missing = [key for key in chunk if key not in self._completions]
-                if missing:
+                missing = self._find_missing(chunk, sampling)
+                if missing and isinstance(self._generator, ResumableGenerator):
+                    self._resume(self._generator, {key: prompts[key] for key in missing}, sampling)
+                elif missing:
                     groups = self._generator.generate([prompts[key] for key in chunk], sampling)
                     found = dict(zip(chunk, groups, strict=True))
-                    self._write({key: found[key] for key in missing})
+                    self._write({key: dict(enumerate(found[key])) for key in missing})
                 advance(len(chunk))
 
-    def _write(self, completions: dict[str, list[Completion]]) -> None:
+    def _resume(
+        self, generator: ResumableGenerator, prompts: dict[str, Messages], sampling: SamplingConfig
+    ) -> None:
+        keys = list(prompts)
+        generator.resume(
+            list(prompts.values()),
+            sampling,
+            [self._completions.get(key, {}) for key in keys],
+            lambda index, answers: self._write({keys[index]: answers}),
+        )
+
+    def _write(self, completions: Mapping[str, Mapping[int, Completion]]) -> None:
         self._log.append(
-            json.dumps({"key": key, "completions": [asdict(completion) for completion in group]})
+            json.dumps(
+                {
+                    "key": key,
+                    "completions": [asdict(completion) for completion in group.values()],
+                    # Left out where they are all.
+                    **({} if [*group] == [*range(len(group))] else {"samples": [*group]}),
+                }
+            )
             for key, group in completions.items()
         )
-        self._completions |= completions
+        for key, group in completions.items():
+            self._completions.setdefault(key, {}).update(group)
 
-    def _read(self) -> None:
-        for number, line in enumerate(self._log.read(), start=1):
+    def _read(self, log: LineLog) -> None:
+        for number, line in enumerate(log.read(), start=1):
             try:
                 record = json.loads(line)
                 group = [Completion(**completion) for completion in record["completions"]]
-                self._completions[record["key"]] = group
+                samples = record.get("samples", range(len(group)))
+                known = self._completions.setdefault(record["key"], {})
+                known.update(zip(samples, group, strict=True))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(
-                    f"{self._log.path}, line {number} is no record of completions ({error}). "
+                    f"{log.path}, line {number} is no record of completions ({error}). "
                     "The file was changed from outside; delete it to sample again."
                 ) from error
 
