@@ -41,7 +41,21 @@ def find_stage(argv: Sequence[str]) -> Stage | None:
 class PairsFile:
     """Where the pairs are."""
 
-    pairs: str = field(metadata={"help": "pairs.parquet as the stage `pairs` writes it."})
+    pairs: str = field(
+        metadata={
+            "help": "pairs.parquet as the stage `pairs` writes it, or other pairs as .parquet or "
+            "JSON Lines."
+        }
+    )
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which columns hold the prompt and the answers, where they have other names: a "
+            'mapping of prompt, system, chosen and rejected, e.g. {"system": "system", "prompt": '
+            '"question"}, or a layout: orca_dpo, distilabel_orca, ultrafeedback, implicit_prompt, '
+            "hh_rlhf."
+        },
+    )
 
 
 def _get_sft_types() -> tuple[type, ...]:
@@ -85,14 +99,14 @@ def _get_dpo_types() -> tuple[type, ...]:
 def _dpo(file: PairsFile, training: Any, model: Any, console: Console) -> None:
     from sense_trl.pipeline.stages import dpo
 
-    dpo(file.pairs, model, training, console)
+    dpo(file.pairs, model, training, console, columns=file.columns)
 
 
 def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
     from sense_trl.pipeline.dry_run import describe_training
     from sense_trl.pipeline.stages import load_pairs
 
-    return describe_training("dpo", load_pairs(file.pairs), model, training)
+    return describe_training("dpo", load_pairs(file.pairs, file.columns), model, training)
 
 
 def _get_kd_types() -> tuple[type, ...]:

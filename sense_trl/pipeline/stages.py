@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from sense_trl.evaluation.report import describe_change, preview_results, write_
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
-from sense_trl.pairs.dataset import read_pairs
 from sense_trl.pipeline.cpu import keep_freed_memory
 from sense_trl.pipeline.generator import check_generator_options, load_generator
 from sense_trl.pipeline.processes import get_processes
@@ -401,17 +400,29 @@ def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Cons
     _train("kd", "Distillation", train_kd, rows, identity, model, config, console)
 
 
-def dpo(pairs: str, model: ModelConfig, config: SenseDPOConfig, console: Console) -> None:
-    """Train on a `pairs.parquet` with `SenseDPOTrainer`; resumes by itself.
+def dpo(
+    pairs: str,
+    model: ModelConfig,
+    config: SenseDPOConfig,
+    console: Console,
+    *,
+    columns: str | Mapping[str, str] | None = None,
+) -> None:
+    """Train on pairs with `SenseDPOTrainer`; resumes by itself.
+
+    Args:
+        pairs, columns: see `load_pairs`.
 
     Raises:
-        InputError: see `check_model_arguments`; `pairs` is not a file, or holds no pair.
+        InputError: see `check_model_arguments` and `load_pairs`.
     """
     from sense_trl.pipeline.training import train_dpo
 
     check_model_arguments(model, use_cpu=config.use_cpu)
-    rows = load_pairs(pairs)
+    rows = load_pairs(pairs, columns)
     identity = {"pairs": fingerprint_file(pairs)}
+    if columns is not None:
+        identity["columns"] = json.dumps(columns)
     _train("dpo", "Preference training", train_dpo, rows, identity, model, config, console)
 
 
@@ -444,15 +455,57 @@ def _identify(rows: datasets.Dataset) -> dict[str, str]:
     return {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
 
 
-def load_pairs(path: str) -> datasets.Dataset:
-    """The pairs of a `pairs.parquet`.
+def load_pairs(path: str, columns: str | Mapping[str, str] | None = None) -> datasets.Dataset:
+    """The pairs of a file, prompt and answers all text or all messages.
+
+    Args:
+        path: `.parquet` or JSON Lines.
+        columns: which columns hold what, or the name of a layout; see `select_pair_columns`. None
+            for `prompt`, `chosen` and `rejected`.
 
     Raises:
         InputError: it is not a file of pairs, or holds none.
     """
     import datasets
 
-    if read_pairs(path).num_rows == 0:
+    from sense_trl.pipeline.teacher import load_answers
+    from sense_trl.trainers.row_formats import PAIR_LAYOUTS, select_pair_columns, unify_rows
+
+    if not Path(path).is_file():
+        raise InputError(
+            f"`pairs` is {path!r}, which is not a file. Build it with the stage `pairs`."
+        )
+    if path.endswith((".json", ".jsonl")):
+        rows = datasets.Dataset.from_list(load_answers(path, argument="pairs"))
+    else:
+        rows = _read_parquet(path)
+    if columns is not None:
+        return select_pair_columns(rows, columns)
+    names = rows.column_names
+    # Conversations may begin with what was asked.
+    is_text = isinstance(rows[0].get("chosen"), str)
+    if missing := {"chosen", "rejected", *(["prompt"] if is_text else [])} - {*names}:
+        raise InputError(
+            f"`pairs` {path!r} lacks the columns {sorted(missing)}; it has {sorted(names)}. Give "
+            "the pairs.parquet that the stage `pairs` wrote, or say which columns hold the prompt "
+            'and the answers as `columns`: e.g. {"system": "system", "prompt": "question"}, or one '
+            f"of {', '.join(PAIR_LAYOUTS)}."
+        )
+    return unify_rows(rows)
+
+
+def _read_parquet(path: str) -> datasets.Dataset:
+    import datasets
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(
+            f"`pairs` is {path!r}, which cannot be read as Parquet ({error}). Give the "
+            "pairs.parquet that the stage `pairs` wrote."
+        ) from error
+    if metadata.num_rows == 0:
         raise InputError(f"`pairs` {path!r} holds no pair; pairs.json beside it says why.")
     return datasets.Dataset.from_parquet(path)
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from sense_trl.trainers.teacher_cache import TeacherCache
 
 
-def load_answers(path: str) -> list[dict[str, Any]]:
+def load_answers(path: str, *, argument: str = "rows") -> list[dict[str, Any]]:
     """The rows of a dataset file.
 
     Args:
         path: `.parquet` or JSON Lines, with the columns of `get_token_row`.
+        argument: what messages call it.
 
     Raises:
         InputError: the file is missing, empty, or not what its name says.
@@ -35,11 +36,11 @@ def load_answers(path: str) -> list[dict[str, Any]]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InputError(
-            f"`rows` is {path!r}, which cannot be read ({error}). Expected a .parquet file, or "
-            "JSON Lines."
+            f"`{argument}` is {path!r}, which cannot be read ({error}). Expected a .parquet file, "
+            "or JSON Lines."
         ) from error
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"`rows` {path!r} holds no rows, expected one JSON object a line.")
+        raise InputError(f"`{argument}` {path!r} holds no rows, expected one JSON object a line.")
     return rows
 
 

@@ -15,14 +15,20 @@ _NUM_NAMED: Final = 5
 
 
 def check_datasets(
-    train_dataset: Any, eval_dataset: Any, layouts: Sequence[tuple[str, ...]]
+    train_dataset: Any,
+    eval_dataset: Any,
+    layouts: Sequence[tuple[str, ...]],
+    *,
+    remedy: str = "Rename yours with `dataset.rename_columns({'yours': 'expected'})`.",
 ) -> None:
     """Refuse datasets without rows, without the columns of any layout, or with nulls in them.
 
     Args:
         train_dataset: what a trainer was given; None is left to TRL.
         eval_dataset: the same, or a dict of them.
-        layouts: the columns that a dataset may have its text or tokens in; empty for any.
+        layouts: the columns that a dataset may have its text or tokens in; empty for any. A prompt
+            may be missing where both answers are conversations that begin with it.
+        remedy: what to do about other columns.
 
     Raises:
         InputError: names the dataset, the column and the first rows. Of a stream only the first
@@ -35,7 +41,7 @@ def check_datasets(
         named["eval_dataset"] = eval_dataset
     for argument, dataset in named.items():
         if dataset is not None:
-            _check_dataset(argument, dataset, layouts)
+            _check_dataset(argument, dataset, layouts, remedy)
 
 
 def refuse_equal_answers(dataset: Any, dataset_name: str) -> Any:
@@ -150,7 +156,9 @@ def _describe_equal(found: str, dataset_name: str) -> str:
     )
 
 
-def _check_dataset(argument: str, dataset: Any, layouts: Sequence[tuple[str, ...]]) -> None:
+def _check_dataset(
+    argument: str, dataset: Any, layouts: Sequence[tuple[str, ...]], remedy: str
+) -> None:
     if not isinstance(dataset, Dataset | IterableDataset):
         raise InputError(
             f"`{argument}` is a {type(dataset).__name__}, expected a datasets.Dataset. "
@@ -164,14 +172,16 @@ def _check_dataset(argument: str, dataset: Any, layouts: Sequence[tuple[str, ...
         )
     if not layouts:
         return
-    layout = next((columns for columns in layouts if first.keys() >= {*columns}), None)
+    # A prompt cannot be told from two texts, but from two conversations it can.
+    implied = {"prompt"} if isinstance(first.get("chosen"), list) else set()
+    found = (columns for columns in layouts if first.keys() >= {*columns} - implied)
+    layout = next(found, None)
     if layout is None:
         expected = "; or ".join(", ".join(f"`{name}`" for name in columns) for columns in layouts)
         raise InputError(
-            f"`{argument}` has the columns {sorted(first)}, expected {expected}. Rename yours with "
-            "`dataset.rename_columns({'yours': 'expected'})`."
+            f"`{argument}` has the columns {sorted(first)}, expected {expected}. {remedy}"
         )
-    columns = [*layout, "prompt"] if "prompt" in first and "prompt" not in layout else [*layout]
+    columns = [name for name in dict.fromkeys([*layout, "prompt"]) if name in first]
     if isinstance(dataset, Dataset):
         _refuse_nulls(argument, dataset, columns)
 

@@ -49,6 +49,7 @@ from sense_trl.trainers.quantization import (
     store_adapter_in_float32,
 )
 from sense_trl.trainers.reference_cache import add_reference_logps
+from sense_trl.trainers.row_formats import PAIR_LAYOUTS, unify_rows
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
     WEIGHTABLE_LOSS_TYPES,
@@ -61,6 +62,12 @@ from sense_trl.trainers.teacher_options import get_teacher
 logger = logging.getLogger(__name__)
 
 _TOKENIZED_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+_LAYOUTS = (("prompt", "chosen", "rejected"), _TOKENIZED_COLUMNS)
+_REMEDY = (
+    "sense_trl.trainers.row_formats.select_pair_columns makes them of others, e.g. "
+    'select_pair_columns(dataset, {"system": "system", "prompt": "question"}); `columns` of '
+    f"`sense-trl dpo` takes the same, or the name of a layout: {', '.join(PAIR_LAYOUTS)}."
+)
 
 
 class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
@@ -84,6 +91,8 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     * A pair longer than `max_length` is never cut. Pairs that do not fit are counted, named, and
       left out if they are at most `max_dropped_fraction` of the dataset; else training does not
       start.
+    * Text beside messages becomes a message, and answers that repeat their prompt lose it. Two
+      texts without a `prompt` are refused: TRL would take what they begin with alike for one.
     * Where chosen answers end in a special token that generation does not stop at, it is made to;
       where they end in none, training does not start.
     * Datasets that hold `prompt_ids`, `chosen_ids` and `rejected_ids` are taken as they are.
@@ -199,7 +208,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         teacher_model: Any = None,
     ) -> None:
         args = get_checked_args(args, model, SenseDPOConfig, "SenseDPO")
-        check_datasets(train_dataset, eval_dataset, [("chosen", "rejected"), _TOKENIZED_COLUMNS])
+        check_datasets(train_dataset, eval_dataset, _LAYOUTS, remedy=_REMEDY)
         if teacher_model is not None and args.kd_weight == 0.0:
             raise InputError(
                 "`teacher_model` is given, but `kd_weight` is 0: nothing would be learned from it. "
@@ -268,6 +277,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             # shallow copy, because `dataclasses.replace` would run `__post_init__` again.
             unlimited = copy.copy(args)
             unlimited.max_length = None
+            dataset = unify_rows(dataset)
             dataset = super()._prepare_dataset(dataset, processing_class, unlimited, dataset_name)
         if dataset_name == "train":
             # A rejected answer that was cut off at the limit of its sampling ends in nothing.

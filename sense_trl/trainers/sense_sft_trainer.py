@@ -22,6 +22,7 @@ from sense_trl.trainers.quantization import (
     get_float32_parameters,
     store_adapter_in_float32,
 )
+from sense_trl.trainers.row_formats import unify_rows
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 
 # The columns of TRL's data formats, and those of data that is tokenised already.
@@ -170,6 +171,8 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         # run `__post_init__` again.
         unlimited = copy.copy(args)
         unlimited.max_length = None
+        if not formatting_func:
+            dataset = unify_rows(dataset)
         # Where examples end is not to be seen any more once they are packed.
         rows = dataset.take(_NUM_PACKED_CHECKED) if packing else dataset
         rows = super()._prepare_dataset(

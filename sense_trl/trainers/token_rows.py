@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sense_trl.errors import InputError
+from sense_trl.trainers.long_examples import name_row
+from sense_trl.trainers.row_formats import unify_row
 from sense_trl.trainers.teacher_cache import TokenRow
 
 _ANSWERS = ("completion", "chosen")
@@ -37,7 +39,8 @@ def get_token_row(row: Mapping[str, Any], tokenizer: Any) -> TokenRow:
     for name in _ANSWERS:
         if "prompt_ids" in row and f"{name}_ids" in row:
             return list(row["prompt_ids"]), list(row[f"{name}_ids"])
-        if "prompt" in row and name in row:
+        if name in row and not {"input_ids", "prompt_ids"} & row.keys():
+            row = unify_row(row, name_row(row, None, "rows"))
             return _tokenize(row, row[name], tokenizer)
     if "input_ids" in row and ("labels" in row or "completion_mask" in row):
         return _split(row)

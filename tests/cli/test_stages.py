@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"),
 ]
 
+SIDES = ("chosen", "rejected")
+
 
 def test_a_chain_of_stages_runs_from_its_files(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -91,6 +93,38 @@ def test_a_dry_run_counts_pairs_of_text(
         for name in ("chosen", "rejected")
     )
     assert f"{longest} at most" in capsys.readouterr().out
+
+
+def test_preference_pairs_may_have_the_columns_of_a_public_layout(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    rows = [
+        {"system": "singer(id)", "question": pair["prompt"], **{k: pair[k] for k in SIDES}}
+        for pair in tiny_models.PAIRS
+    ]
+    (recipe / "orca.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Dataset.from_list(rows).to_parquet("orca.parquet")
+    model = recipe / "model" / "llama"
+    flags = ["--model_name_or_path", str(model), "--load_in_4bit", "no"]
+    command = ["dpo", "--config", "dpo.yaml", *flags]
+    for dry_run in ([], ["--dry-run"]):
+        assert main([*command, "--pairs", "orca.jsonl", *dry_run]) == 2
+        assert "lacks the columns ['prompt']" in " ".join(capsys.readouterr().err.split())
+    settings = yaml.safe_load((recipe / "dpo.yaml").read_text())
+    named = {"columns": {"system": "system", "prompt": "question"}, "pairs": "orca.jsonl"}
+    (recipe / "mapped.yaml").write_text(yaml.safe_dump({**settings, **named}))
+    printed = []
+    for options in (
+        ["--config", "mapped.yaml"],
+        ["--config", "dpo.yaml", "--pairs", "orca.parquet", "--columns", "orca_dpo"],
+        ["--config", "dpo.yaml", "--pairs", "orca.jsonl", "--columns", '{"prompt": "question"}'],
+    ):
+        assert main(["dpo", *options, *flags, "--dry-run"]) == 0
+        printed.append(re.search("tokens per example.*", capsys.readouterr().out)[0])
+    assert printed[0] == printed[1] != printed[2]
+    assert main(["dpo", "--config", "mapped.yaml", *flags, "--output_dir", "mapped"]) == 0
+    assert (recipe / "mapped" / "metrics.json").is_file()
 
 
 def test_a_dry_run_of_generation_counts_questions(
