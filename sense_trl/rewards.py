@@ -163,9 +163,6 @@ class SQLExecutionReward(Closing):
         self._lock = threading.Lock()
         self._opened: tuple[DatabaseCatalog, SQLVerifier] | None = None
 
-    def __reduce__(self) -> tuple[type[SQLExecutionReward], tuple[_Settings]]:
-        return SQLExecutionReward, (self._settings,)
-
     def close(self) -> None:
         """End the workers and close the databases; closing twice is allowed."""
         with self._lock:

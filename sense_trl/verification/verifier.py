@@ -59,7 +59,8 @@ class SQLVerifier(Closing):
     program in a container or under another user where the SQL may be written to attack you.
 
     Methods may be called from several threads at once. Processes start with the first call and
-    end with `close`, with the verifier, or when this process is gone.
+    end with `close`, with the verifier, or when this process is gone. A pickled copy, e.g. in
+    `Dataset.map(num_proc=2)`, has processes of its own.
 
     Args:
         catalog: where the databases are.
