@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "sql": set(),
     "questions": {"sql"},
     "schema": {"database", "sql"},
-    "prompts": {"schema"},
+    "prompts": {"schema", "sql"},
     "generation": {"prompts"},
     "verification": {"database", "sql"},
     "pairs": {"verification", "prompts", "sql", "questions"},

@@ -1,0 +1,684 @@
+"""`extract_sql`: the SQL in what a model wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from sense_trl.sql.reading import read_query, scan_tokens
+
+__all__ = ["extract_sql"]
+
+# Behind the marks of reasoning, which may be of any length. The engines refuse longer texts.
+_MAX_ANSWER_CHARS: Final = 200_000
+# A first impression of a query.
+_MAX_GLANCE_TOKENS: Final = 120
+_MAX_CANDIDATES: Final = 100
+_MAX_LINES: Final = 5_000
+_MAX_JSON_STARTS: Final = 8
+_MAX_JSON_DEPTH: Final = 6
+
+# ---------------------------------------------------------------------- marks around the answer
+
+# Tags of reasoning in any of the brackets that models use.
+_REASONING_TAG: Final = re.compile(
+    r"<(?P<close>/?)(?:think|thinking|thoughts?|reasoning|reason|analysis|scratchpad|reflection"
+    r"|rationale|cot|plan|draft)>"
+    r"|\[(?P<close_2>/?)THINK(?:ING)?\]"
+    r"|<\|(?P<close_3>end|begin)_of_thought\|>"
+    r"|\u25c1(?P<close_4>/?)think\u25b7",
+    re.I,
+)
+_OPENED_ANSWER: Final = re.compile(r"<(?:answer|final_answer|final_sql|final_query)>", re.I)
+# Channels of one model family: everything but the final one is reasoning.
+_CHANNEL: Final = re.compile(r"<\|channel\|>[ \t]*(\w+)[^<]{0,80}<\|message\|>", re.I)
+_ANSWER_TAG: Final = re.compile(
+    r"<(?P<close>/?)(?P<name>answer|final_answer|final_sql|final_query|final|solution|response"
+    r"|output|result|sql_query|sqlquery|sql|query|code)>"
+    r"|(?:^[ \t]*|(?<=\n))\[(?P<open_2>SQL|ANSWER)\]|\[/(?P<close_2>SQL|ANSWER)\]",
+    re.I,
+)
+_SQL_TAGS: Final = frozenset({"sql_query", "sqlquery", "sql", "query", "code"})
+_CONTROL_TOKEN: Final = re.compile(
+    r"<\|(?P<inner>[^|<>\n]{1,40})\|>|<\uff5c(?P<inner_2>[^\uff5c<>\n]{1,40})\uff5c>"
+    r"|</?s>|(?P<inst>\[/?INST\])|<</?SYS>>|<(?:start|end)_of_turn>|<(?:eos|bos|pad|unk|eot)>"
+    r"|\[(?:BOS|EOS|PAD|UNK)\]",
+    re.I,
+)
+_ANSWERING_ROLES: Final = frozenset({"assistant", "model", "ai", "bot", "gpt"})
+_ROLE: Final = re.compile(r"\s*(system|user|human|assistant|model|ai|bot|gpt)\s*(?:\n|\Z)", re.I)
+# A mark within a string is a part of the data. An apostrophe stands behind a letter.
+_STRING_OF_A_LINE: Final = re.compile(r"(?<!\w)'(?:[^'\n]|''){0,200}+'(?!\w)")
+_ESCAPED_BREAK: Final = re.compile(r"(?<!\w)'(?:[^'\n]|'')*+'|\\r\\n|\\n|\\t")
+
+# ---------------------------------------------------------------------- fences
+
+_FENCE: Final = re.compile(r"`{3,}+|~{3,}+")
+# A word after the fence is a language only where the line ends behind it, or where it names SQL.
+_INFO: Final = re.compile(
+    r"[ \t]*+(?:([A-Za-z][\w+.-]*+)[^\n`]{0,40}\r?\n|(sqlite3?|sql|duckdb|postgresql|postgres)\b)?",
+    re.I,
+)
+_ALTERNATIVE: Final = re.compile(
+    r"\b(?:alternative(?:ly)?|another\s+(?:way|option|approach|version|query|possib\w+|variant)"
+    r"|other\s+(?:way|option|approach|version)|(?:you|we|one)\s+(?:can|could|may|might)\s+also"
+    r"|(?:option|method|approach|version|solution|way)\s*#?\s*(?:[2-9]|two|three|b|c|ii)\b"
+    r"|could\s+also|can\s+also\s+be|equivalent(?:ly)?|variation|variant|optional(?:ly)?"
+    r"|if\s+you\s+(?:want|need|prefer|also|only|wish|would|have|are)|for\s+comparison|or\s*:"
+    r"|to\s+(?:verify|check|test|debug|confirm)|sanity\s+check|(?:do\s+not|don't|never|avoid|not)"
+    r"\s+(?:use|run|write|do|using|this|like)|avoid|instead\s+of"
+    r"|(?:wrong|incorrect|naive|bad|common\s+mistake|broken|slower|first|initial|draft|partial"
+    r"|original|old|previous|subquery|sub-query)\s*(?:query|way|approach|version|attempt|example"
+    r"|sql|draft|try|step|idea|one)?\s*(?:is|would\s+be|was|looks\s+like|might\s+be)?[^.\n]{0,30}:"
+    r"|in\s+(?:mysql|postgres\w*|oracle|sql\s+server|t-sql|bigquery))",
+    re.I,
+)
+_FINAL: Final = re.compile(
+    r"\b(?:final(?:ly)?|corrected|correct\s+(?:query|sql|one|version)|fixed|revised|improved"
+    r"|complete\s+(?:query|sql)|full\s+(?:query|sql)|answer\s+is|the\s+answer|(?:sql|query)\s+is"
+    r"|put(?:ting)?\s+(?:it|this|everything|all)[\w\s]{0,12}together|combin\w+|overall"
+    r"|wait|actually|should\s+be|so\s+the\s+query)\b|\banswer\s*:",
+    re.I,
+)
+
+# ---------------------------------------------------------------------- statements
+
+_HEAD: Final = re.compile(r"(?:\s++|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/)*+")
+_OPEN: Final = re.compile(r"(?:[\s(]++|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/)*+")
+_QUERY_WORD: Final = re.compile(r"(?:SELECT|WITH|VALUES|FROM)\b", re.I)
+# What a line may begin with before its query: marks of lists, quotes and headings, a label.
+_LINE_MARKS: Final = re.compile(
+    r"[ \t>]*+(?:(?:[-*+\u2022]|\d{1,3}[.)]|#{1,6})[ \t]++)*+"
+    r"(?P<wrap>\*\*|__|\*|`{1,2}|[\"'])?[ \t]*"
+)
+_LABEL: Final = re.compile(
+    r"[ \t>]*+(?:(?:[-*+\u2022]|\d{1,3}[.)]|#{1,6})[ \t]++)*+[*_]{0,3}"
+    r"(?P<label>[^\n:`\"';]{1,80}?)[ \t]*[*_]{0,3}:[ \t]*[*_]{0,3}[ \t]*"
+    r"(?P<wrap>\*\*|`{1,2}|[\"'])?[ \t]*"
+)
+_BARE_HEADING: Final = re.compile(
+    r"[ \t]*+(?:#{1,6}[ \t]++|[*_]{2,3})(?P<label>[^\n:`\"';*_]{1,80}?)[*_]{0,3}[ \t]*$", re.M
+)
+_SQL_LABEL: Final = re.compile(r"\b(?:sql\w*|query|answer|statement|solution|code|output)\b", re.I)
+_FINAL_WORD: Final = re.compile(r"\b(?:final|corrected|revised|fixed|complete|improved)\b", re.I)
+_FINAL_LABEL: Final = re.compile(
+    r"\b(?:final|corrected|revised|fixed|complete|improved)\b.*\b(?:sql\w*|query|answer|statement"
+    r"|solution|version|code)\b|\A[\W_]*final\W*\Z",
+    re.I,
+)
+_INLINE_CODE: Final = re.compile(
+    r"``(?P<double>[^`\n]++(?:`(?!`)[^`\n]*+)*+)``|`(?P<single>[^`]++)`"
+)
+_QUERY_HEAD: Final = re.compile(r"[\s(]{0,20}+(?:SELECT|WITH|VALUES)\b", re.I)
+_LINE_START: Final = re.compile(r"^[ \t]*+", re.M)
+# What a query has and a sentence has not.
+_STRONG: Final = re.compile(r"[*,=<>(]|\w\.\w|\bFROM\b")
+_WHITE: Final = " \t\r\n\f\v\ufeff\u200b"
+_EMBEDDED: Final = re.compile(r"\b(?:SELECT|WITH|VALUES)\b", re.I)
+# Any other statement a model may write. Text that starts with one is not searched for a query
+# inside it: `DELETE FROM t; SELECT 1` must not come out as `SELECT 1`.
+_OTHER_STATEMENT: Final = re.compile(
+    r"(?:INSERT\s+(?:OR|INTO)|UPDATE\s+(?:OR\s+\w+\s+)?\S+\s+SET|DELETE\s+FROM|REPLACE\s+INTO"
+    r"|CREATE\s+(?:OR|TEMP|TEMPORARY|TABLE|VIEW|INDEX|UNIQUE|TRIGGER|VIRTUAL|SCHEMA|MACRO|FUNCTION)"
+    r"|DROP\s+(?:TABLE|VIEW|INDEX|TRIGGER|SCHEMA)|ALTER\s+TABLE"
+    r"|EXPLAIN\s+(?:QUERY\s|ANALYZE\s|SELECT\b|WITH\b)"
+    r"|BEGIN\s*(?:;|\Z|TRANSACTION|IMMEDIATE)|SET\s+\w+\s*=|CALL\s+\w+\s*\(|MERGE\s+INTO"
+    r"|COPY\s*\(|COPY\s+\S+\s+(?:TO|FROM)\b|(?:EX|IM)PORT\s+DATABASE\b"
+    r"|(?:(?-i:ATTACH|DETACH|PRAGMA|VACUUM|REINDEX|ANALYZE|COMMIT|ROLLBACK|SAVEPOINT|RELEASE"
+    r"|INSTALL|LOAD|GRANT|TRUNCATE"
+    r"|attach|detach|pragma|vacuum|reindex|analyze|commit|rollback|savepoint|release"
+    r"|install|load|grant|truncate)\b(?![:,.]))"
+    # Written like the first word of a sentence, only where a statement ends soon.
+    r"|(?:ATTACH|DETACH|PRAGMA|VACUUM|REINDEX|ANALYZE|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|INSTALL"
+    r"|LOAD|TRUNCATE)\b[^.:\n]{0,60}(?:;|\Z))",
+    re.I,
+)
+_QUOTED_TABLE: Final = re.compile(
+    r"CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:[\w.]+|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])"
+    r"(?:\.(?:\w+|\"[^\"]*\"|`[^`]*`))?\s*(?=\()",
+    re.I,
+)
+_QUOTED_ADDITION: Final = re.compile(
+    r"(?:CREATE\s+(?:UNIQUE\s+)?INDEX|ALTER\s+TABLE\s+\S+\s+ADD\s+"
+    r"(?:CONSTRAINT|FOREIGN|PRIMARY|UNIQUE))\b[^;]*+;",
+    re.I,
+)
+_BEHIND_TABLE: Final = re.compile(r"[^;\n(]{0,200}+(?:;|\n|\Z)")
+_JSON_START: Final = re.compile(r"\{\s*+\"|\[\s*+[\"{]")
+_JSON_FIELDS: Final = (
+    "final_sql", "predicted_sql", "sql", "sql_query", "sqlquery", "query", "final_answer",
+    "answer", "prediction", "pred_sql", "pred", "completion", "code", "result", "output",
+)  # fmt: skip
+
+
+def extract_sql(text: str) -> str:
+    """Take the SQL out of a model's answer.
+
+    What is looked at, from the outside to the inside:
+
+    1. Reasoning (`<think>...</think>` and its like) is no answer. Where it is never closed there is
+       none; where it was opened in the prompt all before its end is reasoning.
+    2. Of a conversation with control tokens (`<|im_end|>`, `</s>`, `[/INST]`, ...) the first turn
+       of the model counts; of tags (`<answer>`, `<sql>`, ...) the last one that holds anything.
+    3. A fenced block is the answer as a whole, with its empty lines and comments. Of several the
+       last one with a complete query wins, unless the text before one calls it final, or calls it
+       an alternative, a check or a mistake.
+    4. Elsewhere a query begins behind marks and labels (`**SQL:**`, `- `, `> `), at the first of:
+       the beginning, a label that calls it final, a label such as `SQL:`, a line, inline code, the
+       middle of a line. A sentence that begins with one of SQL's words is no query, as `read_query`
+       tells. `CREATE TABLE` statements before it, as a schema is quoted, and a JSON object around
+       it (`{"sql": ...}`) are taken off.
+    5. It ends where `read_query` says: at `;`, or before prose.
+
+    Nothing is repaired. A text that starts with another statement, and a query that is followed by
+    another statement, are returned whole, so that the engine refuses them. A text without a query
+    comes back as it is, and the result may be empty: an answer without SQL is wrong, not an error.
+    Texts that the engines refuse for their length (200,000 characters) come back unsearched. The
+    time taken is linear in the length of the text.
+
+    Returns:
+        A piece of the text, unchanged; of JSON, and of a text on one line with `\\n` spelled out,
+        what it stands for.
+
+    Example:
+        >>> extract_sql("<think>SELECT 1?</think>```sql\\nSELECT a\\nFROM t\\n\\nWHERE b;\\n```")
+        'SELECT a\\nFROM t\\n\\nWHERE b'
+    """
+    answer = _without_reasoning(text).strip()
+    if len(answer) > _MAX_ANSWER_CHARS:
+        return answer
+    answer = _from_tags(_from_turns(_with_breaks(answer))).strip()
+    blocks = list(_find_blocks(answer))
+    found = _choose(blocks)
+    if found is None:
+        found = next(filter(None, map(_find, _outside(blocks, answer))), None)
+    if found is not None:
+        return found.sql
+    filled = [block.body.strip() for block in blocks if block.body.strip()]
+    return filled[0] if filled else answer
+
+
+# ---------------------------------------------------------------------- marks around the answer
+
+
+def _marks(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """The matches of `pattern` that do not stand within a string."""
+    found = list(pattern.finditer(text))
+    if not found or "'" not in text:
+        return found
+    strings = [match.span() for match in _STRING_OF_A_LINE.finditer(text)]
+    kept, index = [], 0
+    for match in found:
+        while index < len(strings) and strings[index][1] <= match.start():
+            index += 1
+        if index == len(strings) or match.start() < strings[index][0]:
+            kept.append(match)
+    return kept
+
+
+def _without_reasoning(text: str) -> str:
+    final = None
+    for channel in _CHANNEL.finditer(text):
+        final = channel
+    if final is not None:
+        return text[final.end() :] if final.group(1).lower() == "final" else ""
+    kept: list[str] = []
+    position, is_open = 0, False
+    for tag in _marks(_REASONING_TAG, text):
+        closes = next((g for g in tag.groups() if g is not None), "") in ("/", "end", "END")
+        if closes:
+            if is_open:
+                is_open = False
+            elif text[tag.end() :].strip():
+                # It was opened in the prompt.
+                kept.clear()
+            else:
+                kept.append(text[position : tag.start()])
+        elif not is_open:
+            kept.append(text[position : tag.start()])
+            is_open = True
+        position = tag.end()
+    if is_open:
+        # A tag that opens the answer ends the reasoning, too.
+        answer = _OPENED_ANSWER.search(text, position)
+        position = len(text) if answer is None else answer.start()
+    kept.append(text[position:])
+    return "".join(kept)
+
+
+def _from_turns(text: str) -> str:
+    """The first turn of the model, without control tokens."""
+    tokens = _marks(_CONTROL_TOKEN, text)
+    if not tokens:
+        return text
+    role: str | None = None
+    ends = [token.start() for token in tokens] + [len(text)]
+    starts = [0] + [token.end() for token in tokens]
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if index > 0:
+            token = tokens[index - 1]
+            inner = (token.group("inner") or token.group("inner_2") or "").lower()
+            if token.group("inst"):
+                role = "user" if token.group("inst").upper() == "[INST]" else "assistant"
+            elif inner in _ANSWERING_ROLES or inner in ("user", "system"):
+                role = inner
+        piece = text[start:end]
+        named = _ROLE.match(piece) if index > 0 else None
+        if named:
+            role = named.group(1).lower()
+            piece = piece[named.end() :]
+        if piece.strip() and (role is None or role in _ANSWERING_ROLES):
+            return piece
+    return ""
+
+
+def _from_tags(text: str) -> str:
+    """What the last pair of tags holds; a tag that is never closed holds the rest."""
+    tags = _marks(_ANSWER_TAG, text)
+    if not tags:
+        return text
+    contents: list[tuple[bool, str]] = []
+    opened: dict[str, int] = {}
+    first_close: int | None = None
+    for tag in tags:
+        name = (tag.group("name") or tag.group("open_2") or tag.group("close_2")).lower()
+        if tag.group("open_2") or tag.group("close") == "":
+            opened[name] = tag.end()
+        elif name in opened:
+            contents.append((name in _SQL_TAGS, text[opened.pop(name) : tag.start()]))
+        elif first_close is None:
+            first_close = tag.start()
+    contents = [(is_sql, content) for is_sql, content in contents if content.strip()]
+    for is_sql in (False, True):
+        last = next((c for sql, c in reversed(contents) if sql is is_sql), None)
+        if last is not None:
+            return last if is_sql else _from_tags(last)
+    if opened:
+        return text[max(opened.values()) :]
+    return text[:first_close] if first_close is not None else text
+
+
+def _with_breaks(text: str) -> str:
+    """`text` with its line breaks, where it is a JSON string or spells them out on one line."""
+    if text.startswith('"') and text.endswith('"') and len(text) > 1:
+        try:
+            value = json.loads(text, strict=False)
+        except ValueError:
+            value = None
+        if isinstance(value, str):
+            return value
+    if "\n" in text or "\\n" not in text:
+        return text
+    spelled = {"\\n": "\n", "\\r\\n": "\n", "\\t": "\t"}
+    return _ESCAPED_BREAK.sub(lambda match: spelled.get(match.group(), match.group()), text)
+
+
+# ---------------------------------------------------------------------- fences
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A fenced block, and the prose since the one before it."""
+
+    body: str
+    prose: str
+    start: int
+    end: int
+    is_closed: bool
+
+
+def _find_blocks(text: str) -> Iterator[_Block]:
+    marks = _marks(_FENCE, text)
+    position = 0
+    if len(marks) % 2 and _is_continued_block(text, marks[0]):
+        # The fence was opened in the prompt.
+        yield _Block(text[: marks[0].start()], "", 0, marks[0].end(), True)
+        position, marks = marks[0].end(), marks[1:]
+    for opening, closing in zip(marks[::2], [*marks[1::2], None], strict=False):
+        info = _INFO.match(text, opening.end())
+        assert info is not None
+        start = info.end() if info.group(1) or info.group(2) else opening.end()
+        end, behind = (len(text),) * 2 if closing is None else closing.span()
+        if start > end:
+            start = opening.end()
+        yield _Block(
+            text[start:end],
+            text[position : opening.start()],
+            opening.start(),
+            behind,
+            closing is not None,
+        )
+        position = behind
+
+
+def _is_continued_block(text: str, first: re.Match[str]) -> bool:
+    behind = text[first.end() : first.end() + 1]
+    return behind in ("", "\n", "\r", " ") and _is_query(text, 0)
+
+
+def _outside(blocks: Iterable[_Block], text: str) -> Iterator[str]:
+    """The text between the blocks that hold anything."""
+    position = 0
+    for block in blocks:
+        if block.body.strip():
+            yield text[position : block.start]
+            position = block.end
+    yield text[position:]
+
+
+def _choose(blocks: Iterable[_Block]) -> _Found | None:
+    """The block that is the answer."""
+    found = [(block, _find(_unquoted(block.body), is_block=block.is_closed)) for block in blocks]
+    usable = [(block, sql) for block, sql in found if sql is not None]
+    if not usable:
+        return None
+    complete = [(block, sql) for block, sql in usable if sql.is_complete] or usable
+    cues = [_cue(block) for block, _ in complete]
+    final = [pair for pair, cue in zip(complete, cues, strict=True) if cue == "final"]
+    plain = [pair for pair, cue in zip(complete, cues, strict=True) if cue != "alternative"]
+    chosen, sql = (final or plain or complete)[-1]
+    for block, other in usable:
+        # Nor is a statement that must be refused hidden by the query behind it.
+        if block.start < chosen.start and other.is_other and _cue(block) != "alternative":
+            return other
+    return sql
+
+
+def _unquoted(body: str) -> str:
+    """A block that stands in a quotation, without the marks of its lines."""
+    lines = body.strip().split("\n")
+    if len(lines) < 2 or not all(line.lstrip().startswith(">") for line in lines):
+        return body
+    return "\n".join(line.lstrip()[1:].removeprefix(" ") for line in lines)
+
+
+def _cue(block: _Block) -> str | None:
+    """What the text says of a block: `"final"`, `"alternative"` or nothing."""
+    head = _HEAD.match(block.body)
+    comment = head.group() if head else ""
+    paragraphs = block.prose.strip().split("\n\n")
+    words = f"{paragraphs[-1][-300:]}\n{comment[:300]}"
+    if _FINAL.search(words):
+        return "final"
+    return "alternative" if _ALTERNATIVE.search(words) else None
+
+
+# ---------------------------------------------------------------------- queries
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """SQL in a text.
+
+    Attributes:
+        sql: it.
+        is_complete: it is a query that could end where it ends.
+        is_other: it is, or is followed by, another statement.
+    """
+
+    sql: str
+    is_complete: bool
+    is_other: bool = False
+
+
+def _find(text: str, *, is_block: bool = False) -> _Found | None:
+    """The query in a text without fences; `None` where there is none."""
+    text = text.strip(_WHITE)
+    behind_schema = _skip_schema(text)
+    if behind_schema:
+        if not text[behind_schema:].strip(_WHITE):
+            return None
+        found = _find(text[behind_schema:], is_block=is_block)
+        return _Found(text, False, True) if found is None else found
+    label = _LABEL.match(text)
+    start = label.end() if label and _SQL_LABEL.search(label.group("label")) else 0
+    if _is_other_statement(text, start):
+        return _Found(text[start:], False, True)
+    candidate: _Candidate | None
+    is_direct = _is_query(text, 0)
+    candidates = [] if is_direct and not _FINAL_WORD.search(text) else _line_candidates(text)
+    for candidate, label_text in candidates:
+        if _FINAL_LABEL.search(label_text):
+            return _cut(text, candidate, is_block)
+    if is_direct:
+        return _cut(text, _Candidate(0, len(text)), is_block)
+    if text.startswith(("{", "[")) and (found := _from_json(text)):
+        return found
+    labelled = [candidate for candidate, name in candidates if _SQL_LABEL.search(name)]
+    for candidate in labelled or [candidate for candidate, _ in candidates]:
+        return _cut(text, candidate, is_block)
+    if found := _from_json(text):
+        return found
+    candidate = _embedded_candidate(text)
+    return None if candidate is None else _cut(text, candidate, is_block)
+
+
+def _cut(text: str, candidate: _Candidate, is_block: bool) -> _Found:
+    """The query that begins at a candidate, up to its end."""
+    start, limit = candidate.start, candidate.end
+    if hidden := _hidden_statement(text, start):
+        return _Found(text[hidden:].strip(), False, True)
+    reading = read_query(text, start, limit, is_block=is_block)
+    behind = text[reading.end : limit].lstrip("; \t\r\n")
+    # Behind `;` any further statement counts. Behind an empty line a further query is a second
+    # proposal, and dropped like the prose around it.
+    if _is_other_statement(behind, 0) or (
+        reading.separator == ";" and _is_query(behind, _skip_comments(behind))
+    ):
+        return _Found(text[start:limit].strip(), False, True)
+    sql = text[start : reading.end].strip(_WHITE)
+    if candidate.is_in_sentence and reading.sentence_end is not None:
+        sql = text[start : reading.sentence_end].strip(_WHITE)
+    if candidate.is_embedded and sql.endswith(".") and not sql.endswith(".."):
+        # The end of the sentence.
+        sql = sql[:-1]
+    is_complete = reading.is_closed and reading.is_plausible
+    return _Found(sql, is_complete and "..." not in sql and "\u2026" not in sql)
+
+
+def _skip_comments(text: str, start: int = 0) -> int:
+    match = _HEAD.match(text, start)
+    return match.end() if match else start
+
+
+def _is_other_statement(text: str, start: int) -> bool:
+    start = _skip_comments(text, start)
+    return _OTHER_STATEMENT.match(text, start) is not None
+
+
+def _hidden_statement(text: str, end: int) -> int:
+    """Where a line before `end` begins another statement than a query; 0 where none does."""
+    has_schema = False
+    for line in islice(_LINE_START.finditer(text, 0, end), _MAX_LINES):
+        start = line.end()
+        if start == end or not _OTHER_STATEMENT.match(text, start):
+            continue
+        if _QUOTED_TABLE.match(text, start):
+            has_schema = True
+        elif not (has_schema and _QUOTED_ADDITION.match(text, start)):
+            return start
+    return 0
+
+
+def _is_query(text: str, start: int, end: int | None = None) -> bool:
+    """Whether a query begins at `start`, and not a sentence with one of its words."""
+    opening = _OPEN.match(text, start)
+    word = _QUERY_WORD.match(text, opening.end() if opening else start)
+    if word is None:
+        return False
+    reading = read_query(text, start, end, max_tokens=_MAX_GLANCE_TOKENS)
+    if reading.num_tokens < 2 or not reading.is_plausible:
+        return False
+    keyword = word.group()
+    if keyword.upper() == "SELECT":
+        return True
+    if keyword.upper() == "FROM":
+        # DuckDB's form without SELECT at its head.
+        return reading.flaws == 0 and reading.is_closed and keyword in ("FROM", "from")
+    return "(" in text[word.end() : reading.end]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """Where a query begins, and where the text around it ends at the latest.
+
+    It is embedded where something stands before it on its line: a label or, in a sentence, words.
+    """
+
+    start: int
+    end: int
+    is_embedded: bool = False
+    is_in_sentence: bool = False
+
+
+def _line_candidates(text: str) -> list[tuple[_Candidate, str]]:
+    """Queries that begin a line, with the label before each, which is `""` where there is none."""
+    candidates: list[tuple[_Candidate, str]] = []
+    heading, num_seen = "", 0
+    for line in islice(_LINE_START.finditer(text), _MAX_LINES):
+        start = line.end()
+        end_of_line = _line_end(text, start)
+        if start == end_of_line:
+            continue
+        label = heading
+        found = _LINE_MARKS.match(text, start)
+        if found is None or not _QUERY_HEAD.match(text, found.end()):
+            if found := _LABEL.match(text, start, end_of_line):
+                label = found.group("label")
+                if not text[found.end() : end_of_line].strip(" \t*_`"):
+                    heading = label
+                    continue
+            elif bare := _BARE_HEADING.match(text, start):
+                heading = bare.group("label")
+                continue
+        heading = ""
+        if found is None or not _QUERY_HEAD.match(text, found.end()):
+            continue
+        num_seen += 1
+        if num_seen > _MAX_CANDIDATES:
+            break
+        position = found.end()
+        end = _wrapped_end(text, position, end_of_line, found.group("wrap"))
+        if _is_query(text, position, end):
+            is_embedded = found.re is _LABEL
+            candidates.append((_Candidate(position, end, is_embedded), label))
+    return candidates
+
+
+def _embedded_candidate(text: str) -> _Candidate | None:
+    """The first query in inline code, else in the middle of a line."""
+    for code in islice(_INLINE_CODE.finditer(text), _MAX_CANDIDATES):
+        start, end = code.span("single" if code.group("double") is None else "double")
+        if _QUERY_HEAD.match(text, start) and _is_query(text, start, end):
+            return _Candidate(start, end)
+    words = list(islice(_EMBEDDED.finditer(text), _MAX_CANDIDATES))
+    for word in words:
+        if word.group().isupper():
+            start = word.start()
+            before = text[start - 1 : start]
+            quote = before if before in ("'", '"') else None
+            end = _wrapped_end(text, start, _line_end(text, start), quote)
+            reading = read_query(text, start, end, max_tokens=_MAX_GLANCE_TOKENS)
+            behind = end if reading.sentence_end is None else reading.sentence_end
+            line_start = text.rfind("\n", 0, start) + 1
+            is_in_sentence = bool(text[line_start:start].strip(" \t("))
+            if not is_in_sentence:
+                # A broken query is not mended by leaving out what is wrong with it.
+                behind = end
+            if _is_query(text, start, end) or (
+                _is_query(text, start, behind) and _STRONG.search(text[start:behind])
+            ):
+                return _Candidate(start, end, True, is_in_sentence)
+    for word in words:
+        # In lower case they are words of sentences as well.
+        start = word.start()
+        reading = read_query(text, start, max_tokens=_MAX_GLANCE_TOKENS)
+        written = text[start : reading.end]
+        if reading.flaws == 0 and _STRONG.search(written) and _is_query(text, start):
+            return _Candidate(start, len(text), True)
+    # A broken query is still the answer, where there is no other.
+    broken = (word for word in words if word.group() == "SELECT" or word.start() == 0)
+    return next((_Candidate(word.start(), len(text), True) for word in broken), None)
+
+
+def _line_end(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end
+
+
+def _wrapped_end(text: str, start: int, end_of_line: int, wrap: str | None) -> int:
+    """Where the mark closes that a query is wrapped in; the end of the text without one."""
+    if not wrap:
+        return len(text)
+    if wrap.startswith("`"):
+        close = text.find(wrap, start)
+        if close >= 0 and not _is_query(text, start, close):
+            # Names in the query are in backticks, too.
+            close = text.rfind(wrap, start, end_of_line)
+    else:
+        close = text.rfind(wrap, start, end_of_line)
+        if close < 0:
+            close = text.find(wrap, start) if wrap in ("**", "__") else -1
+        if close < 0 and text.endswith(wrap):
+            close = len(text) - len(wrap)
+    return len(text) if close < 0 else close
+
+
+def _skip_schema(text: str) -> int:
+    """Position behind the `CREATE TABLE` statements of a quoted schema at the head of a text."""
+    position = _skip_comments(text)
+    behind = 0
+    while True:
+        if table := _QUOTED_TABLE.match(text, position):
+            depth, end = 0, None
+            for token in scan_tokens(text, table.end()):
+                depth += (token.kind == "(") - (token.kind == ")")
+                if depth == 0:
+                    end = token.end
+                    break
+            rest = None if end is None else _BEHIND_TABLE.match(text, end)
+            if rest is None:
+                return behind
+            position = rest.end()
+        elif behind and (addition := _QUOTED_ADDITION.match(text, position)):
+            position = addition.end()
+        else:
+            return behind
+        position = behind = _skip_comments(text, position)
+
+
+def _from_json(text: str) -> _Found | None:
+    """The query in a JSON object or array."""
+    decoder = json.JSONDecoder(strict=False)
+    for start in islice(_JSON_START.finditer(text), _MAX_JSON_STARTS):
+        try:
+            value, _ = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            continue
+        sql = _json_answer(value, _MAX_JSON_DEPTH)
+        if sql is not None:
+            return _Found(extract_sql(sql), True)
+    return None
+
+
+def _json_answer(value: Any, depth: int) -> str | None:
+    if depth == 0:
+        return None
+    if isinstance(value, dict):
+        named = {str(name).lower(): part for name, part in value.items()}
+        for name in _JSON_FIELDS:
+            if isinstance(part := named.get(name), str) and part.strip():
+                return part
+        parts: Iterable[Any] = value.values()
+    elif isinstance(value, list):
+        if len(value) == 1 and isinstance(value[0], str) and _is_query(value[0], 0):
+            return value[0]
+        parts = value
+    else:
+        return None
+    found = (_json_answer(part, depth - 1) for part in parts)
+    return next((sql for sql in found if sql is not None), None)
