@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
@@ -23,6 +24,23 @@ MASK_GROUPS = "mask_groups"
 
 PREFIX_TREE = "prefix_tree"
 """Name of the batch entry that holds the `PrefixTree` of the batch."""
+
+_TREE_ENTRIES = frozenset(
+    {
+        "input_ids",
+        "attention_mask",
+        "completion_mask",
+        "labels",
+        "ref_chosen_logps",
+        "ref_rejected_logps",
+        # TRL's trainers put it in, always False.
+        "use_cache",
+        PAIR_WEIGHT,
+        PAIR_MARGIN,
+        MASK_GROUPS,
+        PREFIX_TREE,
+    }
+)
 
 
 @dataclass
@@ -78,9 +96,12 @@ class DataCollatorForPrefixTree:
     Args:
         collator: builds the padded batch, e.g. TRL's.
         max_row_tokens: longest row of the tree; None for no limit.
+        is_required: False leaves the tree out of a batch in which `find_tree_obstacle` finds
+            something.
 
     Raises:
-        InputError: the batch is padded on the left, or a sequence exceeds `max_row_tokens`.
+        InputError: a tree is required and the batch is laid out in another way, e.g. padded on the
+            left; or a sequence exceeds `max_row_tokens`.
 
     Example:
         >>> batch = {
@@ -94,10 +115,12 @@ class DataCollatorForPrefixTree:
 
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
     max_row_tokens: int | None = None
+    is_required: bool = True
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(examples)
-        batch[PREFIX_TREE] = get_prefix_tree(batch, max_row_tokens=self.max_row_tokens)
+        if self.is_required or find_tree_obstacle(batch) is None:
+            batch[PREFIX_TREE] = get_prefix_tree(batch, max_row_tokens=self.max_row_tokens)
         return batch
 
 
@@ -137,27 +160,69 @@ def get_prefix_tree(batch: dict[str, Any], *, max_row_tokens: int | None = None)
     return tree.to(batch["input_ids"].device)
 
 
+def find_tree_obstacle(batch: dict[str, Any]) -> str | None:
+    """Why a model on a tree would not compute what it does on a padded batch; None if it would.
+
+    Args:
+        batch: of a collator; entries that are not about tokens, masks and labels reach the model,
+            which may read anything out of them (`position_ids`, `token_type_ids`).
+    """
+    if others := sorted(batch.keys() - _TREE_ENTRIES):
+        return f"`{others[0]}` tells the model more of every row than its tokens"
+    return _find_layout_obstacle(batch)
+
+
 def get_sequences(batch: dict[str, Any]) -> tuple[list[list[int]], list[list[bool]]]:
     """The token ids of a padded batch's rows without padding, and which of them are trained.
 
     Args:
-        batch: as `DataCollatorForPrefixTree` describes it.
+        batch: as `DataCollatorForPrefixTree` describes it. Without `attention_mask`, a row ends
+            with its last trained token: nothing that is trained depends on what comes later.
 
     Raises:
-        InputError: the batch is padded on the left.
+        InputError: the batch is padded on the left, has an `attention_mask` of more dimensions, or
+            `labels` that are other tokens than those of `input_ids`.
     """
-    is_token = batch["attention_mask"].bool()
-    if (is_token[:, 1:] > is_token[:, :-1]).any():
+    if obstacle := _find_layout_obstacle(batch):
         raise InputError(
-            "`attention_mask` has padding before tokens, expected padding on the right. Set the "
-            "collator's `padding_side` to 'right'."
+            f"{obstacle}, expected `input_ids` with padding on the right, and labels that are -100 "
+            "or the token at the same place. Set the collator's `padding_side` to 'right', or use "
+            "TRL's collator."
         )
-    is_trained = (
-        batch["completion_mask"].bool() if "completion_mask" in batch else batch["labels"] != -100
-    )
-    lengths = is_token.sum(1).tolist()
+    is_trained = _get_is_trained(batch)
+    if "attention_mask" in batch:
+        lengths = batch["attention_mask"].bool().sum(1).tolist()
+    else:
+        positions = torch.arange(1, is_trained.shape[1] + 1, device=is_trained.device)
+        lengths = (is_trained * positions).max(1).values.clamp(min=1).tolist()
     sequences, loss_masks = (
         [row[:length] for row, length in zip(rows.tolist(), lengths, strict=True)]
         for rows in (batch["input_ids"], is_trained)
     )
     return sequences, loss_masks
+
+
+def _get_is_trained(batch: dict[str, Any]) -> Tensor:
+    if "completion_mask" in batch:
+        return batch["completion_mask"].bool()
+    is_trained: Tensor = batch["labels"] != -100
+    return is_trained
+
+
+def _find_layout_obstacle(batch: dict[str, Any]) -> str | None:
+    input_ids, mask = batch["input_ids"], batch.get("attention_mask")
+    if mask is not None:
+        if mask.shape != input_ids.shape:
+            return f"`attention_mask` has the shape {list(mask.shape)}"
+        is_token = mask.bool()
+        if (is_token[:, 1:] > is_token[:, :-1]).any():
+            return "`attention_mask` has padding before tokens"
+        if not is_token[:, 0].all():
+            return "`attention_mask` has a row without tokens"
+    if "completion_mask" not in batch:
+        is_trained = _get_is_trained(batch)
+        # Nothing predicts the first token.
+        is_other = (is_trained & (batch["labels"] != input_ids))[:, 1:]
+        if is_other.any():
+            return f"`labels` differ from `input_ids` at {int(is_other.sum())} trained tokens"
+    return None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,9 @@ from sense_trl.collators import (
     DataCollatorForMaskGroups,
     DataCollatorForPrefixTree,
     DataCollatorForWeightedPreference,
+    find_tree_obstacle,
     get_prefix_tree,
+    get_sequences,
 )
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
@@ -114,3 +118,55 @@ def test_padding_on_the_left_is_refused():
     batch = {"input_ids": torch.ones(1, 3), "attention_mask": torch.tensor([[0, 1, 1]])}
     with pytest.raises(InputError, match="`attention_mask` has padding before tokens"):
         get_prefix_tree(batch)
+
+
+def make_batch(**changes):
+    batch = {
+        "input_ids": torch.tensor([[5, 6, 7, 0], [5, 6, 8, 9]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]),
+        "labels": torch.tensor([[-100, -100, 7, -100], [-100, -100, 8, 9]]),
+    }
+    return {name: value for name, value in {**batch, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"labels": torch.tensor([[-100, -100, 7, -100], [-100, -100, 8, 3]])}, "at 1 trained"),
+        # Shifted by the collator.
+        ({"labels": torch.tensor([[-100, 7, -100, -100], [-100, 8, 9, -100]])}, "at 3 trained"),
+        ({"attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])}, "padding before tokens"),
+        ({"attention_mask": torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1]])}, "padding before tokens"),
+        ({"attention_mask": torch.zeros(2, 4)}, "a row without tokens"),
+        ({"attention_mask": torch.ones(2, 1, 4, 4)}, r"the shape \[2, 1, 4, 4\]"),
+    ],
+    ids=["labels", "shifted", "left", "hole", "empty", "4d"],
+)
+def test_a_batch_in_another_layout_gets_no_tree(changes, reason):
+    batch = make_batch(**changes)
+    assert re.search(reason, find_tree_obstacle(batch))
+    with pytest.raises(InputError, match=reason):
+        DataCollatorForPrefixTree(lambda examples: dict(batch))([])
+    collator = DataCollatorForPrefixTree(lambda examples: dict(batch), is_required=False)
+    assert collator([]).keys() == batch.keys()
+
+
+def test_entries_that_the_model_reads_for_every_row_are_found():
+    assert find_tree_obstacle(make_batch()) is None
+    batch = make_batch(position_ids=torch.arange(4).repeat(2, 1))
+    assert find_tree_obstacle(batch) == (
+        "`position_ids` tells the model more of every row than its tokens"
+    )
+
+
+def test_the_first_label_is_never_trained_and_may_be_anything():
+    labels = torch.tensor([[1, -100, 7, -100], [2, -100, 8, 9]])
+    assert find_tree_obstacle(make_batch(labels=labels)) is None
+
+
+def test_without_a_mask_a_row_ends_with_what_is_trained():
+    sequences, loss_masks = get_sequences(make_batch(attention_mask=None))
+    assert sequences == [[5, 6, 7], [5, 6, 8, 9]]
+    assert loss_masks == [[False, False, True], [False, False, True, True]]
+    untrained = make_batch(attention_mask=None, labels=torch.full((2, 4), -100))
+    assert get_sequences(untrained)[0] == [[5], [5]]

@@ -19,6 +19,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -26,6 +27,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from trl.trainer.utils import add_fused_lm_head
 
 # With so little work per operation a second thread only waits, for seconds on a busy machine.
 torch.set_num_threads(1)
@@ -118,6 +120,32 @@ def save_tiny_model(folder: Path, architecture: str, *, seed: int = 0) -> str:
     build_tiny_model(architecture, seed=seed).save_pretrained(path)
     build_tiny_tokenizer().save_pretrained(path)
     return str(path)
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+"""Options of a small model of most kinds."""
+
+
+def build_small_model(config_class: Any, **options: Any) -> PreTrainedModel:
+    """A small model in float32, whatever its kind, with TRL's fused head."""
+    config = config_class(**{"vocab_size": VOCAB_SIZE, "pad_token_id": 0, **options})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Weights large enough for attention to matter.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 3
+    add_fused_lm_head(model)
+    return model
 
 
 # Preference pairs of text-to-SQL, of different lengths.

@@ -20,7 +20,6 @@ from sense_trl.collators import (
     PREFIX_TREE,
     DataCollatorForMaskGroups,
     DataCollatorForPrefixTree,
-    get_sequences,
 )
 from sense_trl.end_tokens import get_end_token_ids, get_special_ids
 from sense_trl.errors import InputError
@@ -39,7 +38,11 @@ from sense_trl.trainers.imperfect import (
 )
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.prefix_sharing import log_tokens, require_trees
+from sense_trl.trainers.prefix_sharing import (
+    get_checked_sequences,
+    log_tokens,
+    require_trees,
+)
 from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
 from sense_trl.trainers.teacher import saving_one_adapter
 from sense_trl.trainers.teacher_cache import TeacherCache
@@ -333,7 +336,7 @@ class KIDTrainer(SenseSFTTrainer):
 
     @staticmethod
     def _get_gold(inputs: dict[str, Any]) -> Answers:
-        return Answers(*get_sequences(inputs))
+        return Answers(*get_checked_sequences(inputs))
 
     def _get_joint_tree(self, gold: Answers, judged: Answers) -> tuple[PrefixTree, slice]:
         """The tree of the gold answers and the judged ones, and which sequences are the latter.

@@ -21,7 +21,6 @@ from sense_trl.collators import (
     PAIR_WEIGHT,
     PREFIX_TREE,
     DataCollatorForWeightedPreference,
-    get_sequences,
 )
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
@@ -38,6 +37,7 @@ from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
+    get_checked_sequences,
     get_grouped_sampler,
     log_tokens,
     require_trees,
@@ -347,7 +347,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         # TRL hands every entry that it does not know to the model's forward, the tree as well.
         inputs = _without_pair_columns(inputs)
         if self._ensure_prefix_sharing():
-            inputs = add_prefix_tree(inputs)
+            inputs = add_prefix_tree(self, inputs)
         return super().compute_ref_log_probs(model, inputs)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
@@ -385,9 +385,10 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             *self.args.own_loss_types,
         )
         if self._ensure_prefix_sharing():
-            inputs = add_prefix_tree(inputs)
+            inputs = add_prefix_tree(self, inputs)
             log_tokens(self, inputs)
-        elif self._teacher is None and not set(self.args.loss_type) & set(our_types):
+        is_trls = self._teacher is None and not set(self.args.loss_type) & set(our_types)
+        if is_trls and PREFIX_TREE not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         if not self.precompute_ref_logps:
@@ -428,7 +429,7 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def _get_kd_term(self, inputs: dict[str, Any]) -> tuple[PrefixTree, LogitTerm]:
         """The tree of the batch, and the divergence from the teacher on its chosen answers."""
         assert self._teacher is not None
-        sequences, masks = get_sequences(inputs)
+        sequences, masks = get_checked_sequences(inputs)
         device = inputs["input_ids"].device
         tree = inputs.get(PREFIX_TREE)
         if tree is None:

@@ -208,6 +208,6 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """TRL's loss of one micro-batch, from its prefix tree where prefixes are shared."""
         if self._shares_prefixes:
-            inputs = add_prefix_tree(inputs)
+            inputs = add_prefix_tree(self, inputs)
             log_tokens(self, inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

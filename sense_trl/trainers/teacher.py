@@ -21,9 +21,18 @@ from sense_trl.losses.divergence import Divergence
 from sense_trl.losses.logprobs import scale_logits
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import add_fused_lm_head, use_adapter
-from sense_trl.trainers.heads import LogitTerm, get_logit_transform, get_model_inputs
-from sense_trl.trainers.prefix_sharing import find_sharing_obstacle, is_sharded
+from sense_trl.trainers.heads import (
+    LogitTerm,
+    add_prefix_tree_head,
+    get_logit_transform,
+    get_model_inputs,
+)
 from sense_trl.trainers.quantization import disable_cpu_weight_repacking
+from sense_trl.trainers.sharing_obstacles import (
+    compare_with_rows,
+    find_sharing_obstacle,
+    is_sharded,
+)
 
 
 class Teacher(Protocol):
@@ -72,8 +81,8 @@ class LiveTeacher:
             models with the same number of rows in their heads.
 
     Raises:
-        InputError: there is no such adapter, an adapter is of prompt learning, or the parameters
-            are sharded by FSDP or ZeRO-3.
+        InputError: there is no such adapter, an adapter is of prompt learning, the parameters are
+            sharded by FSDP or ZeRO-3, or the logits are not those of hidden states and head.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -282,12 +291,25 @@ def check_vocabularies(
 
 
 def _reads_trees(model: Any) -> bool:
-    """Whether a tree gives the model's own values; leaves its forward as it was."""
+    """Whether a tree gives the model's own values; leaves its forward as it was.
+
+    Raises:
+        InputError: its own logits are others than those of its hidden states and its head.
+    """
     base = model.get_base_model() if getattr(model, "peft_config", None) else model
     before = base.__dict__.get("forward")
     try:
         add_fused_lm_head(base)
-        return find_sharing_obstacle(model) is None
+        obstacle = find_sharing_obstacle(model)
+        if obstacle is not None:
+            add_prefix_tree_head(base)
+            if reason := compare_with_rows(base, share=False):
+                raise InputError(
+                    f"`model` cannot teach: {reason}. Expected a causal model whose logits are its "
+                    "last hidden states times the weights of its head. Merge an adapter on the "
+                    "head first, with `sense-trl merge`; or choose another teacher."
+                )
+        return obstacle is None
     finally:
         if before is None:
             del base.forward

@@ -23,6 +23,11 @@ def get_defaults(folder):
     return {"output_dir": str(folder / "out"), **OPTIONS}
 
 
+def get_adapter(lora):
+    """A config of PEFT is taken as it is."""
+    return LoraConfig(r=4, target_modules="all-linear") if lora is True else lora or None
+
+
 @pytest.fixture
 def train(model_paths, tmp_path):
     """Builds and trains a trainer; keywords are options of the config."""
@@ -52,7 +57,7 @@ def train(model_paths, tmp_path):
             args=config_class(**{**defaults, **options}),
             train_dataset=Dataset.from_list(pairs) if isinstance(pairs, list) else pairs,
             eval_dataset=None if eval_pairs is None else Dataset.from_list(eval_pairs),
-            peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
+            peft_config=get_adapter(lora),
         )
         if start:
             trainer.train(resume_from_checkpoint=resume_from)
@@ -84,7 +89,7 @@ def train_sft(model_paths, tmp_path):
             train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
             eval_dataset=None if eval_rows is None else Dataset.from_list(eval_rows),
             processing_class=tiny_models.build_tiny_tokenizer(),
-            peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
+            peft_config=get_adapter(lora),
         )
         if start:
             trainer.train(resume_from_checkpoint=resume_from)

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import logging
-import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import IterableDataset
-from peft import PromptTuningConfig, get_peft_model
+from peft import LoraConfig
 from tiny_models import (
     ARCHITECTURES,
     PAIRS,
     QUESTIONS,
+    SMALL,
     VOCAB_SIZE,
     assert_same_weights,
+    build_small_model,
     build_tiny_model,
+    build_tiny_tokenizer,
     get_history,
     get_weights,
 )
 from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Gemma2Config,
-    GPT2Config,
-    MambaConfig,
     MistralConfig,
     MixtralConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 from trl import DPOTrainer, SFTTrainer
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from sense_trl.errors import InputError
-from sense_trl.trainers import _trl_compat, prefix_sharing
-from sense_trl.trainers.prefix_sharing import find_sharing_obstacle
+from sense_trl.trainers import SenseDPOTrainer, SenseSFTTrainer, _trl_compat, prefix_sharing
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -346,98 +340,9 @@ def test_smaller_groups_mix_databases_in_a_step_and_keep_trl_s_values(
 # -------------------------------------------------------------------------------- obstacles
 
 
-def build(config_class, **options):
-    """A small model in float32, whatever its kind, with TRL's fused head."""
-    torch.manual_seed(0)
-    config = config_class(**{"vocab_size": VOCAB_SIZE, "pad_token_id": 0, **options})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    # Weights large enough for attention to matter.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter *= 3
-    add_fused_lm_head(model)
-    return model
-
-
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
-
-
-@pytest.mark.parametrize(
-    "config_class, options",
-    [
-        (Qwen2Config, SMALL),
-        (Qwen3Config, SMALL),
-        (MistralConfig, {**SMALL, "sliding_window": None}),
-        (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4}),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_models_with_full_attention_share(config_class, options):
-    assert find_sharing_obstacle(build(config_class, **options)) is None
-
-
-@pytest.mark.parametrize(
-    "config_class, options, reason",
-    [
-        (MistralConfig, {**SMALL, "sliding_window": 4096}, "window of 4096"),
-        (
-            Qwen2Config,
-            {**SMALL, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-            "other kinds than full attention",
-        ),
-        (Gemma2Config, SMALL, "other kinds than full attention"),
-        (MambaConfig, {"hidden_size": 32, "num_hidden_layers": 2}, "linear_attention"),
-        # ALiBi: positions are counted along the row.
-        (
-            BloomConfig,
-            {"hidden_size": 32, "n_layer": 2, "n_head": 4},
-            "other values on a tree|cannot be run",
-        ),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_other_models_do_not_and_say_why(config_class, options, reason):
-    obstacle = find_sharing_obstacle(build(config_class, **options))
-    assert obstacle is not None
-    assert re.search(reason, obstacle)
-
-
-def test_other_obstacles():
-    model = build(Qwen2Config, **SMALL)
-    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    assert "virtual tokens" in find_sharing_obstacle(get_peft_model(model, prompt))
-    model.config._attn_implementation = "flash_attention_2"
-    assert "'flash_attention_2' takes no mask" in find_sharing_obstacle(model)
-
-
-def test_the_comparison_finds_a_wrong_position(monkeypatch):
-    """A model that ignores position ids is told from one that follows them."""
-    model = build(Qwen2Config, **SMALL)
-    assert find_sharing_obstacle(model) is None
-    backbone = model.base_model.forward
-    model.base_model.forward = lambda *args, position_ids=None, **kwargs: backbone(*args, **kwargs)
-    assert "other values on a tree" in find_sharing_obstacle(model)
-
-
-def test_sharded_models_are_judged_by_their_type():
-    model = build(Qwen2Config, **SMALL)
-    model.lm_head.weight.ds_id = 0  # as DeepSpeed's ZeRO-3 marks them
-    assert find_sharing_obstacle(model) is None
-    model.config.model_type = "unheard-of"
-    assert "'unheard-of' are compared" in find_sharing_obstacle(model)
-
-
 @pytest.fixture
 def windowed_model(tmp_path):
-    model = build(MistralConfig, **SMALL, sliding_window=64)
+    model = build_small_model(MistralConfig, **SMALL, sliding_window=64)
     model.save_pretrained(tmp_path / "windowed")
     return str(tmp_path / "windowed")
 
@@ -496,6 +401,121 @@ def test_settings_that_need_every_row(changes, reason):
     assert reason in found
 
 
+# ------------------------------------------------------------------------------- adapters
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"use_dora": True},
+        {"layer_replication": [[0, 2], [1, 2]]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+@pytest.mark.parametrize("kind", ["dpo", "sft"])
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_adapters_of_other_places_have_trl_s_gradients(train, train_sft, kind, options):
+    def build(trainer_class, **sharing):
+        adapter = LoraConfig(r=4, **{"target_modules": ["q_proj"], **options})
+        common = {"lora": adapter, "start": False, **sharing}
+        if kind == "sft":
+            return train_sft(trainer_class=trainer_class, **common)
+        return train(["sigmoid"], trainer_class=trainer_class, **common)
+
+    ours = build(SenseSFTTrainer if kind == "sft" else SenseDPOTrainer, prefix_sharing=True)
+    assert_same_gradients(ours, build(SFTTrainer if kind == "sft" else DPOTrainer))
+
+
+def test_trained_tokens_of_tied_embeddings_are_those_of_the_model_s_own_logits(train_sft):
+    """TRL's head asks the wrapper for a bias, which it has not."""
+    adapter = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[5, 40, 60])
+    trainer = train_sft(lora=adapter, prefix_sharing=True, start=False)
+    loss, gradients = get_gradients(trainer)
+    name = next(name for name in gradients if "trainable_tokens_delta" in name)
+    assert gradients[name].any()
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    del batch["prefix_tree"]
+    trainer.model.zero_grad()
+    expected = trainer.model(**batch).loss
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    found = dict(trainer.model.named_parameters())[name].grad
+    torch.testing.assert_close(found, gradients[name], rtol=1e-4, atol=1e-7)
+
+
+def test_an_adapter_that_needs_every_row_falls_back(train_sft, caplog):
+    def build(**options):
+        adapter = LoraConfig(
+            r=4,
+            target_modules=["q_proj"],
+            alora_invocation_tokens=build_tiny_tokenizer()("Who")["input_ids"],
+            task_type="CAUSAL_LM",
+        )
+        return train_sft(lora=adapter, start=False, **options)
+
+    assert_same_gradients(build(), build(trainer_class=SFTTrainer))
+    assert "aLoRA" in caplog.text
+    with pytest.raises(InputError, match=r"`prefix_sharing` is True, but the adapter .*aLoRA"):
+        build(prefix_sharing=True)
+
+
+# -------------------------------------------------------------------------------- batches
+
+
+def change_labels(batch):
+    """Another token than the one that is there, as where labels are corrected."""
+    labels = batch["labels"]
+    return {**batch, "labels": labels.where(labels == -100, (labels + 1) % VOCAB_SIZE)}
+
+
+def add_positions(batch):
+    return {**batch, "position_ids": torch.arange(3, 3 + batch["input_ids"].shape[1])[None]}
+
+
+def pad_left(batch):
+    """Rolled to the right."""
+    shifts = (batch["attention_mask"] == 0).sum(1).tolist()
+    assert any(shifts)
+    return {
+        name: torch.stack([row.roll(n) for row, n in zip(rows, shifts, strict=True)])
+        for name, rows in batch.items()
+    }
+
+
+@pytest.mark.parametrize("change", [change_labels, add_positions, pad_left])
+def test_batches_of_another_layout_are_computed_row_by_row(train_sft, caplog, change):
+    def build(**options):
+        trainer = train_sft(start=False, max_steps=1, gradient_accumulation_steps=2, **options)
+        collate = DataCollatorForLanguageModeling(pad_token_id=0)
+        if isinstance(trainer, SenseSFTTrainer):
+            trainer.data_collator.collator = lambda examples: change(collate(examples))
+        else:
+            trainer.data_collator = lambda examples: change(collate(examples))
+        return trainer
+
+    ours, trls = build(), build(trainer_class=SFTTrainer)
+    ours.train()
+    trls.train()
+    assert_same_weights(ours, trls)
+    assert get_history(ours, "loss") == get_history(trls, "loss")
+    assert get_history(ours, "prefix_sharing/tokens_saved") == [0]
+    assert caplog.text.count("are computed once per row") == 1
+    with pytest.raises(InputError, match="`prefix_sharing` is True, but in a batch"):
+        build(prefix_sharing=True).train()
+
+
+def test_noise_in_embeddings_is_drawn_for_every_row(train_sft, caplog):
+    ours = train_sft(neftune_noise_alpha=5.0, max_steps=1)
+    assert "`neftune_noise_alpha` asks for noise" in caplog.text
+    assert_same_weights(
+        ours, train_sft(trainer_class=SFTTrainer, neftune_noise_alpha=5.0, max_steps=1)
+    )
+    with pytest.raises(InputError, match="`neftune_noise_alpha`"):
+        train_sft(neftune_noise_alpha=5.0, prefix_sharing=True)
+
+
 def test_the_trainers_have_what_the_obstacles_are_read_from(train, train_sft):
     for trainer in (train(["sigmoid"], start=False), train_sft(start=False)):
         assert trainer._is_vision_dataset is False
@@ -512,7 +532,7 @@ def test_a_mixture_of_experts_with_its_loss_falls_back(train_sft, tmp_path, capl
         "output_router_logits": True,
         "sliding_window": None,
     }
-    build(MixtralConfig, **options).save_pretrained(tmp_path / "moe")
+    build_small_model(MixtralConfig, **options).save_pretrained(tmp_path / "moe")
     train_sft(model=str(tmp_path / "moe"), lora=False, max_steps=1)
     assert "load-balancing loss" in caplog.text
 

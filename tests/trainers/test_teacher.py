@@ -208,6 +208,22 @@ def test_an_adapter_that_is_not_there_is_named(student_with_teacher):
         LiveTeacher(student_with_teacher, adapter_name="other")
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_a_teacher_with_an_adapter_on_its_head_is_refused():
+    """The term reads the head's weights, in which the adapter is not."""
+    model = get_peft_model(
+        build_tiny_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])
+    )
+    forward = model.get_base_model().forward
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    with pytest.raises(InputError, match=r"`model` cannot teach: .* than its own logits say"):
+        LiveTeacher(model)
+    assert model.get_base_model().forward == forward
+
+
 def test_a_teacher_with_virtual_tokens_is_refused():
     config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     with pytest.raises(InputError, match="virtual tokens"):
