@@ -9,7 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sense_trl.database.engine import QueryResult, QueryStatus
@@ -130,6 +130,8 @@ def test_numbers_are_equal_as_in_fractions(left, right) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.floats(), st.floats(min_value=-1e-11, max_value=1e-11))
 def test_any_float_is_equal_as_in_fractions(value: float, step: float) -> None:
+    # Not on the edge, and not where the tolerance itself is rounded.
+    assume(not 0.99e-12 < abs(step) < 1.01e-12 and not 0 < abs(value) < 1e-290)
     other = value * (1 + step)
     assert values_equal(value, other) is slow_equal(value, other)
     assert values_equal(value, step) is slow_equal(value, step)
