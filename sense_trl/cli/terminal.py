@@ -44,7 +44,10 @@ def format_result(result: QueryResult, max_rows: int, *, max_width: int | None =
 
 def make_visible(text: str) -> str:
     """Text that cannot steer the terminal: models write escape sequences too."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+    from sense_trl.database.text import show_text
+
+    shown = show_text(text)
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in shown)
 
 
 def _format_cell(value: object) -> str:

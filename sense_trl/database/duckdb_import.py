@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ import duckdb
 
 from sense_trl.database.engine import TableInfo
 from sense_trl.database.sqlite_engine import SQLiteEngine
+from sense_trl.database.text import decode_text, encode_text, has_bad_bytes, show_text
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["ConversionReport", "convert_sqlite"]
@@ -25,12 +27,45 @@ class ConversionReport:
     """What became of an SQLite database.
 
     Attributes:
-        types: DuckDB type of each column, by table and column.
-        dropped: constraints and views that could not be kept, in words.
+        types: DuckDB type of each column, by table and column, in DuckDB's names.
+        dropped: constraints, views and tables that could not be kept, in words.
+        not_utf8: columns with a name or values that are not UTF-8, with what became of them.
     """
 
     types: dict[str, dict[str, str]]
     dropped: tuple[str, ...]
+    not_utf8: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column to copy.
+
+    Attributes:
+        name: in the source.
+        target: its name in DuckDB.
+        source: the expression that reads it.
+        type: in DuckDB.
+        is_escaped: whether values hold bytes that are not UTF-8.
+    """
+
+    name: str
+    target: str
+    source: str
+    type: str
+    is_escaped: bool = False
+
+    @property
+    def definition(self) -> str:
+        """Name and type as CREATE TABLE takes them."""
+        return f"{_quote(self.target)} {self.type}"
+
+    def convert(self, values: Sequence[object]) -> Sequence[object]:
+        """Values as Arrow takes them."""
+        if not self.is_escaped:
+            return values
+        change = encode_text if self.type == "BLOB" else show_text
+        return [change(value) if isinstance(value, str) else value for value in values]
 
 
 def convert_sqlite(
@@ -40,9 +75,13 @@ def convert_sqlite(
 
     SQLite declares types and stores what it is given, so the type of a column comes from its
     values: BIGINT if all are integers of 64 bits, DOUBLE if all are numbers, BLOB if all are
-    blobs, VARCHAR otherwise (numbers among text as SQLite would print them, text that is not
-    UTF-8 without its bad bytes). A column without values follows its declaration. Keys and
-    NOT NULL are kept where the rows obey them. Views, indices and triggers are left out.
+    blobs, VARCHAR otherwise (numbers among text as SQLite would print them). A column without
+    values follows its declaration. Keys and NOT NULL are kept where the rows obey them. Views,
+    indices and triggers are left out.
+
+    DuckDB holds UTF-8 alone. Bytes of names and values that are not are written as `\\xe9`; a
+    column where a text reads like that already becomes a BLOB of the bytes. A table whose name is
+    not UTF-8 cannot be read and is left out. The report names all of these.
 
     The target appears complete or not at all.
 
@@ -57,29 +96,43 @@ def convert_sqlite(
         tables = engine.get_tables()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     types: dict[str, dict[str, str]] = {}
-    dropped: list[str] = []
+    unreadable = [f"table {show_text(t.name)}" for t in tables if has_bad_bytes(t.name)]
+    dropped = [f"{table}: its name is not UTF-8" for table in unreadable]
+    not_utf8: list[str] = []
     reader = sqlite3.connect(f"{Path(source).absolute().as_uri()}?mode=ro", uri=True)
-    reader.text_factory = lambda data: data.decode(errors="ignore")
+    reader.text_factory = decode_text
     try:
         with duckdb.connect(str(partial)) as writer:
             writer.execute("SET enable_progress_bar = false")
             for table in _parents_first(tables, dropped):
-                columns = _infer_types(reader, table)
-                _copy(reader, writer, table, columns, dropped)
-                types[table.name] = dict(columns)
+                rows_from, expressions = _get_source(reader, table)
+                columns = _infer_types(reader, table, rows_from, expressions)
+                _copy(reader, writer, table, rows_from, columns, dropped)
+                types[table.name] = {column.target: column.type for column in columns}
+                not_utf8 += _name_escaped(table, columns)
         os.replace(partial, target)
     except sqlite3.Error as error:
         raise DatabaseError(f"cannot read {source}: {error}") from error
     finally:
         reader.close()
         partial.unlink(missing_ok=True)
-    return ConversionReport(types, tuple(dropped))
+    return ConversionReport(types, tuple(dropped), tuple(not_utf8))
+
+
+def _name_escaped(table: TableInfo, columns: Sequence[_Column]) -> Iterator[str]:
+    for column in columns:
+        place = f"column {column.target} of {table.name}"
+        if column.name != column.target:
+            yield f"{place}: its name, written as here"
+        if column.is_escaped:
+            how = "kept as a BLOB" if column.type == "BLOB" else "their bytes written as \\xe9"
+            yield f"{place}: values, {how}"
 
 
 def _parents_first(tables: Sequence[TableInfo], dropped: list[str]) -> list[TableInfo]:
     """Tables in an order in which references point back, as far as there is one."""
-    remaining = {table.name: table for table in tables if not table.is_view}
-    dropped += [f"view {table.name}" for table in tables if table.is_view]
+    remaining = {t.name: t for t in tables if not t.is_view and not has_bad_bytes(t.name)}
+    dropped += [f"view {show_text(table.name)}" for table in tables if table.is_view]
     ordered: list[TableInfo] = []
     while remaining:
         ready = [
@@ -96,18 +149,59 @@ def _parents_first(tables: Sequence[TableInfo], dropped: list[str]) -> list[Tabl
     return ordered
 
 
-def _infer_types(reader: sqlite3.Connection, table: TableInfo) -> list[tuple[str, str]]:
+def _get_source(reader: sqlite3.Connection, table: TableInfo) -> tuple[str, dict[str, str]]:
+    """What to read a table from, and the expression for each column there."""
+    name = _quote(table.name)
+    if not any(has_bad_bytes(column.name) for column in table.columns):
+        return name, {column.name: _quote(column.name) for column in table.columns}
+    # What cannot be named is counted.
+    visible = reader.execute(
+        "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table.name,)
+    ).fetchall()
+    expressions = {column: f"c{number}" for number, (column,) in enumerate(visible)}
+    renamed = ", ".join(expressions.values())
+    return (
+        f"(WITH renamed({renamed}) AS (SELECT * FROM {name}) SELECT * FROM renamed)",
+        {column.name: expressions[column.name] for column in table.columns},
+    )
+
+
+def _infer_types(
+    reader: sqlite3.Connection, table: TableInfo, source: str, expressions: Mapping[str, str]
+) -> list[_Column]:
     columns = []
     for column in table.columns:
-        name = _quote(column.name)
+        expression = expressions[column.name]
         kinds = dict(
             reader.execute(
-                f"SELECT typeof({name}), count(*) FROM {_quote(table.name)} GROUP BY 1"
+                f"SELECT typeof({expression}), count(*) FROM {source} GROUP BY 1"
             ).fetchall()
         )
         kinds.pop("null", None)
-        columns.append((column.name, _duckdb_type(set(kinds), column.type)))
+        type_ = _duckdb_type(set(kinds), column.type)
+        is_escaped = False
+        if type_ == "VARCHAR" and kinds.keys() & {"text", "blob"}:
+            texts = reader.execute(f"SELECT CAST({expression} AS TEXT) FROM {source}")
+            bad, like_escaped = _look_at_texts(text for (text,) in texts if text is not None)
+            is_escaped, type_ = bad, "BLOB" if bad and like_escaped else type_
+        columns.append(
+            _Column(column.name, show_text(column.name), expression, type_, is_escaped=is_escaped)
+        )
     return columns
+
+
+def _look_at_texts(texts: Iterable[str]) -> tuple[bool, bool]:
+    """Whether some are not UTF-8, and whether others read as `show_text` would write those."""
+    bad = like_escaped = False
+    for text in texts:
+        if has_bad_bytes(text):
+            bad = True
+        # Also next to bad bytes: what was there would not be known from what is written.
+        like_escaped = like_escaped or _ESCAPE.search(text) is not None
+    return bad, like_escaped
+
+
+_ESCAPE: Final = re.compile(r"\\x[89a-f][0-9a-f]")
 
 
 def _duckdb_type(kinds: set[str], declared: str) -> str:
@@ -136,7 +230,8 @@ def _copy(
     reader: sqlite3.Connection,
     writer: Any,
     table: TableInfo,
-    columns: list[tuple[str, str]],
+    source: str,
+    columns: list[_Column],
     dropped: list[str],
 ) -> None:
     keys = [c.name for c in sorted(table.columns, key=lambda c: c.primary_key) if c.primary_key]
@@ -145,7 +240,7 @@ def _copy(
         f"FOREIGN KEY ({_list(key.columns)}) REFERENCES {_quote(key.referenced_table)} "
         f"({_list(key.referenced_columns)})"
         for key in table.foreign_keys
-        if key.referenced_columns
+        if key.referenced_columns and not has_bad_bytes(key.referenced_table)
     ]
     primary = [f"PRIMARY KEY ({_list(keys)})"] if keys else []
     # From all constraints to none: SQLite enforces few of them, and DuckDB each.
@@ -157,13 +252,13 @@ def _copy(
     ]
     for number, (required, constraints) in enumerate(attempts):
         parts = [
-            f"{_quote(name)} {type_}{' NOT NULL' if name in required else ''}"
-            for name, type_ in columns
+            f"{column.definition}{' NOT NULL' if column.name in required else ''}"
+            for column in columns
         ]
         try:
             writer.execute("BEGIN")
             writer.execute(f"CREATE TABLE {_quote(table.name)} ({', '.join(parts + constraints)})")
-            _insert(reader, writer, table.name, columns)
+            _insert(reader, writer, table.name, source, columns)
             writer.execute("COMMIT")
         except (duckdb.ConstraintException, duckdb.BinderException, duckdb.CatalogException):
             writer.execute("ROLLBACK")
@@ -171,13 +266,13 @@ def _copy(
                 raise
         else:
             lost = [c for c in primary + references if c not in constraints]
-            lost += [f"NOT NULL ({name})" for name in sorted(not_null - required)]
+            lost += [f"NOT NULL ({show_text(name)})" for name in sorted(not_null - required)]
             dropped += [f"{constraint} of {table.name}" for constraint in lost]
             return
 
 
 def _insert(
-    reader: sqlite3.Connection, writer: Any, table: str, columns: list[tuple[str, str]]
+    reader: sqlite3.Connection, writer: Any, table: str, source: str, columns: list[_Column]
 ) -> None:
     import pyarrow
 
@@ -189,14 +284,16 @@ def _insert(
     }
     # Text among numbers is printed by SQLite itself: 1.0 and not 1, 1e+20 and not 100000000000.
     selected = ", ".join(
-        f"CAST({_quote(name)} AS TEXT)" if type_ == "VARCHAR" else _quote(name)
-        for name, type_ in columns
+        f"CAST({column.source} AS TEXT)"
+        if column.type == "VARCHAR" or column.is_escaped
+        else column.source
+        for column in columns
     )
-    cursor = reader.execute(f"SELECT {selected} FROM {_quote(table)}")
+    cursor = reader.execute(f"SELECT {selected} FROM {source}")
     while rows := cursor.fetchmany(_BATCH_ROWS):
         arrays = [
-            pyarrow.array(values, type=arrow_types[type_])
-            for values, (_, type_) in zip(zip(*rows, strict=True), columns, strict=True)
+            pyarrow.array(column.convert(values), type=arrow_types[column.type])
+            for values, column in zip(zip(*rows, strict=True), columns, strict=True)
         ]
         batch = pyarrow.table(arrays, names=[f"c{number}" for number in range(len(columns))])
         writer.register("_batch", batch)
@@ -209,4 +306,4 @@ def _quote(name: str) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    return ", ".join(map(_quote, names))
+    return ", ".join(_quote(show_text(name)) for name in names)

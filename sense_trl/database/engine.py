@@ -167,6 +167,9 @@ class MapValue(dict[object, object]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    def __repr__(self) -> str:
+        return f"MapValue({super().__repr__()})"
+
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
@@ -205,6 +208,7 @@ class QueryResult:
 class ColumnInfo:
     """One column of a table or view.
 
+    What is not UTF-8 in a name is kept as lone surrogates (`sense_trl.database.text`).
     `type` is the declared type as written ("" where none is declared); `primary_key` is the
     column's 1-based position in the primary key, 0 if it is not part of it.
     """

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
+import operator
 import os
 import random
 import sqlite3
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
+from sense_trl.database.engine import MapValue, TypedText
 from sense_trl.database.profile import (
     ColumnProfile,
     DatabaseProfile,
@@ -28,6 +31,7 @@ from sense_trl.database.profile import (
     comparable_values,
     quote_name,
 )
+from sense_trl.database.text import encode_text, has_bad_bytes
 from sense_trl.errors import InputError
 
 __all__ = ["ColumnName", "DatabaseFuzzer", "FuzzHints"]
@@ -184,13 +188,30 @@ class DatabaseFuzzer:
         for table in self._profile.tables:
             if rows := drawn[table.name]:
                 names = ", ".join(quote_name(column.name) for column in table.columns)
-                marks = ", ".join("?" * len(table.columns))
                 # A collation can make two values of a key one.
                 ignore = "OR IGNORE " if self._profile.dialect == "sqlite" else ""
-                connection.executemany(
-                    f"INSERT {ignore}INTO {quote_name(table.name)} ({names}) VALUES ({marks})", rows
-                )
+                head = f"INSERT {ignore}INTO {quote_name(table.name)} ({names}) VALUES"
+                # Rows that are bound alike go in one go; nearly all are.
+                for marks, run in itertools.groupby(map(_bind, rows), key=operator.itemgetter(0)):
+                    connection.executemany(f"{head} ({marks})", [values for _, values in run])
         connection.execute("COMMIT")
+
+
+def _bind(row: Row) -> tuple[str, Row]:
+    """A row's parameters and what stands for them in the statement."""
+    marks, values = [], []
+    for value in row:
+        mark = "?"
+        if isinstance(value, str) and has_bad_bytes(value):
+            # As text `sqlite3` takes only what is UTF-8.
+            mark, value = "CAST(? AS TEXT)", encode_text(value)
+        elif isinstance(value, TypedText):
+            value = value.text
+        elif isinstance(value, MapValue):
+            value = {"key": list(value), "value": list(value.values())}
+        marks.append(mark)
+        values.append(value)
+    return ", ".join(marks), tuple(values)
 
 
 def _with_all_nulls(profile: DatabaseProfile) -> DatabaseProfile:

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from sense_trl.database.engine import SQLEngine, TableInfo
+from sense_trl.database.engine import MapValue, SQLEngine, TableInfo
+from sense_trl.database.text import get_nameable_tables, has_bad_bytes, name_bad_bytes
 from sense_trl.errors import DatabaseError
 
 __all__ = [
@@ -162,7 +163,8 @@ def profile_database(
     """Read what a neighbour of a database must keep.
 
     At most 2,000 rows of a table are read, evenly spread where it has more. Views are kept as
-    they are declared; virtual tables and triggers are left out.
+    they are declared; virtual tables and triggers are left out, and so are tables and columns whose
+    names are not UTF-8, which no query can name.
 
     Args:
         engine: an open database.
@@ -173,7 +175,11 @@ def profile_database(
         DatabaseError: the database cannot be read, or its tables cannot be created anew.
     """
     statements, virtual = _read_statements(engine)
-    infos = [t for t in engine.get_tables() if not t.is_view and t.name not in virtual]
+    infos = [
+        table
+        for table in get_nameable_tables(engine.get_tables())
+        if not table.is_view and table.name not in virtual
+    ]
     if engine.dialect == "sqlite":
         unique = _read_unique(infos, statements)
     else:
@@ -249,11 +255,15 @@ def _read_statements(engine: SQLEngine) -> tuple[list[str], set[str]]:
         raise DatabaseError(f"cannot read the schema of {engine.path}: {result.error}")
     statements, virtual = [], set()
     for kind, name, sql in result.rows:
-        words = str(sql).lower().split(None, 3)
+        if has_bad_bytes(str(name)):
+            continue
+        # Whatever else is not UTF-8 has to become something that it can be created with.
+        sql = name_bad_bytes(str(sql))
+        words = sql.lower().split(None, 3)
         if kind == "table" and words[:2] == ["create", "virtual"]:
             virtual.add(str(name))
         elif kind in ("table", "view") or words[:2] == ["create", "unique"]:
-            statements.append(str(sql))
+            statements.append(sql)
     return statements, virtual
 
 
@@ -369,15 +379,24 @@ def _read_rows(engine: SQLEngine, info: TableInfo) -> tuple[tuple[tuple[object, 
 
 
 class _HashableDict(dict[str, object]):
-    """A value of DuckDB's STRUCT or MAP, to be counted and written like any other."""
+    """A value of DuckDB's STRUCT, to be counted and written like any other."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+class _HashableMap(MapValue):
+    """The same for a MAP."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
 
 def _make_hashable(value: object) -> object:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return tuple(map(_make_hashable, value))
+    if isinstance(value, MapValue):
+        return _HashableMap((key, _make_hashable(item)) for key, item in value.items())
     if isinstance(value, dict):
         return _HashableDict((key, _make_hashable(item)) for key, item in value.items())
     return value

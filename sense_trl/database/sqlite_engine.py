@@ -21,6 +21,7 @@ from sense_trl.database.engine import (
     describe_exceeded,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
+from sense_trl.database.text import decode_text, has_bad_bytes, show_text
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["SQLiteEngine", "set_process_heap_limit"]
@@ -148,7 +149,9 @@ class SQLiteEngine(FileEngine):
     state is never older than 1 ms. With such a file beside it the database is opened with
     `mode=ro` alone.
 
-    Text that is not UTF-8 is decoded with the bad bytes left out, as Spider's evaluator does.
+    Text that is not UTF-8 keeps its bad bytes as lone surrogates (`sense_trl.database.text`), in
+    values as in names. A query that reads a column whose *name* is not UTF-8, which only `SELECT *`
+    can, is an EXECUTION_ERROR: Python cannot pass such a name on.
 
     Not protected, because SQLite offers no way inside a process (`IsolatedEngine` and
     `SQLVerifier` with workers cover the first two):
@@ -191,7 +194,7 @@ class SQLiteEngine(FileEngine):
         self._connection: sqlite3.Connection | None = None
         self._reversed: sqlite3.Connection | None = None
         self._length_limits: dict[bool, int] = {}
-        self._lenient_text = False
+        self._has_bad_text = False
         self._digesting = False
         self._digest: ResultDigest | None = None
         # State of the query that runs, read by the callbacks.
@@ -258,7 +261,6 @@ class SQLiteEngine(FileEngine):
         """
         self._check_usable()
         connection = self._open_file()
-        connection.text_factory = _decode_leniently
         try:
             return _read_tables(connection)
         except sqlite3.Error as error:
@@ -275,11 +277,13 @@ class SQLiteEngine(FileEngine):
         try:
             # `_check_usable` watches over threads, with a better message; SQLite's own check
             # would forbid another thread even to close.
-            return sqlite3.connect(
+            connection = sqlite3.connect(
                 uri, uri=True, isolation_level=None, cached_statements=0, check_same_thread=False
             )
         except sqlite3.Error as error:
             raise DatabaseError(f"cannot open {self._path}: {error}") from error
+        connection.text_factory = decode_text
+        return connection
 
     def _connect(self, *, reverse: bool) -> sqlite3.Connection:
         _check_file(self._path)
@@ -300,7 +304,7 @@ class SQLiteEngine(FileEngine):
         except sqlite3.Error as error:
             connection.close()
             raise DatabaseError(f"cannot read {self._path}: {error}") from error
-        connection.text_factory = _decode_leniently if self._lenient_text else str
+        connection.text_factory = decode_text if self._has_bad_text else str
         connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, max(_MAX_COLUMNS, widest))
         for category, cap in _PARSER_CAPS.items():
             connection.setlimit(category, cap)
@@ -397,13 +401,13 @@ class SQLiteEngine(FileEngine):
                 else:
                     rows = fetched
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
-            if not self._lenient_text and str(error).startswith("Could not decode to UTF-8"):
+            if not self._has_bad_text and str(error).startswith("Could not decode to UTF-8"):
                 # `str` decodes twice as fast as a callback and gives the same where it gives
                 # anything; from here on this file gets the callback.
-                self._lenient_text = True
+                self._has_bad_text = True
                 for each in (self._connection, self._reversed):
                     if each is not None:
-                        each.text_factory = _decode_leniently
+                        each.text_factory = decode_text
                 return self._run(sql, limits, started, reverse=reverse)
             status, message = self._classify(error, limits)
         finally:
@@ -501,6 +505,9 @@ class SQLiteEngine(FileEngine):
             return QueryStatus.DENIED, "more than one statement"
         if isinstance(error, UnicodeEncodeError) or "null character" in message:
             return QueryStatus.SYNTAX_ERROR, message
+        if isinstance(error, UnicodeDecodeError):
+            shown = show_text(decode_text(error.object))
+            return QueryStatus.EXECUTION_ERROR, f"a name that is read is not UTF-8 text: {shown}"
         if _SYNTAX_MESSAGE.match(message):
             return QueryStatus.SYNTAX_ERROR, message
         return QueryStatus.EXECUTION_ERROR, message
@@ -519,10 +526,6 @@ def _refuse_statement(sql: str) -> tuple[QueryStatus, str] | None:
     if not head or head == ";":
         return QueryStatus.SYNTAX_ERROR, "the text holds no statement"
     return QueryStatus.SYNTAX_ERROR, f'near "{head}": expected SELECT, WITH or VALUES'
-
-
-def _decode_leniently(data: bytes) -> str:
-    return data.decode(errors="ignore")
 
 
 def _size(file: Path) -> int:
@@ -550,7 +553,7 @@ def _connect_virtual_tables(connection: sqlite3.Connection) -> None:
     virtual = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'create virtual table%'"
     ).fetchall()
-    quoted = ['"' + name.replace('"', '""') + '"' for (name,) in virtual]
+    quoted = ['"' + name.replace('"', '""') + '"' for (name,) in virtual if not has_bad_bytes(name)]
     for table in ("json_each('[]')", "json_tree('[]')", *quoted):
         try:
             connection.execute(f"SELECT * FROM {table} LIMIT 0").fetchall()
@@ -561,14 +564,18 @@ def _connect_virtual_tables(connection: sqlite3.Connection) -> None:
 
 def _read_tables(connection: sqlite3.Connection) -> tuple[TableInfo, ...]:
     entries = connection.execute(
-        "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')"
+        "SELECT name, type, rowid FROM sqlite_master WHERE type IN ('table', 'view')"
         " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
     ).fetchall()
     columns: dict[str, tuple[ColumnInfo, ...]] = {}
-    for name, kind in entries:
+    # Tables go by their number: a name that is not UTF-8 cannot be handed to SQLite.
+    of_table = "FROM sqlite_master m, {} p WHERE m.rowid = ?"
+    for name, kind, number in entries:
         try:
             described = connection.execute(
-                'SELECT name, type, "notnull", pk FROM pragma_table_info(?)', (name,)
+                'SELECT p.name, p.type, p."notnull", p.pk '
+                + of_table.format("pragma_table_info(m.name)"),
+                (number,),
             ).fetchall()
         except sqlite3.OperationalError:
             if kind == "view":
@@ -586,14 +593,15 @@ def _read_tables(connection: sqlite3.Connection) -> tuple[TableInfo, ...]:
         return tuple(name for _, name in keys)
 
     tables = []
-    for name, kind in entries:
+    for name, kind, number in entries:
         if name not in columns:
             continue
         grouped: dict[int, list[tuple[str, str, str | None]]] = {}
         for key_id, table, column, referenced in connection.execute(
-            'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(?)'
-            " ORDER BY id DESC, seq",
-            (name,),
+            'SELECT p.id, p."table", p."from", p."to" '
+            + of_table.format("pragma_foreign_key_list(m.name)")
+            + " ORDER BY p.id DESC, p.seq",
+            (number,),
         ):
             # SQLite numbers foreign keys from the last declared to the first.
             grouped.setdefault(key_id, []).append((table, column, referenced))

@@ -10,6 +10,7 @@ from typing import Final
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits, QueryResult
 from sense_trl.database.process import workers_are_supported
+from sense_trl.database.text import show_text
 from sense_trl.database.worker import EngineWorker
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.verification.verifier import Reason
@@ -98,7 +99,7 @@ def _preview(result: QueryResult, max_rows: int, max_chars: int) -> ResultPrevie
         return ResultPreview(error=f"{result.status}: {result.error}")
 
     def text(value: object) -> str:
-        shown = "NULL" if value is None else str(value)
+        shown = "NULL" if value is None else show_text(str(value))
         return shown if len(shown) <= max_chars else shown[: max_chars - 1] + "…"
 
     return ResultPreview(

@@ -127,14 +127,17 @@ class Databases:
     def _get_columns(self, db_id: str) -> Columns:
         if db_id not in self._columns:
             tables = self._catalog.engine(db_id).get_tables()
+            # What is not UTF-8 in a name is no character that a query could hold.
             self._columns[db_id] = {
-                table.name: {column.name: column.type for column in table.columns}
+                table.name: {c.name: c.type for c in table.columns if c.name.isprintable()}
                 for table in tables
+                if table.name.isprintable()
             }
             self._foreign_keys[db_id] = [
                 (table.name, own, key.referenced_table, referenced)
                 for table in tables
                 for key in table.foreign_keys
                 for own, referenced in zip(key.columns, key.referenced_columns, strict=False)
+                if f"{table.name}{own}{key.referenced_table}{referenced}".isprintable()
             ]
         return self._columns[db_id]

@@ -14,6 +14,7 @@ from typing import Final
 
 from sense_trl.database.engine import SQLEngine, TableInfo
 from sense_trl.database.profile import ForeignKeyColumns, quote_name
+from sense_trl.database.text import get_nameable_tables
 from sense_trl.errors import InputError
 from sense_trl.schema.naming import get_words, singular
 from sense_trl.schema.schema import DatabaseSchema
@@ -89,7 +90,7 @@ def infer_foreign_keys(
         raise InputError(f"`min_confidence` is {min_confidence}; expected a number from 0 to 1.")
     columns = [
         column
-        for table in schema.tables
+        for table in get_nameable_tables(schema.tables)
         if not table.is_view
         for column in _read_columns(engine, table)
     ]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from sense_trl.database.engine import ForeignKeyInfo, TableInfo
+from sense_trl.database.text import show_text
 from sense_trl.errors import InputError
 from sense_trl.schema.schema import DatabaseSchema
 
@@ -50,7 +51,8 @@ def format_schema(
 ) -> str:
     """Write `schema` as prompt text.
 
-    Foreign keys that refer to something the schema does not have are left out.
+    Foreign keys that refer to something the schema does not have are left out. What is not UTF-8 in
+    a name or a value is written as `\\xe9`.
 
     Args:
         style: `"compact"`, `"codes"` or `"ddl"`.
@@ -66,7 +68,7 @@ def format_schema(
             '`sample_values` were given with `style="compact"`, which shows none. '
             'Use "codes" or "ddl".'
         )
-    return _STYLES[style](schema, sample_values or {})
+    return show_text(_STYLES[style](schema, sample_values or {}))
 
 
 def quote_name(name: str) -> str:
@@ -166,7 +168,9 @@ def _literal(value: object) -> str:
         return "NULL"
     if isinstance(value, (int, float)):
         return str(value)
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    text = str(value)
     # A line break inside a value would end the comment that holds it.
     return "'" + " ".join(text.split()).replace("'", "''") + "'"
 

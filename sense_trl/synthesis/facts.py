@@ -17,6 +17,7 @@ from sense_trl.database.profile import (
     quote_name,
     shape_of,
 )
+from sense_trl.database.text import get_nameable_tables
 from sense_trl.schema.graph import ColumnName, SchemaGraph
 from sense_trl.schema.naming import get_words
 from sense_trl.schema.schema import DatabaseSchema, get_schema
@@ -136,7 +137,7 @@ def get_database_facts(
     repeating = {(c.table.lower(), c.column.lower()) for c, f in described.items() if f.repeats}
     # One column of a key of several: joined on alone it pairs what does not belong together.
     given = [key for key in given if (key[2].lower(), key[3].lower()) not in repeating]
-    tables = tuple(table for table in declared.tables if table.name in num_rows)
+    tables = tuple(t for t in get_nameable_tables(declared.tables) if t.name in num_rows)
     graph = SchemaGraph(replace(declared, tables=tables), foreign_keys=given, seed_sql=seed_sql)
     roles = get_roles(graph)
     columns = {

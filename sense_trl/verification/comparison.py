@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from sense_trl.database.engine import QueryResult
+from sense_trl.database.text import drop_bad_bytes, rows_have_bad_bytes
 from sense_trl.errors import InputError
 from sense_trl.sql.parsing import order_matters, visible_sort_columns
 from sense_trl.verification.values import CanonicalTables, get_reach, rows_equal
@@ -140,7 +141,8 @@ def results_match(
 
     `spider`: the test-suite evaluator's `result_eq`. Python equality of values (1 == 1.0, no
     tolerance), columns in any order, duplicates count, order counts where the text of gold
-    contains "order by" in any place; two empty results are equal whatever their columns.
+    contains "order by" in any place; two empty results are equal whatever their columns. What is
+    not UTF-8 in a text is left out.
     `gold_sql` is the text after that evaluator's own changes (`verify_sql` makes them).
 
     `bird`: set equality of rows with columns in their order; neither duplicates nor the order of
@@ -176,6 +178,7 @@ def results_match(
         raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
     left, right = hashable_rows(predicted.rows), hashable_rows(gold.rows)
     if semantics == "spider":
+        left, right = _as_spider_reads(left), _as_spider_reads(right)
         return _OUTCOMES[_spider(left, right, ordered="order by" in gold_sql.lower())]
     equal = left == right or set(left) == set(right)
     return _OUTCOMES[Reason.RESULTS_EQUAL if equal else Reason.VALUES_DIFFER]
@@ -213,6 +216,15 @@ def _hashable(value: object) -> object:
 
 
 # ---------------------------------------------------------------------- spider
+
+
+def _as_spider_reads(rows: Sequence[Row]) -> Sequence[Row]:
+    if not rows_have_bad_bytes(rows):
+        return rows
+    return [
+        tuple(drop_bad_bytes(value) if isinstance(value, str) else value for value in row)
+        for row in rows
+    ]
 
 
 def _spider(predicted: Sequence[Row], gold: Sequence[Row], *, ordered: bool) -> Reason:

@@ -19,6 +19,7 @@ from sense_trl.database.engine import (
     ReorderingEngine,
     SQLEngine,
 )
+from sense_trl.database.text import rows_have_bad_bytes
 from sense_trl.errors import InputError
 from sense_trl.sql.ambiguity import depends_on_scan_order, get_bare_column_queries
 from sense_trl.sql.parsing import (
@@ -138,8 +139,8 @@ def verify_sql(
     the first statement is dropped, and YEAR(CURDATE()) becomes 2020. Differences that remain, on
     purpose: a text without a statement and a statement that writes are wrong here even where gold
     is empty (the official ones count them as an empty result, and let the write happen), and gold
-    that fails is undetermined (Spider's script aborts, BIRD's counts 0). Text that is not UTF-8
-    is decoded leniently also under `bird`, whose script scores such a result 0.
+    that fails is undetermined (Spider's script aborts, BIRD's counts 0). A result with text that is
+    not UTF-8 is a failed query under `bird`, as for its script; `spider` leaves the bad bytes out.
 
     Args:
         predicted_sql: the model's text.
@@ -255,9 +256,18 @@ def examine_gold(
         problem = _GOLD_PROBLEMS[result.status]
         if semantics == "strict" and result.exceeded in (LimitKind.ROWS, LimitKind.RESULT_BYTES):
             return _examine_large_gold(sql, result, engine, gold_limits)
+    elif semantics == "bird" and rows_have_bad_bytes(result.rows):
+        problem = Reason.GOLD_EXECUTION_ERROR
+        result = _as_undecodable(result)
     elif semantics == "strict":
         problem = _find_ambiguity(sql, result, engine, gold_limits)
     return GoldExamination(sql, result, problem)
+
+
+def _as_undecodable(result: QueryResult) -> QueryResult:
+    """A result as BIRD's script has it, whose connection decodes strictly."""
+    message = "the result holds text that is not UTF-8"
+    return replace(result, status=QueryStatus.EXECUTION_ERROR, columns=(), rows=(), error=message)
 
 
 def _examine_large_gold(
@@ -474,6 +484,8 @@ def verify_against(
             decided = _decide_by_text(predicted_sql, canonical, gold, engine, own_limits, semantics)
             if decided is None:
                 result = engine.execute(predicted_sql, limits=own_limits)
+    if semantics == "bird" and rows_have_bad_bytes(result.rows):
+        result = _as_undecodable(result)
     status = result.status
     if decided is not None and not is_volatile(predicted_sql):
         reason, status = decided, QueryStatus.OK
