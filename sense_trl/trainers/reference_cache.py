@@ -1,15 +1,16 @@
 """Log-probabilities of the reference model, computed once per pair and kept in a Parquet file.
 
-A pair is known by its tokens and by what computed it: the reference's weights, its type and the
-options that enter the sum. The same file serves other runs, other orders of the data and other
-adapters on the same base model. Differs from TRL's cache (1.16), which belongs to one dataset
-fingerprint, misses when the adapter's rank changes, and fails with several processes on a dataset
-in memory.
+A pair is known by its tokens and by what computed it: the reference's weights and their type, its
+config, and the options that enter the sum. The same file serves other runs, other orders of the
+data and other adapters on the same base model. Differs from TRL's cache (1.16), which belongs to
+one dataset fingerprint, misses when the adapter's rank changes, and fails with several processes on
+a dataset in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from accelerate.utils import gather_object
 
 from sense_trl._files import replacing
 from sense_trl.errors import InputError
+from sense_trl.trainers.model_identity import describe_settings, get_weights_digest
 
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("key", "ref_chosen_logps", "ref_rejected_logps")
-_NUM_SAMPLED = 1024
 # So many batches of every process are computed between two savings.
 _BATCHES_PER_SAVING = 64
 
@@ -120,24 +121,26 @@ def _compute(trainer: Any, rows: Any, keys: list[str], batch: list[int]) -> list
 
 
 def _get_reference_key(trainer: Any) -> str:
-    """Names the function from tokens to log-probabilities: weights, types, options."""
+    """Names the function from tokens to log-probabilities: weights, settings, options."""
     args = trainer.args
-    parts = [f"{args.ld_alpha=} {args.bf16=} {args.fp16=}".replace("args.", "")]
     model = trainer.model if trainer.ref_model is None else trainer.ref_model
     model = trainer.accelerator.unwrap_model(model)
     adapters = getattr(model, "peft_config", {})
-    for name, parameter in sorted(model.named_parameters()):
-        # Adapters are switched off for the reference, but for one that TRL calls "ref".
-        is_adapter = any(f".{adapter}." in f"{name}." for adapter in adapters)
-        if is_adapter and ".ref." not in f"{name}.":
-            continue
-        name = name.replace("base_model.model.", "").replace(".base_layer", "")
-        flat = parameter.detach().flatten()
-        # A sample: training moves nearly every weight, and reading all of them takes long.
-        sample = flat[:: max(1, flat.numel() // _NUM_SAMPLED)][:_NUM_SAMPLED].float().cpu()
-        digest = hashlib.sha256(sample.numpy().tobytes()).hexdigest()
-        parts.append(f"{name} {tuple(parameter.shape)} {parameter.dtype} {digest}")
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+    # Adapters are switched off for the reference, but for one that TRL calls "ref".
+    active = [adapter for adapter in adapters if adapter == "ref"]
+    weights = []
+    for name, parameter in model.named_parameters():
+        is_off = any(f".{a}." in f"{name}." for a in adapters if a not in active)
+        if not is_off:
+            for part in ("base_model.model.", ".base_layer", ".original_module"):
+                name = name.replace(part, "")
+            weights.append((name, parameter))
+    parts = {
+        "options": [args.ld_alpha, args.bf16, args.fp16],
+        "settings": describe_settings(model, adapters=active),
+        "weights": get_weights_digest(weights),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _get_pair_key(prefix: str, row: dict[str, list[int]]) -> str:

@@ -48,6 +48,7 @@ class TeacherCacheSettings:
         num_samples: tokens drawn; 0 in a cache of the likeliest.
         seed: of the draws.
         temperature: the teacher's logits were divided by it.
+        model_settings: of the teacher's config and adapters; None in a cache of version 0.1.0.
     """
 
     teacher: str
@@ -58,6 +59,7 @@ class TeacherCacheSettings:
     num_samples: int
     seed: int
     temperature: float
+    model_settings: dict[str, Any] | None = None
 
     @property
     def num_ids(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,11 @@ from sense_trl.errors import InputError
 from sense_trl.losses.logprobs import check_temperature, get_log_probs
 from sense_trl.losses.sparse_teacher import reduce_to_top_k
 from sense_trl.prefix_tree import PrefixTree
+from sense_trl.trainers.model_identity import (
+    describe_differences,
+    describe_settings,
+    get_weights_digest,
+)
 from sense_trl.trainers.teacher import LiveTeacher, check_vocabularies
 from sense_trl.trainers.teacher_cache import (
     FORMAT,
@@ -32,7 +36,6 @@ from sense_trl.trainers.teacher_cache import (
     read_settings,
 )
 
-_NUM_SAMPLED_WEIGHTS = 256
 _CHUNK_BYTES = 64 * 2**20
 """Size of one chunk of float32 logits; a few such chunks are alive at once."""
 
@@ -92,13 +95,14 @@ def build_teacher_cache(
     check_vocabularies(tokenizer, tokenizer, (num_rows, num_rows))
     settings = TeacherCacheSettings(
         teacher=model.config._name_or_path,
-        weights=_get_weights_digest(model),
+        weights=get_weights_digest(model.named_parameters()),
         tokenizer=get_tokenizer_digest(tokenizer),
         num_tokens=max(tokenizer.get_vocab().values()) + 1,
         top_k=top_k if num_samples is None else 0,
         num_samples=num_samples or 0,
         seed=seed,
         temperature=temperature,
+        model_settings=describe_settings(model),
     )
     if not 1 <= top_k <= settings.num_tokens:
         raise InputError(
@@ -129,18 +133,6 @@ def build_teacher_cache(
     return cache
 
 
-def _get_weights_digest(model: Any) -> str:
-    """Identity of a model's weights, from a sample of each: training moves nearly all of them."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        step = max(1, flat.numel() // _NUM_SAMPLED_WEIGHTS)
-        sample = flat[::step][:_NUM_SAMPLED_WEIGHTS].float().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
-
-
 # ---------------------------------------------------------------------------------- folder
 
 
@@ -150,12 +142,16 @@ def _claim(path: Path, settings: TeacherCacheSettings) -> None:
     file = path / SETTINGS_FILE
     if file.exists() and not is_cut_short(file, text):
         before, now = asdict(read_settings(path)), asdict(settings)
-        changed = [
-            f"{name} was {before[name]!r}, now {now[name]!r}"
-            for name in now
-            # The same weights may be loaded from another folder.
-            if before[name] != now[name] and name != "teacher"
-        ]
+        models = [values.pop("model_settings") for values in (before, now)]
+        if models[0] is None:
+            raise InputError(
+                f"`path` {str(path)!r} holds a teacher cache of sense_trl 0.1.0, which did not "
+                "write down the settings of the model that it asked. Train with it as it is, or "
+                "make a new one in another folder."
+            )
+        # The same weights may be loaded from another folder.
+        del before["teacher"], now["teacher"]
+        changed = describe_differences(before, now) + describe_differences(*models)
         if changed:
             raise InputError(
                 f"`path` {str(path)!r} holds a teacher cache with other settings: "

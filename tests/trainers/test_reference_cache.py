@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import PAIRS, assert_same_weights, build_tiny_model
+from tiny_models import PAIRS, assert_same_weights, build_tiny_model, build_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 
@@ -104,6 +104,52 @@ def test_a_trained_adapter_is_part_of_the_reference(precompute, monkeypatch, mod
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     parameter.fill_(scale)
+        monkeypatch.setitem(model_paths, "adapter", model)
+        counts.append(precompute(architecture="adapter", lora=False)[1])
+    assert counts == [len(PAIRS), 0, len(PAIRS)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rms_norm_eps": 1e-2},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+        {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32},
+        {"hidden_act": "gelu"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_the_same_weights_under_another_config_are_another_reference(
+    precompute, monkeypatch, model_paths, tmp_path, changes, lora
+):
+    _, first = precompute(lora=lora)
+    model = build_tiny_model("llama")
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(tmp_path / "changed")
+    build_tiny_tokenizer().save_pretrained(tmp_path / "changed")
+    monkeypatch.setitem(model_paths, "changed", str(tmp_path / "changed"))
+    _, second = precompute(architecture="changed", lora=lora)
+    assert (first, second) == (len(PAIRS), len(PAIRS))
+
+
+def test_another_attention_is_another_reference(precompute):
+    _, first = precompute()
+    _, second = precompute(model_init_kwargs={"attn_implementation": "eager"})
+    assert (first, second) == (len(PAIRS), len(PAIRS))
+
+
+def test_the_scale_of_a_trained_adapter_is_part_of_the_reference(
+    precompute, monkeypatch, model_paths
+):
+    counts = []
+    for alpha in (8, 8, 16):
+        base = AutoModelForCausalLM.from_pretrained(model_paths["llama"])
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            options = {"r": 4, "target_modules": ["q_proj"], "lora_alpha": alpha}
+            model = get_peft_model(base, LoraConfig(**options, init_lora_weights=False))
         monkeypatch.setitem(model_paths, "adapter", model)
         counts.append(precompute(architecture="adapter", lora=False)[1])
     assert counts == [len(PAIRS), 0, len(PAIRS)]

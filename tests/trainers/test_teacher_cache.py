@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
+import re
 
 import pytest
 import torch
@@ -127,6 +130,43 @@ def test_a_token_takes_98_bytes(build):
     rows = [([1, 2, 3], [i, *range(60)]) for i in range(200)]
     cache = build(rows)
     assert cache.num_bytes / cache.num_completion_tokens == pytest.approx(98.5, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("rms_norm_eps", 1e-2, "rms_norm_eps was 1e-06, now 0.01"),
+        ("num_attention_heads", 2, "num_attention_heads was 4, now 2"),
+        (
+            "rope_parameters",
+            {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+            "rope_parameters was",
+        ),
+    ],
+)
+def test_the_same_weights_under_another_config_are_another_teacher(
+    build, teacher, tmp_path, name, value, words
+):
+    build()
+    config = copy.deepcopy(teacher.config)
+    setattr(config, name, value)
+    if name == "num_attention_heads":
+        config.num_key_value_heads, config.head_dim = 1, 32
+    other = type(teacher)(config)
+    other.load_state_dict(teacher.state_dict())
+    with pytest.raises(InputError, match=re.escape(words)):
+        build_teacher_cache(tmp_path / "cache", other, TOKENIZER, ROWS)
+
+
+def test_a_cache_without_the_settings_of_its_teacher_is_read_and_not_added_to(build, tmp_path):
+    build()
+    path = tmp_path / "cache" / "cache.json"
+    content = json.loads(path.read_text())
+    del content["model_settings"]
+    path.write_text(json.dumps(content))
+    assert len(TeacherCache(tmp_path / "cache")) == len(ROWS)
+    with pytest.raises(InputError, match="did not write down the settings of the model"):
+        build()
 
 
 def test_samples_are_drawn_from_the_teacher(build, teacher):
