@@ -55,6 +55,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16")
     parser.add_argument("--load-in-4bit", action="store_true", help="hold the weights in 4 bits")
+    parser.add_argument(
+        "--fold-system-message",
+        action="store_true",
+        help="put the schema in front of the question, for a chat template without a system role",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens")
     parser.add_argument("--max-rows", type=int, default=20, help="rows to show")
     parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds a query may run")
@@ -106,6 +111,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
                 dtype=arguments["dtype"],
                 load_in_4bit=arguments["load_in_4bit"],
                 batch_size=1,
+                fold_system_message=arguments["fold_system_message"],
             )
         # What goes to a file or another program is not folded.
         output = Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)

@@ -61,6 +61,11 @@ def _add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
         help="the student's folder or hub id, whose chat template writes the prompts; the "
         "teacher's if not given",
     )
+    parser.add_argument(
+        "--fold-system-message",
+        action="store_true",
+        help="put the system's text in front of the user's, as in the student's training",
+    )
     kept = parser.add_mutually_exclusive_group()
     kept.add_argument("--top-k", type=int, default=16, help="likeliest tokens to keep")
     kept.add_argument(
@@ -103,7 +108,7 @@ def _cache(arguments: dict[str, Any], console: Any) -> TeacherCache:
     rows = _load_rows(arguments)
     names = (
         "output", "tokenizer", "top_k", "num_samples", "temperature", "seed", "batch_size",
-        "dtype", "load_in_4bit",
+        "dtype", "load_in_4bit", "fold_system_message",
     )  # fmt: skip
     options = {name: arguments[name] for name in names}
     with stage_bar(console, "Asking the teacher", len(rows)) as bar:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
+from sense_trl.chat_template import fold_messages
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.chat_endpoint import (
     ChatEndpoint,
@@ -126,6 +127,8 @@ class OpenAIGenerator:
             left out, for servers that refuse it, e.g. `{"seed": None}`.
         price_per_million: price of a million prompt tokens and of a million completion tokens, for
             `usage.cost`.
+        fold_system_message: put the system's text in front of the user's, for models whose chat
+            template has no system role.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class OpenAIGenerator:
         max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         extra_body: Mapping[str, Any] | None = None,
         price_per_million: tuple[float, float] | None = None,
+        fold_system_message: bool = False,
     ) -> None:
         if not model:
             raise InputError("`model` is empty; expected the name the server gives the model.")
@@ -171,6 +175,7 @@ class OpenAIGenerator:
         self._name = name or model
         self._concurrency = concurrency
         self._uses_n = use_n
+        self._folds = fold_system_message
         self._max_tokens_field = max_tokens_field
         self._extra_body = _checked_fields(extra_body or {})
         self._price_per_million = price_per_million
@@ -331,7 +336,7 @@ class OpenAIGenerator:
         seed = completion_seed(sampling.seed, json.dumps(messages), job.samples[0])
         body = {
             "model": self.model,
-            "messages": messages,
+            "messages": fold_messages(messages) if self._folds else messages,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             self._max_tokens_field: sampling.max_new_tokens,

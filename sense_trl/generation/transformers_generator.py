@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from sense_trl.chat_template import check_chat_template, fold_messages
 from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
@@ -71,6 +72,8 @@ class TransformersGenerator:
             float32 decodes fastest.
         device: where a model loaded from a path goes; CUDA if there is one.
         name: label for provenance; the folder's name if not given.
+        fold_system_message: put the system's text in front of the user's, for chat templates
+            without a system role.
 
     Raises:
         ModelError: the folder has no model, no tokenizer, or a tokenizer without a usable chat
@@ -86,6 +89,7 @@ class TransformersGenerator:
         dtype: str = "auto",
         device: str | None = None,
         name: str | None = None,
+        fold_system_message: bool = False,
     ) -> None:
         import torch
 
@@ -102,7 +106,8 @@ class TransformersGenerator:
             self.model = model
             self._name = name or Path(str(getattr(model, "name_or_path", "model"))).name
         self.tokenizer: Any = tokenizer
-        check_chat_template(self.tokenizer, self._name)
+        check_chat_template(self.tokenizer, self._name, has_system=not fold_system_message)
+        self._folds = fold_system_message
         self.batch_size = batch_size
         self._end_ids = _get_end_token_ids(self.model, self.tokenizer)
 
@@ -167,6 +172,7 @@ class TransformersGenerator:
         return [[c for c in completions if c is not None] for completions in results]
 
     def _encode(self, messages: Messages) -> list[int]:
+        messages = fold_messages(messages) if self._folds else messages
         ids = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
@@ -558,48 +564,6 @@ def load_model(path: str | Path, *, dtype: str = "auto") -> Any:
             f"({_first_line(error)}). Expected a folder with config.json and model.safetensors, or "
             "the id of a model on the hub."
         ) from error
-
-
-def check_chat_template(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that cannot format a system and a user message.
-
-    Raises:
-        ModelError: it has no chat template, or one that fails, refuses or drops the system message.
-    """
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ModelError(
-            f"The tokenizer of {name!r} has no chat template, so a prompt cannot be formatted. Use "
-            "an instruction-tuned model, or set `chat_template` in tokenizer_config.json."
-        )
-    system = {"role": "system", "content": "schema"}
-    user = {"role": "user", "content": "question"}
-    remedy = (
-        "Use another instruction-tuned model, or change `chat_template` (chat_template.jinja or "
-        "tokenizer_config.json)"
-    )
-    try:
-        rendered = _render(tokenizer, [system, user])
-    # A template is a program of its own, and may raise anything.
-    except Exception as error:
-        try:
-            _render(tokenizer, [user])
-        except Exception:
-            raise ModelError(
-                f"The chat template of {name!r} cannot be used ({_first_line(error)}). {remedy}."
-            ) from error
-        raise ModelError(
-            f"The chat template of {name!r} refuses the system message, which holds the schema "
-            f"({_first_line(error)}). {remedy} to put it in front of the user's."
-        ) from error
-    if system["content"] not in rendered or user["content"] not in rendered:
-        raise ModelError(
-            f"The chat template of {name!r} leaves out the system or the user message: both gave "
-            f"{rendered[:200]!r}. {remedy} to write both."
-        )
-
-
-def _render(tokenizer: Any, messages: Messages) -> str:
-    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def _check_source(path: str | Path) -> None:

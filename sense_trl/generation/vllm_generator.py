@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sense_trl.chat_template import check_chat_template, fold_messages
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
-from sense_trl.generation.transformers_generator import check_chat_template
 from sense_trl.prompts import Messages
 
 
@@ -32,6 +32,8 @@ class VLLMGenerator:
     Args:
         model: a model folder or a hub id.
         name: label for provenance; the folder's name if not given.
+        fold_system_message: put the system's text in front of the user's, for chat templates
+            without a system role.
         **engine_options: further arguments of `vllm.LLM`, e.g. `dtype`, `max_model_len`,
             `tensor_parallel_size`, `quantization`, `gpu_memory_utilization`.
 
@@ -41,7 +43,12 @@ class VLLMGenerator:
     """
 
     def __init__(
-        self, model: str | Path, *, name: str | None = None, **engine_options: Any
+        self,
+        model: str | Path,
+        *,
+        name: str | None = None,
+        fold_system_message: bool = False,
+        **engine_options: Any,
     ) -> None:
         try:
             import vllm  # type: ignore[import-not-found, unused-ignore]
@@ -66,7 +73,8 @@ class VLLMGenerator:
         tokenizer = self.llm.get_tokenizer()
         # Mistral's own tokenizers format messages without a template.
         if hasattr(tokenizer, "chat_template"):
-            check_chat_template(tokenizer, self._name)
+            check_chat_template(tokenizer, self._name, has_system=not fold_system_message)
+        self._folds = fold_system_message
 
     @property
     def name(self) -> str:
@@ -94,7 +102,10 @@ class VLLMGenerator:
         order = sorted(range(len(prompts)), key=lambda index: keys[index])
         try:
             outputs = self.llm.chat(
-                [prompts[index] for index in order],
+                [
+                    fold_messages(prompts[index]) if self._folds else prompts[index]
+                    for index in order
+                ],
                 [
                     self._sampling_params(
                         n=sampling.num_generations,

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sense_trl.chat_template import (
+    check_chat_template,
+    fold_messages,
+    naming_template_errors,
+)
 from sense_trl.pipeline.estimate import MemoryEstimate, estimate_memory
 from sense_trl.pipeline.micro_batches import Example, TrainingExamples
 from sense_trl.pipeline.model_config import load_model_config
@@ -14,6 +19,7 @@ from sense_trl.pipeline.starting_model import check_model_arguments, load_stage_
 from sense_trl.pipeline.task import DataArguments, load_task
 from sense_trl.pipeline.training_setup import get_training_setup
 from sense_trl.trainers.prefix_sharing import build_grouped_sampler
+from sense_trl.trainers.row_formats import prepare_chat_template
 from sense_trl.trainers.several_rejected import split_rejected_lists
 
 if TYPE_CHECKING:
@@ -34,11 +40,14 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
 
     Raises:
         InputError: see `check_model_arguments`.
-        ModelError: there is no such tokenizer or config.
+        ModelError: there is no such tokenizer or config, or its chat template cannot hold the rows.
     """
     check_model_arguments(model, use_cpu=config.use_cpu)
     rows = split_rejected_lists(rows, [])
-    examples = tokenize(rows, load_stage_tokenizer(str(model.model_name_or_path)))
+    tokenizer = load_stage_tokenizer(str(model.model_name_or_path))
+    prepare_chat_template(rows, tokenizer, fold=config.fold_system_message)
+    with naming_template_errors("the dataset"):
+        examples = tokenize(rows, tokenizer)
     totals = [len(prompt) + max(map(len, answers)) for prompt, answers in examples]
     limit = max(totals) if config.max_length is None else config.max_length
     kept = [index for index, total in enumerate(totals) if total <= limit]
@@ -89,7 +98,7 @@ def describe_generation(data: DataArguments, generation: GenerationArguments) ->
 
     Raises:
         InputError: see `load_task`.
-        ModelError: there is no such tokenizer.
+        ModelError: there is no such tokenizer, or its chat template cannot hold a prompt.
     """
     task = load_task(data)
     lines = [
@@ -100,7 +109,12 @@ def describe_generation(data: DataArguments, generation: GenerationArguments) ->
     ]
     if generation.base_url is None:
         tokenizer = load_stage_tokenizer(generation.model_name_or_path)
-        prompts = [_encode(tokenizer, task.get_messages(q)) for q in task.questions]
+        folds = generation.fold_system_message
+        check_chat_template(tokenizer, generation.model_name_or_path, has_system=not folds)
+        conversations = [task.get_messages(question) for question in task.questions]
+        if folds:
+            conversations = [fold_messages(messages) for messages in conversations]
+        prompts = [_encode(tokenizer, messages) for messages in conversations]
         lines.append(f"longest prompt: {max(map(len, prompts))} tokens")
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ def load_generator(
     dtype: str = "auto",
     load_in_4bit: bool = False,
     batch_size: int = 64,
+    fold_system_message: bool = False,
 ) -> SQLGenerator:
     """A model to write SQL with.
 
@@ -32,26 +33,32 @@ def load_generator(
         dtype: type of the weights.
         load_in_4bit: hold the weights in 4 bits.
         batch_size: completions written together.
+        fold_system_message: put the system's text in front of the user's, for chat templates
+            without a system role.
 
     Raises:
         InputError: options that do not go together.
         ModelError: there is no such model or tokenizer.
     """
     check_generator_options(base_url=base_url, use_vllm=use_vllm, load_in_4bit=load_in_4bit)
+    folds = {"fold_system_message": fold_system_message}
     if base_url is not None:
         from sense_trl.generation.openai_generator import OpenAIGenerator
 
-        return OpenAIGenerator(name, base_url, api_key_env=api_key_env, concurrency=batch_size)
+        return OpenAIGenerator(
+            name, base_url, api_key_env=api_key_env, concurrency=batch_size, **folds
+        )
     if use_vllm:
         from sense_trl.generation.vllm_generator import VLLMGenerator
 
-        return VLLMGenerator(name, **({} if dtype == "auto" else {"dtype": dtype}))
+        return VLLMGenerator(name, **folds, **({} if dtype == "auto" else {"dtype": dtype}))
     from sense_trl.generation.transformers_generator import TransformersGenerator
 
     if load_in_4bit or get_adapter_base(name) is not None:
         model, tokenizer = load_for_generation(name, dtype=dtype, load_in_4bit=load_in_4bit)
-        return TransformersGenerator(model, tokenizer, batch_size=batch_size, name=Path(name).name)
-    return TransformersGenerator(name, batch_size=batch_size, dtype=dtype)
+        label = Path(name).name
+        return TransformersGenerator(model, tokenizer, batch_size=batch_size, name=label, **folds)
+    return TransformersGenerator(name, batch_size=batch_size, dtype=dtype, **folds)
 
 
 def check_generator_options(*, base_url: str | None, use_vllm: bool, load_in_4bit: bool) -> None:

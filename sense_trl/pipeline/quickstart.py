@@ -25,6 +25,7 @@ from rich.table import Table
 
 from sense_trl._files import holds_json, read_json, write_text_atomically
 from sense_trl._version import __version__
+from sense_trl.chat_template import check_chat_template
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import (
     ReportSection,
@@ -33,7 +34,7 @@ from sense_trl.evaluation.report import (
     write_html_report,
 )
 from sense_trl.generation.generator import SamplingConfig
-from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
+from sense_trl.generation.transformers_generator import load_tokenizer
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pairs.dataset import read_account, read_pairs

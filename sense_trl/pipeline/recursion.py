@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sense_trl._version import __version__
+from sense_trl.chat_template import check_chat_template
 from sense_trl.errors import InputError
-from sense_trl.generation.transformers_generator import check_chat_template, load_tokenizer
+from sense_trl.generation.transformers_generator import load_tokenizer
 from sense_trl.pipeline.learner import TransformersLearner
 from sense_trl.pipeline.pretrained import get_smollm2
 from sense_trl.pipeline.recursion_config import RecursionConfig

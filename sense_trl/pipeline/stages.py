@@ -85,6 +85,13 @@ class GenerationArguments:
     use_vllm: bool = field(
         default=False, metadata={"help": "Sample with vLLM in this process (install it first)."}
     )
+    fold_system_message: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the system's text, the schema, in front of the question: for a chat "
+            "template without a system role. A model that was trained with it needs it no more."
+        },
+    )
     candidate_source: str = field(
         default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
     )
@@ -108,6 +115,7 @@ class GenerationArguments:
             dtype=self.generation_dtype,
             load_in_4bit=self.load_in_4bit,
             batch_size=self.batch_size,
+            fold_system_message=self.fold_system_message,
         )
 
     def sampling(self) -> SamplingConfig:

@@ -52,6 +52,7 @@ def cache_teacher(
     tokenizer: str | None = None,
     dtype: str = "auto",
     load_in_4bit: bool = False,
+    fold_system_message: bool = False,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> TeacherCache:
@@ -66,14 +67,18 @@ def cache_teacher(
         dtype: type of the weights, or, in 4 bits, the one they are multiplied in: bfloat16 if it
             is `"auto"`.
         load_in_4bit: hold the teacher in 4 bits.
+        fold_system_message: as in the student's training.
         on_progress: called with the number of rows finished since the last call.
         options: of `build_teacher_cache`.
 
     Raises:
         InputError: an option is out of range, a row has no answer, the tokenizers differ, or the
             folder holds something else.
-        ModelError: the teacher or the tokenizer cannot be loaded.
+        ModelError: the teacher or the tokenizer cannot be loaded, or the chat template cannot hold
+            the rows.
     """
+    from sense_trl.chat_template import naming_template_errors
+    from sense_trl.trainers.row_formats import prepare_chat_template, unify_row
     from sense_trl.trainers.teacher import check_vocabularies
     from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
     from sense_trl.trainers.token_rows import get_token_row
@@ -86,11 +91,15 @@ def cache_teacher(
         students = load_stage_tokenizer(tokenizer)
         num_rows = teacher.get_output_embeddings().weight.shape[0]
         check_vocabularies(students, own_tokenizer, (num_rows, num_rows))
+    unified = [unify_row(row, f"row {i}") if "prompt" in row else row for i, row in enumerate(rows)]
+    prepare_chat_template(unified, students, fold=fold_system_message)
+    with naming_template_errors("`rows`"):
+        token_rows = [get_token_row(row, students) for row in unified]
     return build_teacher_cache(
         output,
         teacher,
         students,
-        [get_token_row(row, students) for row in rows],
+        token_rows,
         on_progress=on_progress,
         **options,
     )

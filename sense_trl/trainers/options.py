@@ -96,6 +96,14 @@ class SenseOptions:
         },
     )
 
+    fold_system_message: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the text of a system message in front of the user's: for a chat template "
+            "without a system role, which is refused otherwise. The tokenizer that is saved with "
+            "the model does so as well, so that the model is asked as it was trained."
+        },
+    )
     require_end_token: bool = field(
         default=True,
         metadata={

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from sense_trl.chat_template import check_chat_template, fold_system_message
 from sense_trl.errors import InputError
 from sense_trl.trainers.long_examples import name_row
 
@@ -26,6 +27,7 @@ PAIR_LAYOUTS: Final[dict[str, dict[str, str]]] = {
 """
 
 _ANSWERS: Final = ("completion", "chosen", "rejected")
+_CONVERSATIONS: Final = ("prompt", "messages", "conversations")
 _ROLES: Final = ("system", "prompt", "chosen", "rejected")
 # Columns that change what a prompt says, and that nothing reads.
 _UNREAD: Final = ("system", "system_prompt")
@@ -172,6 +174,32 @@ def unify_row(row: Mapping[str, Any], name: str) -> dict[str, Any]:
         several = _get_answers(row[column]) is row[column]
         new[column] = [next(cut) for _ in row[column]] if several else next(cut)
     return new
+
+
+def prepare_chat_template(dataset: Any, tokenizer: Any, *, fold: bool) -> bool:
+    """Fold the system message where that is asked for, and check the chat template by the data.
+
+    Args:
+        dataset: with the columns that TRL tokenises; its first row says what its messages are.
+        tokenizer: whose template is changed.
+        fold: whether the system's text belongs in front of the user's.
+
+    Returns:
+        Whether the rows are conversations.
+
+    Raises:
+        ModelError: the chat template cannot hold them.
+    """
+    if fold:
+        tokenizer.chat_template = fold_system_message(tokenizer.chat_template)
+    first = next(iter(dataset), {})
+    messages = next((first[name] for name in _CONVERSATIONS if _is_messages(first.get(name))), None)
+    if messages is None or {"input_ids", "prompt_ids"} & first.keys():
+        return False
+    roles = {message.get("role", message.get("from")) for message in messages}
+    name = getattr(tokenizer, "name_or_path", "") or "the model"
+    check_chat_template(tokenizer, name, has_system="system" in roles)
+    return True
 
 
 def _get_beginning(prompt: Any, conversations: Sequence[Sequence[Message]], name: str) -> int:

@@ -16,6 +16,7 @@ from datasets import IterableDataset
 from torch import Tensor
 from trl import DPOTrainer
 
+from sense_trl.chat_template import naming_template_errors
 from sense_trl.collators import (
     PAIR_MARGIN,
     PAIR_WEIGHT,
@@ -49,7 +50,7 @@ from sense_trl.trainers.quantization import (
     store_adapter_in_float32,
 )
 from sense_trl.trainers.reference_cache import add_reference_logps
-from sense_trl.trainers.row_formats import PAIR_LAYOUTS, unify_rows
+from sense_trl.trainers.row_formats import PAIR_LAYOUTS, prepare_chat_template, unify_rows
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
     WEIGHTABLE_LOSS_TYPES,
@@ -278,7 +279,11 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
             unlimited = copy.copy(args)
             unlimited.max_length = None
             dataset = unify_rows(dataset)
-            dataset = super()._prepare_dataset(dataset, processing_class, unlimited, dataset_name)
+            prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message)
+            with naming_template_errors(f"the {dataset_name} dataset"):
+                dataset = super()._prepare_dataset(
+                    dataset, processing_class, unlimited, dataset_name
+                )
         if dataset_name == "train":
             # A rejected answer that was cut off at the limit of its sampling ends in nothing.
             self._answer_ends = find_answer_ends(dataset, "chosen_ids", self._tokenizer)

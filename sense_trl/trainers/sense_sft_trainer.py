@@ -7,6 +7,11 @@ from typing import Any
 
 from trl import SFTTrainer
 
+from sense_trl.chat_template import (
+    fold_system_message,
+    naming_template_errors,
+    require_chat_template,
+)
 from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
 from sense_trl.trainers.checked_rows import check_datasets, refuse_untrained_rows
 from sense_trl.trainers.long_examples import leave_out_long_examples
@@ -22,7 +27,7 @@ from sense_trl.trainers.quantization import (
     get_float32_parameters,
     store_adapter_in_float32,
 )
-from sense_trl.trainers.row_formats import unify_rows
+from sense_trl.trainers.row_formats import prepare_chat_template, unify_rows
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 
 # The columns of TRL's data formats, and those of data that is tokenised already.
@@ -127,6 +132,9 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         is_own = formatting_func or (args.dataset_kwargs or {}).get("skip_prepare_dataset")
         layouts = [] if is_own else [*_LAYOUTS, (args.dataset_text_field,)]
         check_datasets(train_dataset, eval_dataset, layouts)
+        if args.assistant_only_loss and args.chat_template_path is None and processing_class:
+            # TRL searches the template, which there may be none of, before it looks at the rows.
+            require_chat_template(processing_class)
         float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,
@@ -173,11 +181,16 @@ class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
         unlimited.max_length = None
         if not formatting_func:
             dataset = unify_rows(dataset)
+            prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message)
+            if args.fold_system_message:
+                # TRL's, where that of the tokenizer does not say what the assistant writes.
+                self.chat_template = fold_system_message(self.chat_template)
         # Where examples end is not to be seen any more once they are packed.
         rows = dataset.take(_NUM_PACKED_CHECKED) if packing else dataset
-        rows = super()._prepare_dataset(
-            rows, processing_class, unlimited, False, formatting_func, dataset_name
-        )
+        with naming_template_errors(f"the {dataset_name} dataset"):
+            rows = super()._prepare_dataset(
+                rows, processing_class, unlimited, False, formatting_func, dataset_name
+            )
         if dataset_name == "train":
             self._answer_ends = find_answer_ends(rows, "labels", self._tokenizer)
         if packing:

@@ -26,6 +26,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from sense_trl.chat_template import check_chat_template
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation import shared_prefix
 from sense_trl.generation import transformers_generator as generator_module
@@ -35,7 +36,6 @@ from sense_trl.generation.transformers_generator import (
     TransformersGenerator,
     _choose,
     _Row,
-    check_chat_template,
     load_model,
     load_tokenizer,
 )

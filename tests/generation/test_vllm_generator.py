@@ -104,6 +104,19 @@ def test_a_tokenizer_without_a_template_is_refused_and_one_of_another_kind_is_no
     assert VLLMGenerator("m").name == "m"
 
 
+def test_the_system_s_text_goes_into_the_question_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = VLLMGenerator("m", fold_system_message=True)
+    chat, asked = generator.llm.chat, []
+    monkeypatch.setattr(
+        generator.llm, "chat", lambda m, *a, **o: asked.extend(m) or chat(m, *a, **o)
+    )
+    generator.generate(PROMPTS[:1], SamplingConfig())
+    system, user = PROMPTS[0]
+    assert asked == [[{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}]]
+
+
 def test_without_vllm_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ModelError, match=r"pip install vllm.*OpenAIGenerator"):

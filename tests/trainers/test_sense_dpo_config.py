@@ -41,6 +41,7 @@ def test_every_field_of_ours_is_explained():
         "adapter_dtype",
         "max_length",
         "max_dropped_fraction",
+        "fold_system_message",
         "require_end_token",
         "prefix_sharing",
         "group_by_columns",

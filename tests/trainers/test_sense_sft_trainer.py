@@ -33,6 +33,7 @@ def test_the_options_are_those_of_trl_and_the_shared_ones(tmp_path):
         "group_size",
         "adapter_dtype",
         "max_dropped_fraction",
+        "fold_system_message",
         "require_end_token",
     }
     config = SenseSFTConfig(str(tmp_path), use_cpu=True, bf16=False)
