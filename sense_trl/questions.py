@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ _MAX_SHOWN = 10
 # The first name that a record has is used; Spider also has a field `sql`, which holds a parse tree
 # and not a string, so a value that is not a string is passed over.
 _GOLD_SQL_FIELDS = ("gold_sql", "query", "SQL", "sql")
+# Between the id of a record that a file holds several times, and the number of the copy.
+_COPY_MARK = "#"
 _LEVEL_FIELDS = ("level", "hardness", "difficulty")
 _SPLIT_NAMES = {
     "train": "train",
@@ -39,7 +42,8 @@ class Question:
     """One natural-language question about one database, with the SQL that answers it.
 
     Attributes:
-        question_id: unique within its file; `<file stem>-<position>` where the file gives none.
+        question_id: unique within its file; `<file stem>-<position>` where the file gives none. Of
+            a record that a file holds several times, the copies are `<id>#2`, `<id>#3`, ...
         db_id: the database it is asked of.
         question: the question as a user would type it.
         gold_sql: the reference query.
@@ -88,7 +92,8 @@ def load_questions(path: str | Path, *, default_db_id: str | None = None) -> lis
 
     Raises:
         InputError: the file is missing or empty, a line is not valid JSON, a field is missing or
-            not a string, or an id occurs twice. The message names file, line and field.
+            not a string, or an id stands for different questions. The message names file, line and
+            field.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,19 +102,44 @@ def load_questions(path: str | Path, *, default_db_id: str | None = None) -> lis
             'fields "question" and "gold_sql" (or Spider\'s "query", BIRD\'s "SQL") on every line.'
         )
     questions: list[Question] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, Question]] = {}
+    num_copies: Counter[str] = Counter()
     for place, record in _records(path):
         question = _question(record, place, f"{path.stem}-{len(questions) + 1:05d}", default_db_id)
+        file_id = question.question_id
+        if file_id in seen and seen[file_id][1] == question:
+            # Official files hold some records twice, and their scripts count both.
+            num_copies[file_id] += 1
+            copy_id = f"{file_id}{_COPY_MARK}{num_copies[file_id] + 1}"
+            question = replace(question, question_id=copy_id)
         if question.question_id in seen:
             raise InputError(
                 f"{place}: `question_id` {question.question_id!r} was already used at "
-                f"{seen[question.question_id]}. Give every question its own id, or none at all."
+                f"{seen[question.question_id][0]} for another question. Give every question its "
+                "own id, or none at all."
             )
-        seen[question.question_id] = place
+        seen[question.question_id] = (place, question)
         questions.append(question)
     if not questions:
         raise InputError(f"`questions` {str(path)!r} holds no question. Add at least one line.")
     return questions
+
+
+def get_file_ids(questions: Sequence[Question]) -> list[str]:
+    """The id that its file gives each question: copies share that of the first.
+
+    Example:
+        >>> first = Question("q7", "pets", "How many?", "SELECT count(*) FROM pet")
+        >>> get_file_ids([first, replace(first, question_id="q7#2")])
+        ['q7', 'q7']
+    """
+    by_id = {question.question_id: question for question in questions}
+    file_ids = []
+    for question in questions:
+        first = by_id.get(question.question_id.rpartition(_COPY_MARK)[0])
+        is_copy = first is not None and question == replace(first, question_id=question.question_id)
+        file_ids.append(first.question_id if first and is_copy else question.question_id)
+    return file_ids
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
-from sense_trl.questions import Question, load_questions, split_questions
+from sense_trl.questions import Question, get_file_ids, load_questions, split_questions
 
 
 def _write(folder: Path, text: str, name: str = "q.jsonl") -> Path:
@@ -52,6 +52,26 @@ def test_an_array_reads_like_lines_and_optional_fields_are_kept(tmp_path: Path) 
     assert lines == [Question("7", "d", "q", "SELECT 1", "test", "simple", "x means y")]
 
 
+def test_a_record_that_a_file_holds_twice_is_two_questions(tmp_path: Path) -> None:
+    same = {"question_id": 7, "db_id": "d", "question": "q", "SQL": "SELECT 1"}
+    other = {**same, "question_id": 8, "question": "r"}
+    unnamed = {"db_id": "d", "question": "q", "query": "SELECT 1"}
+    for records, ids in (
+        ([same, other, same, same], ["7", "8", "7#2", "7#3"]),
+        ([unnamed, unnamed], ["q-00001", "q-00002"]),
+    ):
+        questions = load_questions(_write(tmp_path, json.dumps(records), "q.json"))
+        assert [question.question_id for question in questions] == ids
+        assert {(q.question, q.gold_sql) for q in questions} <= {
+            ("q", "SELECT 1"),
+            ("r", "SELECT 1"),
+        }
+        assert get_file_ids(questions) == [question_id.split("#")[0] for question_id in ids]
+    named = {**same, "question_id": "7#2", "question": "s"}
+    with pytest.raises(InputError, match=r"'7#2' was already used at .*record 2"):
+        load_questions(_write(tmp_path, json.dumps([same, named, same]), "q.json"))
+
+
 GOOD = '{"question": "q", "gold_sql": "SELECT 1", "db_id": "d"}\n'
 
 
@@ -82,8 +102,9 @@ GOOD = '{"question": "q", "gold_sql": "SELECT 1", "db_id": "d"}\n'
             ["line 2", "`db_id`", "lone surrogate"],
         ),
         (
-            '{"question_id": "a", "question": "q", "gold_sql": "s", "db_id": "d"}\n' * 2,
-            ["line 2", "'a' was already used", "line 1"],
+            '{"question_id": "a", "question": "q", "gold_sql": "s", "db_id": "d"}\n'
+            '{"question_id": "a", "question": "r", "gold_sql": "s", "db_id": "d"}\n',
+            ["line 2", "'a' was already used", "line 1", "another question"],
         ),
     ],
 )

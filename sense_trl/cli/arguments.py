@@ -21,11 +21,15 @@ __all__ = [
     "add_dataclass_arguments",
     "add_endpoint_arguments",
     "add_execution_arguments",
+    "add_extract_argument",
+    "hint_at_chat",
     "name_first",
     "take_generator",
     "take_limits",
 ]
 
+# Predictions with more than SQL from which on a file looks like answers of a chat model.
+_MIN_CHAT_SHARE: Final = 0.05
 # The fields of `ExecutionLimits` beside `timeout_s`; its module would load the engines.
 _OTHER_LIMITS: Final = (
     "max_steps",
@@ -48,6 +52,35 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="a database file (.sqlite, .db, .duckdb), a folder of them, or a Spider or BIRD root",
     )
+
+
+def add_extract_argument(parser: argparse.ArgumentParser) -> None:
+    """Whether predictions are whole answers of a chat model."""
+    parser.add_argument(
+        "--extract",
+        action="store_true",
+        help="take the SQL out of each prediction first: out of fences, tags, JSON and prose, "
+        "without reasoning",
+    )
+
+
+def hint_at_chat(
+    console: Any, path: str, predictions: Collection[str], arguments: dict[str, Any]
+) -> None:
+    """Say so where many predictions hold more than SQL and `--extract` was not given."""
+    from sense_trl.evaluation.predictions import count_chat
+
+    if arguments["extract"]:
+        return
+    num_chat = count_chat(list(predictions))
+    if num_chat > _MIN_CHAT_SHARE * len(predictions):
+        console.print(
+            f"hint: {num_chat} of {len(predictions)} predictions in {path} hold more than SQL "
+            "(fences, tags, a label or prose); --extract takes the SQL out",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
 
 
 def add_execution_arguments(

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import check_writable, write_text_atomically
-from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, take_limits
+from sense_trl.cli.arguments import (
+    add_data_arguments,
+    add_execution_arguments,
+    add_extract_argument,
+    hint_at_chat,
+    take_limits,
+)
 from sense_trl.cli.stage import STAGE_EPILOG
 from sense_trl.errors import InputError
 
@@ -46,11 +52,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "predictions",
         nargs="+",
-        help="JSON Lines with question_id and sql, or plain text with one SQL query per line in "
-        "the order of the questions. Of a plain line, a tab and the db_id at its end are cut off; "
-        "Spider's accuracy and exact-set match cut at the first tab, as the official script does",
+        help="plain text with one SQL query per line in the order of the questions, JSON Lines "
+        "with question_id and sql, a JSON array, or BIRD's object of position to query. Of "
+        "a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and exact-set "
+        "match cut at the first tab, as the official script does",
     )
     add_data_arguments(parser)
+    add_extract_argument(parser)
     parser.add_argument(
         "--tables",
         default=None,
@@ -127,8 +135,11 @@ def run(arguments: dict[str, Any], console: Any) -> int:
             _check_questions(path, earlier, questions)
         paths = arguments["predictions"]
         names = _get_names(paths, arguments["name"])
-        answers = [_read(path, questions, "strict") for path in paths]
-        spider_answers = [_read(path, questions, "spider") for path in paths]
+        extract = arguments["extract"]
+        answers = [_read(path, questions, "strict", extract) for path in paths]
+        spider_answers = [_read(path, questions, "spider", extract) for path in paths]
+        for path, predictions in zip(paths, answers, strict=True):
+            hint_at_chat(console, path, predictions.values(), arguments)
         with (
             SQLVerifier(
                 catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
@@ -165,10 +176,12 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 # ---------------------------------------------------------------------- input
 
 
-def _read(path: str, questions: Sequence[Question], semantics: Semantics) -> dict[str, str]:
+def _read(
+    path: str, questions: Sequence[Question], semantics: Semantics, extract: bool
+) -> dict[str, str]:
     from sense_trl.evaluation.predictions import load_predictions
 
-    texts = load_predictions(path, questions, semantics=semantics)
+    texts = load_predictions(path, questions, semantics=semantics, extract=extract)
     return {q.question_id: sql for q, sql in zip(questions, texts, strict=True)}
 
 

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sense_trl._files import check_writable_file, write_text_atomically
-from sense_trl.cli.arguments import add_data_arguments, add_execution_arguments, take_limits
+from sense_trl.cli.arguments import (
+    add_data_arguments,
+    add_execution_arguments,
+    add_extract_argument,
+    hint_at_chat,
+    take_limits,
+)
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
@@ -30,10 +36,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "predictions",
-        help="JSON Lines with question_id and sql, or plain text with one SQL query per line in "
-        "the order of the questions",
+        help="plain text with one SQL query per line in the order of the questions, JSON Lines "
+        "with question_id and sql, a JSON array, or BIRD's object of position to query. A "
+        "database that it names has to be the question's",
     )
     add_data_arguments(parser)
+    add_extract_argument(parser)
     parser.add_argument(
         "--semantics",
         choices=("strict", "spider", "bird"),
@@ -67,8 +75,12 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
         questions = load_questions(arguments["questions"], default_db_id=only)
         predictions = load_predictions(
-            arguments["predictions"], questions, semantics=arguments["semantics"]
+            arguments["predictions"],
+            questions,
+            semantics=arguments["semantics"],
+            extract=arguments["extract"],
         )
+        hint_at_chat(console, arguments["predictions"], predictions, arguments)
         requests = [
             VerificationRequest(question.db_id, sql, question.gold_sql)
             for question, sql in zip(questions, predictions, strict=True)

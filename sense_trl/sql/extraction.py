@@ -313,7 +313,7 @@ def _with_breaks(text: str) -> str:
             return value
     if "\n" in text or "\\n" not in text:
         return text
-    spelled = {"\\n": "\n", "\\r\\n": "\n", "\\t": "\t"}
+    spelled = {"\\n": "\n", "\\r\\n": "\n", "\\t": " "}
     return _ESCAPED_BREAK.sub(lambda match: spelled.get(match.group(), match.group()), text)
 
 

@@ -260,3 +260,20 @@ def test_a_damaged_evaluation_is_named(folder: Path, content: bytes) -> None:
     (folder / "old.json").write_bytes(content)
     with pytest.raises(InputError, match=r"old\.json' is no readable evaluation.*delete it"):
         EvaluationReport.load(folder / "old.json")
+
+
+def test_answers_of_a_chat_model_are_hinted_at_and_extracted(folder: Path, capsys) -> None:
+    records = [
+        {"question_id": question_id, "sql": f"Sure:\n```sql\n{sql}\n```"}
+        for question_id, sql in zip(GOLD, STRONG, strict=True)
+    ]
+    chat = folder / "chat.json"
+    chat.write_text(json.dumps(records, indent=1))
+    assert _evaluate(folder, str(chat)) == EXIT_OK
+    assert f"hint: 3 of 3 predictions in {chat}" in capsys.readouterr().err
+    assert _evaluate(folder, str(folder / "strong.sql")) == EXIT_OK
+    plain = capsys.readouterr()
+    assert _evaluate(folder, str(chat), "--extract", "--name", "strong") == EXIT_OK
+    extracted = capsys.readouterr()
+    assert extracted.out == plain.out
+    assert "hint" not in plain.err + extracted.err

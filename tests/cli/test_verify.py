@@ -142,3 +142,34 @@ def test_counts_are_printed_where_verdicts_cannot_be_written(folder: Path, capsy
     assert "'/dev/full' cannot be written (No space left on device)" in printed.err
     assert _verify(folder, "SELECT 1\n" * 3, "--output", str(folder)) == EXIT_INPUT
     assert "`output`" in capsys.readouterr().err
+
+
+CHAT = [
+    "```sql\nSELECT name\n\nFROM pet;\n```\nIt doesn't filter.",
+    "<think>SELECT 1?</think>SELECT age FROM pet</s>",
+    "SELECT age FROM pet WHERE age > 99",
+]
+
+
+def test_answers_of_a_chat_model_are_hinted_at_and_extracted(folder: Path, capsys) -> None:
+    records = [{"question_id": f"q{n}", "sql": text} for n, text in enumerate(CHAT, start=1)]
+    text = "\n".join(map(json.dumps, records))
+    assert _verify(folder, text) == EXIT_OK
+    output = capsys.readouterr()
+    assert "correct                               0" in output.out
+    assert "hint: 2 of 3 predictions" in output.err and "--extract" in output.err
+    verdicts = folder / "verdicts.jsonl"
+    assert _verify(folder, text, "--extract", "--output", str(verdicts)) == EXIT_OK
+    output = capsys.readouterr()
+    assert "correct                               2" in output.out and "hint" not in output.err
+    assert json.loads(verdicts.read_text().splitlines()[0])["sql"] == "SELECT name\n\nFROM pet"
+    # Plain SQL is no chat.
+    assert _verify(folder, "SELECT 1;\nSELECT 2\n\n") == EXIT_OK
+    assert "hint" not in capsys.readouterr().err
+
+
+def test_predictions_on_another_database_are_refused(folder: Path, capsys) -> None:
+    lines = "SELECT name FROM pet\tpets\nSELECT 1\tcars\nSELECT 1\tcars\n"
+    assert _verify(folder, lines) == EXIT_INPUT
+    message = capsys.readouterr().err
+    assert "line 2: 'cars', but question 'q2' is asked of 'pets'" in message

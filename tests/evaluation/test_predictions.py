@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
-from sense_trl.evaluation.predictions import load_predictions
+from sense_trl.evaluation.predictions import count_chat, load_predictions
 from sense_trl.pairs import Candidate, CandidateFile
 from sense_trl.questions import Question
 
@@ -102,3 +102,181 @@ def test_what_cannot_be_read_is_named(file: Path, content: bytes, words: str) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`predictions` is .*gone\.txt', which is not a file"):
         load_predictions(tmp_path / "gone.txt", QUESTIONS)
+
+
+# ---------------------------------------------------------------------- layouts of official scripts
+
+ON_TWO = [
+    Question("7", "concerts", "a?", "SELECT 1"),
+    Question("8", "concerts", "b?", "SELECT 1"),
+    Question("9", "banks", "c?", "SELECT 1"),
+]
+
+
+def _birds(*names: str) -> dict[str, str]:
+    return {
+        str(number): f"SELECT {number}\t----- bird -----\t{name}"
+        for number, name in enumerate(names)
+    }
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_birds_object_of_position_to_query_is_read(file: Path, indent: int | None) -> None:
+    value: dict[str, object] = {**_birds("concerts", "concerts", "banks")}
+    # In any order of its keys.
+    file.write_text(json.dumps(dict(reversed(value.items())), indent=indent))
+    for semantics in ("strict", "spider", "bird"):
+        answers = load_predictions(file, ON_TWO, semantics=semantics)
+        assert answers == ["SELECT 0", "SELECT 1", "SELECT 2"]
+    # A model that gave no answer; the script takes such an entry for none.
+    file.write_text(json.dumps({**value, "1": 0}))
+    assert load_predictions(file, ON_TWO) == ["SELECT 0", "", "SELECT 2"]
+    by_id = {"7": "SELECT 'a'", "9": "SELECT 'c'", "8": "SELECT\t'b'"}
+    file.write_text(json.dumps(by_id))
+    assert load_predictions(file, ON_TWO) == ["SELECT 'a'", "SELECT\t'b'", "SELECT 'c'"]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_arrays_are_read(file: Path, indent: int | None) -> None:
+    texts = ["SELECT 'a\n'", "", "SELECT 2\t----- bird -----\tbanks"]
+    expected = ["SELECT 'a\n'", "", "SELECT 2"]
+    records = [
+        {"question_id": q.question_id, "sql": text, "db_id": q.db_id}
+        for q, text in zip(ON_TWO, texts, strict=True)
+    ]
+    unnamed = [{"prediction": text} for text in texts]
+    for value in (texts, records, records[::-1], unnamed):
+        file.write_text(json.dumps(value, indent=indent))
+        assert load_predictions(file, ON_TWO) == expected
+
+
+def test_empty_lines_count_for_nothing_where_that_makes_the_numbers_agree(file: Path) -> None:
+    file.write_text("SELECT 1\tpets\n\nSELECT 2\tpets\nSELECT 3\tpets\n\n\n")
+    for semantics in ("strict", "spider", "bird"):
+        answers = load_predictions(file, QUESTIONS, semantics=semantics)
+        assert answers == ["SELECT 1", "SELECT 2", "SELECT 3"]
+
+
+def test_a_question_that_a_file_holds_twice_is_answered_once_or_twice(file: Path) -> None:
+    copies = [
+        Question("7", "pets", "a?", "SELECT 1"),
+        Question("8", "pets", "b?", "SELECT 1"),
+        Question("7#2", "pets", "a?", "SELECT 1"),
+    ]
+    lines = [{"question_id": 7, "sql": "A"}, {"question_id": 8, "sql": "B"}]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert load_predictions(file, copies) == ["A", "B", "A"]
+    for again in ({"question_id": 7, "sql": "C"}, {"question_id": "7#2", "sql": "C"}):
+        file.write_text("\n".join(map(json.dumps, [*lines, again])))
+        assert load_predictions(file, copies) == ["A", "B", "C"]
+    file.write_text("\n".join(map(json.dumps, [*lines, lines[0], lines[0]])))
+    with pytest.raises(
+        InputError, match="line 4: `question_id` '7' was already answered in line 3"
+    ):
+        load_predictions(file, copies)
+    # Only a copy is answered by the answer to another question.
+    other = [*copies[:2], Question("7#2", "pets", "c?", "SELECT 1")]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match="first without an answer is '7#2'"):
+        load_predictions(file, other)
+
+
+# ---------------------------------------------------------------------- databases
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "SELECT 0\tconcerts\nSELECT 1\tbanks\nSELECT 2\tconcerts\n",
+        "SELECT 0\tconcerts\nSELECT 1\tfinancial\nSELECT 2\tschools\n",
+        "SELECT 0\t----- bird -----\tconcerts\nSELECT 1\t----- bird -----\tx\n"
+        "SELECT 2\t----- bird -----\ty\n",
+        json.dumps(_birds("concerts", "banks", "concerts")),
+        json.dumps(list(_birds("concerts", "banks", "concerts").values())),
+        "\n".join(
+            json.dumps({"question_id": question_id, "sql": "SELECT 1", "db_id": name})
+            for question_id, name in (("7", "concerts"), ("9", "concerts"), ("8", "x"))
+        ),
+    ],
+    ids=range(6),
+)
+def test_predictions_on_other_databases_are_refused(file: Path, content: str) -> None:
+    file.write_text(content)
+    for semantics in ("strict", "spider", "bird"):
+        with pytest.raises(InputError) as caught:
+            load_predictions(file, ON_TWO, semantics=semantics)
+        message = str(caught.value)
+        assert "2 of 3 predictions name another database" in message
+        assert "'8' is asked of 'concerts'" in message and "'9' is asked of 'banks'" in message
+        assert "predictions.txt" in message and (
+            "line 2" in message or "'1'" in message or "2: " in message
+        )
+
+
+def test_a_shifted_file_shows_its_first_lines(file: Path) -> None:
+    questions = [Question(str(n), f"db_{n // 2}", "?", "SELECT 1") for n in range(12)]
+    file.write_text("".join(f"SELECT {n}\tdb_{(n + 1) // 2}\n" for n in range(12)))
+    with pytest.raises(InputError) as caught:
+        load_predictions(file, questions)
+    message = str(caught.value)
+    assert "6 of 12" in message and "... and 3 more" in message
+    assert "line 2: 'db_1', but question '1' is asked of 'db_0'" in message
+
+
+def test_a_word_behind_a_tab_is_no_database_unless_the_file_has_it_on_all_lines(file: Path) -> None:
+    lines = ["SELECT 1\tone", "SELECT a FROM\tpet", "SELECT\tname\tFROM pet"]
+    file.write_text("\n".join(lines))
+    assert load_predictions(file, QUESTIONS) == lines
+    file.write_text("SELECT 1\tPets\nSELECT 2\tpets \nSELECT 3\tpets\r\n")
+    assert load_predictions(file, QUESTIONS) == ["SELECT 1", "SELECT 2", "SELECT 3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('["SELECT 1", "SELECT 2"]', "array of 2 predictions for 3 questions"),
+        ('[\n"SELECT 1",\n"SELECT 2"', "line 3: invalid JSON"),
+        ('{\n"0": "SELECT 1",\n"1": "SELECT', "line 3: invalid JSON"),
+        ('{"0": "SELECT 1", "1": ""}', "answers 2 of 3 questions, .*'2'"),
+        ('{"0": "SELECT 1", "5": ""}', "the key '5' is neither a position from 0 to 2"),
+        ('{"0": ["SELECT 1"], "1": ["x"], "2": []}', "none of the 3 values is a string.*list"),
+        ('[{"prediction": "a"}, {"x": "b"}, {"sql": "c"}]', "record 2: no field `sql`"),
+        ('[["a"], ["b"], ["c"]]', "record 1: expected an object"),
+        ("SELECT 1\n\nSELECT 2\n\n\n", "has 5 lines for 3 questions"),
+    ],
+    ids=range(9),
+)
+def test_a_file_that_is_meant_as_json_is_never_read_as_lines(
+    file: Path, content: str, words: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(InputError, match=words):
+        load_predictions(file, QUESTIONS)
+
+
+# ---------------------------------------------------------------------- answers of chat models
+
+
+def test_sql_is_taken_out_of_answers_where_that_is_asked_for(file: Path) -> None:
+    answers = ["<think>no</think>SELECT 1</s>", "```sql\nSELECT\n2;\n```", "SQL: SELECT 3\tscore 1"]
+    records = [{"question_id": f"q{n}", "sql": text} for n, text in enumerate(answers, start=1)]
+    file.write_text("\n".join(map(json.dumps, records)))
+    assert load_predictions(file, QUESTIONS) == answers
+    extracted = load_predictions(file, QUESTIONS, extract=True)
+    assert extracted[:2] == ["SELECT 1", "SELECT\n2"]
+    assert count_chat(answers) == 3 and count_chat(extracted[:2]) == 0
+    # On one line, line breaks are spelled out.
+    lines = ["```sql\\nSELECT 1\\n```\tpets", "SELECT 2;", "SQL: SELECT 3\tscore"]
+    file.write_text("\n".join(lines))
+    expected = ["SELECT 1", "SELECT 2", "SELECT 3"]
+    assert load_predictions(file, QUESTIONS, extract=True, semantics="spider") == expected
+    assert count_chat(["SELECT 1;", "", "SELECT a\nFROM t ; ", "I can't.", "DROP TABLE t;"]) == 0
+
+
+def test_predictions_of_a_few_models_hold_prose(shared_data: Path) -> None:
+    def count(name: str) -> int:
+        return count_chat((shared_data / name).read_text().splitlines())
+
+    assert count("predictions/codes_1b_sft/spider_dev.sql") == 0
+    assert count("predictions/dbgpt_codellama13b_lora/spider_dev.sql") > 100
+    assert count("bird_superhero/predictions/mixtral_8x7b.sql") > 4
