@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,9 @@ PAIR_MARGIN = "pair_margin"
 MASK_GROUPS = "mask_groups"
 """Name of the column and of the batch entry that says which item each token of an answer is part of
 (a table, a column, a literal), -1 for none."""
+
+ANSWERS = "answers"
+"""Name of the batch entry that holds the `Answers` of the batch."""
 
 PREFIX_TREE = "prefix_tree"
 """Name of the batch entry that holds the `PrefixTree` of the batch."""
@@ -98,6 +102,7 @@ class DataCollatorForPrefixTree:
         max_row_tokens: longest row of the tree; None for no limit.
         is_required: False leaves the tree out of a batch in which `find_tree_obstacle` finds
             something.
+        pad_to_multiple_of: the tree's rows have one of its multiples as their length.
 
     Raises:
         InputError: a tree is required and the batch is laid out in another way, e.g. padded on the
@@ -116,11 +121,70 @@ class DataCollatorForPrefixTree:
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
     max_row_tokens: int | None = None
     is_required: bool = True
+    pad_to_multiple_of: int = 1
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(examples)
         if self.is_required or find_tree_obstacle(batch) is None:
-            batch[PREFIX_TREE] = get_prefix_tree(batch, max_row_tokens=self.max_row_tokens)
+            batch[PREFIX_TREE] = get_prefix_tree(
+                batch,
+                max_row_tokens=self.max_row_tokens,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+            )
+        return batch
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Sequences of prompt and answer, as lists in host memory.
+
+    Attributes:
+        sequences: token ids.
+        is_trained: per token, whether it belongs to the answer.
+    """
+
+    sequences: list[list[int]]
+    is_trained: list[list[bool]]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens of each are trained; nothing predicts the first of a sequence."""
+        return [sum(is_trained[1:]) for is_trained in self.is_trained]
+
+    def get_prompt(self, row: int) -> list[int]:
+        """The tokens before the first trained one that something predicts."""
+        is_trained = self.is_trained[row]
+        num_tokens = is_trained.index(True, 1) if True in is_trained[1:] else len(is_trained)
+        return self.sequences[row][:num_tokens]
+
+
+@dataclass
+class DataCollatorForAnswers:
+    """Adds the `Answers` of the batch that another collator builds, under `answers`.
+
+    A trainer that rewrites answers reads them here, and not from the batch's tensors: a GPU would
+    be waited for.
+
+    Args:
+        collator: builds the padded batch, as `DataCollatorForPrefixTree` describes it. One in which
+            `find_tree_obstacle` finds something is left as it is.
+
+    Example:
+        >>> batch = {
+        ...     "input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]),
+        ...     "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        ...     "labels": torch.tensor([[-100, -100, 3], [-100, 5, -100]]),
+        ... }
+        >>> DataCollatorForAnswers(lambda examples: batch)([])["answers"].sequences
+        [[1, 2, 3], [4, 5]]
+    """
+
+    collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(examples)
+        if find_tree_obstacle(batch) is None:
+            batch[ANSWERS] = get_answers(batch)
         return batch
 
 
@@ -153,13 +217,6 @@ class DataCollatorForMaskGroups:
         return batch
 
 
-def get_prefix_tree(batch: dict[str, Any], *, max_row_tokens: int | None = None) -> PrefixTree:
-    """The tree of a padded batch, on the device of its tensors; see `DataCollatorForPrefixTree`."""
-    sequences, loss_masks = get_sequences(batch)
-    tree = PrefixTree.from_sequences(sequences, loss_masks, max_row_tokens=max_row_tokens)
-    return tree.to(batch["input_ids"].device)
-
-
 def find_tree_obstacle(batch: dict[str, Any]) -> str | None:
     """Why a model on a tree would not compute what it does on a padded batch; None if it would.
 
@@ -172,7 +229,7 @@ def find_tree_obstacle(batch: dict[str, Any]) -> str | None:
     return _find_layout_obstacle(batch)
 
 
-def get_sequences(batch: dict[str, Any]) -> tuple[list[list[int]], list[list[bool]]]:
+def get_answers(batch: dict[str, Any]) -> Answers:
     """The token ids of a padded batch's rows without padding, and which of them are trained.
 
     Args:
@@ -183,6 +240,26 @@ def get_sequences(batch: dict[str, Any]) -> tuple[list[list[int]], list[list[boo
         InputError: the batch is padded on the left, has an `attention_mask` of more dimensions, or
             `labels` that are other tokens than those of `input_ids`.
     """
+    answers: Answers | None = batch.get(ANSWERS)
+    if answers is not None:
+        return answers
+    rows, masks = _get_rows(batch)
+    return Answers([row.tolist() for row in rows], [mask.tolist() for mask in masks])
+
+
+def get_prefix_tree(
+    batch: dict[str, Any], *, max_row_tokens: int | None = None, pad_to_multiple_of: int = 1
+) -> PrefixTree:
+    """The tree of a padded batch, on the device of its tensors; see `DataCollatorForPrefixTree`."""
+    tree = PrefixTree.from_sequences(
+        *_get_rows(batch), max_row_tokens=max_row_tokens, pad_to_multiple_of=pad_to_multiple_of
+    )
+    device = batch["input_ids"].device
+    return tree if device.type == "cpu" else tree.to(device)
+
+
+def _get_rows(batch: dict[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Token ids of the rows without padding, and which of them are trained."""
     if obstacle := _find_layout_obstacle(batch):
         raise InputError(
             f"{obstacle}, expected `input_ids` with padding on the right, and labels that are -100 "
@@ -191,15 +268,15 @@ def get_sequences(batch: dict[str, Any]) -> tuple[list[list[int]], list[list[boo
         )
     is_trained = _get_is_trained(batch)
     if "attention_mask" in batch:
-        lengths = batch["attention_mask"].bool().sum(1).tolist()
+        lengths = batch["attention_mask"].bool().sum(1)
     else:
         positions = torch.arange(1, is_trained.shape[1] + 1, device=is_trained.device)
-        lengths = (is_trained * positions).max(1).values.clamp(min=1).tolist()
-    sequences, loss_masks = (
-        [row[:length] for row, length in zip(rows.tolist(), lengths, strict=True)]
+        lengths = (is_trained * positions).max(1).values.clamp(min=1)
+    tokens, masks = (
+        [row[:length] for row, length in zip(rows.numpy(force=True), lengths.tolist(), strict=True)]
         for rows in (batch["input_ids"], is_trained)
     )
-    return sequences, loss_masks
+    return tokens, masks
 
 
 def _get_is_trained(batch: dict[str, Any]) -> Tensor:

@@ -10,17 +10,24 @@ knows tensors only; `sense_trl.trainers.heads` runs a model on a tree.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
+
+_T = TypeVar("_T")
+
+_BLOCK_SIZE = 128
+"""Side of the blocks that FlexAttention computes or skips as a whole."""
 
 _EVEN_LENGTH = 4096
 """Row length at which attention with a dense mask costs about as much as the rest of a layer.
@@ -51,6 +58,7 @@ class PrefixTree:
         target_index: `[N, L]`, which of the M entries scores the token; M where none does.
         rows_are_paths: every row is one sequence from its beginning, as in an ordinary padded
             batch, so that a model needs neither the mask nor the positions of a tree.
+        host: the tree that this one was moved from, None where it never was; see `on_host`.
 
     Example:
         >>> tree = PrefixTree.from_sequences(
@@ -75,6 +83,8 @@ class PrefixTree:
     target_ids: Tensor
     target_index: Tensor
     rows_are_paths: bool
+    host: PrefixTree | None = field(default=None, repr=False, compare=False)
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_sequences(
@@ -85,6 +95,7 @@ class PrefixTree:
         *,
         share: bool = True,
         max_row_tokens: int | None = None,
+        pad_to_multiple_of: int = 1,
         pad_token_id: int = 0,
     ) -> PrefixTree:
         """Merge the common prefixes of `sequences` and lay the result out in rows.
@@ -95,13 +106,14 @@ class PrefixTree:
         ones are padded.
 
         Args:
-            sequences: token ids, at least one sequence, none of them empty.
+            sequences: token ids, as lists or arrays, at least one sequence, none of them empty.
             loss_masks: per token, whether it is trained; left out, all are. The first token of a
                 sequence is never trained: nothing predicts it.
             weights: per token, its weight in a loss; left out, 1. A trained token may weigh 0.
             share: False gives sequence i the whole of row i, shared prefixes or not: an ordinary
                 padded batch, for models that are not exact on a tree.
-            max_row_tokens: longest row; None for no limit.
+            max_row_tokens: longest row before padding; None for no limit.
+            pad_to_multiple_of: T is one of its multiples, where kernels want that.
             pad_token_id: token at nodes that only fill a row up. They see themselves alone.
 
         Raises:
@@ -109,47 +121,49 @@ class PrefixTree:
                 weights of other lengths.
         """
         _check_sequences(sequences, loss_masks, weights, max_row_tokens)
+        tokens = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
         if share:
-            rows = _assign_rows(sequences, max_row_tokens)
+            rows = _assign_rows(tokens, max_row_tokens)
         else:
-            rows = [[[index]] for index in range(len(sequences))]
-        layouts = [_RowLayout() for _ in rows]
-        for layout, bundles in zip(layouts, rows, strict=True):
-            for bundle in bundles:
-                layout.add_bundle([(index, sequences[index]) for index in bundle])
+            rows = [[[index]] for index in range(len(tokens))]
+        layouts = [_RowLayout(tokens, bundles) for bundles in rows]
 
-        width = max(len(layout.tokens) for layout in layouts)
-        length = max(len(sequence) for sequence in sequences)
+        width = max(layout.size for layout in layouts)
+        width += -width % pad_to_multiple_of
+        length = max(map(len, tokens))
         shape = (len(layouts), width)
-        input_ids = torch.full(shape, pad_token_id)
-        position_ids = torch.zeros(shape, dtype=torch.long)
-        parents = torch.full(shape, -1)
-        subtree_ends = torch.arange(1, width + 1).repeat(len(layouts), 1)
-        sequence_nodes = torch.full((len(sequences), length), -1)
+        input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+        position_ids = np.zeros(shape, dtype=np.int64)
+        parents = np.full(shape, -1, dtype=np.int64)
+        subtree_ends = np.tile(np.arange(1, width + 1, dtype=np.int64), (len(layouts), 1))
+        nodes_of = np.full((len(tokens), length), -1, dtype=np.int64)
         for row, layout in enumerate(layouts):
-            size = len(layout.tokens)
-            input_ids[row, :size] = torch.tensor(layout.tokens)
-            position_ids[row, :size] = torch.tensor(layout.positions)
-            parents[row, :size] = torch.tensor(layout.parents)
-            subtree_ends[row, :size] = torch.tensor(layout.ends)
+            size = layout.size
+            input_ids[row, :size] = np.concatenate(layout.tokens)
+            position_ids[row, :size] = np.concatenate(layout.positions)
+            parents[row, :size] = np.concatenate(layout.parents)
+            for nodes, last in layout.closed:
+                subtree_ends[row, nodes] = last
             for index, path in layout.paths.items():
-                sequence_nodes[index, : len(path)] = torch.tensor(path) + row * width
+                nodes_of[index, : len(path)] = path + row * width
+        sequence_nodes = torch.from_numpy(nodes_of)
 
         is_trained = _pad(loss_masks, sequence_nodes, 1.0) != 0
         is_trained[:, 0] = False
         nodes, inverse = sequence_nodes[is_trained].unique(return_inverse=True)
         target_index = torch.full_like(sequence_nodes, len(nodes))
         target_index[is_trained] = inverse
+        all_input_ids, all_parents = torch.from_numpy(input_ids), torch.from_numpy(parents)
         return cls(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            parents=parents,
-            subtree_ends=subtree_ends,
-            row_lengths=torch.tensor([len(layout.tokens) for layout in layouts]),
+            input_ids=all_input_ids,
+            position_ids=torch.from_numpy(position_ids),
+            parents=all_parents,
+            subtree_ends=torch.from_numpy(subtree_ends),
+            row_lengths=torch.tensor([layout.size for layout in layouts]),
             sequence_nodes=sequence_nodes,
             weights=_pad(weights, sequence_nodes, 1.0) * is_trained,
-            predicting_nodes=nodes - nodes % width + parents.view(-1)[nodes],
-            target_ids=input_ids.view(-1)[nodes],
+            predicting_nodes=nodes - nodes % width + all_parents.view(-1)[nodes],
+            target_ids=all_input_ids.view(-1)[nodes],
             target_index=target_index,
             rows_are_paths=all(layout.is_path for layout in layouts),
         )
@@ -157,7 +171,12 @@ class PrefixTree:
     @property
     def num_nodes(self) -> int:
         """How many tokens are computed, without padding."""
-        return int(self.row_lengths.sum())
+        return int(self.on_host.row_lengths.sum())
+
+    @property
+    def on_host(self) -> PrefixTree:
+        """The same tree where it was made: what is read from it there waits for no device."""
+        return self if self.host is None else self.host
 
     def get_attention_mask(self) -> Tensor:
         """Who sees whom, `[R, 1, T, T]`, boolean: query i may look at key j."""
@@ -166,16 +185,59 @@ class PrefixTree:
         return ((key <= query) & (query < self.subtree_ends[:, None, :]))[:, None]
 
     def get_block_mask(self) -> BlockMask:
-        """The same for FlexAttention, which skips the blocks of 128 x 128 that nobody sees."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        """The same for FlexAttention, which skips the blocks of 128 x 128 that nobody sees.
+
+        Which blocks are seen in part, or as a whole, follows from where subtrees end: no mask of
+        all pairs of nodes is made on the way.
+        """
+        from torch.nn.attention.flex_attention import BlockMask
 
         ends = self.subtree_ends
-        num_rows, width = ends.shape
+        width = ends.shape[1]
 
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (key <= query) & (query < ends[row, key])
 
-        return create_block_mask(sees, num_rows, None, width, width, device=ends.device)
+        blocks = [block.to(ends.device, non_blocking=True) for block in self.on_host._get_blocks()]
+        return BlockMask.from_kv_blocks(
+            *blocks, BLOCK_SIZE=_BLOCK_SIZE, mask_mod=sees, seq_lengths=(width, width)
+        )
+
+    def _get_blocks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Blocks seen in part, and blocks seen as a whole: how many for each block of queries,
+        `[R, 1, B]`, and which, `[R, 1, B, B]`, int32."""
+        num_rows, width = self.subtree_ends.shape
+        num_blocks = -(-width // _BLOCK_SIZE)
+        # Keys past the end are seen by nobody.
+        filled = F.pad(self.subtree_ends, (0, num_blocks * _BLOCK_SIZE - width))
+        ends = filled.view(num_rows, 1, num_blocks, _BLOCK_SIZE)
+        index = torch.arange(num_blocks)
+        first_query = index[:, None] * _BLOCK_SIZE
+        # A last block that is short has queries past the end, and is never seen as a whole.
+        last_query = first_query + _BLOCK_SIZE - 1
+        is_before = index < index[:, None]
+        is_full = is_before & (ends.amin(-1)[:, :, None] > last_query)
+        # On the diagonal every node sees itself.
+        is_seen = (is_before & (ends.amax(-1)[:, :, None] > first_query)) | torch.eye(
+            num_blocks, dtype=torch.bool
+        )
+        return (*_list_blocks(is_seen & ~is_full), *_list_blocks(is_full))
+
+    def keep(self, key: Any, build: Callable[[], _T]) -> _T:
+        """What `build` gives, made once per tree and key: a mask serves all models of a step."""
+        if key not in self._kept:
+            self._kept[key] = build()
+        kept: _T = self._kept[key]
+        return kept
+
+    def get_sequences(self) -> tuple[list[list[int]], list[list[bool]]]:
+        """The sequences, and which of their tokens are trained."""
+        tree = self.on_host
+        tokens = tree.input_ids.flatten()[tree.sequence_nodes.clamp(min=0)].tolist()
+        is_trained = (tree.target_index < len(tree.target_ids)).tolist()
+        lengths = (tree.sequence_nodes >= 0).sum(1).tolist()
+        sequences = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+        return sequences, [row[:length] for row, length in zip(is_trained, lengths, strict=True)]
 
     def to_sequences(self, values: Tensor) -> Tensor:
         """Give the value of each trained node to every sequence that runs through it.
@@ -190,15 +252,22 @@ class PrefixTree:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PrefixTree:
         """The same tree with its tensors on `device`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PrefixTree(
-            **{
-                name: value.to(device, non_blocking=non_blocking)
-                if isinstance(value, Tensor)
-                else value
-                for name, value in values.items()
-            }
-        )
+        return self._replace(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PrefixTree:
+        """The same tree in memory from which a GPU copies by itself."""
+        return self._replace(Tensor.pin_memory)
+
+    def _replace(self, convert: Callable[[Tensor], Tensor]) -> PrefixTree:
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_kept"}
+        tensors = {k: convert(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return PrefixTree(**{**values, **tensors, "host": self.on_host})
+
+
+def _list_blocks(is_listed: Tensor) -> tuple[Tensor, Tensor]:
+    """Their number in the last dimension, and their indices there, followed by the others'."""
+    order = is_listed.int().argsort(dim=-1, descending=True, stable=True)
+    return is_listed.sum(-1, dtype=torch.int32), order.int()
 
 
 def _check_sequences(
@@ -227,63 +296,67 @@ def _pad(values: Sequence[Sequence[float]] | None, like: Tensor, default: float)
     """`values` as float32 `[N, L]`, `default` where they are left out, 0 past the ends."""
     if values is None:
         return torch.full(like.shape, default) * (like >= 0)
-    padded = torch.zeros(like.shape)
+    padded = np.zeros(tuple(like.shape), dtype=np.float32)
     for row, value in zip(padded, values, strict=True):
-        row[: len(value)] = torch.tensor(value, dtype=torch.float32)
-    return padded
+        row[: len(value)] = value
+    return torch.from_numpy(padded)
 
 
 # ------------------------------------------------------------------------------------- layout
 
 
-@dataclass
 class _RowLayout:
-    """The nodes of one row in depth-first order."""
+    """The nodes of one row in depth-first order.
 
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    paths: dict[int, list[int]] = field(default_factory=dict)
+    Attributes:
+        size: number of nodes.
+        tokens, positions, parents: of the nodes, in pieces.
+        closed: nodes with the end of their subtrees.
+        paths: nodes of each sequence, by its index.
+        is_path: whether each node's parent is the node before it.
+    """
 
-    def add_bundle(self, bundle: list[tuple[int, Sequence[int]]]) -> None:
-        """Add `(index, sequence)` in lexicographic order, as a tree of its own."""
-        path: list[int] = []
-        previous: Sequence[int] = ()
-        for index, sequence in bundle:
+    def __init__(self, sequences: list[np.ndarray], bundles: list[list[int]]) -> None:
+        self.size = 0
+        self.tokens: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.parents: list[np.ndarray] = []
+        self.closed: list[tuple[np.ndarray, int]] = []
+        self.paths: dict[int, np.ndarray] = {}
+        self.is_path = True
+        for bundle in bundles:
+            self._add_bundle(bundle, sequences)
+
+    def _add_bundle(self, bundle: list[int], sequences: list[np.ndarray]) -> None:
+        """Add sequences, by their index and in lexicographic order, as a tree of their own."""
+        path = previous = np.empty(0, dtype=np.int64)
+        for index in bundle:
+            sequence = sequences[index]
             shared = _get_common_length(previous, sequence)
-            self._close(path[shared:])
-            path = path[:shared]
-            for position in range(shared, len(sequence)):
-                self.parents.append(path[-1] if path else -1)
-                path.append(len(self.tokens))
-                self.tokens.append(sequence[position])
-                self.positions.append(position)
-                self.ends.append(-1)
+            self.closed.append((path[shared:], self.size))
+            parent = path[shared - 1] if shared else -1
+            new = np.arange(self.size, self.size + len(sequence) - shared)
+            if len(new):
+                self.is_path &= parent == self.size - 1
+                self.tokens.append(sequence[shared:])
+                self.positions.append(np.arange(shared, len(sequence)))
+                self.parents.append(np.concatenate([[parent], new[:-1]]))
+                self.size += len(new)
+            path = np.concatenate([path[:shared], new])
             self.paths[index] = path
             previous = sequence
-        self._close(path)
-
-    @property
-    def is_path(self) -> bool:
-        """Whether each node's parent is the node before it."""
-        return self.parents == list(range(-1, len(self.tokens) - 1))
-
-    def _close(self, nodes: list[int]) -> None:
-        for node in nodes:
-            self.ends[node] = len(self.tokens)
+        self.closed.append((path, self.size))
 
 
-def _assign_rows(
-    sequences: Sequence[Sequence[int]], max_row_tokens: int | None
-) -> list[list[list[int]]]:
+def _assign_rows(sequences: list[np.ndarray], max_row_tokens: int | None) -> list[list[list[int]]]:
     """Rows of bundles of sequence indices; a bundle shares its prefixes, a row is no longer."""
     bundles: list[list[int]] = []
     sizes: list[int] = []
-    previous: Sequence[int] = ()
-    # In lexicographic order, the longest prefix shared with any earlier sequence is the one shared
-    # with the sequence just before.
-    for index in sorted(range(len(sequences)), key=lambda i: list(sequences[i])):
+    previous = np.empty(0, dtype=np.int64)
+    # Bytes of equally wide numbers, highest first, are ordered as the sequences are. The longest
+    # prefix shared with any earlier sequence is then the one shared with the one just before.
+    keys = [sequence.astype(">i8").tobytes() for sequence in sequences]
+    for index in sorted(range(len(sequences)), key=keys.__getitem__):
         sequence = sequences[index]
         num_new = len(sequence) - _get_common_length(previous, sequence)
         if bundles and _is_worth_sharing(sizes[-1], num_new, len(sequence), max_row_tokens):
@@ -339,8 +412,7 @@ def _pack(
     return rows, max(fills)
 
 
-def _get_common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
+def _get_common_length(first: np.ndarray, second: np.ndarray) -> int:
+    length = min(len(first), len(second))
+    differs = first[:length] != second[:length]
+    return int(differs.argmax()) if differs.any() else length

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from sense_trl.collators import (
     DataCollatorForPrefixTree,
     DataCollatorForWeightedPreference,
     find_tree_obstacle,
+    get_answers,
     get_prefix_tree,
-    get_sequences,
 )
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
@@ -73,7 +74,8 @@ PAIRS = st.lists(
 
 
 def assert_same_tree(found, expected):
-    for name, value in vars(expected).items():
+    for name in (f.name for f in fields(PrefixTree) if f.compare):
+        value = getattr(expected, name)
         same = getattr(found, name) == value
         assert same if isinstance(value, bool) else same.all(), name
 
@@ -165,8 +167,8 @@ def test_the_first_label_is_never_trained_and_may_be_anything():
 
 
 def test_without_a_mask_a_row_ends_with_what_is_trained():
-    sequences, loss_masks = get_sequences(make_batch(attention_mask=None))
-    assert sequences == [[5, 6, 7], [5, 6, 8, 9]]
-    assert loss_masks == [[False, False, True], [False, False, True, True]]
+    answers = get_answers(make_batch(attention_mask=None))
+    assert answers.sequences == [[5, 6, 7], [5, 6, 8, 9]]
+    assert answers.is_trained == [[False, False, True], [False, False, True, True]]
     untrained = make_batch(attention_mask=None, labels=torch.full((2, 4), -100))
-    assert get_sequences(untrained)[0] == [[5], [5]]
+    assert get_answers(untrained).sequences == [[5], [5]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -271,6 +272,80 @@ def test_the_block_mask_sees_what_the_dense_mask_sees():
         assert torch.equal(block_mask.to_dense()[row, 0].bool(), blocks)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(1, 400)), min_size=1, max_size=5),
+    st.sampled_from([None, 700]),
+    st.sampled_from([1, 8, 128]),
+)
+def test_blocks_are_those_that_torch_finds_by_looking_at_all_pairs(parts, max_row_tokens, multiple):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    # A common beginning of some length, then an own end.
+    sequences = [[7] * shared + [10 + i] * own for i, (shared, own) in enumerate(parts)]
+    tree = PrefixTree.from_sequences(
+        sequences, max_row_tokens=max_row_tokens, pad_to_multiple_of=multiple
+    )
+    found = tree.get_block_mask()
+    num_rows, width = tree.input_ids.shape
+    assert width % multiple == 0
+    expected = create_block_mask(found.mask_mod, num_rows, None, width, width, device="cpu")
+    for name in ("kv", "full_kv"):
+        counts, other = (getattr(mask, f"{name}_num_blocks") for mask in (found, expected))
+        assert torch.equal(counts, other), name
+        indices, others = (getattr(mask, f"{name}_indices") for mask in (found, expected))
+        for row, count in enumerate(counts[:, 0]):
+            for query, number in enumerate(count.tolist()):
+                listed, theirs = (
+                    sorted(each[row, 0, query, :number].tolist()) for each in (indices, others)
+                )
+                assert listed == theirs
+    assert torch.equal(found.to_dense(), expected.to_dense())
+
+
+@given(SEQUENCES, st.integers(1, 9))
+def test_rows_that_are_filled_up_hold_the_same_tree(sequences, multiple):
+    tree = PrefixTree.from_sequences(sequences)
+    filled = PrefixTree.from_sequences(sequences, pad_to_multiple_of=multiple)
+    width = tree.input_ids.shape[1]
+    assert filled.input_ids.shape[1] == -(-width // multiple) * multiple
+    for name in ("input_ids", "position_ids", "parents", "subtree_ends"):
+        assert torch.equal(getattr(filled, name)[:, :width], getattr(tree, name))
+    for name in ("row_lengths", "weights", "target_ids", "target_index"):
+        assert torch.equal(getattr(filled, name), getattr(tree, name))
+    mask = filled.get_attention_mask()[:, 0]
+    assert torch.equal(mask[:, :width, :width], tree.get_attention_mask()[:, 0])
+    rest = mask.shape[1] - width
+    assert torch.equal(
+        mask[:, width:, width:], torch.eye(rest, dtype=torch.bool).expand(len(mask), -1, -1)
+    )
+    assert not mask[:, width:, :width].any() and not mask[:, :width, width:].any()
+
+
+@settings(deadline=None)
+@given(masked_sequences())
+def test_sequences_are_read_back_and_arrays_are_as_good_as_lists(data):
+    sequences, masks = data
+    tree = PrefixTree.from_sequences(sequences, masks)
+    # Nothing predicts the first token.
+    trained = [[False, *map(bool, mask[1:])] for mask in masks]
+    assert tree.to("meta").get_sequences() == (sequences, trained)
+    other = PrefixTree.from_sequences(
+        [np.array(s, dtype=np.int32) for s in sequences], [np.array(m) for m in masks]
+    )
+    assert torch.equal(other.input_ids, tree.input_ids)
+    assert torch.equal(other.target_index, tree.target_index)
+
+
+def test_what_is_kept_is_made_once_and_not_taken_along():
+    tree = PrefixTree.from_sequences([[1, 2]])
+    made = []
+    for _ in range(2):
+        assert tree.keep("mask", lambda: made.append(1) or "m") == "m"
+    assert made == [1]
+    assert tree.to("cpu").keep("mask", lambda: "other") == "other"
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 def test_flex_attention_over_the_tree_equals_dense_attention():
     from torch.nn.attention.flex_attention import flex_attention
@@ -289,7 +364,9 @@ def test_a_tree_moves_between_devices_whole():
     tree = PrefixTree.from_sequences([[1, 2], [1, 3]])
     moved = tree.to("meta")
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == len(vars(tree)) - 1
+    # All but `rows_are_paths`, `host` and what was kept.
+    assert len(tensors) == len(vars(tree)) - 3
+    assert moved.on_host is tree.on_host is tree
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.rows_are_paths is False
     assert torch.equal(tree.to("cpu").input_ids, tree.input_ids)

@@ -57,8 +57,10 @@ def compute_in_chunks(
     With a trainable output layer, the backward pass projects each chunk again. With a frozen one,
     each value's gradient with respect to its own row of `hidden` is taken while the chunk's logits
     are there, and the backward pass projects nothing. That is `[K, M, H]` in float32 to keep, K H /
-    V of the logits, for 0.6 of the time at K = 1 and 0.7 to 1 at K = 2. Autocast is off inside: it
-    would round the logits to 16 bits.
+    V of the logits, for 0.6 of the time at K = 1 and 0.7 to 1 at K = 2.
+
+    Autocast would round the logits to 16 bits, and is off inside. On a GPU its type is that of the
+    factors all the same, as it is in every other layer, and the products stay in float32.
 
     Args:
         hidden: `[M, H]`.
@@ -193,9 +195,10 @@ class _ChunkedLogits(torch.autograd.Function):  # type: ignore[misc]
         saves_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
         values, metrics, gradients = [], [], []
+        factor_dtype = _get_factor_dtype(hidden)
         # Under ZeRO-3, parameters have even their shapes only while they are gathered.
         with _full_precision(hidden), gather(weight, bias):
-            matrix = _convert_weight(weight)
+            matrix = _convert_weight(weight, factor_dtype)
             for rows in _get_chunks(hidden, weight, chunk_bytes):
                 projected = _project(hidden[rows], matrix.t(), bias)
                 with torch.set_grad_enabled(saves_gradients):
@@ -207,7 +210,7 @@ class _ChunkedLogits(torch.autograd.Function):  # type: ignore[misc]
                 if get_metrics is not None:
                     metrics.append(torch.stack(list(get_metrics(logits.detach(), rows))))
         ctx.get_values, ctx.transform = get_values, transform
-        ctx.chunk_bytes, ctx.gather = chunk_bytes, gather
+        ctx.chunk_bytes, ctx.gather, ctx.factor_dtype = chunk_bytes, gather, factor_dtype
         saved = torch.cat(gradients, dim=1) if saves_gradients else None
         ctx.save_for_backward(hidden, weight, bias, saved)
         all_values = torch.cat(values, dim=1)
@@ -255,7 +258,7 @@ def _get_gradients(ctx: Any, inputs: list[Any], grad_values: Tensor) -> list[Ten
             for tensor, is_needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
         grad_hidden, grad_weight, grad_bias = grads
-        matrix = _convert_weight(weight)
+        matrix = _convert_weight(weight, ctx.factor_dtype)
         for rows in _get_chunks(hidden, weight, ctx.chunk_bytes):
             projected = _project(hidden[rows], matrix.t(), bias).requires_grad_()
             with torch.enable_grad():
@@ -264,7 +267,7 @@ def _get_gradients(ctx: Any, inputs: list[Any], grad_values: Tensor) -> list[Ten
             if grad_hidden is not None:
                 grad_hidden[rows] = _matmul(grad, matrix)
             if grad_weight is not None:
-                _add_matmul(grad_weight, grad.t(), hidden[rows])
+                _add_matmul(grad_weight, grad.t(), hidden[rows].to(matrix.dtype))
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
     return grads
@@ -280,9 +283,17 @@ def _full_precision(like: Tensor) -> Any:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def _convert_weight(weight: Tensor) -> Tensor:
+def _get_factor_dtype(like: Tensor) -> torch.dtype | None:
+    """The type to which autocast converts the factors of a product; None without it."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _convert_weight(weight: Tensor, factor_dtype: torch.dtype | None = None) -> Tensor:
     """The type in which `_matmul` takes the head: converted once, not once per chunk."""
-    return weight if _multiplies_16_bits(weight) else weight.float()
+    if factor_dtype in _SHORT_TYPES and _multiplies_short_types(weight.device):
+        return weight.to(factor_dtype)
+    return weight if _is_short(weight) else weight.float()
 
 
 def _project(hidden: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
@@ -292,23 +303,31 @@ def _project(hidden: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
     """`left @ right` in float32: products of 16-bit numbers are not rounded to 16 bits."""
-    if _multiplies_16_bits(right):
-        return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
+    if _is_short(right):
+        return _multiply_short(left.to(right.dtype), right)
     return left.float() @ right.float()
 
 
 def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add `left @ right` to a float32 matrix, without a second one of its size where possible."""
-    if _multiplies_16_bits(right):
+    if _is_short(right):
         total += _matmul(left, right)
     else:
         total.addmm_(left.float(), right.float())
 
 
-def _multiplies_16_bits(matrix: Tensor) -> bool:
+_SHORT_TYPES = (torch.bfloat16, torch.float16)
+
+
+def _is_short(matrix: Tensor) -> bool:
+    return matrix.dtype in _SHORT_TYPES and _multiplies_short_types(matrix.device)
+
+
+def _multiplies_short_types(device: torch.device) -> bool:
     # CUDA alone multiplies 16-bit matrices into float32, from torch 2.8 on.
-    return (
-        matrix.is_cuda
-        and matrix.dtype in (torch.bfloat16, torch.float16)
-        and tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
-    )
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return device.type == "cuda" and version >= (2, 8)
+
+
+def _multiply_short(left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right, out_dtype=torch.float32)

@@ -48,7 +48,10 @@ def masked_mean(
     total = torch.where(selected, values, torch.zeros_like(values)).sum()
     if num_items_in_batch is None:
         return total / selected.sum().clamp(min=1)
-    if num_items_in_batch < 0:
+    # A count on a GPU is not looked at: the host would wait for it.
+    if not (isinstance(num_items_in_batch, Tensor) and num_items_in_batch.is_cuda) and (
+        num_items_in_batch < 0
+    ):
         raise InputError(
             f"`num_items_in_batch` is {int(num_items_in_batch)}, expected a count of at least 0."
         )

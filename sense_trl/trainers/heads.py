@@ -21,7 +21,11 @@ from torch.distributed.tensor import DTensor
 from sense_trl.losses.chunked import LogitTransform, compute_in_chunks
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput, maybe_gather_lm_head_ctx
-from sense_trl.trainers.tree_attention import get_tree_mask, let_sdpa_attend_by_branches
+from sense_trl.trainers.tree_attention import (
+    get_additive_mask,
+    get_tree_mask,
+    let_sdpa_attend_by_branches,
+)
 
 LogitTerm = Callable[[Tensor, slice | Tensor], Tensor]
 """Maps logits `[C, V]`, float32, to one differentiable value each, `[C]`.
@@ -150,15 +154,20 @@ def get_model_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
 
 
 def _get_mask(model: Any, tree: PrefixTree) -> Any:
+    # Policy, reference and teacher may run on the same tree.
     implementation = model.config._attn_implementation
     if implementation == "flex_attention":
-        return tree.get_block_mask()
+        return tree.keep("blocks", tree.get_block_mask)
     if implementation == "sdpa":
-        return get_tree_mask(tree)
+        return get_tree_mask(tree, _get_computing_dtype(model))
     # Eager attention adds the mask to its scores.
-    mask = tree.get_attention_mask()
-    lowest = torch.finfo(model.dtype).min
-    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
+    return get_additive_mask(tree, model.dtype)
+
+
+def _get_computing_dtype(model: Any) -> torch.dtype:
+    """Type of the model's queries and keys."""
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
 
 def get_logit_transform(config: Any) -> LogitTransform:
@@ -194,16 +203,23 @@ def transfer_term(
         target: the tree that the new term is over; nodes that none of those sequences trains get 0.
         sequences: of `target`.
     """
-    is_trained = source.target_index < len(source.target_ids)
-    indices = target.target_index[sequences, : source.target_index.shape[1]]
-    nodes = torch.full_like(target.target_ids, -1)
-    nodes[indices[is_trained]] = source.target_index[is_trained]
+    # Which rows a term is asked about is known where the trees were made: no device is waited for.
+    own, whole = source.on_host, target.on_host
+    is_trained = own.target_index < len(own.target_ids)
+    indices = whole.target_index[sequences, : own.target_index.shape[1]]
+    nodes = torch.full_like(whole.target_ids, -1)
+    nodes[indices[is_trained]] = own.target_index[is_trained]
 
     def transferred(logits: Tensor, rows: slice | Tensor) -> Tensor:
-        own = nodes[rows].to(logits.device)
-        is_known = own >= 0
-        values = term(logits[is_known], own[is_known])
+        asked = nodes[rows.cpu() if isinstance(rows, Tensor) else rows]
+        (places,) = (asked >= 0).nonzero(as_tuple=True)
+        asked, places = (
+            index.to(logits.device, non_blocking=True) for index in (asked[places], places)
+        )
+        if len(places) == len(logits):
+            return term(logits, asked)
+        values = term(logits[places], asked)
         zeros = torch.zeros(len(logits), dtype=values.dtype, device=logits.device)
-        return zeros.masked_scatter(is_known, values)
+        return zeros.index_copy(0, places, values)
 
     return transferred

@@ -200,11 +200,11 @@ class TokenPrediction:
         self._draws = draws
 
     def __call__(self, logits: Tensor, rows: slice | Tensor) -> Tensor:
-        special_ids = self._special_ids.to(logits.device)
+        special_ids = self._special_ids.to(logits.device, non_blocking=True)
         logits = logits[:, : self._num_tokens].index_fill(1, special_ids, -torch.inf)
         if self._draws is None:
             return logits.argmax(-1).float()
         cumulative = logits.double().softmax(-1).cumsum(-1)
-        draws = self._draws[rows].to(cumulative)
+        draws = self._draws[rows].to(cumulative, non_blocking=True)
         chosen = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
         return chosen[:, 0].clamp(max=logits.shape[1] - 1).float()

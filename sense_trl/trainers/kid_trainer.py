@@ -6,7 +6,6 @@ import contextlib
 import logging
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,14 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from sense_trl.collators import (
+    ANSWERS,
     MASK_GROUPS,
     PREFIX_TREE,
+    Answers,
+    DataCollatorForAnswers,
     DataCollatorForMaskGroups,
     DataCollatorForPrefixTree,
+    get_answers,
 )
 from sense_trl.end_tokens import get_end_token_ids, get_special_ids
 from sense_trl.errors import InputError
@@ -39,7 +42,7 @@ from sense_trl.trainers.imperfect import (
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
-    get_checked_sequences,
+    get_checked_answers,
     log_tokens,
     require_trees,
 )
@@ -52,30 +55,6 @@ logger = logging.getLogger(__name__)
 
 MASK_SPANS = "mask_spans"
 """Dataset column with the schema items of a completion: lists of `[start, end]` in characters."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Sequences of prompt and answer.
-
-    Attributes:
-        sequences: token ids.
-        is_trained: per token, whether it belongs to the answer.
-    """
-
-    sequences: list[list[int]]
-    is_trained: list[list[bool]]
-
-    @property
-    def lengths(self) -> list[int]:
-        """How many tokens of each are trained; nothing predicts the first of a sequence."""
-        return [sum(is_trained[1:]) for is_trained in self.is_trained]
-
-    def get_prompt(self, row: int) -> list[int]:
-        """The tokens before the first trained one that something predicts."""
-        is_trained = self.is_trained[row]
-        num_tokens = is_trained.index(True, 1) if True in is_trained[1:] else len(is_trained)
-        return self.sequences[row][:num_tokens]
 
 
 class KIDTrainer(SenseSFTTrainer):
@@ -236,7 +215,7 @@ class KIDTrainer(SenseSFTTrainer):
         self._mask_id = _get_mask_id(tokenizer, args.mask_token)
         # Every step lays out trees of its own; the collator's would only be thrown away.
         if isinstance(self.data_collator, DataCollatorForPrefixTree):
-            self.data_collator = self.data_collator.collator
+            self.data_collator = DataCollatorForAnswers(self.data_collator.collator)
         self.data_collator = DataCollatorForMaskGroups(self.data_collator)
 
     # ---------------------------------------------------------------------------------- data
@@ -309,7 +288,8 @@ class KIDTrainer(SenseSFTTrainer):
         """Loss of one micro-batch, a scalar: the two terms over one forward of the student."""
         groups = inputs.get(MASK_GROUPS)
         inputs = {key: value for key, value in inputs.items() if key != MASK_GROUPS}
-        gold = self._get_gold(inputs)
+        gold = get_checked_answers(inputs)
+        inputs = {key: value for key, value in inputs.items() if key != ANSWERS}
         judged = self._get_judged_answers(model, gold, groups) if self.model.training else gold
         tree, rows = self._get_joint_tree(gold, judged)
         student = _GoldRows(model, tree, self._get_term(judged, tree, rows), len(gold.sequences))
@@ -321,7 +301,10 @@ class KIDTrainer(SenseSFTTrainer):
 
         kd_values = student.kd_values[rows] * tree.weights[rows, 1:]
         num_tokens = sum(gold.lengths) if num_items_in_batch is None else num_items_in_batch
-        kd = kd_values.sum() / torch.as_tensor(num_tokens, device=kd_values.device).clamp(min=1)
+        if isinstance(num_tokens, Tensor):
+            kd = kd_values.sum() / num_tokens.to(kd_values.device).clamp(min=1)
+        else:
+            kd = kd_values.sum() / max(num_tokens, 1)
         # As TRL does to its own term: the count is that of all processes, and DDP averages.
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             kd = kd * (self.accelerator.num_processes // self.get_tp_size())
@@ -333,10 +316,6 @@ class KIDTrainer(SenseSFTTrainer):
             log_tokens(self, {"input_ids": tree.sequence_nodes, PREFIX_TREE: tree})
         loss = self.args.mle_weight * mle + self.args.kd_weight * kd
         return (loss, *outputs) if return_outputs else loss
-
-    @staticmethod
-    def _get_gold(inputs: dict[str, Any]) -> Answers:
-        return Answers(*get_checked_sequences(inputs))
 
     def _get_joint_tree(self, gold: Answers, judged: Answers) -> tuple[PrefixTree, slice]:
         """The tree of the gold answers and the judged ones, and which sequences are the latter.
@@ -358,13 +337,13 @@ class KIDTrainer(SenseSFTTrainer):
             [[1.0] * len(sequence) for sequence in gold.sequences] + weights,
             share=self._shares_prefixes,
         )
-        return tree.to(self.accelerator.device), slice(len(gold.sequences), None)
+        return tree.to(self.accelerator.device, non_blocking=True), slice(len(gold.sequences), None)
 
     def _get_tree(self, answers: Answers) -> PrefixTree:
         tree = PrefixTree.from_sequences(
             answers.sequences, answers.is_trained, share=self._shares_prefixes
         )
-        return tree.to(self.accelerator.device)
+        return tree.to(self.accelerator.device, non_blocking=True)
 
     def _get_term(self, judged: Answers, tree: PrefixTree, rows: slice) -> LogitTerm:
         """The divergence from the teacher at the judged answers' tokens.
@@ -372,7 +351,7 @@ class KIDTrainer(SenseSFTTrainer):
         The teacher reads a tree without the gold answers, which it is not asked about.
         """
         own = PrefixTree.from_sequences(judged.sequences, judged.is_trained)
-        own = own.to(self.accelerator.device)
+        own = own.to(self.accelerator.device, non_blocking=True)
         term = self._teacher.get_term(own, self._divergence, temperature=self.args.kd_temperature)
         return transfer_term(term, own, tree, rows)
 
@@ -446,7 +425,7 @@ class KIDTrainer(SenseSFTTrainer):
         if self.args.fill == "sample":
             # By the text so far, not by the example: sequences that share a node share its draw.
             draws = torch.zeros(len(tree.target_ids), dtype=torch.float64)
-            index = tree.target_index.tolist()
+            index = tree.on_host.target_index.tolist()
             for row, positions in enumerate(masked):
                 for position in positions:
                     rng = self._get_random("fill", sequences[row][:position])
@@ -551,7 +530,7 @@ class KIDTrainer(SenseSFTTrainer):
         for start in range(0, len(dataset), size):
             examples = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
             batch = self._prepare_inputs(self.data_collator(examples))
-            rewritten, _ = self._rewrite(self.model, self._get_gold(batch), batch.get(MASK_GROUPS))
+            rewritten, _ = self._rewrite(self.model, get_answers(batch), batch.get(MASK_GROUPS))
             for sequence, is_trained in zip(rewritten.sequences, rewritten.is_trained, strict=True):
                 answer = [sequence[i] for i in get_answer(sequence, is_trained, self._end_ids)]
                 texts.append(self.processing_class.decode(answer, skip_special_tokens=True))
@@ -565,12 +544,16 @@ class KIDTrainer(SenseSFTTrainer):
 
     def _log(self, numerators: dict[str, Any], denominator: Any) -> None:
         """Add quotients of sums over all processes to the metrics."""
-        parts = [torch.as_tensor(value).detach() for value in (*numerators.values(), denominator)]
-        sums = torch.stack([part.to(self.accelerator.device, torch.float32) for part in parts])
-        *numbers, total = self.accelerator.reduce(sums, "sum").tolist()
-        mode = "train" if self.model.training else "eval"
+        parts = [*numerators.values(), denominator]
+        if self.accelerator.num_processes > 1:
+            device = self.accelerator.device
+            tensors = [torch.as_tensor(part, dtype=torch.float32).detach() for part in parts]
+            sums = torch.stack([tensor.to(device, non_blocking=True) for tensor in tensors])
+            parts = list(self.accelerator.reduce(sums, "sum"))
+        *numbers, total = parts
+        total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
         for name, number in zip(numerators, numbers, strict=True):
-            self._metrics[mode][name].append(number / max(total, 1.0))
+            self._add_metric(name, number / total)
 
     def _log_errors(self, gold: Answers, imperfect: Answers, num_masked: int) -> None:
         num_errors = sum(

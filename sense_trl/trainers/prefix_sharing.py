@@ -9,11 +9,13 @@ import torch
 from datasets import IterableDataset
 
 from sense_trl.collators import (
+    ANSWERS,
     PREFIX_TREE,
+    Answers,
     DataCollatorForPrefixTree,
     find_tree_obstacle,
+    get_answers,
     get_prefix_tree,
-    get_sequences,
 )
 from sense_trl.errors import InputError
 from sense_trl.trainers.grouped_sampler import CountGroups, GroupedSampler, SetSamplerEpoch
@@ -59,7 +61,9 @@ def set_up_prefix_sharing(trainer: Any) -> bool:
             # With several processes, accelerate cuts the batches of a stream into pieces, which a
             # tree has not; `add_prefix_tree` makes one of each piece.
             trainer.data_collator = DataCollatorForPrefixTree(
-                trainer.data_collator, is_required=False
+                trainer.data_collator,
+                is_required=False,
+                pad_to_multiple_of=_get_row_multiple(trainer),
             )
         return True
     if setting is True:
@@ -69,6 +73,17 @@ def set_up_prefix_sharing(trainer: Any) -> bool:
         )
     logger.warning("Common prefixes are computed once per row: %s.", obstacle)
     return False
+
+
+def _get_row_multiple(trainer: Any) -> int:
+    """What row lengths are a multiple of, for the kernels that attend.
+
+    FlexAttention computes blocks of 128, and is compiled anew for other lengths. On a GPU `sdpa`
+    takes its fast kernel only where rows of the mask begin at multiples of 16 bytes.
+    """
+    if trainer.model.config._attn_implementation == "flex_attention":
+        return 128
+    return 1 if trainer.accelerator.device.type == "cpu" else 8
 
 
 def require_trees(trainer: Any) -> None:
@@ -116,19 +131,20 @@ def add_prefix_tree(trainer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def get_checked_sequences(inputs: dict[str, Any]) -> tuple[list[list[int]], list[list[bool]]]:
-    """As `get_sequences`, of a batch that says nothing else to the model.
+def get_checked_answers(inputs: dict[str, Any]) -> Answers:
+    """As `get_answers`, of a batch that says nothing else to the model.
 
     Raises:
         InputError: it does, or is laid out in another way.
     """
-    if obstacle := find_tree_obstacle(inputs):
+    # The collator has looked already.
+    if ANSWERS not in inputs and (obstacle := find_tree_obstacle(inputs)):
         raise InputError(
             f"In a batch of the collator {obstacle}, expected what a teacher can be asked about: "
             "sequences of tokens, of which some are trained. Use TRL's collator, or train without "
             "a teacher."
         )
-    return get_sequences(inputs)
+    return get_answers(inputs)
 
 
 def log_tokens(trainer: Any, inputs: dict[str, Any]) -> None:
@@ -140,11 +156,15 @@ def log_tokens(trainer: Any, inputs: dict[str, Any]) -> None:
     input_ids = inputs["input_ids"]
     tree = inputs.get(PREFIX_TREE)
     num_tokens = (input_ids if tree is None else tree.input_ids).numel()
-    counts = torch.tensor([num_tokens, 1 - num_tokens / input_ids.numel()])
-    counts = trainer.accelerator.gather(counts[None].to(input_ids.device))
-    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    metrics["prefix_sharing/tokens_computed"].append(counts[:, 0].sum().item())
-    metrics["prefix_sharing/tokens_saved"].append(counts[:, 1].mean().item())
+    computed: Any = num_tokens
+    saved: Any = 1 - num_tokens / input_ids.numel()
+    if trainer.accelerator.num_processes > 1:
+        counts = torch.tensor([[computed, saved]])
+        counts = counts.to(trainer.accelerator.device, non_blocking=True)
+        counts = trainer.accelerator.gather(counts)
+        computed, saved = counts[:, 0].sum(), counts[:, 1].mean()
+    trainer._add_metric("prefix_sharing/tokens_computed", computed)
+    trainer._add_metric("prefix_sharing/tokens_saved", saved)
 
 
 def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:

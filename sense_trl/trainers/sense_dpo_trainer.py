@@ -33,12 +33,13 @@ from sense_trl.trainers.checked_rows import (
     refuse_equal_answers,
     refuse_untrained_rows,
 )
+from sense_trl.trainers.deferred_metrics import DeferredMetrics
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
     add_prefix_tree,
-    get_checked_sequences,
+    get_checked_answers,
     get_grouped_sampler,
     log_tokens,
     require_trees,
@@ -71,7 +72,7 @@ _REMEDY = (
 )
 
 
-class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
+class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
     """TRL's `DPOTrainer` with more losses, pair weights, shared prefixes and no silent cuts.
 
     * `loss_type` also takes `"cdpo"` and `"dpop"`, alone or in a list with TRL's losses.
@@ -427,20 +428,21 @@ class SenseDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return (loss, *outputs) if return_outputs else loss
 
     def _log_loss(self, name: str, term: Tensor) -> None:
-        mode = "train" if self.model.training else "eval"
-        value = self.accelerator.gather(term.detach()).mean().item()
-        self._metrics[mode][f"losses/{name}"].append(value)
+        self._add_metric(f"losses/{name}", self.accelerator.gather(term.detach()).mean())
 
     def _get_kd_term(self, inputs: dict[str, Any]) -> tuple[PrefixTree, LogitTerm]:
         """The tree of the batch, and the divergence from the teacher on its chosen answers."""
         assert self._teacher is not None
-        sequences, masks = get_checked_sequences(inputs)
         device = inputs["input_ids"].device
         tree = inputs.get(PREFIX_TREE)
         if tree is None:
-            tree = PrefixTree.from_sequences(sequences, masks, share=False).to(device)
+            answers = get_checked_answers(inputs)
+            tree = PrefixTree.from_sequences(answers.sequences, answers.is_trained, share=False)
+            tree = tree.to(device, non_blocking=True)
+        sequences, masks = tree.get_sequences()
         chosen = slice(0, len(sequences) // 2)
-        own = PrefixTree.from_sequences(sequences[chosen], masks[chosen]).to(device)
+        own = PrefixTree.from_sequences(sequences[chosen], masks[chosen])
+        own = own.to(device, non_blocking=True)
         term = self._teacher.get_term(
             own, self._kd_divergence, temperature=self.args.kd_temperature
         )

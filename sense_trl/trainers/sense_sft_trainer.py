@@ -14,6 +14,7 @@ from sense_trl.chat_template import (
 )
 from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
 from sense_trl.trainers.checked_rows import check_datasets, refuse_untrained_rows
+from sense_trl.trainers.deferred_metrics import DeferredMetrics
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
@@ -36,7 +37,7 @@ _LAYOUTS = (("prompt", "completion"), ("messages",), ("conversations",), ("input
 _NUM_PACKED_CHECKED = 16
 
 
-class SenseSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
     """TRL's `SFTTrainer` with shared prefixes and no silent cuts.
 
     * Questions about one database begin with the same schema. With `prefix_sharing` what the

@@ -206,18 +206,20 @@ class LiveTeacher:
 
     def _run_on_rows(self, tree: PrefixTree) -> Tensor:
         """The same from the sequences, one row each, padded on the right."""
-        is_token = tree.sequence_nodes >= 0
-        input_ids = tree.input_ids.flatten()[tree.sequence_nodes.clamp(min=0)]
+        own = tree.on_host
+        is_token = own.sequence_nodes >= 0
+        input_ids = own.input_ids.flatten()[own.sequence_nodes.clamp(min=0)]
+        is_trained = own.target_index < len(own.target_ids)
+        # Any of the sequences that share a node: they agree on all tokens before it.
+        places = torch.empty_like(own.target_ids)
+        places[own.target_index[is_trained]] = is_trained.flatten().nonzero()[:, 0] - 1
+        device = self._base.device
         hidden = self._base.base_model(
-            input_ids=input_ids.to(self._base.device),
-            attention_mask=is_token.long().to(self._base.device),
+            input_ids=input_ids.to(device, non_blocking=True),
+            attention_mask=is_token.long().to(device, non_blocking=True),
             use_cache=False,
         ).last_hidden_state
-        is_trained = tree.target_index < len(tree.target_ids)
-        # Any of the sequences that share a node: they agree on all tokens before it.
-        places = torch.empty_like(tree.target_ids)
-        places[tree.target_index[is_trained]] = is_trained.flatten().nonzero()[:, 0] - 1
-        return hidden.flatten(0, 1)[places.to(hidden.device)]
+        return hidden.flatten(0, 1)[places.to(hidden.device, non_blocking=True)]
 
 
 @contextlib.contextmanager

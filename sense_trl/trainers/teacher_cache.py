@@ -238,7 +238,7 @@ class TeacherCache:
         for (prompt_ids, completion_ids), nodes in answers:
             token_ids[nodes], logps[nodes] = self.lookup(prompt_ids, completion_ids)
         device = tree.target_ids.device
-        token_ids, logps = token_ids.to(device), logps.to(device)
+        token_ids, logps = (each.to(device, non_blocking=True) for each in (token_ids, logps))
 
         def term(logits: Tensor, rows: slice | Tensor) -> Tensor:
             student = logits[:, : settings.num_tokens]
@@ -314,8 +314,8 @@ def read_settings(path: Path) -> TeacherCacheSettings:
 
 def _get_answers(tree: PrefixTree) -> list[tuple[TokenRow, Tensor]]:
     """The answer of each sequence, and which of the M trained nodes its tokens are."""
-    paths, targets = tree.sequence_nodes.cpu(), tree.target_index.cpu()
-    tokens = tree.input_ids.flatten().cpu()
+    own = tree.on_host
+    paths, targets, tokens = own.sequence_nodes, own.target_index, own.input_ids.flatten()
     answers: list[tuple[TokenRow, Tensor]] = []
     for path, target in zip(paths, targets, strict=True):
         length = int((path >= 0).sum())

@@ -27,6 +27,7 @@ from sense_trl.prefix_tree import PrefixTree
 __all__ = [
     "TreeBranches",
     "attend_by_branches",
+    "get_additive_mask",
     "get_tree_mask",
     "let_sdpa_attend_by_branches",
     "with_dense_masks",
@@ -88,7 +89,7 @@ class TreeBranches:
         rows = tuple(
             _cut_row(parents[:length], len(parents))
             for parents, length in zip(
-                tree.parents.tolist(), tree.row_lengths.tolist(), strict=True
+                tree.on_host.parents.tolist(), tree.on_host.row_lengths.tolist(), strict=True
             )
         )
         branches = [branch for row in rows for branch in row.branches]
@@ -129,17 +130,38 @@ def _cut_row(parents: list[int], width: int) -> _Row:
     return _Row(tuple(branches), tuple(b - a for a, b in pairwise(cuts)))
 
 
-def get_tree_mask(tree: PrefixTree) -> Tensor:
-    """The dense mask of a tree, `[R, 1, T, T]`, boolean, for attention by `sdpa`.
+def get_tree_mask(tree: PrefixTree, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The dense mask of a tree, `[R, 1, T, T]`, for attention by `sdpa`; made once per tree.
 
-    On a CPU, where it saves work, it carries the branches, by which `sdpa` then attends.
+    On a CPU it is boolean, and carries the branches where they save work; `sdpa` then attends by
+    them. Elsewhere it is what is added to scores of type `dtype`: of a boolean mask, every layer
+    would make such a one for itself and keep it for the backward pass.
     """
+    if tree.input_ids.device.type != "cpu" or _is_dense.get():
+        return get_additive_mask(tree, dtype)
+    return tree.keep("branches", lambda: _get_mask_with_branches(tree))
+
+
+def get_additive_mask(tree: PrefixTree, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of attention, `[R, 1, T, T]`: 0, or the lowest number.
+
+    Made once per tree and type.
+    """
+
+    def build() -> Tensor:
+        mask = tree.get_attention_mask()
+        added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+        return added.masked_fill_(~mask, torch.finfo(dtype).min)
+
+    return tree.keep(dtype, build)
+
+
+def _get_mask_with_branches(tree: PrefixTree) -> Tensor:
     mask = tree.get_attention_mask()
-    if mask.device.type == "cpu" and not _is_dense.get():
-        branches = TreeBranches.from_tree(tree)
-        is_small = branches.num_copies <= _MAX_COPIES * tree.input_ids.numel()
-        if is_small and branches.num_pairs < mask.numel():
-            setattr(mask, _BRANCHES, branches)
+    branches = TreeBranches.from_tree(tree)
+    is_small = branches.num_copies <= _MAX_COPIES * tree.input_ids.numel()
+    if is_small and branches.num_pairs < mask.numel():
+        setattr(mask, _BRANCHES, branches)
     return mask
 
 

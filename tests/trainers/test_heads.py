@@ -236,6 +236,31 @@ def test_autocast_does_not_reach_the_head(tree, batch):
     torch.testing.assert_close(output.log_probs[:, :33], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_on_a_gpu_the_factors_of_the_head_have_the_type_of_autocast(tree, batch, monkeypatch):
+    """As if a CPU could multiply 16-bit matrices into float32."""
+    monkeypatch.setattr(chunked, "_multiplies_short_types", lambda device: True)
+    factors = []
+
+    def multiply(left, right):
+        factors.append((left.dtype, right.dtype))
+        return left.float() @ right.float()
+
+    monkeypatch.setattr(chunked, "_multiply_short", multiply)
+    model = prepare(build_tiny_model("llama"))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, gradients = run(model, batch, prefix_tree=tree)
+    # Forward, and in the backward pass the logits again, and both gradients.
+    assert factors == [(torch.bfloat16, torch.bfloat16)] * 4
+    assert output.log_probs.dtype == torch.float32
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+    factors.clear()
+    expected, others = run(model, batch, prefix_tree=tree)
+    assert factors == []
+    torch.testing.assert_close(output.log_probs, expected.log_probs, rtol=2e-2, atol=2e-2)
+    for name, gradient in gradients.items():
+        assert (gradient - others[name]).norm() <= 0.05 * others[name].norm(), name
+
+
 def test_a_frozen_head_gets_no_gradient_and_costs_none(tree, batch, monkeypatch):
     # Untied, or the embedding would train the head.
     model = build_tiny_model("llama")

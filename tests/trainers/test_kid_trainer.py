@@ -24,6 +24,7 @@ from tiny_models import (
 from transformers import BitsAndBytesConfig, MistralConfig, MistralForCausalLM
 from trl import TrlParser
 
+from sense_trl import collators
 from sense_trl.errors import InputError
 from sense_trl.losses.divergence import DIVERGENCES, get_divergence
 from sense_trl.trainers import SenseSFTConfig, SenseSFTTrainer
@@ -334,7 +335,7 @@ def test_a_resumed_run_draws_the_same_masks(train, tmp_path):
 @pytest.mark.parametrize("strategy", ["hard", "easy"])
 def test_the_least_or_most_confident_tokens_of_gold_are_masked(build, strategy):
     trainer = build(mask_strategy=strategy)
-    gold = trainer._get_gold(get_batch(trainer))
+    gold = collators.get_answers(get_batch(trainer))
     masked = trainer._choose_masked(trainer.model, gold, None)
     trainer.model.eval()
     for tokens, is_trained, positions in zip(gold.sequences, gold.is_trained, masked, strict=True):
@@ -351,7 +352,7 @@ def test_another_seed_draws_other_masks(build):
     for seed in (0, 1):
         trainer = build(seed=seed)
         batch = get_batch(trainer)
-        gold = trainer._get_gold(batch)
+        gold = collators.get_answers(batch)
         masked.append(trainer._choose_masked(trainer.model, gold, None))
         trainer.state.global_step = 1
         masked.append(trainer._choose_masked(trainer.model, gold, None))
@@ -399,7 +400,7 @@ def test_the_logits_of_gold_are_there_for_compute_metrics(build):
 
 def test_masking_only_leaves_the_masks(build):
     trainer = build(fill="mask", mask_token="<|im_start|>")
-    gold = trainer._get_gold(get_batch(trainer))
+    gold = collators.get_answers(get_batch(trainer))
     imperfect, masked = trainer._rewrite(trainer.model, gold, None)
     for positions, old, new in zip(masked, gold.sequences, imperfect.sequences, strict=True):
         assert [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b] == positions
@@ -408,7 +409,7 @@ def test_masking_only_leaves_the_masks(build):
 
 def test_the_student_s_own_answers_follow_its_prompts(build):
     trainer = build(imperfect_data=False, on_policy_fraction=1.0, on_policy_max_new_tokens=6)
-    gold = trainer._get_gold(get_batch(trainer))
+    gold = collators.get_answers(get_batch(trainer))
     first, again = (trainer._get_judged_answers(trainer.model, gold, None) for _ in range(2))
     assert first == again
     for row, sequence in enumerate(first.sequences):
@@ -423,7 +424,7 @@ def test_the_student_s_own_answers_follow_its_prompts(build):
 
 def test_greedy_answers_are_the_likeliest_tokens(build):
     trainer = build(on_policy_fraction=1.0, on_policy_temperature=0.0, on_policy_max_new_tokens=4)
-    gold = trainer._get_gold(get_batch(trainer))
+    gold = collators.get_answers(get_batch(trainer))
     own = trainer._get_judged_answers(trainer.model, gold, None)
     trainer.model.eval()
     for row, sequence in enumerate(own.sequences):
@@ -585,7 +586,7 @@ def test_heads_that_are_padded_to_different_sizes_are_compared_on_common_tokens(
     loss = trainer.compute_loss(trainer.model, get_batch(trainer, 8))
     assert loss.isfinite()
     judged = trainer._get_judged_answers(
-        trainer.model, trainer._get_gold(get_batch(trainer, 8)), None
+        trainer.model, collators.get_answers(get_batch(trainer, 8)), None
     )
     assert max(map(max, judged.sequences)) < len(trainer.processing_class)
 
@@ -616,7 +617,7 @@ def test_whole_schema_items_are_masked(build, is_conversation):
         ]
     trainer = build(rows=rows, mask_unit="schema_item")
     batch = get_batch(trainer, 8)
-    gold = trainer._get_gold(batch)
+    gold = collators.get_answers(batch)
     masked = trainer._choose_masked(trainer.model, gold, batch["mask_groups"])
     for row, sequence, positions in zip(rows, gold.sequences, masked, strict=False):
         ids = [sequence[position] for position in positions]
@@ -682,7 +683,7 @@ def test_the_answer_alone_is_masked(tmp_path, rows, options, template):
     tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = template
     trainer = build_kid(tmp_path, rows, tokenizer, mask_ratio=1.0, **options)
-    gold = trainer._get_gold(get_batch(trainer))
+    gold = collators.get_answers(get_batch(trainer))
     masked = trainer._choose_masked(trainer.model, gold, None)
     for row, positions in enumerate(masked):
         text = tokenizer.decode([gold.sequences[row][position] for position in positions])
@@ -697,7 +698,7 @@ def test_rewritten_answers_end_where_gold_does(tmp_path, is_conversation):
     tokenizer.chat_template = TWO_ENDS_TEMPLATE
     trainer = build_kid(tmp_path, rows, tokenizer, mask_ratio=1.0)
     lengths = [len(tokenizer(row["completion"])["input_ids"]) for row in QUESTIONS[:6]]
-    gold = trainer._get_gold(get_batch(trainer, 6))
+    gold = collators.get_answers(get_batch(trainer, 6))
     rewritten, masked = trainer._rewrite(trainer.model, gold, None)
     expected = []
     for row, positions in enumerate(masked):
@@ -735,7 +736,7 @@ def test_prompts_that_are_trained_are_no_answers(tmp_path, rows, options, templa
 def test_every_answer_of_a_conversation_is_masked(tmp_path):
     rows = [{"messages": row["messages"] + row["messages"]} for row in MESSAGES]
     trainer = build_kid(tmp_path, rows, assistant_only_loss=True, mask_ratio=1.0)
-    gold = trainer._get_gold(get_batch(trainer))
+    gold = collators.get_answers(get_batch(trainer))
     for row, positions in enumerate(trainer._choose_masked(trainer.model, gold, None)):
         text = trainer.processing_class.decode([gold.sequences[row][i] for i in positions])
         assert text == 2 * QUESTIONS[row]["completion"]
@@ -764,7 +765,7 @@ def test_sampling_is_what_the_config_says(build, lora, temperature):
         model = build_tiny_model("llama")
         model.generation_config.update(do_sample=True, **settings)
         trainer = build(model=model, lora=lora, on_policy_temperature=temperature, **options)
-        gold = trainer._get_gold(get_batch(trainer))
+        gold = collators.get_answers(get_batch(trainer))
         answers.append(trainer._get_judged_answers(trainer.model, gold, None))
         base = trainer.model.get_base_model() if lora else trainer.model
         for name, value in settings.items():
@@ -776,7 +777,7 @@ def test_own_answers_stop_at_every_end_token(tmp_path):
     model = build_tiny_model("qwen2")
     options = {"on_policy_fraction": 1.0, "on_policy_temperature": 0.0}
     trainer = build_kid(tmp_path, QUESTIONS, model=model, on_policy_max_new_tokens=5, **options)
-    gold = trainer._get_gold(get_batch(trainer, 1))
+    gold = collators.get_answers(get_batch(trainer, 1))
     prompt = gold.get_prompt(0)
     [written] = trainer._write(trainer.model, [prompt])
     assert len(written) == 5
@@ -792,7 +793,7 @@ def test_rewritten_answers_are_text(build):
     trainer = build(per_device_eval_batch_size=3)
     rows = QUESTIONS[:5]
     texts = trainer.rewrite_completions(rows)
-    gold = trainer._get_gold(get_batch(trainer, 5))
+    gold = collators.get_answers(get_batch(trainer, 5))
     imperfect, _ = trainer._rewrite(trainer.model, gold, None)
     expected = [
         trainer.processing_class.decode(

@@ -20,6 +20,7 @@ from tiny_models import (
 from sense_trl.collators import PAIR_WEIGHT
 from sense_trl.errors import InputError
 from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+from sense_trl.trainers.deferred_metrics import read_metrics
 from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
 from sense_trl.trainers.token_rows import get_token_row
 
@@ -93,6 +94,8 @@ def test_the_term_is_that_of_full_logits(train, teacher_path, architecture, pref
         found = gradients[name] - plain_gradients[name]
         assert (found - parameter.grad).norm() <= 1e-4 * parameter.grad.norm(), name
     # What is logged about the pairs is not touched.
+    read_metrics(plain._metrics["train"])
+    read_metrics(trainer._metrics["train"])
     for name, values in plain._metrics["train"].items():
         if not name.startswith("prefix_sharing"):
             assert trainer._metrics["train"][name] == pytest.approx(values, rel=1e-5, abs=1e-6)
@@ -110,7 +113,10 @@ def test_accumulating_equals_one_batch(train, teacher_path):
     parts = train(**options, per_device_train_batch_size=2, gradient_accumulation_steps=4)
     # Over the one step that both take with the same pairs, and the next ones.
     assert_same_weights(whole, parts, rtol=1e-5, atol=1e-7)
-    assert get_history(whole, "losses/kd") == pytest.approx(get_history(parts, "losses/kd"))
+    # The second step starts from weights that are equal up to rounding.
+    assert get_history(whole, "losses/kd") == pytest.approx(
+        get_history(parts, "losses/kd"), rel=1e-5
+    )
 
 
 def test_a_cache_of_all_tokens_trains_as_its_teacher_does(train, teacher_path, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,7 +88,12 @@ def test_pairs_are_compared_only_where_one_sees_the_other() -> None:
     assert tree.input_ids.numel() ** 2 > 1.5 * branches.num_pairs
     assert hasattr(get_tree_mask(tree), "tree_branches")
     with with_dense_masks():
-        assert not hasattr(get_tree_mask(tree), "tree_branches")
+        dense = get_tree_mask(tree, torch.bfloat16)
+    assert not hasattr(dense, "tree_branches")
+    # What layers add to their scores as it is, in two bytes an entry.
+    assert dense.dtype == torch.bfloat16
+    assert torch.equal(dense == 0, tree.get_attention_mask())
+    assert dense.max() == 0 and (dense[dense < 0] < -1e30).all()
     # Many short answers would hold a copy of the long prefix each.
     many = PrefixTree.from_sequences([[*prefix, *prefix, 500 + i, 7] for i in range(64)])
     assert not hasattr(get_tree_mask(many), "tree_branches")
@@ -101,11 +108,11 @@ def test_a_model_on_a_tree_attends_by_branches(architecture, monkeypatch) -> Non
     from sense_trl.trainers.heads import add_prefix_tree_head
 
     prefix = [7 + i % 50 for i in range(120)]
-    tree = PrefixTree.from_sequences([[*prefix, 60 + i, *range(10, 40)] for i in range(12)])
+    sequences = [[*prefix, 60 + i, *range(10, 40)] for i in range(12)]
     model = build_tiny_model(architecture)
     add_fused_lm_head(model, outputs=("log_probs",))
     add_prefix_tree_head(model)
-    labels = torch.zeros(tree.sequence_nodes.shape, dtype=torch.long)
+    labels = torch.zeros(len(sequences), len(sequences[0]), dtype=torch.long)
     calls = []
 
     def counting(*args, **options):
@@ -118,6 +125,7 @@ def test_a_model_on_a_tree_attends_by_branches(architecture, monkeypatch) -> Non
     for pairs_per_branch in (-(10**9), 10**9):
         monkeypatch.setattr(tree_attention, "_PAIRS_PER_BRANCH", pairs_per_branch)
         model.zero_grad()
+        tree = PrefixTree.from_sequences(sequences)
         log_probs = model(labels=labels, fused_lm_head=True, prefix_tree=tree).log_probs
         log_probs.sum().backward()
         gradients = [parameter.grad.clone() for parameter in model.parameters()]
@@ -131,3 +139,38 @@ def test_a_model_on_a_tree_attends_by_branches(architecture, monkeypatch) -> Non
     written = model.generate(torch.tensor([prefix[:9]]), max_new_tokens=3, do_sample=False)
     assert written.shape[1] > 9
     assert len(calls) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_mask_of_a_gpu_is_made_once_for_all_models_and_gives_the_same_values(
+    architecture, autocast, monkeypatch
+) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    from sense_trl.trainers.heads import add_prefix_tree_head
+
+    sequences = [[*range(7, 60), 60 + i, *range(10, 40)] for i in range(6)]
+    labels = torch.zeros(len(sequences), len(sequences[0]), dtype=torch.long)
+    policy, reference = (build_tiny_model(architecture, seed=seed) for seed in (0, 1))
+    for model in (policy, reference):
+        add_fused_lm_head(model, outputs=("log_probs",))
+        add_prefix_tree_head(model)
+    made = []
+    original = PrefixTree.get_attention_mask
+    monkeypatch.setattr(
+        PrefixTree, "get_attention_mask", lambda tree: made.append(1) or original(tree)
+    )
+    results = []
+    for context in (with_dense_masks(), contextlib.nullcontext()):
+        tree = PrefixTree.from_sequences(sequences)
+        with context, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = [
+                model(labels=labels, fused_lm_head=True, prefix_tree=tree)
+                for model in (policy, reference)
+            ]
+        results.append([output.log_probs for output in outputs])
+    assert made == [1, 1]  # one for each of the two trees
+    tolerance = 5e-2 if autocast else 1e-4
+    for dense, branches in zip(*results, strict=True):
+        torch.testing.assert_close(dense, branches, rtol=tolerance, atol=tolerance)

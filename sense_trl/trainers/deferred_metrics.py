@@ -1,0 +1,48 @@
+"""Metrics that stay on the device until they are logged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class DeferredMetrics:
+    """Base of our trainers, in front of TRL's: a metric may be a tensor until it is logged.
+
+    Reading a number of a GPU's waits until all that was asked of it is done. So what a micro-batch
+    logs is kept as it is, and read for all micro-batches together when the trainer logs.
+    """
+
+    model: Any
+    accelerator: Any
+    _metrics: dict[str, dict[str, list[Any]]]
+
+    def _add_metric(self, name: str, value: Tensor | float) -> None:
+        """Append a value, a scalar, to the metrics of the mode that the model is in."""
+        mode = "train" if self.model.training else "eval"
+        value = value.detach() if isinstance(value, Tensor) else value
+        self._metrics[mode][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's `log`, which averages numbers."""
+        read_metrics(self._metrics["train" if self.model.training else "eval"])
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
+def read_metrics(metrics: dict[str, list[Any]]) -> None:
+    """Make numbers of all tensors in the lists of `metrics`, in one transfer."""
+    places = [
+        (values, index)
+        for values in metrics.values()
+        for index, value in enumerate(values)
+        if isinstance(value, Tensor)
+    ]
+    if not places:
+        return
+    tensors = [values[index] for values, index in places]
+    device = tensors[0].device
+    numbers = torch.stack([tensor.float().to(device) for tensor in tensors]).tolist()
+    for (values, index), number in zip(places, numbers, strict=True):
+        values[index] = number
