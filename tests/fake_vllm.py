@@ -1,8 +1,8 @@
 """A stand-in for vLLM: the part of its documented API that `VLLMGenerator` uses, checked strictly.
 
 After the documentation and the source of vLLM 0.15: `LLM(model, **engine arguments)`,
-`LLM.get_tokenizer()`, `LLM.chat(messages, sampling_params, use_tqdm)` with results in the order of
-the messages, `SamplingParams` with its checks, and `RequestOutput.outputs`. With `n` and a seed,
+`LLM.get_tokenizer()`, `LLM.chat(messages, sampling_params, use_tqdm)` and `LLM.generate` of token
+ids with results in the order of the prompts, `SamplingParams` with its checks, and `RequestOutput.outputs`. With `n` and a seed,
 sample i is drawn with seed + i. Text comes from `chat_server.write_answer`.
 """
 
@@ -64,7 +64,10 @@ class RequestOutput:
 
 
 class LLM:
-    """Attributes: `calls`, the arguments of every `chat`; `options`, those of the constructor."""
+    """Attributes: `calls`, the arguments of every `chat`; `options`, those of the constructor.
+
+    And `generated`: the token ids of every `generate`.
+    """
 
     def __init__(self, model: str, **options: Any) -> None:
         assert isinstance(model, str)
@@ -75,6 +78,7 @@ class LLM:
             raise OSError(f"{model} is not a local folder and is not a valid model identifier")
         self.options = options
         self.calls: list[tuple[list[list[dict[str, str]]], list[SamplingParams]]] = []
+        self.generated: list[list[list[int]]] = []
         self.tokenizer: Any = tiny_models.build_tiny_tokenizer()
 
     def get_tokenizer(self) -> Any:
@@ -102,6 +106,24 @@ class LLM:
         return [
             RequestOutput([_output(conversation, params, i) for i in range(params.n)])
             for conversation, params in zip(messages, sampling_params, strict=True)
+        ]
+
+    def generate(
+        self,
+        prompts: list[dict[str, list[int]]],
+        sampling_params: list[SamplingParams],
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        assert all(prompt.keys() == {"prompt_token_ids"} for prompt in prompts)
+        assert all(type(i) is int for prompt in prompts for i in prompt["prompt_token_ids"])
+        assert len(prompts) == len(sampling_params)
+        assert not use_tqdm
+        ids = [prompt["prompt_token_ids"] for prompt in prompts]
+        self.generated.append(ids)
+        texts = [[{"role": "user", "content": self.tokenizer.decode(row)}] for row in ids]
+        return [
+            RequestOutput([_output(text, params, i) for i in range(params.n)])
+            for text, params in zip(texts, sampling_params, strict=True)
         ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 
-ANY = {"errors", "chat_template", "end_tokens", "_closing", "_files", "_version"}
+ANY = {"errors", "chat_template", "chat_tokens", "end_tokens", "_closing", "_files", "_version"}
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
     "rewards", "synthesis",
@@ -19,6 +19,7 @@ TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
 MAY_IMPORT = {
     "errors": set(),
     "chat_template": set(),
+    "chat_tokens": set(),
     "end_tokens": set(),
     "_closing": set(),
     "_files": set(),

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from sense_trl.chat_template import fold_messages
+from sense_trl.chat_tokens import looks_like_control
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.chat_endpoint import (
     ChatEndpoint,
@@ -188,6 +189,7 @@ class OpenAIGenerator:
             max_retries=max_retries,
             max_wait_s=max_wait_s,
         )
+        self._warned_of: set[str] = set()
         self._tokens: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._unanswered: list[str] = []
@@ -277,6 +279,7 @@ class OpenAIGenerator:
     async def _answer_all(self, run: _Run) -> None:
         queue: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
         samples = range(run.sampling.num_generations)
+        self._warn_of_control_strings(run.prompts)
         for index, answers in enumerate(run.answers):
             if missing := tuple(sample for sample in samples if sample not in answers):
                 queue.put_nowait(_Job(index, missing))
@@ -375,6 +378,20 @@ class OpenAIGenerator:
                 run.unanswered.append(_beginning(run.prompts[job.prompt]))
             if run.on_result is not None:
                 run.on_result(job.prompt, run.completions(job.prompt))
+
+    def _warn_of_control_strings(self, prompts: Sequence[Messages]) -> None:
+        found = {text for messages in prompts if (text := looks_like_control(messages))}
+        new = sorted(found - self._warned_of)
+        self._warned_of |= found
+        if new:
+            logger.warning(
+                "Prompts for %s hold %s. Many servers take that for a control token, also where it "
+                "stands in a name, a value or a question, and the model then reads another prompt. "
+                "Only the server can tell it from its own; leave such data out, or sample with the "
+                "model in this process.",
+                self._endpoint.url,
+                ", ".join(map(repr, new)),
+            )
 
     def _report(self, run: _Run) -> None:
         self._failures += run.failures

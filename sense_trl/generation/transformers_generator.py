@@ -16,6 +16,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.chat_template import check_chat_template, fold_messages
+from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
@@ -173,8 +174,8 @@ class TransformersGenerator:
 
     def _encode(self, messages: Messages) -> list[int]:
         messages = fold_messages(messages) if self._folds else messages
-        ids = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        ids = apply_chat_template(
+            self.tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
         return [int(token) for token in ids]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sense_trl.chat_template import check_chat_template, fold_messages
+from sense_trl.chat_tokens import apply_chat_template, find_control_strings
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
 from sense_trl.prompts import Messages
@@ -21,8 +22,8 @@ class VLLMGenerator:
     batches from all of them.
 
     vLLM is not among the dependencies of this package. The class follows the API that vLLM 0.15
-    documents (`LLM`, `LLM.chat`, `SamplingParams`, `RequestOutput`) and is tested against a
-    stand-in with that API only, never against vLLM itself.
+    documents (`LLM`, its `chat` and `generate`, `SamplingParams`, `RequestOutput`) and is tested
+    against a stand-in with that API only, never against vLLM itself.
 
     Differences to `TransformersGenerator`: `n` samples of a prompt get seeds that vLLM derives from
     one, batches may change how a near tie is decided, vLLM raises temperatures between 1e-5 and
@@ -101,23 +102,22 @@ class VLLMGenerator:
         # The schema stands at the beginning of a prompt.
         order = sorted(range(len(prompts)), key=lambda index: keys[index])
         try:
-            outputs = self.llm.chat(
-                [
-                    fold_messages(prompts[index]) if self._folds else prompts[index]
-                    for index in order
-                ],
-                [
-                    self._sampling_params(
-                        n=sampling.num_generations,
-                        temperature=sampling.temperature,
-                        top_p=sampling.top_p,
-                        max_tokens=sampling.max_new_tokens,
-                        seed=completion_seed(sampling.seed, keys[index], 0),
-                    )
-                    for index in order
-                ],
-                use_tqdm=False,
-            )
+            parameters = [
+                self._sampling_params(
+                    n=sampling.num_generations,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_new_tokens,
+                    seed=completion_seed(sampling.seed, keys[index], 0),
+                )
+                for index in order
+            ]
+            messages = [prompts[index] for index in order]
+            if self._folds:
+                messages = [fold_messages(conversation) for conversation in messages]
+            outputs = self._ask(messages, parameters)
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(
                 f"vLLM refuses the prompts or `sampling` ({error}). If a prompt is too long, use a "
@@ -134,3 +134,20 @@ class VLLMGenerator:
         if on_progress is not None:
             on_progress(sum(map(len, results)))
         return results
+
+    def _ask(self, prompts: Sequence[Messages], parameters: Sequence[Any]) -> list[Any]:
+        tokenizer = self.llm.get_tokenizer()
+        is_plain = not hasattr(tokenizer, "chat_template") or not any(
+            find_control_strings(tokenizer, messages) for messages in prompts
+        )
+        if is_plain:
+            return list(self.llm.chat([*prompts], [*parameters], use_tqdm=False))
+        # vLLM applies the template to text, in which a control string of the data is a token.
+        encoded = [
+            apply_chat_template(
+                tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=True
+            )["input_ids"]
+            for messages in prompts
+        ]
+        tokens = [{"prompt_token_ids": [int(token) for token in ids]} for ids in encoded]
+        return list(self.llm.generate(tokens, [*parameters], use_tqdm=False))

@@ -11,6 +11,7 @@ from sense_trl.chat_template import (
     fold_messages,
     naming_template_errors,
 )
+from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.pipeline.estimate import MemoryEstimate, estimate_memory
 from sense_trl.pipeline.micro_batches import Example, TrainingExamples
 from sense_trl.pipeline.model_config import load_model_config
@@ -136,4 +137,4 @@ def tokenize(rows: datasets.Dataset, tokenizer: Any) -> list[Example]:
 def _encode(tokenizer: Any, messages: Any, **options: Any) -> list[int]:
     if isinstance(messages, str):
         return list(tokenizer(messages)["input_ids"])
-    return list(tokenizer.apply_chat_template(messages, return_dict=False, **options))
+    return list(apply_chat_template(tokenizer, messages, return_dict=False, **options))

@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig
 
+from sense_trl.chat_tokens import align_offsets
 from sense_trl.collators import (
     ANSWERS,
     MASK_GROUPS,
@@ -700,14 +701,15 @@ def _add_mask_groups(dataset: Any, dataset_name: str, columns: set[str], tokeniz
                 )
         is_text = isinstance(row["prompt"], str)
         encoded = tokenizer(text, add_special_tokens=is_text, return_offsets_mapping=True)
-        if encoded["input_ids"] != row["input_ids"]:
+        offsets = align_offsets(tokenizer, text, encoded, row["input_ids"])
+        if offsets is None:
             raise InputError(
                 f"`mask_unit` is 'schema_item', but prompt and completion of a row of the "
                 f"{dataset_name} dataset give other tokens than its `input_ids`: {answer!r}. Leave "
                 "`input_ids` out, or set `mask_unit` to 'token'."
             )
         shifted = [[start + first, start + last] for first, last in spans]
-        return {MASK_GROUPS: get_mask_groups(encoded["offset_mapping"], shifted)}
+        return {MASK_GROUPS: get_mask_groups(offsets, shifted)}
 
     return dataset.map(add)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from trl import DPOTrainer
 
 from sense_trl.chat_template import naming_template_errors
+from sense_trl.chat_tokens import ChatTokenizer
 from sense_trl.collators import (
     PAIR_MARGIN,
     PAIR_WEIGHT,
@@ -283,7 +284,7 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message)
             with naming_template_errors(f"the {dataset_name} dataset"):
                 dataset = super()._prepare_dataset(
-                    dataset, processing_class, unlimited, dataset_name
+                    dataset, ChatTokenizer.protect(processing_class), unlimited, dataset_name
                 )
         if dataset_name == "train":
             # A rejected answer that was cut off at the limit of its sampling ends in nothing.

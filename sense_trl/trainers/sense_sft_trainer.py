@@ -12,6 +12,7 @@ from sense_trl.chat_template import (
     naming_template_errors,
     require_chat_template,
 )
+from sense_trl.chat_tokens import ChatTokenizer
 from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
 from sense_trl.trainers.checked_rows import check_datasets, refuse_untrained_rows
 from sense_trl.trainers.deferred_metrics import DeferredMetrics
@@ -180,6 +181,7 @@ class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
         # run `__post_init__` again.
         unlimited = copy.copy(args)
         unlimited.max_length = None
+        processing_class = ChatTokenizer.protect(processing_class)
         if not formatting_func:
             dataset = unify_rows(dataset)
             prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message)

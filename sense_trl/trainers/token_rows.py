@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.errors import InputError
 from sense_trl.trainers.long_examples import name_row
 from sense_trl.trainers.row_formats import unify_row
@@ -73,11 +74,11 @@ def _tokenize(row: Mapping[str, Any], answer: Any, tokenizer: Any) -> TokenRow:
             "return_dict": True,
             **(row.get("chat_template_kwargs") or {}),
         }
-        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)[
+        prompt_ids = apply_chat_template(tokenizer, prompt, add_generation_prompt=True, **options)[
             "input_ids"
         ]
         answers = [
-            tokenizer.apply_chat_template([*prompt, *a], **options)["input_ids"]
+            apply_chat_template(tokenizer, [*prompt, *a], **options)["input_ids"]
             for a in (answer, *rejected)
         ]
     # A pair has one prompt, which ends where the first of the two answers parts from it.

@@ -936,3 +936,18 @@ def test_many_prompts_through_a_failing_server_are_all_there(failing: float) -> 
         seed = completion_seed(7, json.dumps(prompt), 0) >> 32
         texts = [write_answer(prompt, seed + sample, 0.8, 64)[0].strip() for sample in range(4)]
         assert [completion.text for completion in group] == texts
+
+
+def test_a_control_token_in_data_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    prompts = [get_prompt("What is <|im_end|>?", "t(a)"), get_prompt("<|im_end|>", "[INST]")]
+    with serve(answer_well) as server:
+        generator = OpenAIGenerator("m", server.url)
+        generator.generate(PROMPTS[:1], GREEDY)
+        assert not caplog.text
+        generator.generate(prompts, GREEDY)
+        assert "hold '<|im_end|>', '[INST]'" in caplog.text
+        caplog.clear()
+        generator.generate(prompts, GREEDY)
+        assert not caplog.text
+        # They are sent as they are.
+        assert server.seen[-1].body["messages"] in prompts

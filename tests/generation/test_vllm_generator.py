@@ -121,3 +121,17 @@ def test_without_vllm_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ModelError, match=r"pip install vllm.*OpenAIGenerator"):
         VLLMGenerator("m")
+
+
+def test_control_strings_of_data_are_not_left_to_vllm() -> None:
+    generator = VLLMGenerator("m")
+    prompts = [*PROMPTS[:2], get_prompt("What is <|im_end|>?", SCHEMAS[0])]
+    results = generator.generate(prompts, SAMPLED)
+    assert [len(group) for group in results] == [3, 3, 3]
+    assert not generator.llm.calls
+    ((*ids,),) = generator.llm.generated
+    tokenizer = generator.llm.tokenizer
+    assert all(row.count(tokenizer.eos_token_id) == 2 for row in ids)
+    # The order is that of the schemas, in which `PROMPTS[1]` is the last.
+    expected = tokenizer.apply_chat_template(PROMPTS[1], add_generation_prompt=True)["input_ids"]
+    assert ids[2] == expected
