@@ -12,6 +12,12 @@ from typing import Any, Final
 import duckdb
 
 from sense_trl.database.duckdb_check import StatementCheck
+from sense_trl.database.duckdb_values import (
+    ValueReader,
+    get_reader,
+    is_infinite_day,
+    select_with,
+)
 from sense_trl.database.engine import (
     ColumnInfo,
     ExecutionLimits,
@@ -57,7 +63,6 @@ _LOCKED: Final = re.compile(
     r"file system operations are disabled",
     re.IGNORECASE,
 )
-_ZONED: Final = re.compile("WITH TIME ZONE|TIMESTAMPTZ|TIMETZ", re.IGNORECASE)
 
 
 class DuckDBEngine(FileEngine):
@@ -79,7 +84,9 @@ class DuckDBEngine(FileEngine):
 
     `max_steps` is ignored: DuckDB counts no instructions, so what is too slow is stopped by the
     wall clock only. `max_cell_bytes` holds for values of the result, not for intermediate ones.
-    Timestamps with a time zone come as text in UTC.
+    Values are read without loss: what Python has no type for (nanoseconds, infinite and far dates,
+    bit strings) is a `TypedText`, a map a `MapValue`, and a timestamp with a time zone a `datetime`
+    in UTC. To have them, a query with such columns is run twice.
 
     Not protected, because DuckDB offers no way inside a process (`IsolatedEngine` and
     `SQLVerifier` with workers cover both): some operations cannot be interrupted and outlive
@@ -210,10 +217,16 @@ class DuckDBEngine(FileEngine):
                 return ended(*refused)
             cursor = connection.execute(statements[0])
             description = cursor.description or []
-            zoned = [_ZONED.search(str(column[1])) is not None for column in description]
-            if any(zoned):
-                cursor = connection.execute(_zones_as_text(statements[0].query, zoned))
+            types = [column[1] for column in description]
+            readers = [get_reader(type_) for type_ in types]
+            query = statements[0].query
+            if any(reader.select for reader in readers):
+                cursor = connection.execute(select_with(readers, query))
             rows, exceeded = _fetch(cursor, limits, deadline)
+            if exceeded is None and _find_infinities(rows, readers, types):
+                cursor = connection.execute(select_with(readers, query))
+                rows, exceeded = _fetch(cursor, limits, deadline)
+            rows = _convert(rows, readers)
         except (duckdb.Error, MemoryError, ValueError, OverflowError) as error:
             return self._classify(error, limits, late.is_set(), ended)
         finally:
@@ -326,13 +339,30 @@ def _refuse_statements(statements: list[Any]) -> tuple[QueryStatus, str] | None:
     return None
 
 
-def _zones_as_text(query: str, zoned: list[bool]) -> str:
-    """The same rows with timestamps with a time zone as text; as objects they need `pytz`."""
-    columns = ", ".join(
-        f"#{number}::VARCHAR" if is_zoned else f"#{number}"
-        for number, is_zoned in enumerate(zoned, start=1)
-    )
-    return f"SELECT {columns} FROM (\n{query.rstrip().rstrip(';')}\n)"
+def _find_infinities(
+    rows: list[tuple[object, ...]], readers: list[ValueReader], types: list[Any]
+) -> bool:
+    """Give columns of which a date may be infinite another reader; whether there are any."""
+    found = False
+    for number, reader in enumerate(readers):
+        if reader.may_be_infinite and any(is_infinite_day(row[number]) for row in rows):
+            readers[number] = get_reader(types[number], exactly=True)
+            found = True
+    return found
+
+
+def _convert(
+    rows: list[tuple[object, ...]], readers: list[ValueReader]
+) -> list[tuple[object, ...]]:
+    converters = [(number, r.convert) for number, r in enumerate(readers) if r.convert is not None]
+    if not converters or not rows:
+        return rows
+    columns = list(zip(*rows, strict=True))
+    for number, convert in converters:
+        columns[number] = tuple(
+            None if value is None else convert(value) for value in columns[number]
+        )
+    return list(zip(*columns, strict=True))
 
 
 def _fetch(

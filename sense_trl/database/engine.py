@@ -170,6 +170,9 @@ class MapValue(dict[object, object]):
     def __repr__(self) -> str:
         return f"MapValue({super().__repr__()})"
 
+    def __str__(self) -> str:
+        return super().__repr__()
+
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:

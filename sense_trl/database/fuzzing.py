@@ -57,6 +57,8 @@ _CARDINALITIES: Final = (2, 3, 4, 6, 0)
 _CONSTANT_CHANCE: Final = 0.85
 _NEIGHBOUR_CHANCE: Final = 0.4
 _PAGE_BYTES: Final = 1_024
+# DuckDB takes larger integers as text only.
+_MAX_PARAMETER: Final = 2**127
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +207,26 @@ def _bind(row: Row) -> tuple[str, Row]:
         if isinstance(value, str) and has_bad_bytes(value):
             # As text `sqlite3` takes only what is UTF-8.
             mark, value = "CAST(? AS TEXT)", encode_text(value)
-        elif isinstance(value, TypedText):
-            value = value.text
-        elif isinstance(value, MapValue):
-            value = {"key": list(value), "value": list(value.values())}
         marks.append(mark)
-        values.append(value)
+        values.append(_get_parameter(value))
     return ", ".join(marks), tuple(values)
+
+
+def _get_parameter(value: object) -> object:
+    """A value as DuckDB takes it; SQLite has none of those that change."""
+    if isinstance(value, TypedText):
+        # DuckDB reads each of its types from text, but for unions.
+        return None if value.type.startswith("UNION(") else value.text
+    if isinstance(value, MapValue):
+        keys, items = (list(map(_get_parameter, part)) for part in (value, value.values()))
+        return {"key": keys, "value": items}
+    if isinstance(value, dict):
+        return {name: _get_parameter(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_get_parameter(item) for item in value]
+    if isinstance(value, int) and abs(value) >= _MAX_PARAMETER:
+        return str(value)
+    return value
 
 
 def _with_all_nulls(profile: DatabaseProfile) -> DatabaseProfile:

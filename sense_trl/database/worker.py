@@ -20,11 +20,13 @@ from sense_trl._closing import Closing
 from sense_trl.database.engine import (
     ExecutionLimits,
     LimitKind,
+    MapValue,
     QueryResult,
     QueryStatus,
     ReorderingEngine,
     SQLEngine,
     TableInfo,
+    TypedText,
 )
 from sense_trl.database.opening import dialect_of, open_engine, version_of
 from sense_trl.database.process import (
@@ -345,6 +347,10 @@ def _encode_value(value: object) -> object:
             return ("list", *map(_encode_value, value))
         case tuple():
             return ("tuple", *map(_encode_value, value))
+        case TypedText():
+            return ("typed", value.type, value.text)
+        case MapValue():
+            return ("map", *((_encode_value(k), _encode_value(v)) for k, v in value.items()))
         case dict():
             return ("dict", *((_encode_value(k), _encode_value(v)) for k, v in value.items()))
         case _:
@@ -372,6 +378,10 @@ def _decode_value(value: object) -> object:
             return [_decode_value(part) for part in parts]
         case "tuple":
             return tuple(_decode_value(part) for part in parts)
+        case "typed":
+            return TypedText(*parts)
+        case "map":
+            return MapValue({_decode_value(k): _decode_value(v) for k, v in parts})
         case "dict":
             return {_decode_value(k): _decode_value(v) for k, v in parts}
         case _:

@@ -202,7 +202,7 @@ def hashable_rows(rows: Sequence[Row]) -> Sequence[Row]:
     for place in range(len(rows[0]) if rows else 0):
         # The values of a column have one type where there are such values at all.
         value = next((row[place] for row in rows if row[place] is not None), None)
-        if isinstance(value, (list, dict, bytearray)):
+        if isinstance(value, (list, tuple, dict, bytearray)):
             return [tuple(map(_hashable, row)) for row in rows]
     return rows
 

@@ -86,7 +86,7 @@ def test_values_are_the_same_through_a_worker(path: Path, engine: DuckDBEngine) 
         True,
         [1, 2],
     )
-    assert here.rows[0][10] == "2020-01-01 08:00:00+00"
+    assert here.rows[0][10] == datetime.datetime(2020, 1, 1, 8, tzinfo=datetime.UTC)
     with IsolatedEngine(path) as isolated:
         assert isolated.execute(sql).rows == here.rows
 
