@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from sense_trl._closing import Closing
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
-from sense_trl.database.opening import DATABASE_SUFFIXES, open_engine
+from sense_trl.database.opening import DATABASE_SUFFIXES, is_database_file, open_engine
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["DatabaseCatalog"]
@@ -175,12 +175,12 @@ class DatabaseCatalog(Closing):
 def _scan(folder: Path) -> list[tuple[str, Path]]:
     found = []
     for entry in sorted(folder.iterdir()):
-        if entry.is_file() and entry.suffix.lower() in DATABASE_SUFFIXES:
+        if is_database_file(entry):
             found.append((entry.stem, entry))
         elif entry.is_dir() and entry.name not in _ROOT_FOLDERS:
             for suffix in DATABASE_SUFFIXES:
                 file = entry / f"{entry.name}{suffix}"
-                if file.is_file():
+                if is_database_file(file):
                     found.append((entry.name, file))
                     break
     return found

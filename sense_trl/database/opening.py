@@ -9,11 +9,20 @@ from typing import Final
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
 from sense_trl.database.sqlite_engine import SQLiteEngine
 
-__all__ = ["DATABASE_SUFFIXES", "dialect_of", "open_engine", "version_of"]
+__all__ = ["DATABASE_SUFFIXES", "dialect_of", "is_database_file", "open_engine", "version_of"]
 
 _SQLITE_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
 _DUCKDB_SUFFIXES: Final = (".duckdb",)
 DATABASE_SUFFIXES: Final = _SQLITE_SUFFIXES + _DUCKDB_SUFFIXES
+
+
+def is_database_file(path: Path) -> bool:
+    """Whether a file in a folder is a database, by its name.
+
+    Hidden files are none: macOS puts `._x.sqlite` beside the `x.sqlite` of an archive.
+    """
+    is_named = path.suffix.lower() in DATABASE_SUFFIXES and not path.name.startswith(".")
+    return is_named and path.is_file()
 
 
 def dialect_of(path: Path) -> str:

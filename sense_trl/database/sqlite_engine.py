@@ -24,7 +24,7 @@ from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.database.text import decode_text, has_bad_bytes, show_text
 from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["SQLiteEngine", "set_process_heap_limit"]
+__all__ = ["SQLiteEngine", "set_process_heap_limit", "without_empty_statements"]
 
 # The wall clock and the step budget are looked at once per so many instructions of the virtual
 # machine. 1,000 instructions are some 20 µs; the call back into Python is 0.2 µs of it.
@@ -80,7 +80,16 @@ _OTHER_HEADS: Final = frozenset(
     """.split()  # noqa: SIM905
 )
 _HEAD: Final = re.compile(
-    r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?P<head>[A-Za-z_]+|.)?", re.DOTALL
+    r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?P<head>[A-Za-z_]+|.)?", re.DOTALL
+)
+# One statement, and what may stand behind the `;` that ends it. Possessive: nothing is read twice.
+_STATEMENT: Final = re.compile(
+    r"[\s;]*+(?:[^;'\"`\[/-]++|'[^']*+'|\"[^\"]*+\"|`[^`]*+`|\[[^\]]*+\]|--[^\n]*+"
+    r"|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?|[/-])*+(?=;)"
+)
+_EMPTY_STATEMENTS: Final = re.compile(
+    r";(?:\s++|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)*+"
+    r";(?:[\s;]++|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)*+\Z"
 )
 
 _OK: Final = sqlite3.SQLITE_OK
@@ -409,6 +418,10 @@ class SQLiteEngine(FileEngine):
                     if each is not None:
                         each.text_factory = decode_text
                 return self._run(sql, limits, started, reverse=reverse)
+            if "one statement at a time" in str(error):
+                first = without_empty_statements(sql)
+                if first != sql:
+                    return self._run(first, limits, started, reverse=reverse)
             status, message = self._classify(error, limits)
         finally:
             # Ends the statement; an open one would hold its temporary b-trees.
@@ -513,6 +526,23 @@ class SQLiteEngine(FileEngine):
         return QueryStatus.EXECUTION_ERROR, message
 
 
+def without_empty_statements(sql: str) -> str:
+    """`sql` up to its `;`, where a second one and nothing else but comments stands behind.
+
+    SQLite's shell takes `SELECT 1;;`; Python's module calls it two statements.
+
+    Example:
+        >>> without_empty_statements("SELECT ';;' AS a; -- once; more\\n;")
+        "SELECT ';;' AS a"
+        >>> without_empty_statements("SELECT 1; SELECT 2;;")
+        'SELECT 1; SELECT 2;;'
+    """
+    statement = _STATEMENT.match(sql)
+    if statement is None or not _EMPTY_STATEMENTS.match(sql, statement.end()):
+        return sql
+    return statement.group()
+
+
 def _refuse_statement(sql: str) -> tuple[QueryStatus, str] | None:
     """Refuse what is not one SELECT, WITH or VALUES statement before SQLite sees it."""
     if len(sql) > _MAX_SQL_CHARS:
@@ -523,7 +553,7 @@ def _refuse_statement(sql: str) -> tuple[QueryStatus, str] | None:
         return None
     if head in _OTHER_HEADS:
         return QueryStatus.DENIED, f"{head.upper()} is not allowed, only SELECT, WITH, VALUES"
-    if not head or head == ";":
+    if not head:
         return QueryStatus.SYNTAX_ERROR, "the text holds no statement"
     return QueryStatus.SYNTAX_ERROR, f'near "{head}": expected SELECT, WITH or VALUES'
 

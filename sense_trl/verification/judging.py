@@ -19,6 +19,7 @@ from sense_trl.database.engine import (
     ReorderingEngine,
     SQLEngine,
 )
+from sense_trl.database.sqlite_engine import without_empty_statements
 from sense_trl.database.text import rows_have_bad_bytes
 from sense_trl.errors import InputError
 from sense_trl.sql.ambiguity import depends_on_scan_order, get_bare_column_queries
@@ -256,12 +257,27 @@ def examine_gold(
         problem = _GOLD_PROBLEMS[result.status]
         if semantics == "strict" and result.exceeded in (LimitKind.ROWS, LimitKind.RESULT_BYTES):
             return _examine_large_gold(sql, result, engine, gold_limits)
+    elif semantics == "bird" and _has_empty_statements(sql, engine):
+        problem = _GOLD_PROBLEMS[QueryStatus.DENIED]
+        result = _SEVERAL_STATEMENTS
     elif semantics == "bird" and rows_have_bad_bytes(result.rows):
         problem = Reason.GOLD_EXECUTION_ERROR
         result = _as_undecodable(result)
     elif semantics == "strict":
         problem = _find_ambiguity(sql, result, engine, gold_limits)
     return GoldExamination(sql, result, problem)
+
+
+# What BIRD's script has of a query with a second `;`, as Python's module refuses to run it.
+_SEVERAL_STATEMENTS: Final = QueryResult(
+    QueryStatus.DENIED, (), (), "more than one statement", 0.0, 0
+)
+
+
+def _has_empty_statements(sql: str, engine: SQLEngine) -> bool:
+    return (
+        sql.count(";") > 1 and engine.dialect == "sqlite" and without_empty_statements(sql) != sql
+    )
 
 
 def _as_undecodable(result: QueryResult) -> QueryResult:
@@ -473,7 +489,9 @@ def verify_against(
     short_limits, own_limits = _prediction_limits(gold, engine, semantics, limits)
     decided: Reason | None = None
     canonical: str | None = None
-    if gold.digest is not None:
+    if semantics == "bird" and _has_empty_statements(predicted_sql, engine):
+        result = _SEVERAL_STATEMENTS
+    elif gold.digest is not None:
         result, decided = _verify_by_digest(predicted_sql, gold, engine, own_limits)
     elif _is_same_text(predicted_sql, gold) and not is_volatile(gold.sql):
         result = gold.result

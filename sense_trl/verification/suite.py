@@ -17,7 +17,7 @@ from sense_trl._closing import Closing
 from sense_trl._files import sha256_of, write_text_atomically
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
-from sense_trl.database.opening import DATABASE_SUFFIXES, dialect_of, version_of
+from sense_trl.database.opening import dialect_of, is_database_file, version_of
 from sense_trl.database.profile import ForeignKeyColumns
 from sense_trl.errors import InputError
 from sense_trl.verification.comparison import Reason, Semantics, Verdict
@@ -97,7 +97,7 @@ def get_suite_files(path: str | os.PathLike[str]) -> dict[str, tuple[Path, ...]]
         raise InputError(f"`path` {root} is no folder; expected one with <db_id>/*.sqlite")
     found = {}
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in DATABASE_SUFFIXES)
+        files = sorted(filter(is_database_file, folder.iterdir()))
         if files:
             found[folder.name] = tuple(files)
     if not found:

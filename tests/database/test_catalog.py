@@ -50,6 +50,22 @@ def test_each_layout_is_found(pets: Path, tmp_path: Path, layout: str) -> None:
         assert catalog.path("zoo") == root / layout.format(db="zoo")
 
 
+def test_hidden_files_are_no_databases(pets: Path, tmp_path: Path) -> None:
+    # As macOS leaves them in archives, and editors beside files.
+    root = tmp_path / "root"
+    for name in ("zoo.sqlite", "database/air/air.sqlite"):
+        _put(pets, root / name)
+    hidden = ("._zoo.sqlite", ".x.db", "database/air/._air.sqlite", "__MACOSX/air/._air.sqlite",
+              ".git/.git.sqlite", "._air/._air.sqlite", "database/._air")  # fmt: skip
+    for name in hidden:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"\x00\x05\x16\x07")
+    (root / "folder.sqlite").mkdir()
+    assert DatabaseCatalog.from_path(root).db_ids == ("air", "zoo")
+    with pytest.raises(DatabaseError, match="no database under"):
+        DatabaseCatalog.from_path(root / "__MACOSX" / "air")
+
+
 def test_an_unknown_name_is_answered_with_near_ones(pets: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     _put(pets, root / "concert_singer" / "concert_singer.sqlite")

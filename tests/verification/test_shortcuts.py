@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.engine import QueryStatus
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.verification.comparison import Reason
+from sense_trl.verification.comparison import Reason, Verdict
 from sense_trl.verification.judging import examine_gold, verify_against, verify_sql
 
 SCRIPT = """
@@ -77,13 +77,34 @@ def test_the_text_of_gold_is_right_without_running_it(engine, predicted: str, se
         ("SELECT 'a ,b' FROM singer", "SELECT 'a,b' FROM singer", Reason.VALUES_DIFFER),
         ("SELECT name -- x FROM singer", "SELECT name -- x\nFROM singer",
          Reason.PREDICTION_EXECUTION_ERROR),
-        ("SELECT name FROM singer;;", "SELECT name FROM singer;", Reason.PREDICTION_DENIED),
+        ("SELECT name FROM singer;;", "SELECT name FROM singer;", Reason.RESULTS_EQUAL),
+        ("SELECT name FROM singer; SELECT 1;", "SELECT name FROM singer;",
+         Reason.PREDICTION_DENIED),
         ("SELECT name\x0bFROM singer", "SELECT name FROM singer", Reason.PREDICTION_SYNTAX_ERROR),
         ("SELECT a FROM nobody", "SELECT A FROM nobody", Reason.BOTH_EMPTY),
     ],
 )  # fmt: skip
 def test_what_only_looks_like_gold_is_run(engine, predicted: str, gold: str, reason) -> None:
     assert verify_sql(predicted, gold, engine).reason is reason
+
+
+@pytest.mark.parametrize("tail", [";;", "; ;\n", "; -- c\n;", ";/* c; */;;"])
+def test_a_second_semicolon_ends_nothing_but_to_birds_script(engine, tail: str) -> None:
+    sql = "SELECT name FROM singer"
+    for semantics in ("strict", "spider"):
+        for predicted, gold in ((sql + tail, sql), (sql, sql + tail)):
+            verification = verify_sql(predicted, gold, engine, semantics=semantics)
+            assert verification.reason is Reason.RESULTS_EQUAL
+    # Spider's script takes what stands before the first one.
+    for semantics in ("strict", "bird"):
+        led = verify_sql(f"; {sql}", sql, engine, semantics=semantics)
+        assert led.reason is Reason.RESULTS_EQUAL
+    # Python's module takes it for two statements, and so does the script.
+    refused = verify_sql(sql + tail, sql, engine, semantics="bird")
+    assert refused.reason is Reason.PREDICTION_DENIED
+    assert verify_sql(sql, sql + tail, engine, semantics="bird").verdict is Verdict.UNDETERMINED
+    one = verify_sql(sql + "; -- c; d", sql, engine, semantics="bird")
+    assert one.reason is Reason.RESULTS_EQUAL
 
 
 PIECES = ["SELECT", "select", " ", "\n", "\t", ",", "(", ")", "name", "NAME", "'x'", "'X'", "' '",

@@ -256,6 +256,7 @@ def test_official_suites_are_read_from_folders(tmp_path: Path) -> None:
         connection = sqlite3.connect(folder / f"{name}.sqlite")
         connection.executescript(f"CREATE TABLE t (a); INSERT INTO t VALUES {rows};")
         connection.close()
+    (tmp_path / "suite" / "music" / "._music.sqlite").write_bytes(b"a file of macOS")
     files = get_suite_files(tmp_path / "suite")
     assert {db_id: [f.name for f in found] for db_id, found in files.items()} == {
         "music": ["music.sqlite", "music_b.sqlite", "music_c.sqlite"]
