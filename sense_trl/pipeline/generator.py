@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError
 from sense_trl.pipeline.starting_model import get_adapter_base, load_for_generation
@@ -41,24 +41,35 @@ def load_generator(
         ModelError: there is no such model or tokenizer.
     """
     check_generator_options(base_url=base_url, use_vllm=use_vllm, load_in_4bit=load_in_4bit)
-    folds = {"fold_system_message": fold_system_message}
     if base_url is not None:
         from sense_trl.generation.openai_generator import OpenAIGenerator
 
         return OpenAIGenerator(
-            name, base_url, api_key_env=api_key_env, concurrency=batch_size, **folds
+            name,
+            base_url,
+            api_key_env=api_key_env,
+            concurrency=batch_size,
+            fold_system_message=fold_system_message,
         )
     if use_vllm:
         from sense_trl.generation.vllm_generator import VLLMGenerator
 
-        return VLLMGenerator(name, **folds, **({} if dtype == "auto" else {"dtype": dtype}))
+        options = {} if dtype == "auto" else {"dtype": dtype}
+        return VLLMGenerator(name, fold_system_message=fold_system_message, **options)
     from sense_trl.generation.transformers_generator import TransformersGenerator
 
+    model: Any = name
+    tokenizer = None
     if load_in_4bit or get_adapter_base(name) is not None:
         model, tokenizer = load_for_generation(name, dtype=dtype, load_in_4bit=load_in_4bit)
-        label = Path(name).name
-        return TransformersGenerator(model, tokenizer, batch_size=batch_size, name=label, **folds)
-    return TransformersGenerator(name, batch_size=batch_size, dtype=dtype, **folds)
+    return TransformersGenerator(
+        model,
+        tokenizer,
+        batch_size=batch_size,
+        dtype=dtype,
+        name=Path(name).name,
+        fold_system_message=fold_system_message,
+    )
 
 
 def check_generator_options(*, base_url: str | None, use_vllm: bool, load_in_4bit: bool) -> None:

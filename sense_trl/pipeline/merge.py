@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +17,7 @@ from sense_trl.pipeline.model_card import format_model_card
 from sense_trl.pipeline.model_config import load_model_config
 from sense_trl.pipeline.run_folder import check_new_folder
 from sense_trl.pipeline.simulation import ModelSettings, build_meta_model
-from sense_trl.pipeline.starting_model import load_adapter
+from sense_trl.pipeline.starting_model import load_adapter, resize_to_adapter
 
 __all__ = ["DTYPES", "MergeCheck", "merge_adapter"]
 
@@ -33,9 +35,18 @@ _TOLERANCES: Final = {"bfloat16": 0.05, "float16": 0.02, "float32": 0.001}
 _MEMORY_MARGIN: Final = 1.25
 
 
+# A smaller share of what the adapter does is not worth a word.
+_NOTABLE_SHARE: Final = 0.1
+
+# Of the training examples that a model is compared on, and of each its end.
+_NUM_EXAMPLES: Final = 4
+_NUM_READ: Final = 256
+_NUM_COMPARED: Final = 32
+
+
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """How the merged checkpoint, read back from disk, compares with base and adapter.
+    """How a merged model compares with base and adapter.
 
     Distances are the total variation between next-token distributions, 0 to 1, averaged over the
     tokens of a few texts.
@@ -54,6 +65,51 @@ class MergeCheck:
     def rounds_adapter_away(self) -> bool:
         """Whether rounding the weights changes the outputs as much as half of what was learned."""
         return self.distance > self.adapter_distance / 2
+
+    @property
+    def is_notable(self) -> bool:
+        """Whether rounding the weights changes the outputs by a tenth of what was learned."""
+        return self.distance > _NOTABLE_SHARE * self.adapter_distance
+
+
+def merge_in_place(model: Any, examples: Iterable[Sequence[int]]) -> tuple[Any, MergeCheck]:
+    """Merge the adapter of a model in memory into its weights, in the type that they have.
+
+    Args:
+        model: a `PeftModel`, which is used up.
+        examples: token ids on whose last tokens both are compared; the first few are read.
+
+    Returns:
+        The merged model, and how it differs.
+    """
+    import torch
+
+    def get_distributions(compared: Any) -> list[Any]:
+        with torch.inference_mode():
+            return [
+                compared(
+                    input_ids=torch.tensor([ids[-_NUM_READ:]], device=compared.device),
+                    logits_to_keep=_NUM_COMPARED,
+                    use_cache=False,
+                )
+                .logits[0]
+                .float()
+                .softmax(-1)
+                for ids in examples
+            ]
+
+    examples = [*itertools.islice(examples, _NUM_EXAMPLES)]
+    model.eval()
+    expected = get_distributions(model)
+    with model.disable_adapter():
+        before = get_distributions(model)
+    merged = model.merge_and_unload()
+    dtype = str(merged.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return merged, MergeCheck(
+        distance=_get_distance(get_distributions(merged), expected),
+        adapter_distance=_get_distance(before, expected),
+        tolerance=_TOLERANCES.get(dtype, 0.0),
+    )
 
 
 def merge_adapter(
@@ -100,6 +156,7 @@ def merge_adapter(
     working_dtype = _get_working_dtype(base, dtype)
     model = _load_base(base, working_dtype)
     tokenizer = _load_tokenizer(adapter, base)
+    resize_to_adapter(model, adapter)
     before = _get_distributions(model, tokenizer)
     model = _add_adapter(model, adapter, base)
     expected = _get_distributions(model, tokenizer)

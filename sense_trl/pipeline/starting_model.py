@@ -223,6 +223,35 @@ def load_for_generation(path: str, *, dtype: str, load_in_4bit: bool) -> tuple[A
     return model, tokenizer
 
 
+def resize_to_adapter(model: Any, path: str | Path) -> None:
+    """Give a base the vocabulary that an adapter was trained with, whose embeddings it holds.
+
+    A tokenizer with added tokens goes with longer embeddings than the base's.
+
+    Args:
+        model: the base; changed where the adapter's folder has embeddings of another length.
+        path: folder of the adapter.
+    """
+    from safetensors import safe_open
+
+    file = Path(path) / "adapter_model.safetensors"
+    if not file.is_file():
+        return
+    embeddings = model.get_input_embeddings()
+    num_rows, width = embeddings.weight.shape
+    place = next(name for name, module in model.named_modules() if module is embeddings)
+    with safe_open(file, framework="pt") as weights:
+        shapes = [
+            tuple(weights.get_slice(name).get_shape())
+            for name in weights.keys()  # noqa: SIM118 - no mapping
+            if f".{place}." in name and name.endswith(".weight") and ".lora_" not in name
+        ]
+    sizes = {rows for rows, columns in shapes if columns == width} - {num_rows}
+    if len(sizes) == 1:
+        # Whatever new rows begin with, the adapter's weights are put in their place.
+        model.resize_token_embeddings(sizes.pop(), mean_resizing=False)
+
+
 def load_adapter(model: Any, path: str | Path, *, is_trainable: bool = False) -> Any:
     """Put the adapter of a folder on a model.
 
@@ -236,6 +265,7 @@ def load_adapter(model: Any, path: str | Path, *, is_trainable: bool = False) ->
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
+    resize_to_adapter(model, path)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys")
         model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError
 from sense_trl.pipeline.cpu import multiplies_bfloat16
 from sense_trl.pipeline.memory_check import warn_of_memory
+from sense_trl.pipeline.merge import MergeCheck, merge_in_place
 
 if TYPE_CHECKING:
     import datasets
 
     from sense_trl.pipeline.starting_model import StartingModel
     from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
+
+logger = logging.getLogger(__name__)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -173,11 +177,14 @@ def _train_and_save(
         ) from error
     warn_of_memory(trainer)
     metrics = _train(trainer, config.output_dir)
-    _save(trainer, start, Path(config.output_dir))
+    check = _save(trainer, start, Path(config.output_dir))
+    if check is not None:
+        metrics["merge_distance"] = check.distance
+        metrics["adapter_distance"] = check.adapter_distance
     return metrics
 
 
-def _save(trainer: Any, start: StartingModel, output: Path) -> None:
+def _save(trainer: Any, start: StartingModel, output: Path) -> MergeCheck | None:
     """Write what the next stage starts from, with the tokenizer, from the main process alone.
 
     An adapter on 16 or 32 bits is merged, so that `output` is a plain checkpoint; the adapter alone
@@ -185,7 +192,11 @@ def _save(trainer: Any, start: StartingModel, output: Path) -> None:
     on quantised weights is written as it is: merged there it would be rounded to 4 bits, and
     belongs onto the base in 16. So is one whose base is sharded over processes (FSDP, DeepSpeed),
     where no process could merge it.
+
+    Returns:
+        How the merged model differs from base and adapter; None where nothing was merged.
     """
+    check = None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(output))
     elif trainer.accelerator.is_main_process:
@@ -196,10 +207,36 @@ def _save(trainer: Any, start: StartingModel, output: Path) -> None:
             model.save_pretrained(target, selected_adapters=["default"])
             start.tokenizer.save_pretrained(target)
         if not start.is_quantized:
-            model = model.merge_and_unload() if start.trains_adapter else model
+            if start.trains_adapter:
+                model, check = merge_in_place(model, _get_token_ids(trainer.train_dataset))
+                if check.is_notable:
+                    _warn_of_rounding(check, model, output)
             model.save_pretrained(output)
         start.tokenizer.save_pretrained(output)
     trainer.accelerator.wait_for_everyone()
+    return check
+
+
+def _get_token_ids(dataset: Any) -> Iterator[list[int]]:
+    """The token ids of prompts with their (chosen) answers."""
+    for row in dataset:
+        yield row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["chosen_ids"]
+
+
+def _warn_of_rounding(check: MergeCheck, model: Any, output: Path) -> None:
+    share = check.distance / max(check.adapter_distance, 1e-9)
+    logger.warning(
+        "%s is the adapter merged into weights of %s, and rounding them changes its outputs by "
+        "%.0f %% of what the adapter does (total variation %.4f of %.4f). Nothing is rounded in "
+        "%s: train further from there, evaluate it with `generation_dtype: float32`, or merge it "
+        "with `sense-trl merge --dtype float32`.",
+        output,
+        str(model.dtype).removeprefix("torch."),
+        100 * share,
+        check.distance,
+        check.adapter_distance,
+        output / "adapter",
+    )
 
 
 def _train(trainer: Any, output_dir: str) -> dict[str, Any]:

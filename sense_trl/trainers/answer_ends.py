@@ -106,7 +106,7 @@ def ensure_answers_end(
             raise InputError(f"{message} `require_end_token=False` trains on them all the same.")
         logger.warning("%s", message)
         return
-    for token in {*found.values()}:
+    for token in {token for token in found.values() if token is not None}:
         name = tokenizer.convert_ids_to_tokens(token)
         add_end_token(model, token)
         logger.warning(

@@ -151,8 +151,9 @@ def iterate_token_ids(dataset: Dataset, column: str) -> Iterator[np.ndarray]:
 def _describe_equal(found: str, dataset_name: str) -> str:
     return (
         f"`chosen` and `rejected` of the {dataset_name} dataset are the same answer in {found}. "
-        "Nothing is learned from such a pair, and whatever built it has a mistake. Leave them out "
-        "with `dataset.filter(lambda row: row['chosen'] != row['rejected'])`, or mend the answers."
+        "Nothing is learned from such a pair, and whatever built it has a mistake; a chat template "
+        "may trim what differs. Mend the answers, or leave such pairs out with `dataset.filter("
+        "lambda row: answers_differ(row, tokenizer))` of sense_trl.trainers.token_rows."
     )
 
 

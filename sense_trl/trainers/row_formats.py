@@ -192,7 +192,7 @@ def prepare_chat_template(dataset: Any, tokenizer: Any, *, fold: bool) -> bool:
     """
     if fold:
         tokenizer.chat_template = fold_system_message(tokenizer.chat_template)
-    first = next(iter(dataset), {})
+    first: dict[str, Any] = next(iter(dataset), {})
     messages = next((first[name] for name in _CONVERSATIONS if _is_messages(first.get(name))), None)
     if messages is None or {"input_ids", "prompt_ids"} & first.keys():
         return False
@@ -278,10 +278,10 @@ def _split_transcript(text: str, name: str) -> list[dict[str, str]]:
 
 def _warn_of_unread(row: Mapping[str, Any]) -> None:
     prompt = row.get("prompt")
-    if _is_messages(prompt) and prompt[0]["role"] == "system":
+    if prompt is None or (_is_messages(prompt) and prompt[0]["role"] == "system"):
         return
     unread = [name for name in _UNREAD if isinstance(row.get(name), str) and row[name].strip()]
-    if unread and "prompt" in row:
+    if unread:
         logger.warning(
             "The dataset has the column %r, which is not part of `prompt` and not read. If the "
             "model is to see it, make it a message of the prompt: select_pair_columns(dataset, "

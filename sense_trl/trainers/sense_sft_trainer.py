@@ -110,6 +110,7 @@ class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
     _answer_ends: AnswerEnds | None = None
     # Attributes of TRL's trainer that are read or replaced here.
     data_collator: Any
+    chat_template: str | None
 
     def __init__(
         self,

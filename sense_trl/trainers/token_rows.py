@@ -41,7 +41,7 @@ def get_token_row(row: Mapping[str, Any], tokenizer: Any) -> TokenRow:
         if "prompt_ids" in row and f"{name}_ids" in row:
             return list(row["prompt_ids"]), list(row[f"{name}_ids"])
         if name in row and not {"input_ids", "prompt_ids"} & row.keys():
-            row = unify_row(row, name_row(row, None, "rows"))
+            row = unify_row(row, name_row(dict(row), None, "rows"))
             return _tokenize(row, row[name], tokenizer)
     if "input_ids" in row and ("labels" in row or "completion_mask" in row):
         return _split(row)
@@ -49,6 +49,34 @@ def get_token_row(row: Mapping[str, Any], tokenizer: Any) -> TokenRow:
         f"A row has the columns {sorted(row)}, expected `prompt` and `completion` or `chosen`, or "
         "the token ids of both."
     )
+
+
+def answers_differ(row: Mapping[str, Any], tokenizer: Any) -> bool:
+    """Whether no rejected answer of a row is, in tokens, its chosen one.
+
+    Chat templates that trim make the same tokens of texts that differ in spaces alone.
+
+    Args:
+        row: `prompt`, `chosen` and `rejected`, as `get_token_row` takes them; or `chosen_ids` and
+            `rejected_ids`.
+        tokenizer: of the model that is going to be trained.
+    """
+    if "chosen_ids" in row:
+        answers = row["rejected_ids"]
+        answers = answers if answers and isinstance(answers[0], list) else [answers]
+        return row["chosen_ids"] not in answers
+    row = unify_row(row, name_row(dict(row), None, "pairs"))
+    rejected = row["rejected"]
+    # One rejected answer is a text or a list of messages, several are a list of these.
+    if isinstance(rejected, str) or isinstance(rejected[0], Mapping):
+        rejected = [rejected]
+
+    def get_tokens(answer: Any) -> list[int]:
+        prompt_ids, answer_ids = get_token_row({**row, "rejected": [], "chosen": answer}, tokenizer)
+        return [*prompt_ids, *answer_ids]
+
+    chosen = get_tokens(row["chosen"])
+    return all(get_tokens(answer) != chosen for answer in rejected)
 
 
 def _tokenize(row: Mapping[str, Any], answer: Any, tokenizer: Any) -> TokenRow:

@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
 from sense_trl.errors import InputError, ModelError
@@ -210,6 +210,52 @@ def test_a_base_of_another_depth_is_refused(depth: int, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"does not fit .* differ in 4 weights, such as .*lora_A"):
         merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=str(other))
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*(embedding|fan_in_fan_out|tie|tied).*:UserWarning")
+@pytest.mark.parametrize("modules_to_save", [None, ["embed_tokens"]])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_adapter_with_a_longer_vocabulary_gives_it_to_its_base(
+    architecture: str, modules_to_save: list[str] | None, tmp_path: Path
+) -> None:
+    if architecture == "gpt2":
+        modules_to_save = modules_to_save and ["wte"]
+        path = str(tmp_path / "gpt2")
+        config = GPT2Config(vocab_size=384, n_embd=64, n_layer=2, n_head=2, n_positions=128)
+        GPT2LMHeadModel(config).save_pretrained(path)
+        tiny_models.build_tiny_tokenizer().save_pretrained(path)
+    else:
+        path = tiny_models.save_tiny_model(tmp_path, architecture)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_tokens(["<table>", "<column>"])
+    base = AutoModelForCausalLM.from_pretrained(path)
+    base.resize_token_embeddings(392)
+    options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = get_peft_model(base, LoraConfig(r=4, modules_to_save=modules_to_save, **options))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[5, 384, 6, 385, 7]])
+    with torch.no_grad():
+        expected = model.eval()(ids).logits
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=path, dtype="float32")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert merged.config.vocab_size == 392
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == len(tokenizer)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_end_that_training_taught_stops_the_merged_model(adapter: Path, tmp_path: Path) -> None:
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    tokenizer.eos_token = "<|im_start|>"
+    tokenizer.save_pretrained(adapter)
+    merge_adapter(adapter, tmp_path / "merged")
+    saved = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [1, 2]
 
 
 def test_an_adapter_that_names_no_base_needs_one(adapter: Path, tmp_path: Path) -> None:

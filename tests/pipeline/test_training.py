@@ -1,11 +1,24 @@
-"""What the training stages add to the trainers: resuming."""
+"""What the training stages add to the trainers: resuming, and a look at what was merged."""
 
 import json
 from pathlib import Path
 
 import pytest
+import tiny_models
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from trl import ModelConfig
 
-from sense_trl.pipeline.training import get_unattended_options, last_complete_checkpoint
+from sense_trl.pipeline.starting_model import load_starting_model
+from sense_trl.pipeline.training import (
+    get_unattended_options,
+    last_complete_checkpoint,
+    train_dpo,
+    train_sft,
+)
+from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
 
 def _checkpoint(folder: Path, step: int, state: str | None) -> None:
@@ -41,3 +54,49 @@ def test_an_unattended_training_is_saved_at_most_three_times(
     gaps = [b - a for a, b in zip([0, *sorted(saved)], sorted(saved), strict=False)]
     assert len(saved) <= 3
     assert max(gaps) <= num_steps // 3 + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "dtype", "learning_rate", "is_rounded"),
+    [
+        ("dpo", "bfloat16", 5e-6, True),
+        ("sft", "bfloat16", 2e-2, False),
+        ("dpo", "float32", 5e-6, False),
+    ],
+)
+def test_a_merged_adapter_that_rounding_changes_is_warned_of(
+    kind: str,
+    dtype: str,
+    learning_rate: float,
+    is_rounded: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tiny_models.save_tiny_model(tmp_path, "llama")
+    arguments = ModelConfig(
+        model_name_or_path=path, dtype=dtype, use_peft=True, lora_target_modules=["all-linear"]
+    )
+    start = load_starting_model(arguments, use_cpu=True)
+    options = {**tiny_models.OPTIONS, "learning_rate": learning_rate, "max_steps": 4}
+    output = str(tmp_path / "out")
+    if kind == "dpo":
+        config = SenseDPOConfig(output_dir=output, **options)
+        metrics = train_dpo(start, Dataset.from_list(tiny_models.PAIRS), config)
+    else:
+        config = SenseSFTConfig(output_dir=output, **options)
+        metrics = train_sft(start, Dataset.from_list(tiny_models.QUESTIONS), config)
+    share = metrics["merge_distance"] / metrics["adapter_distance"]
+    assert (share > 0.1) == is_rounded == ("rounding them changes its outputs" in caplog.text)
+    if dtype == "float32":
+        assert share < 1e-3
+    # The distance is that of what lies on the disk.
+    ids = torch.arange(3, 40)[None]
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    with torch.no_grad():
+        before = base.eval()(ids).logits.float().softmax(-1)
+        adapted = PeftModel.from_pretrained(base, f"{output}/adapter").eval()
+        expected = adapted(ids).logits.float().softmax(-1)
+        merged = AutoModelForCausalLM.from_pretrained(output, dtype=dtype).eval()
+        found = merged(ids).logits.float().softmax(-1)
+    assert (found - expected).abs().sum() < (0.01 + 3 * share) * (before - expected).abs().sum()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 from datasets import Dataset, IterableDataset
 from tiny_models import PAIRS, QUESTIONS
 
 from sense_trl.errors import InputError
-from sense_trl.trainers.checked_rows import check_datasets, refuse_equal_answers
+from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer, SenseSFTConfig, SenseSFTTrainer
+from sense_trl.trainers.checked_rows import (
+    check_datasets,
+    refuse_equal_answers,
+    refuse_untrained_rows,
+)
+from sense_trl.trainers.token_rows import answers_differ
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -84,9 +92,11 @@ def test_equal_answers_are_counted_and_named() -> None:
     for part in (
         "of the train dataset are the same answer in 3 of 2400 pairs",
         "row 5, pair_id 'p5'; row 1100, pair_id 'p1100'; row 2399, pair_id 'p2399'.",
-        "row['chosen'] != row['rejected']",
+        "`dataset.filter(lambda row: answers_differ(row, tokenizer))`",
     ):
         assert part in str(error.value)
+    kept = [row for row in rows if answers_differ(row, None)]
+    assert len(kept) == 2397
     stream = refuse_equal_answers(Dataset.from_list(rows).to_iterable_dataset(), "train")
     with pytest.raises(InputError, match="pair_id 'p5'"):
         list(stream)
@@ -132,3 +142,77 @@ def test_a_stream_is_refused_at_its_first_equal_pair(train: Any) -> None:
     stream = IterableDataset.from_generator(lambda: iter(rows))
     with pytest.raises(InputError, match="question_id 'q1'"):
         train(["cdpo"], pairs=stream, max_steps=2)
+
+
+TRIMMING = tiny_models.CHAT_TEMPLATE.replace("['content']", "['content'] | trim")
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_the_advised_filter_removes_what_a_template_trims(tmp_path: Path, is_list: bool) -> None:
+    """Texts that differ, and are the same tokens."""
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    tokenizer.chat_template = TRIMMING
+
+    def make(pair: dict[str, Any], rejected: str) -> dict[str, Any]:
+        answers: Any = [{"role": "assistant", "content": rejected}]
+        return {
+            "prompt": [{"role": "user", "content": pair["prompt"]}],
+            "chosen": [{"role": "assistant", "content": pair["chosen"]}],
+            "rejected": [answers] if is_list else answers,
+        }
+
+    usable = [make(pair, pair["rejected"]) for pair in PAIRS]
+    equal = [make(pair, f" {pair['chosen']}\n") for pair in PAIRS[:2]]
+
+    def build(rows: Dataset) -> SenseDPOTrainer:
+        return SenseDPOTrainer(
+            model=tiny_models.build_tiny_model("llama"),
+            ref_model=tiny_models.build_tiny_model("llama"),
+            args=SenseDPOConfig(output_dir=str(tmp_path), **tiny_models.OPTIONS),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+
+    rows = Dataset.from_list([*usable[:3], *equal, *usable[3:]])
+    with pytest.raises(InputError) as error:
+        build(rows)
+    advised = "lambda row: answers_differ(row, tokenizer)"
+    assert "2 of 10 pairs" in str(error.value)
+    assert f"`dataset.filter({advised})`" in str(error.value)
+    kept = rows.filter(lambda row: answers_differ(row, tokenizer))
+    assert kept.to_list() == usable
+    assert len(build(kept).train_dataset) == 8
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("column", "ids", "noun"),
+    [
+        ("labels", [-100, -100, -100], "rows"),
+        # Nothing predicts the first token.
+        ("labels", [5, -100], "rows"),
+        ("rejected_ids", [], "pairs"),
+    ],
+)
+def test_rows_without_a_token_to_learn_are_refused(
+    column: str, ids: list[int], noun: str, stream: bool
+) -> None:
+    rows = Dataset.from_list([{"id": "a", column: [-100, 6]}] * 3 + [{"id": "b", column: ids}])
+    dataset = rows.to_iterable_dataset() if stream else rows
+    found = "id 'b'" if stream else f"1 of 4 {noun}: row 3, id 'b'"
+    with pytest.raises(InputError, match=f"`{column}` of the eval .* no token to learn in {found}"):
+        list(refuse_untrained_rows(dataset, "eval", column, noun))
+    usable = rows.select(range(3))
+    assert refuse_untrained_rows(usable, "eval", column, noun) is usable
+
+
+def test_an_answer_of_nothing_but_its_prompt_is_not_fine_tuned_on(tmp_path: Path) -> None:
+    rows = [{"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}] * 3
+    untrained = {"input_ids": [5, 6, 2], "labels": [-100] * 3}
+    with pytest.raises(InputError, match="1 of 4 rows: row 3"):
+        SenseSFTTrainer(
+            model=tiny_models.build_tiny_model("llama"),
+            args=SenseSFTConfig(output_dir=str(tmp_path), **tiny_models.OPTIONS),
+            train_dataset=Dataset.from_list([*rows, untrained]),
+            processing_class=tiny_models.build_tiny_tokenizer(),
+        )
