@@ -57,6 +57,8 @@ class ModelSettings:
         autocast_dtype: of mixed precision; None for none.
         activation_checkpointing: whether layers are computed again in the backward pass.
         on_gpu: a GPU multiplies 16-bit numbers into 32 bits, a CPU converts them first.
+        attn_implementation: `"eager"` keeps the scores of all pairs of tokens; any other is
+            simulated as `"sdpa"`.
     """
 
     dtype: str = "float32"
@@ -66,6 +68,7 @@ class ModelSettings:
     autocast_dtype: str | None = None
     activation_checkpointing: bool = False
     on_gpu: bool = False
+    attn_implementation: str = "sdpa"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,9 @@ def build_meta_model(config: Any, settings: ModelSettings, *, num_layers: int | 
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+            config,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation="eager" if settings.attn_implementation == "eager" else "sdpa",
         )
         base = model
         if settings.lora is not None:

@@ -145,7 +145,7 @@ def get_training_setup(
         completion_tokens=completion_tokens,
         accumulation_steps=training.gradient_accumulation_steps,
         completions_per_prompt=2 if stage == "dpo" or rewrites else 1,
-        prefix_sharing=_shares_prefixes(training, model, config),
+        prefix_sharing=_shares_prefixes(training, model, config, settings.lora),
         shared_tokens=shared_tokens,
         examples=examples,
         optimizer=str(getattr(training.optim, "value", training.optim)),
@@ -208,6 +208,7 @@ def _get_model_settings(
         autocast_dtype=autocast,
         activation_checkpointing=bool(checkpointing),
         on_gpu=on_gpu,
+        attn_implementation=model.attn_implementation or "sdpa",
     )
 
 
@@ -222,18 +223,21 @@ def _get_teacher_settings(training: Any, teacher_config: Any, on_gpu: bool) -> M
         dtype=get_config_dtype(teacher_config, options.get("dtype")),
         load_in_4bit=bool(options.get("load_in_4bit") or quantization.get("load_in_4bit")),
         on_gpu=on_gpu,
+        attn_implementation=options.get("attn_implementation") or "sdpa",
     )
 
 
-def _shares_prefixes(training: Any, model: Any, config: Any) -> bool:
+def _shares_prefixes(training: Any, model: Any, config: Any, adapter: Any) -> bool:
     """Whether prefixes are shared, as far as the config tells."""
     if str(training.prefix_sharing).lower() == "false" or getattr(training, "packing", False):
         return False
+    from sense_trl.trainers.sharing_obstacles import find_adapter_obstacle, find_config_obstacle
+
+    if getattr(training, "neftune_noise_alpha", None) is not None:
+        return False
+    adapters = {} if adapter is None else {"default": adapter}
     attention = model.attn_implementation or "sdpa"
-    layer_types = getattr(config.get_text_config(), "layer_types", None) or []
-    return attention in ("sdpa", "eager", "flex_attention") and set(layer_types) <= {
-        "full_attention"
-    }
+    return not (find_adapter_obstacle(adapters) or find_config_obstacle(config, attention))
 
 
 def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:

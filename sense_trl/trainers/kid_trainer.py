@@ -30,6 +30,7 @@ from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput, unwrap_model_for_generation
 from sense_trl.trainers.checked_rows import refuse_rows
+from sense_trl.trainers.dropout import evaluating
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.imperfect import (
     TokenPrediction,
@@ -438,7 +439,7 @@ class KIDTrainer(SenseSFTTrainer):
 
     def _run(self, model: Any, tree: PrefixTree, terms: list[LogitTerm] | None = None) -> Any:
         """The student's output on a tree, without gradient and without dropout."""
-        with _evaluating(model):
+        with evaluating(model):
             return _run_on_tree(model, tree, terms or [])
 
     def _replace_by_own(self, model: Any, answers: Answers) -> Answers:
@@ -483,7 +484,7 @@ class KIDTrainer(SenseSFTTrainer):
         with (
             unwrap_model_for_generation(model, self.accelerator) as unwrapped,
             _without_generation_config(unwrapped),
-            _evaluating(unwrapped),
+            evaluating(unwrapped),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             torch.manual_seed(rng.getrandbits(32))
@@ -616,18 +617,6 @@ def _run_on_tree(model: Callable[..., Any], tree: PrefixTree, terms: list[LogitT
         prefix_tree=tree,
         logit_terms=terms,
     )
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Without gradient and dropout; afterwards the model is in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from sense_trl.trainers.checked_rows import (
     refuse_untrained_rows,
 )
 from sense_trl.trainers.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.dropout import disable_functional_dropout, evaluating
 from sense_trl.trainers.heads import LogitTerm, transfer_term
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
@@ -241,6 +242,10 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             )
         self._guard_quantized_models()
         store_adapter_in_float32(self.model, args, float32_parameters)
+        if args.disable_dropout:
+            for each in (self.model, self.ref_model):
+                if each is not None:
+                    disable_functional_dropout(each)
         # Documented by TRL: the collator may be replaced once the trainer is built.
         self.data_collator = DataCollatorForWeightedPreference(self.data_collator)
         self._ensure_prefix_sharing()
@@ -347,7 +352,10 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
     # ---------------------------------------------------------------------------------- loss
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Summed log-probabilities of the reference, chosen and rejected, `[B]` each, in nats."""
+        """Summed log-probabilities of the reference, chosen and rejected, `[B]` each, in nats.
+
+        Without dropout, whatever `disable_dropout` leaves to the policy.
+        """
         # With `precompute_ref_log_probs` TRL calls this inside its constructor, in eval mode,
         # which is the first forward of a model that it has loaded itself.
         self._guard_quantized_models()
@@ -355,7 +363,8 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
         inputs = _without_pair_columns(inputs)
         if self._ensure_prefix_sharing():
             inputs = add_prefix_tree(self, inputs)
-        return super().compute_ref_log_probs(model, inputs)
+        with evaluating(self.model if self.ref_model is None else self.ref_model):
+            return super().compute_ref_log_probs(model, inputs)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # Under DeepSpeed and FSDP the model cannot be run before it is wrapped; TRL does that.

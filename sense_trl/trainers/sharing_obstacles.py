@@ -23,6 +23,7 @@ __all__ = [
     "EXACT_MODEL_TYPES",
     "compare_with_rows",
     "find_adapter_obstacle",
+    "find_config_obstacle",
     "find_sharing_obstacle",
     "is_sharded",
 ]
@@ -30,7 +31,7 @@ __all__ = [
 _ATTENTION_WITH_MASKS = ("sdpa", "eager", "flex_attention")
 
 # Of the 189 types of causal models in transformers 5.23: their attention is full but for the
-# settings that `_find_obstacle_in_config` reads, takes a mask of four dimensions as it is, and
+# settings that `find_config_obstacle` reads, takes a mask of four dimensions as it is, and
 # counts positions by `position_ids` alone. Each was compared with separate rows of 240 tokens in
 # float32. Left out are encoders and decoders of pairs of models, models of images and sound,
 # attention that is linear, recurrent, sparse or biased by distance, and types that are too rare to
@@ -71,7 +72,7 @@ def find_sharing_obstacle(model: Any) -> str | None:
     base = model.get_base_model() if adapters else model
     obstacle = (
         find_adapter_obstacle(adapters)
-        or _find_obstacle_in_config(base.config)
+        or find_config_obstacle(base.config, base.config._attn_implementation)
         or _find_obstacle_in_code(base)
     )
     if obstacle is not None:
@@ -106,8 +107,13 @@ def is_sharded(parameter: Tensor) -> bool:
     return isinstance(parameter, DTensor) or parameter.is_meta or hasattr(parameter, "ds_id")
 
 
-def _find_obstacle_in_config(config: Any) -> str | None:
-    implementation = config._attn_implementation
+def find_config_obstacle(config: Any, implementation: str) -> str | None:
+    """Why a model of a config would give other values on a tree, as far as the config tells.
+
+    Args:
+        config: of transformers.
+        implementation: of attention.
+    """
     if implementation not in _ATTENTION_WITH_MASKS:
         return (
             f"the attention implementation {implementation!r} takes no mask of a tree; load the "
@@ -123,20 +129,22 @@ def _find_obstacle_in_config(config: Any) -> str | None:
         return f"the model sees a window of {window} tokens, not all that came before"
     if getattr(text, "alibi", False):
         return "the model counts positions along the row (ALiBi)"
+    if config.model_type not in EXACT_MODEL_TYPES:
+        return (
+            f"models of type {config.model_type!r} are not among those whose attention is known "
+            "to be full"
+        )
     return None
 
 
 def _find_obstacle_in_code(model: Any) -> str | None:
     # FSDP puts a class of its own in front.
     own = next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch."))
-    kind = model.config.model_type
     if not own.__module__.startswith("transformers."):
         return (
             f"the model's class {own.__name__} is not one of transformers, and whether its "
             "attention sees all tokens is not known"
         )
-    if kind not in EXACT_MODEL_TYPES:
-        return f"models of type {kind!r} are not among those whose attention is known to be full"
     return None
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from tiny_models import PAIRS, QUESTIONS
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 from trl import ModelConfig
 
 from sense_trl.errors import InputError
@@ -216,6 +216,32 @@ LONG = replace(with_model(DPO, lora=LORA), prompt_tokens=300)
 def test_more_to_do_never_takes_less_memory(setup, change) -> None:
     before = estimate_memory(setup, CONFIG).total_bytes
     assert estimate_memory(change(setup), CONFIG).total_bytes >= before
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["tree", "rows"])
+def test_eager_attention_keeps_the_scores_of_all_pairs_of_tokens(share) -> None:
+    setup = replace(SETUP, batch_size=2, prompt_tokens=300, prefix_sharing=share, shared_tokens=200)
+    eager = replace(setup, model=replace(setup.model, attn_implementation="eager"))
+    profiles = [estimate_memory(each, CONFIG).profile for each in (setup, eager)]
+    rows, width = build_batch(setup).input_ids.shape
+    # The softmax of each of two layers and four heads, against a mask for all heads.
+    scores, mask = (heads * rows * width**2 * 4 for heads in (4, 1))
+    difference = profiles[1].kept_bytes - profiles[0].kept_bytes
+    assert 1.9 * (scores - mask) <= difference <= 2.1 * scores
+
+
+def test_the_attention_is_read_from_the_arguments(tmp_path) -> None:
+    arguments = ModelConfig(model_name_or_path="x", attn_implementation="eager")
+    training = SenseSFTConfig(str(tmp_path), use_cpu=True)
+    setup = get_training_setup("sft", training, arguments, CONFIG, on_gpu=False)
+    assert setup.model.attn_implementation == "eager"
+    assert setup.prefix_sharing
+    noisy = SenseSFTConfig(str(tmp_path), use_cpu=True, neftune_noise_alpha=5.0)
+    assert not get_training_setup("sft", noisy, arguments, CONFIG).prefix_sharing
+    flash = ModelConfig(model_name_or_path="x", attn_implementation="flash_attention_2")
+    assert not get_training_setup("sft", training, flash, CONFIG).prefix_sharing
+    windowed = MistralConfig(sliding_window=64)
+    assert not get_training_setup("sft", training, arguments, windowed).prefix_sharing
 
 
 def test_checkpoints_and_shared_prefixes_save_activations() -> None:
