@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
 from sense_trl.errors import InputError
-from sense_trl.sql.parsing import is_volatile
+from sense_trl.sql.volatility import is_volatile
 from sense_trl.verification.comparison import Verdict, results_match
 
 __all__ = ["ExecutionVote", "estimate_pass_at_k", "pass_at_k", "vote_by_execution"]
@@ -135,7 +135,9 @@ def vote_by_execution(
     chosen_by: dict[str, int | None] = {}
     for index, sql in enumerate(samples):
         if sql not in chosen_by:
-            result = None if is_volatile(sql) else engine.execute(sql, limits=limits)
+            result = (
+                None if is_volatile(sql, engine.dialect) else engine.execute(sql, limits=limits)
+            )
             if result is None or not result.ok:
                 chosen_by[sql] = None
             else:

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sqlglot import exp
 
-from sense_trl.sql.parsing import parse_sql
+from sense_trl.sql.parsing import read_sql, unwrap
 
-__all__ = ["depends_on_scan_order", "get_bare_column_queries"]
+__all__ = ["depends_on_scan_order", "get_bare_column_queries", "get_tie_breaking_queries"]
 
 _AGGREGATE: Final = re.compile(r"\b(?:avg|count|max|min|sum|total)\s*\(", re.IGNORECASE)
 _GROUP: Final = re.compile(r"\bgroup\b", re.IGNORECASE)
 # Aggregates whose value is the same in whatever order they see the rows of a group, but for the
 # last bits of a sum of floats.
-_ORDERLESS: Final = (exp.Avg, exp.Count, exp.Max, exp.Min, exp.Sum)
+_ORDERLESS: Final = (
+    exp.Avg, exp.Count, exp.Max, exp.Min, exp.Sum, exp.Median, exp.Stddev, exp.StddevPop,
+    exp.StddevSamp, exp.Variance, exp.VariancePop, exp.CountIf, exp.LogicalAnd, exp.LogicalOr,
+    exp.PercentileCont, exp.PercentileDisc, exp.Quantile,
+)  # fmt: skip
+# Window functions that give one value to rows that tie.
+_RANKS: Final = (exp.Rank, exp.DenseRank, exp.PercentRank, exp.CumeDist)
+# Functions that sqlglot does not count among the aggregates, or does not know.
+_PICKING: Final = (exp.Anonymous, exp.JSONArrayAgg, exp.JSONObjectAgg, exp.JSONBObjectAgg)
 
 
-def depends_on_scan_order(sql: str, dialect: str) -> bool:
+def depends_on_scan_order(
+    sql: str, dialect: str, *, but_for_outer_limit: bool = False, but_for_bare_columns: bool = False
+) -> bool:
     """Whether the bag of rows may depend on the order in which tables are read.
 
-    Answers no only where that is plain: no LIMIT, no window, no aggregate that keeps an order
-    (`group_concat`), no function that sqlglot does not know, no column that is neither grouped by
-    nor aggregated, and no scalar subquery that could have several rows.
+    Answers no only where that is plain: no LIMIT (but for one in EXISTS), no DISTINCT ON, no
+    window whose rows that tie have different values (`row_number`, `lag`, a sum by ROWS), no
+    aggregate that keeps an order or picks a row (`group_concat`, `any_value`), no function that
+    sqlglot does not know, no column that is neither grouped by nor aggregated, and no scalar
+    subquery that could have several rows.
+
+    Args:
+        sql: the query.
+        dialect: its dialect.
+        but_for_outer_limit: leave LIMIT and OFFSET of the outermost query out of account.
+        but_for_bare_columns: leave the columns out of account that `get_bare_column_queries`
+            bounds.
 
     Raises:
         SQLParseError: the text is not one statement.
@@ -35,17 +54,223 @@ def depends_on_scan_order(sql: str, dialect: str) -> bool:
         >>> depends_on_scan_order("SELECT a, b, count(*) FROM t GROUP BY a", "sqlite")
         True
     """
-    tree = parse_sql(sql, dialect)
+    tree = read_sql(sql, dialect)
+    outermost = unwrap(tree)
     for node in tree.walk():
-        if isinstance(node, (exp.Limit, exp.Offset, exp.Fetch, exp.Window, exp.Anonymous)):
+        if isinstance(node, (exp.Limit, exp.Offset, exp.Fetch)):
+            if isinstance(node.parent.parent, exp.Exists) and isinstance(node.parent, exp.Select):
+                # One of the rows that are there, or none where there are none.
+                continue
+            if not (but_for_outer_limit and node.parent is outermost):
+                return True
+        elif isinstance(node, exp.Distinct):
+            if node.args.get("on") is not None:
+                return True
+        elif isinstance(node, exp.Window):
+            if _gives_tied_rows_different_values(node):
+                return True
+        elif isinstance(node, _PICKING):
             return True
-        if isinstance(node, exp.AggFunc) and not _is_orderless(node):
-            return True
-        if isinstance(node, exp.Select) and _has_bare_columns(node):
-            return True
-        if isinstance(node, exp.Subquery) and _may_be_scalar(node) and not _has_one_row(node.this):
+        elif isinstance(node, exp.AggFunc):
+            if _window_of(node) is None and not _is_orderless(node):
+                return True
+        elif isinstance(node, exp.Select):
+            if _has_bare_columns(node) and not (but_for_bare_columns and _is_bounded(node)):
+                return True
+        elif (
+            isinstance(node, exp.Subquery) and _may_be_scalar(node) and not _has_one_row(node.this)
+        ):
             return True
     return False
+
+
+def get_tie_breaking_queries(
+    sql: str,
+    dialect: str,
+    *,
+    but_for_outer_limit: bool = False,
+    num_ordered_columns: int | None = None,
+) -> tuple[str, str] | None:
+    """Rewrite a query so that two answers show whether it decides between rows that tie.
+
+    Where a query inside it is cut (LIMIT, OFFSET, DISTINCT ON, the first row of a scalar
+    subquery), rows that tie under its ORDER BY, or all where it has none, come by their values:
+    from the smallest on in the first text, from the largest on in the second. So do the rows of
+    windows that number rows or look at their neighbours.
+
+    Args:
+        sql: the query.
+        dialect: its dialect.
+        but_for_outer_limit: leave the cut of the outermost query as it is.
+        num_ordered_columns: how many result columns the query has, to order the rows of the
+            outermost query as well, whether it is cut or not.
+
+    Returns:
+        The two texts; `None` where there is nothing to break. What is selected by a star breaks no
+        tie.
+
+    Raises:
+        SQLParseError: the text is not one statement.
+
+    Example:
+        >>> sql = "SELECT a FROM t WHERE b = (SELECT b FROM t ORDER BY c LIMIT 1)"
+        >>> low, high = get_tie_breaking_queries(sql, "sqlite")
+        >>> high
+        'SELECT a FROM t WHERE b = (SELECT b FROM t ORDER BY c, 1 DESC LIMIT 1)'
+    """
+    tree = read_sql(sql, dialect)
+    texts = []
+    for largest_first in (False, True):
+        rewritten = tree.copy()
+        outermost = unwrap(rewritten)
+        nodes = list(rewritten.find_all(exp.Query, exp.Window))
+        broken = [
+            _break_ties(node, largest_first)
+            for node in nodes
+            if node is not outermost or not (but_for_outer_limit or num_ordered_columns)
+        ]
+        if num_ordered_columns is not None:
+            ordering = _find_ordering_query(outermost)
+            columns = [None] * num_ordered_columns
+            if ordering is not outermost:
+                columns = _get_columns(ordering) or []
+            keys = [exp.Literal.number(place) for place, _ in enumerate(columns, start=1)]
+            _append_keys(ordering, keys, largest_first)
+            broken.append(bool(keys))
+        if not any(broken):
+            return None
+        texts.append(rewritten.sql(dialect=dialect))
+    return texts[0], texts[1]
+
+
+def _break_ties(node: exp.Expression, largest_first: bool) -> bool:
+    """Let rows that tie come by their values; whether there was something to do."""
+    keys: list[exp.Expression]
+    if isinstance(node, exp.Window):
+        select = node.find_ancestor(exp.Select)
+        if select is None or not _gives_tied_rows_different_values(node):
+            return False
+        values = [p.unalias() for p in select.expressions if p.find(exp.Window) is None]
+        if not _is_grouped(select):
+            values += _own(select, exp.Column)
+        spelled = {_spelled(value): value for value in values if not value.is_star}
+        keys = [v.copy() for v in spelled.values() if not isinstance(v, exp.Literal)]
+    elif isinstance(node, (exp.Select, exp.SetOperation)) and _takes_the_first(node):
+        recursive = node.find_ancestor(exp.With)
+        columns = _get_columns(node)
+        if columns is None or (recursive is not None and recursive.recursive):
+            return False
+        keys = [exp.Literal.number(place + 1) for place in range(len(columns))]
+    else:
+        return False
+    if keys:
+        _append_keys(node, keys, largest_first)
+    return bool(keys)
+
+
+def _find_ordering_query(query: exp.Expression) -> exp.Expression:
+    """The query whose order the rows come in, where the outermost one just passes them on.
+
+    SQL lets an ORDER BY inside a query go; SQLite and DuckDB keep it.
+    """
+    ctes = {cte.alias.lower(): cte.this for cte in query.find_all(exp.CTE)}
+    seen: set[int] = set()
+    while isinstance(query, exp.Select) and id(query) not in seen:
+        seen.add(id(query))
+        if query.args.get("order") is not None or any(
+            query.args.get(part) for part in ("joins", "group", "distinct", "limit", "windows")
+        ):
+            break
+        if next(_own(query, exp.AggFunc), None) or query.find(exp.Window):
+            break
+        source = query.args.get("from_")
+        inner = source.this if source is not None else None
+        if isinstance(inner, exp.Table):
+            inner = ctes.get(inner.name.lower())
+        elif isinstance(inner, exp.Subquery):
+            inner = unwrap(inner.this)
+        if inner is None or _has_no_order(inner, ctes):
+            break
+        query = inner
+    return query
+
+
+def _has_no_order(query: exp.Expression, ctes: dict[str, exp.Expression]) -> bool:
+    return query.find(exp.Order) is None and not any(
+        table.name.lower() in ctes for table in query.find_all(exp.Table)
+    )
+
+
+def _append_keys(node: exp.Expression, keys: Iterable[exp.Expression], largest_first: bool) -> None:
+    order = node.args.get("order") or exp.Order(expressions=[])
+    for key in keys:
+        order.append(
+            "expressions",
+            exp.Ordered(this=key, desc=largest_first, nulls_first=not largest_first),
+        )
+    node.set("order", order)
+
+
+def _takes_the_first(query: exp.Select | exp.SetOperation) -> bool:
+    if query.args.get("limit") is not None or query.args.get("offset") is not None:
+        return not isinstance(query.parent, exp.Exists)
+    distinct = query.args.get("distinct")
+    if isinstance(distinct, exp.Distinct) and distinct.args.get("on") is not None:
+        return True
+    around = query.parent
+    return isinstance(around, exp.Subquery) and _may_be_scalar(around) and not _has_one_row(query)
+
+
+def _get_columns(query: exp.Expression) -> list[exp.Expression] | None:
+    """What the result columns are, `None` where a star hides how many there are."""
+    while isinstance(query, (exp.SetOperation, exp.Subquery)):
+        query = query.this
+    columns = query.expressions if isinstance(query, exp.Select) else []
+    return None if not columns or any(column.is_star for column in columns) else columns
+
+
+def _gives_tied_rows_different_values(window: exp.Window) -> bool:
+    function = window.this
+    while isinstance(function, (exp.IgnoreNulls, exp.RespectNulls, exp.Filter)):
+        function = function.this
+    # The definition of a window with a name gives no value.
+    if isinstance(function, (exp.Identifier, *_RANKS)):
+        return False
+    if not (isinstance(function, exp.AggFunc) and _is_orderless(function)):
+        return True
+    # A frame by RANGE or GROUPS, which is the default, ends behind the last row that ties.
+    return any(_is_by_rows(definition) for definition in _get_definitions(window))
+
+
+def _get_definitions(window: exp.Window) -> Iterator[exp.Expression]:
+    """The window and those that it names, directly or through another."""
+    yield window
+    select = window.find_ancestor(exp.Select)
+    named = {} if select is None else {w.name: w for w in select.args.get("windows") or []}
+    found = named.pop(window.alias, None)
+    while found is not None:
+        yield found
+        found = named.pop(found.alias, None)
+
+
+def _is_by_rows(window: exp.Expression) -> bool:
+    spec = window.args.get("spec")
+    return spec is not None and str(spec.args.get("kind")).upper() == "ROWS"
+
+
+def _window_of(node: exp.Expression) -> exp.Window | None:
+    parent = node.parent
+    while isinstance(parent, (exp.IgnoreNulls, exp.RespectNulls, exp.Filter)):
+        parent = parent.parent
+    return parent if isinstance(parent, exp.Window) else None
+
+
+def _is_bounded(select: exp.Select) -> bool:
+    """Whether `get_bare_column_queries` finds all there is to choose in a grouped query."""
+    if _takes_the_row_of_an_extreme(select) or next(_own(select, exp.Query), None) is not None:
+        return False
+    has_star = any(column.is_star for column in select.expressions)
+    return not has_star and not any(map(_is_string, _own(select, exp.Column)))
 
 
 def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
@@ -73,7 +298,7 @@ def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
     """
     if not (_GROUP.search(sql) or _AGGREGATE.search(sql)):
         return None
-    tree = parse_sql(sql, dialect)
+    tree = read_sql(sql, dialect)
     if next(_all_bare_columns(tree), None) is None:
         return None
     texts = []
@@ -191,7 +416,7 @@ def _own_in(
     for root in part if isinstance(part, list) else [part]:
         if isinstance(root, exp.Expression):
             for node in root.walk(prune=lambda node: isinstance(node, exp.Query)):
-                if isinstance(node, kind) and not isinstance(node.parent, exp.Window):
+                if isinstance(node, kind) and _window_of(node) is None:
                     yield node
 
 

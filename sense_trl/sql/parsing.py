@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from typing import Any, Final
@@ -15,12 +16,15 @@ from sense_trl.errors import SenseTRLError
 __all__ = [
     "SQLParseError",
     "canonical_sql",
+    "get_offset",
     "get_tie_query",
     "get_unlimited_query",
-    "is_volatile",
+    "is_cut",
     "order_matters",
     "outer_limit",
     "parse_sql",
+    "read_sql",
+    "unwrap",
     "visible_sort_columns",
 ]
 
@@ -62,6 +66,12 @@ def parse_sql(sql: str, dialect: str) -> exp.Expression:
     if len(statements) != 1:
         raise SQLParseError(f"expected one statement, found {len(statements)} in {_shorten(sql)}")
     return statements[0]
+
+
+@functools.lru_cache(maxsize=4)
+def read_sql(sql: str, dialect: str) -> exp.Expression:
+    """The tree of `parse_sql`, which several readers of one text share: it must not be changed."""
+    return parse_sql(sql, dialect)
 
 
 def canonical_sql(sql: str, dialect: str) -> str:
@@ -129,7 +139,7 @@ def order_matters(sql: str, dialect: str) -> bool:
     """
     if not _ORDER.search(sql):
         return False
-    return _outer_order(parse_sql(sql, dialect)) is not None
+    return _outer_order(read_sql(sql, dialect)) is not None
 
 
 def outer_limit(sql: str, dialect: str) -> int | None:
@@ -141,21 +151,34 @@ def outer_limit(sql: str, dialect: str) -> int | None:
     """
     if not _LIMIT.search(sql):
         return None
-    return _literal_limit(_unwrap(parse_sql(sql, dialect)))
+    return _literal_limit(unwrap(read_sql(sql, dialect)))
 
 
-def is_volatile(sql: str) -> bool:
-    """Whether a query may answer differently tomorrow, or twice in a row, on the same data.
+def is_cut(sql: str, dialect: str) -> bool:
+    """Whether LIMIT, OFFSET or FETCH stands at the outermost query, with whatever value.
 
-    Looks for `random`, `randomblob`, `uuid` and the current date and time by their words, so a
-    string that spells one of them counts too; that errs on the side of caution.
+    Raises:
+        SQLParseError: the text is not one statement. (Texts without the words are answered
+            without parsing.)
     """
-    # Most texts hold none of the words, and looking for words is ten times as fast.
-    lower = sql.lower()
-    for word in _VOLATILE_WORDS:
-        if word in lower:
-            return _VOLATILE.search(sql) is not None
-    return False
+    if not _CUT.search(sql):
+        return False
+    query = unwrap(read_sql(sql, dialect))
+    return query.args.get("limit") is not None or query.args.get("offset") is not None
+
+
+def get_offset(sql: str, dialect: str) -> str:
+    """The expression behind the OFFSET of the outermost query, "0" where it has none.
+
+    Raises:
+        SQLParseError: the text is not one statement.
+
+    Example:
+        >>> get_offset("SELECT a FROM t LIMIT 2, 3", "sqlite")
+        '2'
+    """
+    offset = unwrap(read_sql(sql, dialect)).args.get("offset")
+    return "0" if offset is None else offset.expression.sql(dialect=dialect)
 
 
 def visible_sort_columns(sql: str, dialect: str) -> tuple[int, ...] | None:
@@ -169,7 +192,7 @@ def visible_sort_columns(sql: str, dialect: str) -> tuple[int, ...] | None:
     """
     if not _ORDER.search(sql):
         return None
-    query = _unwrap(parse_sql(sql, dialect))
+    query = unwrap(read_sql(sql, dialect))
     order = _outer_order(query)
     if order is None or next(query.find_all(exp.Collate), None) is not None:
         return None
@@ -185,7 +208,9 @@ def visible_sort_columns(sql: str, dialect: str) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def get_tie_query(sql: str, dialect: str, *, limit: int | None) -> str | None:
+def get_tie_query(
+    sql: str, dialect: str, *, limit: int | None, keeps_offset: bool = True
+) -> str | None:
     """Rewrite an ordered query so that its last column tells which rows tie.
 
     The rewritten query gives the same rows in an allowed order, with one more column at the end:
@@ -195,7 +220,8 @@ def get_tie_query(sql: str, dialect: str, *, limit: int | None) -> str | None:
     Args:
         sql: the query.
         dialect: its dialect.
-        limit: rows to keep instead of the query's own LIMIT (its OFFSET stays); `None` for all.
+        limit: rows to keep instead of the query's own LIMIT; `None` for all.
+        keeps_offset: whether the query's own OFFSET stays.
 
     Returns:
         The text, or `None` where the query does not order or cannot be rewritten this way
@@ -204,7 +230,7 @@ def get_tie_query(sql: str, dialect: str, *, limit: int | None) -> str | None:
     Raises:
         SQLParseError: the text is not one statement.
     """
-    query = _unwrap(parse_sql(sql, dialect)).copy()
+    query = unwrap(read_sql(sql, dialect)).copy()
     order = _outer_order(query)
     if order is None:
         return None
@@ -221,6 +247,8 @@ def get_tie_query(sql: str, dialect: str, *, limit: int | None) -> str | None:
             keys.append(key)
         rank = exp.Window(this=exp.DenseRank(), order=exp.Order(expressions=keys))
         query.append("expressions", exp.alias_(rank, "_tie_rank"))
+        if not keeps_offset:
+            query.set("offset", None)
         _set_limit(query, limit)
         text: str = query.sql(dialect=dialect)
         return text
@@ -237,7 +265,7 @@ def get_unlimited_query(sql: str, dialect: str) -> str:
         >>> get_unlimited_query("SELECT a FROM t LIMIT 3 OFFSET 1", "duckdb")
         'SELECT a FROM t'
     """
-    query = _unwrap(parse_sql(sql, dialect)).copy()
+    query = unwrap(read_sql(sql, dialect)).copy()
     query.set("limit", None)
     query.set("offset", None)
     text: str = query.sql(dialect=dialect)
@@ -248,22 +276,8 @@ def get_unlimited_query(sql: str, dialect: str) -> str:
 
 _ORDER: Final = re.compile(r"\border\b", re.IGNORECASE)
 _LIMIT: Final = re.compile(r"\b(limit|fetch)\b", re.IGNORECASE)
+_CUT: Final = re.compile(r"\b(limit|fetch|offset)\b", re.IGNORECASE)
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
-_VOLATILE: Final = re.compile(
-    r"""
-    \b(?:random|randomblob|uuid|gen_random_uuid|now|today|get_current_\w+|transaction_timestamp)\s*\(
-    | \bcurrent_(?:date|time|timestamp)\b | \blocaltime(?:stamp)?\b
-    | ['"]now['"]
-    | \b(?:date|time|datetime|julianday|unixepoch)\s*\(\s*\)
-    | \bstrftime\s*\(\s*'[^']*'\s*\)
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-# At least one of these stands in every text that _VOLATILE finds.
-_VOLATILE_WORDS: Final = (
-    "random", "uuid", "now", "today", "get_current_", "transaction_timestamp", "current_",
-    "localtime", "date", "time", "julianday", "unixepoch",
-)  # fmt: skip
 _FLIPPED: Final[dict[type[Any], type[Any]]] = {exp.LT: exp.GT, exp.LTE: exp.GTE}
 
 
@@ -271,7 +285,7 @@ def _shorten(sql: str) -> str:
     return repr(sql if len(sql) <= 200 else sql[:200] + "…")
 
 
-def _unwrap(tree: exp.Expression) -> exp.Expression:
+def unwrap(tree: exp.Expression) -> exp.Expression:
     """Look through parentheses around the whole query that carry no clause of their own."""
     while isinstance(tree, (exp.Subquery, exp.Paren)):
         if any(tree.args.get(part) for part in ("order", "limit", "offset", "alias")):
@@ -281,7 +295,7 @@ def _unwrap(tree: exp.Expression) -> exp.Expression:
 
 
 def _outer_order(tree: exp.Expression) -> exp.Expression | None:
-    tree = _unwrap(tree)
+    tree = unwrap(tree)
     order: exp.Expression | None = tree.args.get("order")
     if order is None and isinstance(tree, exp.Subquery):
         # "(SELECT ... ORDER BY a) LIMIT 3": the outer clause keeps the inner order.
@@ -315,7 +329,7 @@ def _set_limit(query: exp.Expression, limit: int | None) -> None:
 def _output_projections(query: exp.Expression) -> list[exp.Expression] | None:
     """The result columns in order, or `None` where a star hides them."""
     while isinstance(query, exp.SetOperation):
-        query = _unwrap(query.this)
+        query = unwrap(query.this)
     if not isinstance(query, exp.Select):
         return None
     projections: list[exp.Expression] = query.expressions

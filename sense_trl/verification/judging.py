@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import time
@@ -22,23 +23,32 @@ from sense_trl.database.engine import (
 from sense_trl.database.sqlite_engine import without_empty_statements
 from sense_trl.database.text import rows_have_bad_bytes
 from sense_trl.errors import InputError
-from sense_trl.sql.ambiguity import depends_on_scan_order, get_bare_column_queries
+from sense_trl.sql.ambiguity import (
+    depends_on_scan_order,
+    get_bare_column_queries,
+    get_tie_breaking_queries,
+)
 from sense_trl.sql.parsing import (
     SQLParseError,
     canonical_sql,
+    get_offset,
     get_tie_query,
     get_unlimited_query,
-    is_volatile,
+    is_cut,
     order_matters,
     outer_limit,
+    visible_sort_columns,
 )
+from sense_trl.sql.volatility import get_clock_queries, is_volatile
 from sense_trl.verification.comparison import (
     Reason,
     Semantics,
     Verdict,
     bags_equal,
+    hashable_rows,
     results_match,
 )
+from sense_trl.verification.reordering import get_reordered_queries
 
 __all__ = [
     "GoldExamination",
@@ -115,10 +125,17 @@ def verify_sql(
     """Run a prediction and gold on one database and compare what they return.
 
     Gold is looked at first. It must run within the limits and `get_step_budget`; under `strict`
-    it must also have one answer: it may not call `random` or read the clock, must give the same
-    rows when tables are scanned backwards, may not pick a column from a group that has several
-    values of it, and its LIMIT may not cut between differing rows that tie. Otherwise the verdict
-    is undetermined and the prediction is not run.
+    it must also have one answer: it may not call `random` or read the clock (also not through a
+    'now' in its data), must give the same rows when tables are scanned backwards, may not pick a
+    column from a group that has several values of it, and its LIMIT and OFFSET may not cut between
+    differing rows that tie. If its text takes one of several rows in any other way (a LIMIT inside,
+    `row_number`, `group_concat`, DISTINCT ON), it must give the same rows with ties broken in both
+    directions and with its tables read in up to 16 other orders. Otherwise the verdict is
+    undetermined and the prediction is not run.
+
+    A prediction that answers as gold does by the order of storage alone is wrong: where gold orders
+    and it does not, or its own LIMIT or window takes any of several rows, it is run again with
+    those in the order of their values and in the reverse (`strict`).
 
     A prediction that differs from gold in white space and the case of words alone is not run. One
     that takes more than 20,000 instructions is wrong without running to its end if it has another
@@ -188,6 +205,7 @@ class GoldExamination:
         decided: what was decided about long predictions, by canonical text.
         digest: fingerprints of a result that is too large to keep, which then decide (`strict`).
         plain_text: `sql` without what does not matter in it, once that has been asked for.
+        is_ordered: whether its outermost query orders, once that has been asked for.
     """
 
     sql: str
@@ -198,6 +216,7 @@ class GoldExamination:
     digest: ResultDigest | None = None
     decided: dict[str, Reason] = field(default_factory=dict)
     plain_text: str | None = None
+    is_ordered: bool | None = None
 
     def remember(self, canonical: str, reason: Reason) -> None:
         """Keep what was decided about one canonical text."""
@@ -290,13 +309,10 @@ def _examine_large_gold(
     sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
 ) -> GoldExamination:
     too_large = GoldExamination(sql, result, Reason.GOLD_TOO_LARGE)
-    if not isinstance(engine, DigestingEngine) or is_volatile(sql):
+    if not isinstance(engine, DigestingEngine) or is_volatile(sql, engine.dialect):
         return too_large
-    try:
-        if outer_limit(sql, engine.dialect) is not None:
-            # Whether its cut falls into a tie would take the rows.
-            return too_large
-    except SQLParseError:
+    # Whether a cut falls into a tie, or what a choice changes, would take the rows.
+    if _may_choose(sql, engine, limits) or _reads_the_clock(sql, engine, limits):
         return too_large
     unbounded = replace(limits, max_rows=_MAX_DIGESTED_ROWS)
     read, digest = engine.execute_digest(sql, limits=unbounded)
@@ -351,26 +367,100 @@ def _verify_by_digest(
 def _find_ambiguity(
     sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
 ) -> Reason | None:
-    if is_volatile(sql):
+    if is_volatile(sql, engine.dialect):
         return Reason.GOLD_NOT_DETERMINISTIC
-    # Twice the budget: scanning backwards can take a few instructions more.
+    # Twice the budget: another order of reading can take a few instructions more.
     generous = replace(limits, max_steps=2 * get_step_budget(limits))
-    if _is_plainly_orderless(sql, result, engine, generous):
-        pass
-    elif isinstance(engine, ReorderingEngine):
-        backwards = engine.execute_reordered(sql, limits=generous)
-        if backwards.exceeded is LimitKind.WALL_CLOCK:
-            return Reason.GOLD_TIMEOUT
-        # As bags: rows that tie may come in another order.
-        if not backwards.ok or not bags_equal(backwards.rows, result.rows):
+    if isinstance(engine, ReorderingEngine) and not _is_plainly_orderless(
+        sql, result, engine, generous
+    ):
+        problem = _tell_apart(engine.execute_reordered(sql, limits=generous), result)
+        if problem is not None:
+            return problem
+    if _reads_the_clock(sql, engine, generous) or _has_ambiguous_columns(sql, engine, generous):
+        return Reason.GOLD_NOT_DETERMINISTIC
+    problem, is_decided = _find_cut_tie(sql, result, engine, generous)
+    if problem is not None:
+        return problem
+    if not _may_choose(
+        sql,
+        engine,
+        generous,
+        but_for_outer_limit=is_decided,
+        but_for_bare_columns=engine.dialect == "sqlite",
+    ):
+        return None
+    with contextlib.suppress(SQLParseError):
+        # First, because it reads no copies of tables. It sees what no order of reading shows:
+        # GROUP BY sorts its rows before they tie.
+        queries = get_tie_breaking_queries(sql, engine.dialect, but_for_outer_limit=is_decided)
+        if _answers_differ(queries, engine, generous):
             return Reason.GOLD_NOT_DETERMINISTIC
-    elif _cuts_without_order(sql, result, engine, generous):
-        return Reason.GOLD_NOT_DETERMINISTIC
-    if _has_ambiguous_columns(sql, engine, generous):
-        return Reason.GOLD_NOT_DETERMINISTIC
-    return _find_limit_tie(sql, result, engine, generous)
+    spent = 0
+    for query in get_reordered_queries(sql, engine.get_tables(), engine.dialect):
+        other = engine.execute(query, limits=generous)
+        problem = _tell_apart(other, result)
+        spent += other.steps or 0
+        if problem is not None or spent > get_step_budget(limits):
+            return problem
+    return None
 
 
+def _tell_apart(other: QueryResult, result: QueryResult) -> Reason | None:
+    """What is wrong with gold that gives `other` when its tables are read in another order."""
+    if other.exceeded is LimitKind.WALL_CLOCK:
+        return Reason.GOLD_TIMEOUT
+    # As bags: rows that tie may come in another order.
+    if not other.ok or not bags_equal(other.rows, result.rows):
+        return Reason.GOLD_NOT_DETERMINISTIC
+    return None
+
+
+def _answers_differ(
+    queries: tuple[str, str] | None, engine: SQLEngine, limits: ExecutionLimits
+) -> bool:
+    """Whether two ways to write gold that have one answer, if gold has one, have two."""
+    if queries is None:
+        return False
+    one, other = (engine.execute(query, limits=limits) for query in queries)
+    # Compared with each other and not with gold: sqlglot may have spelled something otherwise.
+    return one.ok and other.ok and not bags_equal(one.rows, other.rows)
+
+
+def _reads_the_clock(sql: str, engine: SQLEngine, limits: ExecutionLimits) -> bool:
+    """Whether a date function finds 'now' in the data, and the answer shows it."""
+    return _answers_differ(get_clock_queries(sql, engine.dialect), engine, limits)
+
+
+# Without one of them a query has no function, no subquery and no cut: nothing to choose by.
+_CHOOSING: Final = re.compile(r"\(|\b(?:limit|fetch|offset|group|distinct)\b", re.IGNORECASE)
+
+
+def _may_choose(sql: str, engine: SQLEngine, limits: ExecutionLimits, **but_for: bool) -> bool:
+    """Whether some part of gold may take one of several rows, none of which has a right to it.
+
+    `but_for` names the parts that have been looked at; see `depends_on_scan_order`.
+    """
+    if _CHOOSING.search(sql) is None:
+        return False
+    try:
+        if depends_on_scan_order(sql, engine.dialect, **but_for):
+            return True
+    except SQLParseError:
+        return True
+    return _MERGING.search(sql) is not None and _has_collations(engine, limits)
+
+
+def _has_collations(engine: SQLEngine, limits: ExecutionLimits) -> bool:
+    """Whether the schema of a SQLite database names one, so that unequal texts can tie."""
+    return engine.dialect == "sqlite" and bool(engine.execute(_COLLATIONS, limits=limits).rows)
+
+
+# Which of equal spellings these keep, a collation in the schema decides.
+_MERGING: Final = re.compile(
+    r"\b(?:group|distinct|union|intersect|except|min|max)\b", re.IGNORECASE
+)
+_COLLATIONS: Final = "SELECT 1 FROM sqlite_master WHERE sql LIKE '%collate%' LIMIT 1"
 _VIEWS_AND_COLLATIONS: Final = (
     "SELECT 1 FROM sqlite_master WHERE type = 'view' OR sql LIKE '%collate%' LIMIT 1"
 )
@@ -401,52 +491,58 @@ def _has_ambiguous_columns(sql: str, engine: SQLEngine, limits: ExecutionLimits)
         queries = get_bare_column_queries(sql, engine.dialect)
     except SQLParseError:
         return False
-    if queries is None:
-        return False
-    low, high = (engine.execute(query, limits=limits) for query in queries)
-    return low.ok and high.ok and not bags_equal(low.rows, high.rows)
+    return _answers_differ(queries, engine, limits)
 
 
-def _cuts_without_order(
+def _find_cut_tie(
     sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
-) -> bool:
-    """Whether LIMIT picks some of several rows in no order, for engines that cannot reorder."""
+) -> tuple[Reason | None, bool]:
+    """Whether LIMIT or OFFSET cuts between rows that tie and differ, and whether that is sure."""
+    dialect = engine.dialect
     try:
-        limit = outer_limit(sql, engine.dialect)
-        if not limit or len(result.rows) < limit or order_matters(sql, engine.dialect):
-            return False
-        whole = engine.execute(get_unlimited_query(sql, engine.dialect), limits=limits)
-    except SQLParseError:
-        return False
-    return not whole.ok or (len(whole.rows) > limit and len(set(map(repr, whole.rows))) > 1)
-
-
-def _find_limit_tie(
-    sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
-) -> Reason | None:
-    try:
-        limit = outer_limit(sql, engine.dialect)
-        # Fewer rows than the limit: nothing was cut.
-        if limit is None or len(result.rows) < limit or limit == 0:
-            return None
-        if not order_matters(sql, engine.dialect):
-            return None
-        for rows_kept in (limit + 1, None):
-            tie_sql = get_tie_query(sql, engine.dialect, limit=rows_kept)
-            if tie_sql is None:
-                return None
-            ranked = engine.execute(tie_sql, limits=limits)
+        if not is_cut(sql, dialect) or not result.rows:
+            return None, True
+        offset = _evaluate(get_offset(sql, dialect), engine, limits)
+        if offset is None:
+            return None, False
+        end = offset + len(result.rows)
+        if not order_matters(sql, dialect):
+            whole = engine.execute(get_unlimited_query(sql, dialect), limits=limits)
+            differs = len(set(map(repr, whole.rows))) > 1
+            if not whole.ok or (differs and len(whole.rows) > len(result.rows)):
+                return Reason.GOLD_NOT_DETERMINISTIC, True
+            return None, True
+        for rows_read in (end + 1, None):
+            tie_sql = get_tie_query(sql, dialect, limit=rows_read, keeps_offset=False)
+            ranked = None if tie_sql is None else engine.execute(tie_sql, limits=limits)
+            if ranked is None or (not ranked.ok and rows_read is not None):
+                return None, False
             if not ranked.ok:
-                return Reason.GOLD_LIMIT_TIE if rows_kept is None else None
-            if len(ranked.rows) <= limit or ranked.rows[limit][-1] != ranked.rows[limit - 1][-1]:
-                return None
-            tied = {row[:-1] for row in ranked.rows if row[-1] == ranked.rows[limit][-1]}
-            if len(tied) > 1:
-                return Reason.GOLD_LIMIT_TIE
+                return Reason.GOLD_LIMIT_TIE, True
+            ranks = [row[-1] for row in ranked.rows]
+            cut_ranks = [
+                ranks[cut]
+                for cut in (offset, end)
+                if 0 < cut < len(ranks) and ranks[cut] == ranks[cut - 1]
+            ]
+            if not cut_ranks:
+                return None, True
+            for rank in cut_ranks:
+                if len({repr(row[:-1]) for row in ranked.rows if row[-1] == rank}) > 1:
+                    return Reason.GOLD_LIMIT_TIE, True
     except SQLParseError:
-        # SQLite reads a little more than sqlglot; the scan backwards has found no ambiguity.
-        return None
-    return None
+        # SQLite reads a little more than sqlglot.
+        return None, False
+    return None, True
+
+
+def _evaluate(expression: str, engine: SQLEngine, limits: ExecutionLimits) -> int | None:
+    """The value of an OFFSET, `None` where it cannot be had."""
+    if expression.isdigit():
+        return int(expression)
+    rows = engine.execute(f"SELECT {expression}", limits=limits).rows
+    value = rows[0][0] if rows else None
+    return max(value, 0) if isinstance(value, int) else None
 
 
 def _get_tie_groups(
@@ -462,6 +558,11 @@ def _get_tie_groups(
             if ranked.ok and bags_equal(bare, gold.result.rows):
                 # The ranks come in order, so they fit gold's rows position by position.
                 gold.tie_groups = tuple(row[-1] for row in ranked.rows)
+        elif not _has_collations(engine, _gold_limits(engine, limits)):
+            columns = visible_sort_columns(gold.sql, engine.dialect)
+            if columns is not None:
+                rows = hashable_rows(gold.result.rows)
+                gold.tie_groups = tuple(tuple(row[c] for c in columns) for row in rows)
         # Last, because another thread may read it.
         gold.ties_known = True
     return gold.tie_groups
@@ -493,7 +594,9 @@ def verify_against(
         result = _SEVERAL_STATEMENTS
     elif gold.digest is not None:
         result, decided = _verify_by_digest(predicted_sql, gold, engine, own_limits)
-    elif _is_same_text(predicted_sql, gold) and not is_volatile(gold.sql):
+        if decided is Reason.RESULTS_EQUAL:
+            decided = _judge_luck(predicted_sql, result, gold, engine, own_limits)
+    elif _is_same_text(predicted_sql, gold) and not is_volatile(gold.sql, engine.dialect):
         result = gold.result
     else:
         result = engine.execute(predicted_sql, limits=short_limits)
@@ -505,13 +608,15 @@ def verify_against(
     if semantics == "bird" and rows_have_bad_bytes(result.rows):
         result = _as_undecodable(result)
     status = result.status
-    if decided is not None and not is_volatile(predicted_sql):
+    if decided is not None and not is_volatile(predicted_sql, engine.dialect):
         reason, status = decided, QueryStatus.OK
     elif result.ok:
-        if semantics == "strict" and is_volatile(predicted_sql):
+        if semantics == "strict" and is_volatile(predicted_sql, engine.dialect):
             reason = Reason.PREDICTION_NOT_DETERMINISTIC
         else:
             reason = _compare(result, gold, engine, semantics, limits)
+            if reason is Reason.RESULTS_EQUAL and semantics == "strict":
+                reason = _judge_luck(predicted_sql, result, gold, engine, own_limits)
             if canonical is not None and reason.verdict is not Verdict.UNDETERMINED:
                 gold.remember(canonical, reason)
     elif status is QueryStatus.TIMEOUT:
@@ -530,6 +635,63 @@ def verify_against(
     return Verification(reason.verdict, reason, status, gold_status, error, elapsed_s)
 
 
+# What may take one of several rows.
+_TAKING: Final = re.compile(r"\b(?:limit|fetch|offset|over)\b", re.IGNORECASE)
+_ORDER_BY: Final = re.compile(r"\border\s+by\b")
+_QUALIFIER: Final = re.compile(r"\b\w+\.")
+
+
+def _judge_luck(
+    predicted_sql: str,
+    result: QueryResult,
+    gold: GoldExamination,
+    engine: SQLEngine,
+    limits: ExecutionLimits,
+) -> Reason:
+    """Whether a prediction that answered as gold does so however its tables are read.
+
+    Gold has one answer, and a right prediction gives it in every order of reading. Where it asks
+    for no order of its rows, or lets rows tie, it is run again with the rows that it leaves free
+    in an order of their values, and in the reverse.
+    """
+    if gold.is_ordered is None:
+        try:
+            gold.is_ordered = order_matters(gold.sql, engine.dialect)
+        except SQLParseError:
+            gold.is_ordered = False
+    num_rows = len(result.rows) if gold.digest is None else gold.digest.num_rows
+    is_ordered = gold.is_ordered and num_rows > 1
+    reason = Reason.RESULTS_EQUAL
+    if not is_ordered and _TAKING.search(predicted_sql) is None:
+        return reason
+    tail = _order_tail(predicted_sql)
+    if tail and tail == _order_tail(gold.sql):
+        # What gold's ORDER BY leaves free has been looked at.
+        return reason
+    try:
+        queries = get_tie_breaking_queries(
+            predicted_sql, engine.dialect, num_ordered_columns=len(result.columns)
+        )
+    except SQLParseError:
+        return reason
+    found: list[Reason | None] = []
+    if gold.digest is not None:
+        found = [_verify_by_digest(query, gold, engine, limits)[1] for query in queries or ()]
+    else:
+        others = [engine.execute(query, limits=limits) for query in queries or ()]
+        # Where both agree there is no luck: sqlglot may have spelled something otherwise.
+        if all(other.ok for other in others) and len({repr(other.rows) for other in others}) > 1:
+            found = [_compare(other, gold, engine, "strict", limits) for other in others]
+    return next((each for each in found if each is not None and each is not reason), reason)
+
+
+def _order_tail(sql: str) -> str:
+    """The text from the last ORDER BY on, without spaces and the names of tables."""
+    text = sql.lower().rstrip().rstrip(";")
+    found = list(_ORDER_BY.finditer(text))
+    return "".join(_QUALIFIER.sub("", text[found[-1].start() :]).split()) if found else ""
+
+
 def _decide_by_text(
     predicted_sql: str,
     canonical: str | None,
@@ -539,7 +701,7 @@ def _decide_by_text(
     semantics: Semantics,
 ) -> Reason | None:
     """Decide about a long prediction without running it to its end, `None` if that cannot be."""
-    if is_volatile(predicted_sql):
+    if is_volatile(predicted_sql, engine.dialect):
         return None
     if gold.result.rows:
         columns = engine.execute(_with_no_rows(predicted_sql), limits=limits).columns

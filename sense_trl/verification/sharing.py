@@ -12,7 +12,7 @@ from sense_trl.database.engine import (
     SQLEngine,
     describe_exceeded,
 )
-from sense_trl.sql.parsing import is_volatile
+from sense_trl.sql.volatility import is_volatile
 
 __all__ = ["SharingEngine"]
 
@@ -67,7 +67,7 @@ class SharingEngine:
             result.ok
             and len(result.rows) <= _MAX_ROWS
             and len(self._known) < _MAX_RESULTS
-            and not is_volatile(sql)
+            and not is_volatile(sql, self.dialect)
         ):
             self._known[sql] = result
         return result

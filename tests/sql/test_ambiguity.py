@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sense_trl.sql.ambiguity import depends_on_scan_order, get_bare_column_queries
+from sense_trl.sql.ambiguity import (
+    depends_on_scan_order,
+    get_bare_column_queries,
+    get_tie_breaking_queries,
+)
 from sense_trl.sql.parsing import SQLParseError
 
 
@@ -21,6 +25,10 @@ from sense_trl.sql.parsing import SQLParseError
         "SELECT 1 FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.a = t.a)",
         "SELECT t.a, count(*) FROM t GROUP BY 1",
         "SELECT lower(a) AS l, count(*) FROM t GROUP BY l",
+        "SELECT a, rank() OVER (ORDER BY b), sum(c) OVER (ORDER BY b) FROM t",
+        "SELECT a, sum(c) OVER (ORDER BY b GROUPS 1 PRECEDING) FROM t",
+        "SELECT a, sum(c) FILTER (WHERE c > 1) OVER w FROM t WINDOW w AS (ORDER BY b)",
+        "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.a = t.a LIMIT 1)",
     ],
 )
 def test_a_query_whose_rows_no_order_of_reading_changes(sql: str) -> None:
@@ -34,6 +42,11 @@ def test_a_query_whose_rows_no_order_of_reading_changes(sql: str) -> None:
         "SELECT a FROM t WHERE b IN (SELECT b FROM u LIMIT 1)",
         "SELECT group_concat(a) FROM t",
         "SELECT a, row_number() OVER (ORDER BY b) FROM t",
+        "SELECT a, sum(c) OVER (ORDER BY b ROWS 1 PRECEDING) FROM t",
+        "SELECT a, sum(c) OVER w FROM t WINDOW v AS (ROWS 1 PRECEDING), w AS (v)",
+        "SELECT a, first_value(c) OVER w FROM t WINDOW w AS (ORDER BY b)",
+        "SELECT json_group_array(a) FROM t",
+        "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM (SELECT b FROM u LIMIT 1) WHERE b = t.b)",
         "SELECT a, b, count(*) FROM t GROUP BY a",
         "SELECT a, max(b) FROM t",
         "SELECT * FROM t GROUP BY a",
@@ -106,4 +119,78 @@ def test_the_two_answers_differ_if_and_only_if_a_group_has_several_values(
         groups.setdefault(key, set()).add(value)
     assert (sorted(map(repr, low)) != sorted(map(repr, high))) == any(
         len(group) > 1 for group in groups.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("sql", "flag"),
+    [
+        ("SELECT a FROM t ORDER BY b LIMIT 1", "but_for_outer_limit"),
+        ("SELECT a FROM t LIMIT 2 OFFSET 1", "but_for_outer_limit"),
+        ("SELECT a, b, count(*) FROM t GROUP BY a", "but_for_bare_columns"),
+    ],
+)
+def test_what_has_been_looked_at_is_left_out_of_account(sql: str, flag: str) -> None:
+    assert depends_on_scan_order(sql, "sqlite")
+    assert not depends_on_scan_order(sql, "sqlite", **{flag: True})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM (SELECT a FROM t LIMIT 1) LIMIT 1",
+        "SELECT a, max(b) FROM t LIMIT 1",
+        "SELECT * FROM t GROUP BY a",
+    ],
+)
+def test_what_has_not_been_looked_at_still_counts(sql: str) -> None:
+    assert depends_on_scan_order(sql, "sqlite", but_for_outer_limit=True, but_for_bare_columns=True)
+
+
+@pytest.mark.parametrize(
+    ("sql", "largest_first"),
+    [
+        ("SELECT a, b FROM t LIMIT 1", "SELECT a, b FROM t ORDER BY 1 DESC, 2 DESC LIMIT 1"),
+        (
+            "SELECT a FROM t WHERE b IN (SELECT b FROM t ORDER BY c LIMIT 1)",
+            "SELECT a FROM t WHERE b IN (SELECT b FROM t ORDER BY c, 1 DESC LIMIT 1)",
+        ),
+        (
+            "SELECT a, row_number() OVER (ORDER BY b) FROM t",
+            "SELECT a, ROW_NUMBER() OVER (ORDER BY b, a DESC, b DESC) FROM t",
+        ),
+        (
+            "SELECT a FROM t WHERE b = (SELECT b FROM u)",
+            "SELECT a FROM t WHERE b = (SELECT b FROM u ORDER BY 1 DESC)",
+        ),
+        ("SELECT a FROM t", None),
+        ("SELECT * FROM t LIMIT 1", None),
+        ("SELECT a, rank() OVER (ORDER BY b) FROM t", None),
+        ("SELECT 1 FROM t WHERE EXISTS (SELECT a FROM t LIMIT 1)", None),
+        ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5) SELECT i FROM n",
+         None),
+    ],
+)  # fmt: skip
+def test_ties_are_broken_where_one_of_several_rows_is_taken(
+    sql: str, largest_first: str | None
+) -> None:
+    queries = get_tie_breaking_queries(sql, "sqlite")
+    assert (None if queries is None else queries[1]) == largest_first
+
+
+def test_the_rows_of_the_outermost_query_are_ordered_on_request() -> None:
+    def ordered(sql: str) -> str:
+        queries = get_tie_breaking_queries(sql, "sqlite", num_ordered_columns=2)
+        assert queries is not None
+        return queries[1]
+
+    assert ordered("SELECT * FROM t") == "SELECT * FROM t ORDER BY 1 DESC, 2 DESC"
+    assert (
+        ordered("SELECT a, b FROM t UNION SELECT c, d FROM u ORDER BY 2")
+        == "SELECT a, b FROM t UNION SELECT c, d FROM u ORDER BY 2, 1 DESC, 2 DESC"
+    )
+    # An order inside is passed on.
+    assert (
+        ordered("SELECT a, b FROM (SELECT a, b, c FROM t ORDER BY c)")
+        == "SELECT a, b FROM (SELECT a, b, c FROM t ORDER BY c, 1 DESC, 2 DESC, 3 DESC)"
     )

@@ -13,7 +13,6 @@ from sense_trl.sql.parsing import (
     SQLParseError,
     canonical_sql,
     get_tie_query,
-    is_volatile,
     order_matters,
     outer_limit,
     parse_sql,
@@ -258,24 +257,6 @@ def test_what_cannot_be_ranked_is_left_alone() -> None:
     assert (
         get_tie_query("SELECT a FROM t UNION SELECT b FROM u ORDER BY 1", "sqlite", limit=1) is None
     )
-
-
-@pytest.mark.parametrize(
-    ("sql", "volatile"),
-    [
-        ("SELECT a FROM t ORDER BY RANDOM() LIMIT 1", True),
-        ("SELECT randomblob (4)", True),
-        ("SELECT a FROM t WHERE d < DATE('now')", True),
-        ("SELECT a FROM t WHERE d < CURRENT_DATE", True),
-        ("SELECT strftime('%Y', 'now') - y FROM t", True),
-        ("SELECT date() FROM t", True),
-        ("SELECT strftime('%Y', d) FROM t", False),
-        ("SELECT random FROM t", False),
-        ("SELECT date(d) FROM t", False),
-    ],
-)
-def test_reading_the_clock_or_dice_is_seen(sql: str, volatile: bool) -> None:
-    assert is_volatile(sql) is volatile
 
 
 def test_what_the_dialect_cannot_write_has_no_canonical_form() -> None:

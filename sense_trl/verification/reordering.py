@@ -1,0 +1,92 @@
+"""The same query over the same rows in another order: `get_reordered_queries`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sense_trl.database.engine import TableInfo
+
+__all__ = ["MAX_ORDERS", "get_reordered_queries"]
+
+MAX_ORDERS: Final = 16
+"""So many queries there are at most."""
+
+# Where these stand, columns matter that the text does not name.
+_UNNAMED_COLUMNS: Final = re.compile(r"\*|\bnatural\b")
+_COUNTED: Final = re.compile(r"\(\s*\*\s*\)")
+_UP, _DOWN = "ASC NULLS FIRST", "DESC NULLS LAST"
+
+
+def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -> Iterator[str]:
+    """Rewrite a query to read the rows of its tables in other orders, which SQL allows as well.
+
+    A table is a bag of rows: where the order in which they are read changes the answer, the query
+    has several. Each rewritten query hides the tables behind sorted copies of the same name. So
+    whatever takes the first of several rows takes another one: a LIMIT between rows that tie, also
+    in a subquery that hangs on the row around it, `row_number` and `lag` over ties,
+    `group_concat`, a bare column, DISTINCT ON.
+
+    The first two orders are one and its reverse. Then every column that the query may use leads
+    once in both directions, so that of several rows the one with its smallest and the one with its
+    largest value come first; at last with the others in the opposite direction.
+
+    Args:
+        sql: the query.
+        tables: all tables of the database.
+        dialect: its dialect.
+
+    Returns:
+        At most `MAX_ORDERS` texts; none where the query names no table. The rows come in no order.
+        A query that uses what a copy lacks (`rowid`, full-text search) fails.
+    """
+    lower = sql.lower()
+    read = [table for table in tables if table.name.lower() in lower]
+    has_unnamed = _UNNAMED_COLUMNS.search(_COUNTED.sub("", lower)) is not None
+    columns: dict[str, list[str]] = {}
+    leading: dict[str, None] = {}
+    for table in read:
+        names = [column.name for column in table.columns]
+        named = [name for name in names if name.lower() in lower]
+        columns[table.name] = names if has_unnamed else named or names[:1]
+        leading.update(dict.fromkeys(name.lower() for name in columns[table.name]))
+    if not read:
+        return
+    same, opposite = ((_UP, _UP), (_DOWN, _DOWN)), ((_UP, _DOWN), (_DOWN, _UP))
+    orders: itertools.chain[tuple[str | None, tuple[str, str]]] = itertools.chain(
+        itertools.product([None], same),
+        # The first order began with the first column.
+        itertools.product(leading, same),
+        itertools.product(leading, opposite),
+    )
+    for lead, directions in itertools.islice(orders, MAX_ORDERS):
+        copies = [
+            _copy(table, names, lead, directions, dialect) for table, names in columns.items()
+        ]
+        yield f"WITH {', '.join(copies)}\nSELECT * FROM (\n{sql.rstrip().rstrip(';')}\n)"
+
+
+def _copy(
+    table: str, columns: Sequence[str], lead: str | None, directions: tuple[str, str], dialect: str
+) -> str:
+    first = [name for name in columns if name.lower() == lead]
+    rest = [name for name in columns if name.lower() != lead]
+    # A collation would let different texts tie.
+    binary = " COLLATE BINARY" if dialect == "sqlite" else ""
+    keys = [
+        f"{_quoted(name)}{binary} {direction}"
+        for names, direction in zip((first, rest), directions, strict=True)
+        for name in names
+    ]
+    # SQLite keeps the order of a subquery that has a LIMIT.
+    kept, limit = ("", " LIMIT -1") if dialect == "sqlite" else (" MATERIALIZED", "")
+    return (
+        f"{_quoted(table)} AS{kept} (SELECT {', '.join(map(_quoted, columns))} "
+        f"FROM main.{_quoted(table)} ORDER BY {', '.join(keys)}{limit})"
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
