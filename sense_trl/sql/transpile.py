@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from sqlglot import exp
 
-from sense_trl.sql.parsing import parse_sql
+from sense_trl.sql.parsing import SQLParseError, parse_sql
 
 __all__ = ["ColumnTypes", "sqlite_to_duckdb"]
 
 ColumnTypes: TypeAlias = Mapping[str, Mapping[str, str]]
 """DuckDB type ("BIGINT", "DOUBLE", "VARCHAR", "BLOB") of each column, by table and column."""
 
-_NUMERIC: Final = frozenset({"BIGINT", "DOUBLE"})
-_COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE)
+# Kinds of values: the types of columns; BOOLEAN, an integer in SQLite; and NUMBER, an integer or
+# a real number, which only the rows tell.
+_INTEGERS: Final = frozenset({"BIGINT", "BOOLEAN"})
+_NUMERIC: Final = _INTEGERS | {"DOUBLE", "NUMBER"}
+_COMPARISONS: Final = (
+    exp.EQ,
+    exp.NEQ,
+    exp.GT,
+    exp.GTE,
+    exp.LT,
+    exp.LTE,
+    exp.NullSafeEQ,
+    exp.NullSafeNEQ,
+)
+_PREDICATES: Final = (
+    *_COMPARISONS,
+    exp.And,
+    exp.Between,
+    exp.Boolean,
+    exp.Escape,
+    exp.Exists,
+    exp.Glob,
+    exp.ILike,
+    exp.In,
+    exp.Is,
+    exp.Like,
+    exp.Not,
+    exp.Or,
+    exp.RegexpFullMatch,
+    exp.RegexpLike,
+)
+
+_KIND_OF_CAST: Final = {
+    "INTEGER": "BIGINT",
+    "REAL": "DOUBLE",
+    "NUMERIC": "NUMBER",
+    "TEXT": "VARCHAR",
+    "BLOB": "BLOB",
+}
+
+# What SQLite takes for a number at the start of a text, in the syntax of RE2.
+_SPACE: Final = r"[\s\v]*"
+_FLOAT: Final = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_INTEGER: Final = "[+-]?[0-9]+"
+_ASCII_UPPER: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_INFINITY: Final = "inf"
 
 
 def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
@@ -25,54 +70,104 @@ def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
     Beyond sqlglot's translation, what SQLite does silently is written out:
 
     * a double-quoted word that names no column is a string;
-    * LIKE ignores case, and takes numbers as text;
+    * LIKE ignores case (of ASCII), GLOB has no escapes, and both take numbers as text;
     * a column that is neither grouped by nor aggregated has some value of its group, and beside a
       single MIN or MAX that of the row with the extremum;
-    * text and numbers are compared after conversion of the text, where it converts;
-    * SUM, AVG and arithmetic take text as a number, or as 0;
+    * a text column is compared with numbers as text, a numeric column with text as numbers where
+      the whole text is one, and any other text is greater than every number;
+    * arithmetic, SUM, AVG, TOTAL, casts and conditions take text as the number it begins with
+      ("1,200" is 1), or as 0;
     * dividing integers truncates, and dividing by zero gives NULL;
-    * casting to an integer truncates.
+    * casting to an integer truncates; the other types of a cast stand for text, bytes or numbers.
+
+    What has no known type (columns of subqueries) is left as sqlglot translates it. A column that
+    holds text and numbers counts as text.
 
     Args:
         sql: one query.
         types: the columns of the DuckDB database, as `convert_sqlite` reports them.
 
     Raises:
-        SQLParseError: the text is not one statement.
+        SQLParseError: the text is not one statement, or an operator has an option that is not
+            known here.
 
     Example:
         >>> types = {"t": {"a": "BIGINT", "b": "VARCHAR"}}
-        >>> sqlite_to_duckdb('SELECT a FROM t WHERE b LIKE "x%"', types)
-        "SELECT a FROM t WHERE b ILIKE 'x%'"
+        >>> sqlite_to_duckdb('SELECT a FROM t WHERE b NOT LIKE "x%"', types)
+        "SELECT a FROM t WHERE NOT b ILIKE 'x%'"
     """
     tree = parse_sql(sql, "sqlite").copy()
     columns = _Columns.of(tree, types)
     for node in list(tree.find_all(exp.Column)):
         _literal_for_unknown_name(node, columns)
+    # From the leaves to the root: what a rewritten node holds is rewritten already, and is moved
+    # into its new place, not copied.
+    nodes = list(tree.walk())
+    for node in reversed(nodes):
+        parent, name, index = node.parent, node.arg_key, node.index
+        # What the values are in SQLite, whatever comes in the place of the node.
+        operand = _Operand.of(node, columns)
+        columns.remember(node, operand)
+        _rewrite(node, columns)
+        if parent is not None and name is not None:
+            now = parent.args[name]
+            columns.remember(now if index is None else now[index], operand)
     for select in list(tree.find_all(exp.Select)):
         _pick_values_of_groups(select)
-    for node in list(tree.walk()):
-        match node:
-            case exp.Like():
-                _like(node, columns)
-            case exp.Sum() | exp.Avg():
-                _set_number(node, "this", columns)
-            case exp.Add() | exp.Sub() | exp.Mul():
-                _set_number(node, "this", columns)
-                _set_number(node, "expression", columns)
-            case exp.Div():
-                _divide(node, columns)
-            case exp.Cast():
-                _cast(node, columns)
-            case exp.Between():
-                for part in ("low", "high"):
-                    _align(node, "this", part, columns)
-            case exp.In():
-                _in(node, columns)
-            case _ if isinstance(node, _COMPARISONS):
-                _align(node, "this", "expression", columns)
     text: str = tree.sql(dialect="duckdb")
     return text
+
+
+def _rewrite(node: exp.Expression, columns: _Columns) -> None:
+    match node:
+        case exp.Literal():
+            _real_literal(node)
+        case exp.Collate():
+            if node.expression.name.upper() == "BINARY":
+                node.replace(node.this)
+        case exp.Like():
+            _like(node, columns)
+        case exp.Glob():
+            _glob(node, columns)
+        case exp.Sum() | exp.Avg():
+            _sum(node, columns)
+        case exp.Anonymous() if node.name.upper() == "TOTAL" and len(node.expressions) == 1:
+            _total(node, columns)
+        case exp.Neg() | exp.Abs() | exp.Round():
+            _set_number(node, "this", columns)
+        case exp.Add() | exp.Sub() | exp.Mul():
+            _set_number(node, "this", columns)
+            _set_number(node, "expression", columns)
+        case exp.Div():
+            _divide(node, columns)
+        case exp.Mod():
+            _remainder(node, columns)
+        case exp.DPipe():
+            _set_text(node, "this", columns)
+            _set_text(node, "expression", columns)
+        case exp.Length() | exp.Substring() | exp.Upper() | exp.Lower() | exp.Trim():
+            _set_text(node, "this", columns)
+        case exp.And() | exp.Or():
+            _set_condition(node, "this", columns)
+            _set_condition(node, "expression", columns)
+        case exp.Not() | exp.Where() | exp.Having():
+            _set_condition(node, "this", columns)
+        case exp.If():
+            # Of a CASE with an operand it is a value to compare with.
+            if not (isinstance(node.parent, exp.Case) and node.parent.this):
+                _set_condition(node, "this", columns)
+        case exp.Cast():
+            _cast(node, columns)
+        case exp.Between():
+            _between(node, columns)
+        case exp.Case() if node.this is not None:
+            _case(node, columns)
+        case exp.In():
+            _in(node, columns)
+        case exp.Is():
+            _is(node, columns)
+        case _ if isinstance(node, _COMPARISONS):
+            _align(node, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +175,12 @@ class _Columns:
     """What names of columns mean in one query."""
 
     by_table: dict[str, dict[str, str]]
-    aliases: dict[str, str]
+    # Tables and subqueries of each FROM, by the identity of the SELECT.
+    sources: dict[int, list[exp.Expression]]
     made_names: frozenset[str]
+    # By identity: each part of a deep expression is looked at once. Holds the nodes as well, since
+    # another one could get the identity of one that is gone.
+    known: dict[int, tuple[exp.Expression, _Operand]]
 
     @classmethod
     def of(cls, tree: exp.Expression, types: ColumnTypes) -> _Columns:
@@ -92,23 +191,33 @@ class _Columns:
         tables = list(tree.find_all(exp.Table))
         used = {table.name.lower() for table in tables}
         by_table = {name: columns for name, columns in known.items() if name in used}
-        aliases = {(table.alias or table.name).lower(): table.name.lower() for table in tables}
+        sources: dict[int, list[exp.Expression]] = {}
+        for source in (*tables, *tree.find_all(exp.Subquery)):
+            if isinstance(source.parent, (exp.From, exp.Join)):
+                sources.setdefault(id(source.parent_select), []).append(source)
         made = {alias.alias.lower() for alias in tree.find_all(exp.Alias)}
         made |= {
             name.name.lower()
             for alias in tree.find_all(exp.TableAlias)
             for name in alias.args.get("columns") or []
         }
-        return cls(by_table, aliases, frozenset(made))
+        return cls(by_table, sources, frozenset(made), {})
+
+    def remember(self, node: exp.Expression, operand: _Operand) -> None:
+        self.known[id(node)] = (node, operand)
 
     def knows(self, name: str) -> bool:
         name = name.lower()
         return name in self.made_names or any(name in c for c in self.by_table.values())
 
     def type_of(self, node: exp.Expression | None) -> str | None:
-        """ "BIGINT", "DOUBLE", "VARCHAR", "BLOB", or `None` where it is not obvious."""
+        """The kind of the values of an expression, or `None` where it is not obvious."""
+        if id(node) in self.known:
+            return self.known[id(node)][1].kind
         match node:
-            case exp.Paren() | exp.Min() | exp.Max() | exp.Neg() | exp.AnyValue():
+            case exp.Paren() | exp.Min() | exp.Max() | exp.AnyValue() | exp.Collate():
+                return self.type_of(node.this)
+            case exp.Filter() | exp.Window() | exp.Alias():
                 return self.type_of(node.this)
             case exp.Distinct():
                 return self.type_of(node.expressions[0]) if len(node.expressions) == 1 else None
@@ -116,20 +225,26 @@ class _Columns:
                 if node.is_string:
                     return "VARCHAR"
                 return "BIGINT" if node.this.isdigit() else "DOUBLE"
-            case exp.Count() | exp.Length():
+            case exp.Case():
+                values = [branch.args["true"] for branch in node.args["ifs"]]
+                return self._common_type([*values, node.args.get("default")])
+            case exp.If():
+                return self._common_type([node.args["true"], node.args.get("false")])
+            case exp.Coalesce() | exp.Greatest() | exp.Least():
+                return self._common_type([node.this, *node.expressions])
+            case exp.Count() | exp.Length() | exp.IntDiv() | exp.StrPosition() | exp.Unicode():
                 return "BIGINT"
-            case exp.Avg() | exp.Div():
+            case exp.Avg() | exp.Round():
                 return "DOUBLE"
-            case exp.Sum() | exp.Abs():
-                inner = self.type_of(node.this)
-                return inner if inner in _NUMERIC else "DOUBLE"
-            case exp.Add() | exp.Sub() | exp.Mul():
-                both = {self.type_of(node.this), self.type_of(node.expression)}
-                return "BIGINT" if both == {"BIGINT"} else "DOUBLE"
+            case exp.Sum() | exp.Neg():
+                return _type_of_sum({self.type_of(node.this)})
+            case exp.Abs():
+                kind = self.type_of(node.this)
+                return "DOUBLE" if kind == "VARCHAR" else _type_of_sum({kind})
+            case exp.Add() | exp.Sub() | exp.Mul() | exp.Div() | exp.Mod():
+                return _type_of_sum({self.type_of(node.this), self.type_of(node.expression)})
             case exp.Cast():
-                if node.to.is_type(*exp.DataType.INTEGER_TYPES):
-                    return "BIGINT"
-                return "DOUBLE" if node.to.is_type(*exp.DataType.REAL_TYPES) else None
+                return _KIND_OF_CAST[_affinity_of_cast(node.to)]
             case exp.Subquery() | exp.Select():
                 query = node.this if isinstance(node, exp.Subquery) else node
                 if isinstance(query, exp.Select) and len(query.expressions) == 1:
@@ -137,18 +252,63 @@ class _Columns:
                 return None
             case exp.Substring() | exp.Upper() | exp.Lower() | exp.DPipe() | exp.Trim():
                 return "VARCHAR"
+            case exp.GroupConcat() | exp.Replace():
+                return "VARCHAR"
+            case _ if isinstance(node, _PREDICATES):
+                return "BOOLEAN"
             case exp.Column():
                 return self._column_type(node)
             case _:
                 return None
 
+    def _common_type(self, values: list[exp.Expression | None]) -> str | None:
+        kinds = {self.type_of(v) for v in values if v is not None and not isinstance(v, exp.Null)}
+        if len(kinds) == 1:
+            return kinds.pop()
+        return "NUMBER" if kinds and kinds <= _NUMERIC else None
+
+    def affinity_of(self, node: exp.Expression) -> str | None:
+        """ "TEXT" or "NUMERIC" where SQLite converts what is compared with it, else `None`."""
+        if id(node) in self.known:
+            return self.known[id(node)][1].affinity
+        match node:
+            case exp.Paren() | exp.Collate():
+                return self.affinity_of(node.this)
+            case exp.Column():
+                kind = self.type_of(node)
+                return "TEXT" if kind == "VARCHAR" else "NUMERIC" if kind in _NUMERIC else None
+            case exp.Cast():
+                affinity = _affinity_of_cast(node.to)
+                return affinity if affinity == "TEXT" else None if affinity == "BLOB" else "NUMERIC"
+            case exp.Subquery() | exp.Select():
+                query = node.this if isinstance(node, exp.Subquery) else node
+                if isinstance(query, exp.Select) and len(query.expressions) == 1:
+                    return self.affinity_of(query.expressions[0].unalias())
+        return None
+
     def _column_type(self, column: exp.Column) -> str | None:
-        name = column.name.lower()
-        if column.table:
-            table = self.aliases.get(column.table.lower(), "")
-            return self.by_table.get(table, {}).get(name)
-        found = {c[name] for c in self.by_table.values() if name in c}
-        return found.pop() if len(found) == 1 and name not in self.made_names else None
+        name, table = column.name.lower(), column.table.lower()
+        if not table and name in self.made_names:
+            return None
+        select = column.parent_select
+        while select is not None:
+            sources = self.sources.get(id(select), [])
+            if table:
+                sources = [source for source in sources if source.alias_or_name.lower() == table]
+            found = {
+                self.by_table.get(source.name.lower(), {}).get(name)
+                for source in sources
+                if isinstance(source, exp.Table)
+            } - {None}
+            if found:
+                return found.pop() if len(found) == 1 else None
+            if table and sources:
+                return None
+            if any(source.name.lower() not in self.by_table for source in sources):
+                # A subquery or a CTE may have it.
+                return None
+            select = select.parent_select
+        return None
 
 
 def _literal_for_unknown_name(column: exp.Column, columns: _Columns) -> None:
@@ -162,6 +322,31 @@ def _literal_for_unknown_name(column: exp.Column, columns: _Columns) -> None:
         column.replace(exp.Literal.string(identifier.name))
 
 
+def _type_of_sum(kinds: set[str | None]) -> str:
+    if kinds <= _INTEGERS:
+        return "BIGINT"
+    # Text is an integer or a real number.
+    return "DOUBLE" if "DOUBLE" in kinds or None in kinds else "NUMBER"
+
+
+def _affinity_of_cast(to: exp.DataType) -> str:
+    """What a type's name means in SQLite."""
+    kind = to.this
+    name = str(to.args.get("kind") or getattr(kind, "value", kind)).upper()
+    if "INT" in name:
+        return "INTEGER"
+    if any(word in name for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in name or "BINARY" in name:
+        return "BLOB"
+    if any(word in name for word in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
+# ---------------------------------------------------------------------- groups
+
+
 def _pick_values_of_groups(select: exp.Select) -> None:
     group = select.args.get("group")
     keys = list(group.expressions) if group is not None else []
@@ -170,7 +355,7 @@ def _pick_values_of_groups(select: exp.Select) -> None:
         node
         for place in places
         for node in place.find_all(exp.AggFunc)
-        if node.parent_select is select and not isinstance(node.parent, exp.Window)
+        if node.parent_select is select and not isinstance(_outermost(node).parent, exp.Window)
     ]
     if group is None and not aggregates:
         return
@@ -186,7 +371,7 @@ def _pick_values_of_groups(select: exp.Select) -> None:
             grouped.add(projected[key.name.lower()].sql().lower())
     # Beside a single MIN or MAX, SQLite takes the other values from the row that has it.
     extremum = None
-    if len({node.sql().lower() for node in aggregates}) == 1 and isinstance(
+    if len({_outermost(node).sql().lower() for node in aggregates}) == 1 and isinstance(
         aggregates[0], (exp.Min, exp.Max)
     ):
         extremum = aggregates[0]
@@ -201,15 +386,34 @@ def _pick_values_of_groups(select: exp.Select) -> None:
                 continue
             value: exp.Expression = exp.AnyValue(this=column.copy())
             if extremum is not None:
-                name = "ARG_MAX" if isinstance(extremum, exp.Max) else "ARG_MIN"
-                chosen = exp.Anonymous(this=name, expressions=[column.copy(), extremum.this.copy()])
-                # A group without values has no extremum, and still a row.
-                nothing = exp.Is(this=extremum.copy(), expression=exp.Null())
-                value = exp.Case(ifs=[exp.If(this=nothing, true=value)], default=chosen)
+                value = _value_beside(extremum, column, value)
             if column is place:
                 _replace_projection(select, column, value)
             else:
                 column.replace(value)
+
+
+def _outermost(aggregate: exp.Expression) -> exp.Expression:
+    """The aggregate with its FILTER."""
+    parent = aggregate.parent
+    return parent if isinstance(parent, exp.Filter) and parent.this is aggregate else aggregate
+
+
+def _value_beside(
+    extremum: exp.Expression, column: exp.Expression, otherwise: exp.Expression
+) -> exp.Expression:
+    """The column in the row that has the extremum, NULL or not."""
+    name = "ARG_MAX_NULL" if isinstance(extremum, exp.Max) else "ARG_MIN_NULL"
+    key = extremum.this
+    if isinstance(key, exp.Distinct):
+        (key,) = key.expressions
+    chosen: exp.Expression = exp.Anonymous(this=name, expressions=[column.copy(), key.copy()])
+    whole = _outermost(extremum)
+    if whole is not extremum:
+        chosen = exp.Filter(this=chosen, expression=whole.expression.copy())
+    # A group without values has no extremum, and still a row.
+    nothing = exp.Is(this=whole.copy(), expression=exp.Null())
+    return exp.Case(ifs=[exp.If(this=nothing, true=otherwise)], default=chosen)
 
 
 def _clauses(select: exp.Select) -> list[exp.Expression]:
@@ -228,7 +432,7 @@ def _is_inside(column: exp.Expression, place: exp.Expression, grouped: set[str])
     """Whether the column is part of a grouping key or of an aggregate or window."""
     node: exp.Expression | None = column
     while node is not None:
-        if isinstance(node, (exp.AggFunc, exp.Window)) or node.sql().lower() in grouped:
+        if isinstance(node, (exp.AggFunc, exp.Filter, exp.Window)) or node.sql().lower() in grouped:
             return True
         if isinstance(node, exp.Column) and _short(node) in {_last(key) for key in grouped}:
             return True
@@ -249,99 +453,414 @@ def _last(key: str) -> str:
     return last
 
 
-def _like(node: exp.Like, columns: _Columns) -> None:
-    for part in ("this", "expression"):
-        operand = node.args[part]
-        if columns.type_of(operand) in _NUMERIC:
-            node.set(part, exp.cast(operand.copy(), "VARCHAR"))
-    node.replace(exp.ILike(this=node.this.copy(), expression=node.expression.copy()))
+# ---------------------------------------------------------------------- options of a node
 
 
-def _number(node: exp.Expression) -> exp.Expression:
-    converted = exp.func("COALESCE", exp.TryCast(this=node.copy(), to=_double()), "0")
-    return exp.Case(
-        ifs=[exp.If(this=exp.Is(this=node.copy(), expression=exp.Null()), true=exp.Null())],
-        default=converted,
+def _refuse_options(node: exp.Expression, *known: str) -> None:
+    """Make sure that a node has nothing that its rewriting would drop.
+
+    Raises:
+        SQLParseError: it has.
+    """
+    lost = {name for name, value in node.args.items() if name not in known and value}
+    if lost:
+        raise SQLParseError(
+            f"cannot translate {node.sql('sqlite')!r} to DuckDB: nothing is known of {sorted(lost)}"
+        )
+
+
+def _become(
+    node: exp.Expression, kind: type[exp.Expression], **changes: exp.Expression | None
+) -> None:
+    """Replace `node` by one of another kind that keeps all its other arguments.
+
+    Raises:
+        SQLParseError: the other kind has no place for an argument that the node has.
+    """
+    _refuse_options(node, *kind.arg_types, *changes)
+    arguments = {**node.args, **changes}
+    node.replace(kind(**{name: value for name, value in arguments.items() if value is not None}))
+
+
+# ---------------------------------------------------------------------- numbers in text
+
+
+def _call(name: str, *arguments: exp.Expression | str) -> exp.Expression:
+    return exp.Anonymous(
+        this=name,
+        expressions=[exp.Literal.string(a) if isinstance(a, str) else a for a in arguments],
     )
 
 
-def _double() -> exp.DataType:
-    return exp.DataType.build("DOUBLE")
+def _as(value: exp.Expression, kind: str) -> exp.Expression:
+    return exp.Cast(this=value, to=exp.DataType.build(kind))
+
+
+def _number(text: exp.Expression, number: str = _FLOAT, kind: str = "DOUBLE") -> exp.Expression:
+    """The number that a text begins with, 0 without one, NULL for NULL."""
+    found = _call("REGEXP_EXTRACT", text, f"^{_SPACE}({number})", exp.Literal.number(1))
+    return _as(_call("REGEXP_REPLACE", found, "^$", "0"), kind)
+
+
+def _whole_number(text: exp.Expression, columns: _Columns) -> exp.Expression:
+    """The number that a text is as a whole, else infinity: text is greater than all numbers."""
+    if isinstance(text, exp.Literal):
+        found = re.fullmatch(rf"[ \t\n\v\f\r]*({_FLOAT})[ \t\n\v\f\r]*", text.this)
+        if found is None:
+            return _as(exp.Literal.string(_INFINITY), "DOUBLE")
+        if re.fullmatch("[0-9]{1,18}", found[1]):
+            return exp.Literal.number(int(found[1]))
+        return _as(exp.Literal.string(found[1]), "DOUBLE")
+    pattern = f"^{_SPACE}({_FLOAT}){_SPACE}$"
+    number = _call("REGEXP_EXTRACT", text, pattern, exp.Literal.number(1))
+    return _as(_call("REGEXP_REPLACE", number, "^$", _INFINITY), "DOUBLE")
+
+
+def _beyond_numbers(text: exp.Expression, columns: _Columns) -> exp.Expression:
+    """Infinity for every text, NULL for NULL."""
+    if isinstance(text, exp.Literal):
+        return _as(exp.Literal.string(_INFINITY), "DOUBLE")
+    return _as(_call("REGEXP_REPLACE", text, "(?s)^.*$", _INFINITY), "DOUBLE")
+
+
+def _as_number(operand: exp.Expression, columns: _Columns) -> exp.Expression:
+    match columns.type_of(operand):
+        case "VARCHAR":
+            return _number(operand)
+        case "BOOLEAN":
+            return _as(operand, "BIGINT")
+        case _:
+            return operand
+
+
+def _as_text(operand: exp.Expression, columns: _Columns) -> exp.Expression:
+    kind = columns.type_of(operand)
+    if kind == "VARCHAR":
+        return operand
+    text = _as(_as_number(operand, columns), "VARCHAR")
+    # A number made of text that is whole is an integer.
+    return _call("REGEXP_REPLACE", text, r"\.0$", "") if kind == "NUMBER" else text
 
 
 def _set_number(node: exp.Expression, part: str, columns: _Columns) -> None:
-    operand = node.args[part]
-    if isinstance(operand, exp.Distinct):
-        return
-    if columns.type_of(operand) == "VARCHAR":
-        node.set(part, exp.Paren(this=_number(operand)))
+    node.set(part, _as_number(node.args[part], columns))
+
+
+def _set_text(node: exp.Expression, part: str, columns: _Columns) -> None:
+    if columns.type_of(node.args[part]) in _NUMERIC:
+        node.set(part, _as_text(node.args[part], columns))
+
+
+def _set_condition(node: exp.Expression, part: str, columns: _Columns) -> None:
+    condition = node.args[part]
+    if columns.type_of(condition) == "VARCHAR":
+        is_true = exp.NEQ(this=_number(condition), expression=exp.Literal.number(0))
+        node.set(part, exp.Paren(this=is_true))
+
+
+def _real_literal(node: exp.Literal) -> None:
+    # With a point alone it is a DECIMAL in DuckDB, and in SQLite a floating-point number.
+    if not node.is_string and "." in node.this and "e" not in node.this.lower():
+        node.set("this", f"{node.this}e0")
+
+
+# ---------------------------------------------------------------------- arithmetic and aggregates
 
 
 def _divide(node: exp.Div, columns: _Columns) -> None:
-    integers = {columns.type_of(node.this), columns.type_of(node.expression)} == {"BIGINT"}
+    operands = (node.this, node.expression)
+    kinds = [columns.type_of(operand) for operand in operands]
+    texts = [
+        operand.copy() for operand, kind in zip(operands, kinds, strict=True) if kind == "VARCHAR"
+    ]
     _set_number(node, "this", columns)
     _set_number(node, "expression", columns)
-    divisor = exp.func("NULLIF", node.expression.copy(), "0")
-    if integers:
-        node.replace(exp.IntDiv(this=node.this.copy(), expression=divisor))
-    else:
-        node.set("expression", divisor)
-        node.set("typed", False)
-        node.set("safe", False)
+    divisor = exp.Nullif(this=node.expression, expression=exp.Literal.number(0))
+    if set(kinds) <= _INTEGERS:
+        _become(node, exp.IntDiv, expression=divisor, typed=None, safe=None)
+        return
+    node.set("expression", divisor)
+    node.set("typed", False)
+    node.set("safe", False)
+    if not texts or not set(kinds) <= _INTEGERS | {"VARCHAR"}:
+        return
+    # A text that begins with an integer divides as one.
+    pattern = f"^{_SPACE}({_FLOAT})"
+    points = [
+        _call("REGEXP_MATCHES", _call("REGEXP_EXTRACT", text, pattern), "[.eE]") for text in texts
+    ]
+    quotient = exp.Case(
+        ifs=[exp.If(this=exp.or_(*points), true=node.copy())],
+        default=_call("TRUNC", node.copy()),
+    )
+    node.replace(_as(quotient, "DOUBLE"))
+
+
+def _remainder(node: exp.Mod, columns: _Columns) -> None:
+    for part in ("this", "expression"):
+        operand = node.args[part]
+        kind = columns.type_of(operand)
+        if kind == "VARCHAR":
+            node.set(part, _number(operand, _INTEGER, "BIGINT"))
+        elif kind in _NUMERIC:
+            number = _as_number(operand, columns)
+            node.set(part, number if kind in _INTEGERS else _truncated(number))
+    zero = exp.Literal.number(0)
+    node.set("expression", exp.Nullif(this=node.expression, expression=zero))
+
+
+def _truncated(number: exp.Expression) -> exp.Expression:
+    return _as(_call("TRUNC", number), "BIGINT")
+
+
+def _sum(node: exp.Sum | exp.Avg, columns: _Columns) -> None:
+    distinct = node.this
+    if not isinstance(distinct, exp.Distinct):
+        _set_number(node, "this", columns)
+        return
+    (value,) = distinct.expressions
+    if columns.type_of(value) != "VARCHAR":
+        distinct.set("expressions", [_as_number(value, columns)])
+        return
+    # Texts that are distinct can begin with the same number.
+    _refuse_options(node, "this")
+    element = exp.to_identifier("v")
+    to_number = exp.Lambda(this=_number(element), expressions=[element.copy()])
+    total = "LIST_SUM" if isinstance(node, exp.Sum) else "LIST_AVG"
+    _wrap_aggregate(
+        node,
+        exp.AnonymousAggFunc(this="LIST", expressions=[distinct]),
+        lambda values: _call(total, _call("LIST_TRANSFORM", values, to_number)),
+    )
+
+
+def _total(node: exp.Anonymous, columns: _Columns) -> None:
+    total = exp.Sum(this=node.expressions[0])
+    zero = exp.Literal.number("0e0")
+    _wrap_aggregate(node, total, lambda value: exp.Coalesce(this=value, expressions=[zero]))
+    _sum(total, columns)
+
+
+def _wrap_aggregate(
+    aggregate: exp.Expression,
+    inner: exp.Expression,
+    wrap: Callable[[exp.Expression], exp.Expression],
+) -> None:
+    """Put `inner` in the place of an aggregate, and something around its FILTER and OVER."""
+    whole = aggregate
+    while isinstance(whole.parent, (exp.Filter, exp.Window)) and whole.parent.this is whole:
+        whole = whole.parent
+    if whole is aggregate:
+        aggregate.replace(wrap(inner))
+        return
+    aggregate.replace(inner)
+    place = exp.Null()
+    whole.replace(place)
+    place.replace(wrap(whole))
 
 
 def _cast(node: exp.Cast, columns: _Columns) -> None:
-    if isinstance(node, exp.TryCast):
-        return
-    kind = columns.type_of(node.this)
-    if node.to.is_type(*exp.DataType.INTEGER_TYPES):
-        value = _number(node.this) if kind in (None, "VARCHAR") else node.this.copy()
-        truncated = exp.Anonymous(this="TRUNC", expressions=[value])
-        node.replace(exp.cast(truncated, "BIGINT"))
-    elif node.to.is_type(*exp.DataType.REAL_TYPES):
-        value = _number(node.this) if kind in (None, "VARCHAR") else node.this.copy()
-        node.replace(exp.cast(value, "DOUBLE"))
+    _refuse_options(node, "this", "to")
+    value, kind = node.this, columns.type_of(node.this)
+    is_text = kind in (None, "VARCHAR")
+    if kind is None:
+        value = _as(value, "VARCHAR")
+    match _affinity_of_cast(node.to):
+        case "INTEGER" if is_text:
+            node.replace(_number(value, _INTEGER, "BIGINT"))
+        case "INTEGER" if kind in _NUMERIC:
+            node.replace(_as(value, "BIGINT") if kind in _INTEGERS else _truncated(value))
+        case "REAL" | "NUMERIC" if is_text:
+            node.replace(_number(value))
+        case "REAL" if kind in _NUMERIC:
+            node.replace(_as(_as_number(value, columns), "DOUBLE"))
+        case "NUMERIC" if kind in _NUMERIC:
+            node.replace(_as(value, "BIGINT" if kind in _INTEGERS else "DOUBLE"))
+        case "TEXT" if kind != "BLOB":
+            node.replace(_as(_as_number(value, columns) if kind in _INTEGERS else value, "VARCHAR"))
+        case "BLOB" if kind == "VARCHAR":
+            node.replace(_call("ENCODE", value))
 
 
-def _align(node: exp.Expression, left: str, right: str, columns: _Columns) -> None:
-    """Compare text with a number as SQLite does: as numbers where the text is one."""
-    kinds = {part: columns.type_of(node.args[part]) for part in (left, right)}
-    if not (kinds[left] in _NUMERIC and kinds[right] == "VARCHAR") and not (
-        kinds[right] in _NUMERIC and kinds[left] == "VARCHAR"
-    ):
+# ---------------------------------------------------------------------- comparison
+
+
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """One side of a comparison: the kind of its values, and what SQLite would convert to."""
+
+    kind: str | None
+    affinity: str | None
+
+    @classmethod
+    def of(cls, node: exp.Expression, columns: _Columns) -> _Operand:
+        return cls(columns.type_of(node), columns.affinity_of(node))
+
+
+_Conversion: TypeAlias = Callable[[exp.Expression, _Columns], exp.Expression]
+
+
+def _conversion(own: _Operand, other: _Operand) -> _Conversion | None:
+    """What has to be done to one side before it is compared with the other."""
+    if own.kind in _NUMERIC and other.kind == "VARCHAR":
+        return _as_text if own.affinity is None and other.affinity == "TEXT" else None
+    if own.kind == "VARCHAR" and other.kind in _NUMERIC:
+        if other.affinity == "NUMERIC":
+            return _whole_number
+        # SQLite converts neither, and a number is less than a text.
+        return None if own.affinity == "TEXT" else _beyond_numbers
+    return None
+
+
+def _converted(
+    node: exp.Expression, own: _Operand, other: _Operand, columns: _Columns
+) -> exp.Expression:
+    convert = _conversion(own, other)
+    return node if convert is None else convert(node, columns)
+
+
+def _align(node: exp.Expression, columns: _Columns) -> None:
+    left, right = _Operand.of(node.this, columns), _Operand.of(node.expression, columns)
+    node.set("this", _converted(node.this, left, right, columns))
+    node.set("expression", _converted(node.expression, right, left, columns))
+
+
+def _between(node: exp.Between, columns: _Columns) -> None:
+    own = _Operand.of(node.this, columns)
+    bounds = [_Operand.of(node.args[part], columns) for part in ("low", "high")]
+    for part, bound in zip(("low", "high"), bounds, strict=True):
+        node.set(part, _converted(node.args[part], bound, own, columns))
+    if _conversion(own, bounds[0]) is _conversion(own, bounds[1]):
+        node.set("this", _converted(node.this, own, bounds[0], columns))
         return
-    text = left if kinds[left] == "VARCHAR" else right
-    operand = node.args[text]
-    if isinstance(operand, exp.Literal):
-        try:
-            float(operand.this)
-        except ValueError:
-            # No number equals it; as text neither does.
-            other = right if text == left else left
-            node.set(other, exp.cast(node.args[other].copy(), "VARCHAR"))
-            return
-        node.set(text, exp.Literal.number(operand.this.strip()))
-        return
-    node.set(text, exp.TryCast(this=operand.copy(), to=_double()))
+    _refuse_options(node, "this", "low", "high")
+    low, high = (_converted(node.this.copy(), own, bound, columns) for bound in bounds)
+    both = exp.And(
+        this=exp.GTE(this=low, expression=node.args["low"]),
+        expression=exp.LTE(this=high, expression=node.args["high"]),
+    )
+    node.replace(exp.Paren(this=both))
 
 
 def _in(node: exp.In, columns: _Columns) -> None:
-    kind = columns.type_of(node.this)
+    own = _Operand.of(node.this, columns)
     query = node.args.get("query")
     if query is not None:
-        inner = columns.type_of(query)
-        if {kind, inner} in ({"VARCHAR", "BIGINT"}, {"VARCHAR", "DOUBLE"}):
-            if kind == "VARCHAR":
-                node.set("this", exp.TryCast(this=node.this.copy(), to=_double()))
-            else:
-                select = query.this if isinstance(query, exp.Subquery) else query
-                value = select.expressions[0]
-                select.set("expressions", [exp.TryCast(this=value.unalias().copy(), to=_double())])
+        _in_query(node, own, query, columns)
         return
-    for item in node.expressions:
-        pair = exp.EQ(this=node.this.copy(), expression=item.copy())
-        _align(pair, "this", "expression", columns)
-        if pair.expression != item:
-            item.replace(pair.expression.copy())
-        elif pair.this != node.this:
-            node.set("this", pair.this.copy())
+    if node.args.get("field") is not None or node.args.get("unnest") is not None:
+        return
+    _refuse_options(node, "this", "expressions")
+    # Each item stands as +item: it is converted, and converts nothing.
+    items = [(item, _Operand(columns.type_of(item), None)) for item in node.expressions]
+    if not items:
+        node.replace(exp.Boolean(this=False))
+        return
+    if any(_conversion(own, operand) is not None for _, operand in items):
+        # What is looked for would be something else beside each item.
+        equalities = [
+            exp.EQ(
+                this=_converted(node.this.copy(), own, operand, columns),
+                expression=_converted(item, operand, own, columns),
+            )
+            for item, operand in items
+        ]
+        node.replace(exp.paren(exp.or_(*equalities, copy=False), copy=False))
+        return
+    converted = [_converted(item, operand, own, columns) for item, operand in items]
+    node.set("expressions", converted)
+
+
+def _in_query(node: exp.In, own: _Operand, query: exp.Expression, columns: _Columns) -> None:
+    found = _Operand.of(query, columns)
+    node.set("this", _converted(node.this, own, found, columns))
+    convert = _conversion(found, own)
+    if convert is not None:
+        value = exp.column("value", table="found")
+        columns.remember(value, found)
+        # Around the query, whose ORDER BY and LIMIT may use what it selects.
+        source = exp.Subquery(
+            this=query.this if isinstance(query, exp.Subquery) else query,
+            alias=exp.TableAlias(
+                this=exp.to_identifier("found"), columns=[exp.to_identifier("value")]
+            ),
+        )
+        select = exp.Select(expressions=[convert(value, columns)]).from_(source, copy=False)
+        node.set("query", exp.Subquery(this=select))
+
+
+def _case(node: exp.Case, columns: _Columns) -> None:
+    own = _Operand.of(node.this, columns)
+    for branch in node.args["ifs"]:
+        operand = _Operand.of(branch.this, columns)
+        branch.set("this", _converted(branch.this, operand, own, columns))
+
+
+def _is(node: exp.Is, columns: _Columns) -> None:
+    if isinstance(node.expression, exp.Null):
+        return
+    if isinstance(node.expression, exp.Boolean):
+        _set_condition(node, "this", columns)
+        return
+    kind = exp.NullSafeNEQ if node.args.get("negate") else exp.NullSafeEQ
+    _align(node, columns)
+    _become(node, kind, negate=None)
+
+
+# ---------------------------------------------------------------------- patterns
+
+
+def _like(node: exp.Like, columns: _Columns) -> None:
+    for part in ("this", "expression"):
+        node.set(part, _as_text(node.args[part], columns))
+    pattern = node.expression
+    if isinstance(pattern, exp.Literal) and pattern.this.isascii():
+        _become(node, exp.ILike)
+        return
+    # ILIKE ignores the case of all letters, LIKE of SQLite that of ASCII only.
+    for part in ("this", "expression"):
+        node.set(part, _call("TRANSLATE", node.args[part], _ASCII_UPPER, _ASCII_UPPER.lower()))
+
+
+def _glob(node: exp.Glob, columns: _Columns) -> None:
+    for part in ("this", "expression"):
+        node.set(part, _as_text(node.args[part], columns))
+    if isinstance(node.expression, exp.Literal):
+        pattern = exp.Literal.string(_regex_of_glob(node.expression.this))
+        _become(node, exp.RegexpFullMatch, expression=pattern)
+
+
+def _regex_of_glob(pattern: str) -> str:
+    """SQLite's GLOB, in which nothing escapes, as a regular expression of RE2."""
+    parts = ["(?s)"]
+    position = 0
+    while position < len(pattern):
+        character = pattern[position]
+        position += 1
+        if character in "*?":
+            parts.append(".*" if character == "*" else ".")
+        elif character != "[":
+            parts.append(_escaped(character))
+        else:
+            inverted = pattern[position : position + 1] == "^"
+            start = position + inverted
+            # A bracket that stands first is one of the characters.
+            end = pattern.find("]", start + 1)
+            if end < 0:
+                return r"[^\x00-\x{10FFFF}]"
+            inside = re.sub("(.)-(.)|(.)", _class_part, pattern[start:end], flags=re.DOTALL)
+            parts.append(f"[{'^' if inverted else ''}{inside}]")
+            position = end + 1
+    return "".join(parts)
+
+
+def _class_part(found: re.Match[str]) -> str:
+    first, last, single = found.groups()
+    if single is not None:
+        return _escaped(single)
+    # A range that ends before it begins holds nothing; its first character counts nevertheless.
+    return f"{_escaped(first)}-{_escaped(last)}" if first <= last else _escaped(first)
+
+
+def _escaped(character: str) -> str:
+    return character if character.isalnum() or character == "_" else f"\\x{{{ord(character):x}}}"

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlglot import exp
 
 from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.sql.parsing import SQLParseError
+from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.sql.transpile import sqlite_to_duckdb
 from sense_trl.verification.comparison import bags_equal
 
@@ -49,6 +50,39 @@ INSERT INTO singer VALUES
         "SELECT age > 40 FROM singer",
         "SELECT name FROM singer ORDER BY age LIMIT 1",
         "SELECT name FROM (SELECT name, age FROM singer GROUP BY name) WHERE age > 0",
+        "SELECT name FROM singer WHERE name NOT LIKE 'j%'",
+        "SELECT name FROM singer WHERE name NOT LIKE 'J!%' ESCAPE '!'",
+        "SELECT name FROM singer WHERE age NOT LIKE '%2'",
+        "SELECT name FROM singer WHERE name NOT GLOB 'J*'",
+        "SELECT name FROM singer WHERE name GLOB '[^J]*'",
+        "SELECT name FROM singer WHERE rank > 5",
+        "SELECT name FROM singer WHERE rank NOT BETWEEN 1 AND 5",
+        "SELECT name FROM singer WHERE age < 'old'",
+        "SELECT name FROM singer WHERE age > ''",
+        "SELECT name FROM singer WHERE age = ' 32 '",
+        "SELECT name FROM singer WHERE substr(rank, 1, 1) > 5",
+        "SELECT name FROM singer WHERE substr(rank, 1, 1) NOT IN (1, 3, id)",
+        "SELECT name FROM singer WHERE id IN (SELECT rank FROM singer)",
+        "SELECT name FROM singer WHERE rank NOT IN (SELECT id FROM singer ORDER BY age LIMIT 2)",
+        "SELECT name FROM singer WHERE age IN ()",
+        "SELECT name FROM singer WHERE age IS 32 AND name IS NOT 'ann'",
+        "SELECT name FROM singer WHERE rank AND NOT age = 32",
+        "SELECT count(*) FROM singer HAVING count(*) > '3'",
+        "SELECT CASE rank WHEN 3 THEN 'three' ELSE 'other' END FROM singer",
+        "SELECT sum(DISTINCT rank), avg(DISTINCT rank || 'x'), total(rank) FROM singer",
+        "SELECT sum(rank) FILTER (WHERE age = 32), total(pay) FILTER (WHERE age > 90) FROM singer",
+        "SELECT id, sum(rank) OVER (ORDER BY id) FROM singer",
+        "SELECT max(pay) FILTER (WHERE age = 32), name FROM singer",
+        "SELECT max(DISTINCT pay), name FROM singer",
+        "SELECT name, max(age) FILTER (WHERE id > 1) OVER () FROM singer",
+        "SELECT min(id), age FROM singer WHERE id > 2",
+        "SELECT sum(CASE WHEN age = 32 THEN 1 ELSE 0 END) * 100 / count(*) FROM singer",
+        "SELECT avg(age = 32), (age > 40) + 1 FROM singer",
+        "SELECT -rank, abs(rank), rank % 4, age % 0, rank / 4, 7 / rank FROM singer",
+        "SELECT CAST(rank AS NUMERIC), CAST(pay AS DECIMAL(9, 1)), CAST(age AS TEXT) FROM singer",
+        "SELECT CAST(age / 5 + rank AS INT) FROM singer",
+        "SELECT name FROM singer ORDER BY name COLLATE BINARY LIMIT 1",
+        "SELECT (SELECT max(T1.rank) FROM singer AS T1 WHERE T1.id <> T2.id) FROM singer AS T2",
     ],
 )
 def test_rows_stay_what_they_were(fresh_db, tmp_path: Path, sql: str) -> None:
@@ -61,6 +95,59 @@ def test_rows_stay_what_they_were(fresh_db, tmp_path: Path, sql: str) -> None:
         got = engine.execute(translated)
         assert got.ok, (translated, got.error)
         assert bags_equal(got.rows, expected.rows), (translated, got.rows, expected.rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1,200", 1),
+        ("12abc", 12),
+        (" 7", 7),
+        ("0x10", 0),
+        ("1e3x", 1000),
+        ("", 0),
+        ("-2.5kg", -2.5),
+        ("1_0", 1),
+        ("inf", 0),
+        (".5.", 0.5),
+    ],
+)
+def test_text_counts_as_the_number_it_begins_with(
+    fresh_db, tmp_path: Path, text: str, value: float
+) -> None:
+    source = fresh_db(f"CREATE TABLE t (x TEXT); INSERT INTO t VALUES ('{text}');")
+    report = convert_sqlite(source, tmp_path / "t.duckdb")
+    sql = "SELECT sum(x), avg(x), CAST(x AS REAL), x + 0, x * 1 FROM t"
+    with SQLiteEngine(source) as sqlite, DuckDBEngine(tmp_path / "t.duckdb") as engine:
+        (expected,) = sqlite.execute(sql).rows
+        (got,) = engine.execute(sqlite_to_duckdb(sql, report.types)).rows
+    assert got == expected == (value,) * 5
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("SELECT a FROM t WHERE a LIKE 'x'", exp.Like),
+        ("SELECT a FROM t WHERE a GLOB 'x'", exp.Glob),
+        ("SELECT a FROM t WHERE a IN ()", exp.In),
+        ("SELECT a FROM t WHERE substr(a, 1) BETWEEN 1 AND 'x'", exp.Between),
+        ("SELECT sum(DISTINCT a) FROM t", exp.Sum),
+        ("SELECT b / 2 FROM t", exp.Div),
+        ("SELECT CAST(a AS INT) FROM t", exp.Cast),
+    ],
+)
+def test_an_option_that_rewriting_would_drop_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, sql: str, kind: type[exp.Expression]
+) -> None:
+    types = {"t": {"a": "VARCHAR", "b": "BIGINT"}}
+    sqlite_to_duckdb(sql, types)
+    tree = parse_sql(sql, "sqlite")
+    node = tree.find(kind)
+    assert node is not None
+    node.set("reversed", True)
+    monkeypatch.setattr("sense_trl.sql.transpile.parse_sql", lambda sql, dialect: tree)
+    with pytest.raises(SQLParseError, match="reversed"):
+        sqlite_to_duckdb(sql, types)
 
 
 def test_what_cannot_be_parsed_is_said() -> None:
