@@ -23,6 +23,7 @@ import yaml
 from printed_commands import check_command, get_commands
 from trl import DPOConfig, SFTConfig
 
+import sense_trl
 from sense_trl.cli.main import main
 from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
 from sense_trl.trainers.options import SenseOptions
@@ -205,6 +206,12 @@ def test_the_index_names_every_page() -> None:
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
     assert linked == {page.name for page in PAGES} - {"README.md"}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^version: (.+)$", citation, re.MULTILINE)
+    assert version == sense_trl.__version__
 
 
 def test_the_pages_are_not_part_of_the_package() -> None:
