@@ -38,6 +38,7 @@ from sense_trl.pairs.shards import ShardFolder
 from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
+from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.taxonomy import ErrorClass
 from sense_trl.verification.suite import SuiteVerifier
 from sense_trl.verification.verifier import (
@@ -589,4 +590,5 @@ def _identity(sql: str, dialect: str) -> str:
     try:
         return canonical_sql(sql, dialect)
     except SQLParseError:
-        return " ".join(sql.split())
+        # White space within quotes tells texts apart; that between tokens does not.
+        return "\n".join(token.text for token in scan_tokens(sql) if token.text.strip())

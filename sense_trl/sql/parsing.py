@@ -12,6 +12,7 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 
 from sense_trl.errors import SenseTRLError
+from sense_trl.sql.reading import count_flaws
 
 __all__ = [
     "SQLParseError",
@@ -88,7 +89,8 @@ def canonical_sql(sql: str, dialect: str) -> str:
     one canonical text give the same rows; the converse does not hold.
 
     Raises:
-        SQLParseError: the text is not one statement, or holds what the dialect does not have.
+        SQLParseError: the text is not one statement, or holds what the dialect does not have, such
+            as the comma of `SELECT , a`, which sqlglot forgives.
 
     Example:
         >>> canonical_sql("select T1.Name from singer as T1 where 3 < T1.age", "sqlite")
@@ -97,6 +99,9 @@ def canonical_sql(sql: str, dialect: str) -> str:
         'SELECT t1.name FROM singer AS t1 WHERE t1.age > 3'
     """
     tree = parse_sql(sql, dialect)
+    if isinstance(tree, exp.Query) and count_flaws(sql, dialect):
+        # Read leniently, it would be one with a query that runs.
+        raise SQLParseError(f"sqlglot reads {_shorten(sql)}, but {dialect} does not")
     for node in tree.walk():
         node.comments = None
     for identifier in tree.find_all(exp.Identifier):

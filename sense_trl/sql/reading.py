@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["QueryReading", "Token", "read_query", "scan_tokens"]
+__all__ = ["QueryReading", "Token", "count_flaws", "read_query", "scan_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +295,31 @@ def read_query(
     return reader.finish(last, "")
 
 
+def count_flaws(sql: str, dialect: str) -> int:
+    """How much of `sql` is not SQL, taken as a whole; 0 for every query of the dialect.
+
+    A parser may forgive what an engine does not: sqlglot reads `SELECT , a` as `SELECT a`.
+    Semicolons before and behind the query count for nothing.
+
+    Example:
+        >>> [count_flaws(f"SELECT {column} FROM t;", "sqlite") for column in ("a", ", a", "a,")]
+        [0, 1, 1]
+    """
+    reader = _Reader(sql, 0, True)
+    is_ended, num_behind = False, 0
+    for token in scan_tokens(sql):
+        if token.kind == ";":
+            is_ended = reader.num_tokens > 0
+        elif is_ended and token.kind not in ("comment", "line", "blank"):
+            num_behind += 1
+        elif not is_ended:
+            # No engine but DuckDB takes a comma before FROM.
+            if token.text == "FROM" and reader.is_behind_comma and dialect != "duckdb":
+                num_behind += 1
+            reader.read(token)
+    return reader.num_flaws + num_behind + (not reader.is_complete)
+
+
 class _Reader:
     """Follows the tokens of one query; see the head of this file."""
 
@@ -313,6 +338,16 @@ class _Reader:
     # ------------------------------------------------------------------ tokens
 
     @property
+    def num_flaws(self) -> int:
+        """The flaws of all lines."""
+        return sum(line.flaws for line in self._lines)
+
+    @property
+    def is_behind_comma(self) -> bool:
+        """Whether the last token was a comma."""
+        return self._is_behind_kind(",")
+
+    @property
     def is_outermost(self) -> bool:
         """Whether no parenthesis is open."""
         return len(self._levels) == 1
@@ -323,7 +358,7 @@ class _Reader:
         if kind == "comment":
             return
         if kind in ("line", "blank"):
-            self._lines.append(_Line(token.start, kind == "blank", self._is_complete))
+            self._lines.append(_Line(token.start, kind == "blank", self.is_complete))
             return
         line = self._lines[-1]
         if line.first is None:
@@ -378,7 +413,7 @@ class _Reader:
         return self._previous is not None and self._previous.kind in kinds
 
     @property
-    def _is_complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the query could end here."""
         level = self._levels[-1]
         return (
@@ -623,10 +658,11 @@ class _Reader:
                 self._flaw()
             self._go_on(level)
         elif token.kind == "*":
-            if level.clause not in "SPT":
+            is_quantified = level.clause == "P" and self._is_behind("ALL", "DISTINCT")
+            if level.clause not in "SPT" or is_quantified or self._is_behind_kind("operator"):
                 self._flaw()
             level.is_complete = True
-        elif token.text not in "+-~" and not (
+        elif (token.text not in "+-~" or level.clause == "Q") and not (
             # `> =`
             self._is_behind_kind("operator") and token.text in "<=>"
         ):
@@ -634,7 +670,8 @@ class _Reader:
 
     def _read_dot(self, token: Token, level: _Level) -> None:
         behind = self._text[token.end : token.end + 1]
-        if not self._is_behind_kind("word", "name", ")", "]") or behind in ("", "\n", "\r"):
+        is_behind_name = self._is_behind_kind("word", "name", ")", "]")
+        if not is_behind_name or self._is_behind(*_RESERVED) or behind in ("", "\n", "\r"):
             # The end of a sentence.
             self._flaw(2)
             return
@@ -677,7 +714,7 @@ class _Reader:
 
     def finish(self, end: int, separator: str) -> QueryReading:
         """What was read, with the text behind the query left out."""
-        lines, is_closed = self._lines, self._is_complete
+        lines, is_closed = self._lines, self.is_complete
         index = self._find_end()
         if index is not None:
             end, separator = lines[index].start, "\n"

@@ -79,6 +79,23 @@ def test_a_wrong_candidate_is_rejected_against_gold_with_its_provenance(
     assert result.verdicts == {"wrong": 1}
 
 
+def test_a_query_that_does_not_run_is_not_the_same_as_gold(catalog: DatabaseCatalog) -> None:
+    texts = [
+        "SELECT,name FROM pet WHERE age > 4",
+        "SELECT name, FROM pet WHERE age > 4",
+        # White space within quotes is none between tokens.
+        "SELECT,name FROM pet WHERE name = 'a  b'",
+        "SELECT,name FROM pet WHERE name = 'a b'",
+        "select ,  name from pet where name = 'a b'",
+    ]
+    result = _build(catalog, [_candidate("q2", sql, n) for n, sql in enumerate(texts)])
+    assert result.dropped_candidates == {DropReason.CANDIDATE_DUPLICATE: 1}
+    assert result.verdicts == {"wrong": 4}
+    (row,) = _build(catalog, [_candidate("q2", texts[0])]).dataset.to_list()
+    assert row["rejected"][0]["content"] == texts[0]
+    assert row["rejected_reason"] == "prediction_syntax_error"
+
+
 def test_everything_left_out_is_counted_by_reason(catalog: DatabaseCatalog) -> None:
     result = _build(
         catalog,

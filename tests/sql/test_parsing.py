@@ -265,6 +265,35 @@ def test_what_the_dialect_cannot_write_has_no_canonical_form() -> None:
             canonical_sql(f"SELECT a FROM (SELECT 1, 2) AS t({columns})", "sqlite")
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT,name FROM t",
+        "SELECT name,, age FROM t",
+        "SELECT name, FROM t",
+        "SELECT count(name,) FROM t",
+        "SELECT name FROM t WHERE age BETWEEN 3 5",
+        "SELECT name FROM t WHERE age IN (1,, 2)",
+        "AS SELECT name FROM t",
+        "+ SELECT name FROM t",
+        "SELECT name FROM t * AS u",
+        "SELECT name FROM . t",
+        "SELECT count(ALL *) FROM t",
+        "SELECT count(* EXCEPT) FROM t",
+        "SELECT name FROM t NATURAL UNION SELECT name FROM t",
+    ],
+)
+def test_what_sqlglot_forgives_is_not_one_with_a_query_that_runs(sql: str) -> None:
+    with pytest.raises(sqlite3.Error, match=r"syntax|NATURAL"):
+        sqlite3.connect(":memory:").execute(sql)
+    with pytest.raises(SQLParseError):
+        canonical_sql(sql, "sqlite")
+
+
+def test_a_comma_before_from_is_duckdbs() -> None:
+    assert canonical_sql("SELECT a, FROM t", "duckdb") == canonical_sql("SELECT a FROM t", "duckdb")
+
+
 def test_a_text_that_breaks_the_parser_does_not_parse() -> None:
     with pytest.raises(SQLParseError, match="cannot parse"):
         parse_sql("->", "sqlite")
