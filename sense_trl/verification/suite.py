@@ -364,7 +364,7 @@ class SuiteVerifier(Closing):
         self._choices[key] = choice
         file = self._choice_file(key)
         if file is not None:
-            write_text_atomically(file, json.dumps(pack_choice(choice)))
+            write_text_atomically(file, json.dumps(pack_choice(choice)), is_shared=True)
 
 
 def _add_finding(known: SuiteVerification, finding: SuiteFinding) -> SuiteVerification:
