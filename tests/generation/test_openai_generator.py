@@ -365,7 +365,7 @@ def test_a_passing_failure_is_tried_again(failure: Reply) -> None:
 @functools.cache
 def _bomb() -> bytes:
     """192 MiB of blanks in 192 KiB."""
-    return gzip.compress(b" " * (192 * 2**20), compresslevel=1)
+    return gzip.compress(b" " * (192 * 2**20))
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_what_cannot_be_an_answer_ends_the_run(reply: Callable[[], Reply], messa
         tracemalloc.stop()
     # Of an endless answer the socket's buffers hold some megabytes more.
     assert server.num_sent < 64 * 2**20
-    assert peak < 100 * 2**20
+    assert peak < 60 * 2**20
 
 
 def _deep(levels: int) -> bytes:
