@@ -375,11 +375,19 @@ def _pick_values_of_groups(select: exp.Select) -> None:
         aggregates[0], (exp.Min, exp.Max)
     ):
         extremum = aggregates[0]
+    own = {
+        source.alias_or_name.lower()
+        for source in select.find_all(exp.Table, exp.Subquery)
+        if source.parent_select is select and isinstance(source.parent, (exp.From, exp.Join))
+    }
     for place in places:
         for column in list(place.find_all(exp.Column)):
             if column.parent_select is not select or isinstance(column.this, exp.Star):
                 continue
             if _is_inside(column, place, grouped):
+                continue
+            if column.table and column.table.lower() not in own:
+                # A column of the query around this one has one value here.
                 continue
             in_clause = place not in select.expressions
             if in_clause and not column.table and column.name.lower() in projected:

@@ -82,6 +82,7 @@ INSERT INTO singer VALUES
         "SELECT CAST(rank AS NUMERIC), CAST(pay AS DECIMAL(9, 1)), CAST(age AS TEXT) FROM singer",
         "SELECT CAST(age / 5 + rank AS INT) FROM singer",
         "SELECT name FROM singer ORDER BY name COLLATE BINARY LIMIT 1",
+        "SELECT name FROM singer AS T2 WHERE T2.id IN (SELECT T2.id FROM singer AS T1 GROUP BY T1.age)",
         "SELECT (SELECT max(T1.rank) FROM singer AS T1 WHERE T1.id <> T2.id) FROM singer AS T2",
     ],
 )
