@@ -13,6 +13,8 @@ from sense_trl._files import write_text_atomically
 from sense_trl.cli.arguments import (
     add_data_arguments,
     add_execution_arguments,
+    add_extract_argument,
+    hint_at_chat,
     name_first,
     take_limits,
 )
@@ -112,9 +114,9 @@ def _add_build(actions: Any) -> None:
             nargs="+",
             default=[],
             metavar="[NAME=]FILE",
-            help=f"predictions of {source} models: JSON Lines with question_id and sql, or one "
-            "query per line in the order of the questions",
+            help=f"predictions of {source} models, in the layouts that `sense-trl verify` reads",
         )
+    add_extract_argument(build)
     build.add_argument("--tables-json", default=None, help="Spider's tables.json, for prompts")
     build.add_argument("--schema-style", default="compact", help="how prompts write a schema")
     build.add_argument(
@@ -255,7 +257,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
         questions = load_questions(arguments["questions"], default_db_id=only)
-        candidates = list(_read_candidates(arguments, questions))
+        candidates = list(_read_candidates(arguments, questions, console))
         task = _make_task(catalog, questions, declared or {}, arguments)
         _claim(folder, config, task, arguments)
         if (folder / _CARD).exists():
@@ -352,7 +354,7 @@ def _make_task(
 
 
 def _read_candidates(
-    arguments: Mapping[str, Any], questions: Sequence[Question]
+    arguments: dict[str, Any], questions: Sequence[Question], console: Any
 ) -> Iterator[Candidate]:
     from sense_trl.evaluation.predictions import load_predictions
     from sense_trl.pairs import Candidate, CandidateFile
@@ -364,9 +366,11 @@ def _read_candidates(
     for source in ("weak", "strong"):
         for text in arguments[source]:
             name, path = _split_name(text)
-            predictions = load_predictions(path, questions)
-            for question, sql in zip(questions, predictions, strict=True):
-                yield Candidate(question.question_id, 0, sql, sql, source, name)
+            answers = load_predictions(path, questions)
+            hint_at_chat(console, path, answers, arguments)
+            queries = load_predictions(path, questions, extract=arguments["extract"])
+            for question, answer, sql in zip(questions, answers, queries, strict=True):
+                yield Candidate(question.question_id, 0, sql, answer, source, name)
 
 
 def _split_name(text: str) -> tuple[str, str]:
@@ -402,6 +406,8 @@ def _claim(
         },
         # A folder whose settings name no limits was built with the default ones.
         **({"query_limit": sorted(arguments["query_limit"])} if arguments["query_limit"] else {}),
+        # Nor the default of a flag that is younger than the folder.
+        **({"extract": True} if arguments["extract"] else {}),
         "suite_dir": arguments["suite_dir"] and str(Path(arguments["suite_dir"]).absolute()),
     }
     RunFolder(folder, "pairs", settings).claim()

@@ -137,14 +137,14 @@ _OTHER_STATEMENT: Final = re.compile(
     r"|LOAD|TRUNCATE)\b[^.:\n]{0,60}(?:;|\Z))",
     re.I,
 )
+_NAME: Final = r"(?:[\w.]+|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])(?:\.(?:\w+|\"[^\"]*\"|`[^`]*`))?"
 _QUOTED_TABLE: Final = re.compile(
-    r"CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:[\w.]+|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])"
-    r"(?:\.(?:\w+|\"[^\"]*\"|`[^`]*`))?\s*(?=\()",
-    re.I,
+    rf"CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_NAME})\s*(?=\()", re.I
 )
+# What may follow in a quoted schema: keys, and rows of the tables that it creates.
 _QUOTED_ADDITION: Final = re.compile(
     r"(?:CREATE\s+(?:UNIQUE\s+)?INDEX|ALTER\s+TABLE\s+\S+\s+ADD\s+"
-    r"(?:CONSTRAINT|FOREIGN|PRIMARY|UNIQUE))\b[^;]*+;",
+    rf"(?:CONSTRAINT|FOREIGN|PRIMARY|UNIQUE)|INSERT\s+INTO\s+(?P<name>{_NAME}))",
     re.I,
 )
 _BEHIND_TABLE: Final = re.compile(r"[^;\n(]{0,200}+(?:;|\n|\Z)")
@@ -492,14 +492,14 @@ def _is_other_statement(text: str, start: int) -> bool:
 
 def _hidden_statement(text: str, end: int) -> int:
     """Where a line before `end` begins another statement than a query; 0 where none does."""
-    has_schema = False
+    tables: set[str] = set()
     for line in islice(_LINE_START.finditer(text, 0, end), _MAX_LINES):
         start = line.end()
         if start == end or not _OTHER_STATEMENT.match(text, start):
             continue
-        if _QUOTED_TABLE.match(text, start):
-            has_schema = True
-        elif not (has_schema and _QUOTED_ADDITION.match(text, start)):
+        if table := _QUOTED_TABLE.match(text, start):
+            tables.add(table.group("name"))
+        elif not _is_addition(text, start, tables):
             return start
     return 0
 
@@ -632,23 +632,39 @@ def _skip_schema(text: str) -> int:
     """Position behind the `CREATE TABLE` statements of a quoted schema at the head of a text."""
     position = _skip_comments(text)
     behind = 0
+    tables: set[str] = set()
     while True:
         if table := _QUOTED_TABLE.match(text, position):
-            depth, end = 0, None
-            for token in scan_tokens(text, table.end()):
-                depth += (token.kind == "(") - (token.kind == ")")
-                if depth == 0:
-                    end = token.end
-                    break
-            rest = None if end is None else _BEHIND_TABLE.match(text, end)
+            tables.add(table.group("name"))
+            close = _find_token(text, table.end(), ")")
+            rest = None if close is None else _BEHIND_TABLE.match(text, close)
             if rest is None:
                 return behind
             position = rest.end()
-        elif behind and (addition := _QUOTED_ADDITION.match(text, position)):
-            position = addition.end()
+        elif _is_addition(text, position, tables):
+            end = _find_token(text, position, ";")
+            if end is None:
+                return behind
+            position = end
         else:
             return behind
         position = behind = _skip_comments(text, position)
+
+
+def _is_addition(text: str, position: int, tables: set[str]) -> bool:
+    """Whether a statement belongs to a schema that creates these tables."""
+    addition = _QUOTED_ADDITION.match(text, position) if tables else None
+    return addition is not None and addition.group("name") in {None, *tables}
+
+
+def _find_token(text: str, start: int, kind: str) -> int | None:
+    """Position behind the first token of a kind that is outside parentheses."""
+    depth = 0
+    for token in scan_tokens(text, start):
+        depth += (token.kind == "(") - (token.kind == ")")
+        if depth == 0 and token.kind == kind:
+            return token.end
+    return None
 
 
 def _from_json(text: str) -> _Found | None:

@@ -264,11 +264,10 @@ def read_query(
     """Read the query that begins at `start`.
 
     It ends at the first `;`, code fence, closing tag or closing brace too many, outside quotes and
-    comments, else before the first line
-    that is prose or another query. Behind an empty line a flaw makes prose, elsewhere a line has to
-    be mostly flaws; only a line before which the query is complete can be prose, and none that
-    begins with a keyword written as the query writes them. So a query that is wrong stays as long
-    as it is.
+    comments, else before the first line that is prose or another query. Behind an empty line a flaw
+    makes prose, elsewhere a line has to be mostly flaws. Only a line before which the query is
+    complete can be prose, and one that begins with a keyword, written as the query writes them,
+    only by many flaws: a query that is wrong stays as long as it is.
 
     Args:
         text: SQL, and whatever stands behind it.
@@ -558,7 +557,8 @@ class _Reader:
         if level.is_complete:
             if level.clause in "FCQN" or level.is_named:
                 self._flaw()
-            self._go_on(level)
+            # Where WHERE is missing, what follows is a condition all the same.
+            self._go_on(level, "W" if level.clause == "F" else None)
         elif word in _RESERVED and not (word in _BEHIND_NOT and self._is_behind("NOT")):
             self._flaw()
         else:
@@ -779,12 +779,10 @@ class _Reader:
         first = lines[0].first
         if first is None or first.text not in KEYWORDS:
             return is_dense
-        style = self._style(first)
-        if style == "upper":
-            return False
-        if style == "lower":
-            return flaws >= 3 and flaws * 3 >= num_tokens
-        return self._is_title_case is False or (flaws >= 2 and flaws * 4 >= num_tokens)
+        if self._style(first) == "title" and not self._is_title_case:
+            return True
+        # Words that SQL has as well: one or two that do not fit are mistakes.
+        return flaws >= 3 and flaws * 3 >= num_tokens
 
     def _is_prose_line(self, line: _Line) -> bool:
         """Whether a line with none that is empty before it is prose."""

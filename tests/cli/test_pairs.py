@@ -85,6 +85,24 @@ def test_pairs_come_from_prediction_and_candidate_files(folder: Path, capsys) ->
     assert ["extra_condition", "1"] in out
 
 
+def test_right_answers_in_fences_are_not_rejected(folder: Path, capsys) -> None:
+    chat = folder / "chat.jsonl"
+    lines = [
+        {"question_id": q["question_id"], "sql": f"```sql\n{q['gold_sql']}\n```\nThat's it."}
+        for q in map(json.loads, (folder / "questions.jsonl").read_text().splitlines())
+    ]
+    chat.write_text("\n".join(map(json.dumps, lines)))
+    weak = ["--weak", f"chat={chat}"]
+    assert _build(folder, *weak, output="as_they_are") == EXIT_OK
+    assert "--extract" in capsys.readouterr().err
+    assert _rows(folder, "as_they_are")
+    assert _build(folder, *weak, "--extract") == EXIT_OK
+    assert "hint" not in capsys.readouterr().err
+    assert json.loads((folder / "out" / "pairs.json").read_text())["num_pairs"] == 0
+    # The folder knows what it was built from.
+    assert _build(folder, *weak) == EXIT_INPUT
+
+
 def test_the_card_tells_counts_classes_and_settings(folder: Path) -> None:
     weak = f"a-model={folder / 'tiny' / 'predictions.sql'}"
     assert _build(folder, "--weak", weak, "--num-mutants", "4", "--limit", "2") == EXIT_OK
