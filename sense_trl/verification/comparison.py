@@ -178,7 +178,6 @@ def results_match(
         raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
     left, right = hashable_rows(predicted.rows), hashable_rows(gold.rows)
     if semantics == "spider":
-        left, right = _as_spider_reads(left), _as_spider_reads(right)
         return _OUTCOMES[_spider(left, right, ordered="order by" in gold_sql.lower())]
     equal = left == right or set(left) == set(right)
     return _OUTCOMES[Reason.RESULTS_EQUAL if equal else Reason.VALUES_DIFFER]
@@ -234,6 +233,7 @@ def _spider(predicted: Sequence[Row], gold: Sequence[Row], *, ordered: bool) -> 
         return Reason.ROW_COUNT_DIFFERS
     if len(predicted[0]) != len(gold[0]):
         return Reason.COLUMN_COUNT_DIFFERS
+    predicted, gold = _as_spider_reads(predicted), _as_spider_reads(gold)
     # The official script rejects by this first. It is not implied by the search below: the text
     # of 1 and 1.0 sorts differently, so rows that are equal can be rejected here.
     left, right = [_sorted_row(row) for row in gold], [_sorted_row(row) for row in predicted]
