@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 _T = TypeVar("_T")
+_Row: TypeAlias = "Sequence[float] | np.ndarray"
 
 _BLOCK_SIZE = 128
 """Side of the blocks that FlexAttention computes or skips as a whole."""
@@ -89,9 +90,9 @@ class PrefixTree:
     @classmethod
     def from_sequences(
         cls,
-        sequences: Sequence[Sequence[int]],
-        loss_masks: Sequence[Sequence[int]] | None = None,
-        weights: Sequence[Sequence[float]] | None = None,
+        sequences: Sequence[_Row],
+        loss_masks: Sequence[_Row] | None = None,
+        weights: Sequence[_Row] | None = None,
         *,
         share: bool = True,
         max_row_tokens: int | None = None,
@@ -271,9 +272,9 @@ def _list_blocks(is_listed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_sequences(
-    sequences: Sequence[Sequence[int]],
-    loss_masks: Sequence[Sequence[int]] | None,
-    weights: Sequence[Sequence[float]] | None,
+    sequences: Sequence[_Row],
+    loss_masks: Sequence[_Row] | None,
+    weights: Sequence[_Row] | None,
     max_row_tokens: int | None,
 ) -> None:
     lengths = [len(sequence) for sequence in sequences]
@@ -292,7 +293,7 @@ def _check_sequences(
             )
 
 
-def _pad(values: Sequence[Sequence[float]] | None, like: Tensor, default: float) -> Tensor:
+def _pad(values: Sequence[_Row] | None, like: Tensor, default: float) -> Tensor:
     """`values` as float32 `[N, L]`, `default` where they are left out, 0 past the ends."""
     if values is None:
         return torch.full(like.shape, default) * (like >= 0)
