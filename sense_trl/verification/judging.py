@@ -638,7 +638,8 @@ def verify_against(
 # What may take one of several rows.
 _TAKING: Final = re.compile(r"\b(?:limit|fetch|offset|over)\b", re.IGNORECASE)
 _ORDER_BY: Final = re.compile(r"\border\s+by\b")
-_QUALIFIER: Final = re.compile(r"\b\w+\.")
+# What does not matter in it: the names of tables, the default direction, and spaces.
+_IN_TAIL: Final = re.compile(r"\b\w+\.|\basc\b|\s+")
 
 
 def _judge_luck(
@@ -686,10 +687,10 @@ def _judge_luck(
 
 
 def _order_tail(sql: str) -> str:
-    """The text from the last ORDER BY on, without spaces and the names of tables."""
-    text = sql.lower().rstrip().rstrip(";")
+    """The text from the last ORDER BY on, without what does not matter in it."""
+    text = sql.lower().replace("`", "").replace('"', "").rstrip().rstrip(";")
     found = list(_ORDER_BY.finditer(text))
-    return "".join(_QUALIFIER.sub("", text[found[-1].start() :]).split()) if found else ""
+    return _IN_TAIL.sub("", text[found[-1].start() :]) if found else ""
 
 
 def _decide_by_text(
