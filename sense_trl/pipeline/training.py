@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, ModelError
 from sense_trl.pipeline.cpu import multiplies_bfloat16
 from sense_trl.pipeline.memory_check import warn_of_memory
 from sense_trl.pipeline.merge import MergeCheck, merge_in_place
@@ -156,6 +156,7 @@ def _train_and_save(
     callbacks: Sequence[Any],
 ) -> dict[str, Any]:
     from sense_trl.trainers import score_trained_positions_only
+    from sense_trl.trainers.saving import check_whole_models_can_be_saved
 
     # For models whose prefixes cannot be shared; the others score nothing else anyway.
     score_trained_positions_only()
@@ -175,6 +176,7 @@ def _train_and_save(
         raise InputError(
             f"{trainer_class.__name__} refuses these options: {error} Mend them in the YAML file."
         ) from error
+    check_whole_models_can_be_saved(trainer)
     warn_of_memory(trainer)
     metrics = _train(trainer, config.output_dir)
     check = _save(trainer, start, Path(config.output_dir))
@@ -199,6 +201,8 @@ def _save(trainer: Any, start: StartingModel, output: Path) -> MergeCheck | None
     check = None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(output))
+        if trainer.accelerator.is_main_process:
+            _check_saved(output)
     elif trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if start.trains_adapter:
@@ -237,6 +241,21 @@ def _warn_of_rounding(check: MergeCheck, model: Any, output: Path) -> None:
         check.adapter_distance,
         output / "adapter",
     )
+
+
+def _check_saved(output: Path) -> None:
+    """Make sure that a model of processes was written, which may fail without a word.
+
+    Raises:
+        ModelError: there are no weights.
+    """
+    names = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+    if not any(path.stat().st_size for name in names for path in output.glob(name)):
+        raise ModelError(
+            f"The training is finished, but no weights were written to {str(output)!r}: FSDP or "
+            "DeepSpeed left them in shards. Its last checkpoint is there; have the launcher's "
+            "configuration gather the weights, and run the same command again."
+        )
 
 
 def _train(trainer: Any, output_dir: str) -> dict[str, Any]:

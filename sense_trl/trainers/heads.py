@@ -189,6 +189,17 @@ def get_logit_transform(config: Any) -> LogitTransform:
     )
 
 
+def get_vocab_size(model: Any) -> int:
+    """How many rows the head of a model has, whole.
+
+    Args:
+        model: of transformers; under DeepSpeed's ZeRO-3, whose parameters have no rows while they
+            are not gathered, as well.
+    """
+    weight = model.get_output_embeddings().weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])
+
+
 def transfer_term(
     term: LogitTerm, source: PrefixTree, target: PrefixTree, sequences: slice
 ) -> LogitTerm:

@@ -31,7 +31,7 @@ from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers._trl_compat import FusedCausalLMOutput, unwrap_model_for_generation
 from sense_trl.trainers.checked_rows import refuse_rows
 from sense_trl.trainers.dropout import evaluating
-from sense_trl.trainers.heads import LogitTerm, transfer_term
+from sense_trl.trainers.heads import LogitTerm, get_vocab_size, transfer_term
 from sense_trl.trainers.imperfect import (
     TokenPrediction,
     choose_masked,
@@ -212,6 +212,8 @@ class KIDTrainer(SenseSFTTrainer):
         self._special_ids = {*get_special_ids(tokenizer), *stops}
         # Text may hold the unknown token; any other special one ends it.
         self._end_ids = self._special_ids - {tokenizer.unk_token_id}
+        # Once the model is sharded its parameters may not tell.
+        self._num_rows = get_vocab_size(self.accelerator.unwrap_model(self.model))
         # Not their number: some tokenizers leave ids out.
         self._num_tokens = max(tokenizer.get_vocab().values()) + 1
         self._mask_id = _get_mask_id(tokenizer, args.mask_token)
@@ -461,7 +463,6 @@ class KIDTrainer(SenseSFTTrainer):
     def _write(self, model: Any, prompts: list[list[int]]) -> list[list[int]]:
         """The student's own answers to some prompts, each up to and including its end."""
         tokenizer, device = self.processing_class, self.accelerator.device
-        num_rows = self.model.get_output_embeddings().weight.shape[0]
         temperature = self.args.on_policy_temperature
         end_ids = get_end_token_ids(self.model, tokenizer)
         config = GenerationConfig(
@@ -472,7 +473,7 @@ class KIDTrainer(SenseSFTTrainer):
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=end_ids,
             # Rows of the head that are no tokens.
-            suppress_tokens=list(range(self._num_tokens, num_rows)) or None,
+            suppress_tokens=list(range(self._num_tokens, self._num_rows)) or None,
         )
         # Rows that are continued are padded on the left.
         width = max(map(len, prompts))

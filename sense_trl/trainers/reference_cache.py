@@ -9,15 +9,19 @@ a dataset in memory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate.utils import gather_object
+from datasets import load_from_disk
 
 from sense_trl._files import replacing
 from sense_trl.errors import InputError
@@ -73,6 +77,41 @@ def add_reference_logps(trainer: Any, dataset: Any, batch_size: int) -> Any:
     accelerator.wait_for_everyone()
     for column, name in enumerate(_COLUMNS[1:]):
         dataset = dataset.add_column(name, [known[key][column] for key in keys])
+    return dataset
+
+
+@contextlib.contextmanager
+def shared_by_processes(trainer: Any, dataset: Any, name: str) -> Iterator[Any]:
+    """A dataset that all processes read from the same files, within the block.
+
+    TRL writes the log-probabilities beside the files of a dataset, and every process looks for them
+    there. A dataset in memory has none, and each process a temporary folder of its own.
+
+    Args:
+        trainer: its `accelerator` and the `output_dir` of its `args` are used.
+        dataset: yielded as it is where it has files, or is a stream.
+        name: of the dataset, e.g. `"train"`.
+    """
+    accelerator = trainer.accelerator
+    if accelerator.num_processes == 1 or not hasattr(dataset, "cache_files") or dataset.cache_files:
+        yield dataset
+        return
+    folder = Path(trainer.args.output_dir) / f".references-of-{name}"
+    if accelerator.is_main_process:
+        dataset.save_to_disk(folder)
+    accelerator.wait_for_everyone()
+    yield load_from_disk(str(folder))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def take_reference_logps(dataset: Any, ready: Any) -> Any:
+    """The dataset with the log-probabilities that another one with the same rows has."""
+    if ready is dataset:
+        return ready
+    for column in _COLUMNS[1:]:
+        dataset = dataset.add_column(column, list(ready[column]))
     return dataset
 
 

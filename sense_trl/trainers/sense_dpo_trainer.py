@@ -52,8 +52,13 @@ from sense_trl.trainers.quantization import (
     get_float32_parameters,
     store_adapter_in_float32,
 )
-from sense_trl.trainers.reference_cache import add_reference_logps
+from sense_trl.trainers.reference_cache import (
+    add_reference_logps,
+    shared_by_processes,
+    take_reference_logps,
+)
 from sense_trl.trainers.row_formats import PAIR_LAYOUTS, prepare_chat_template, unify_rows
+from sense_trl.trainers.saving import saving_whole_models
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
     WEIGHTABLE_LOSS_TYPES,
@@ -379,7 +384,9 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
                     "FSDP the reference is computed by TRL, which keeps a cache of its own. Leave "
                     "it out, or compute the cache in a run without them."
                 )
-            return super()._precompute_ref_logps(dataset, name, batch_size)
+            with shared_by_processes(self, dataset, name) as shared:
+                ready = super()._precompute_ref_logps(shared, name, batch_size)
+                return take_reference_logps(dataset, ready)
         return add_reference_logps(self, dataset, batch_size)
 
     def compute_loss(
@@ -457,6 +464,11 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             own, self._kd_divergence, temperature=self.args.kd_temperature
         )
         return tree, transfer_term(term, own, tree, chosen)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a model that `from_pretrained` reads, whatever FSDP does with checkpoints."""
+        with contextlib.nullcontext() if _internal_call else saving_whole_models(self):
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         with saving_one_adapter(self.model, self.args.teacher_adapter_name):

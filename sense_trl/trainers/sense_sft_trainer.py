@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -30,6 +31,7 @@ from sense_trl.trainers.quantization import (
     store_adapter_in_float32,
 )
 from sense_trl.trainers.row_formats import prepare_chat_template, unify_rows
+from sense_trl.trainers.saving import saving_whole_models
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 
 # The columns of TRL's data formats, and those of data that is tokenised already.
@@ -228,3 +230,8 @@ class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
             inputs = add_prefix_tree(self, inputs)
             log_tokens(self, inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a model that `from_pretrained` reads, whatever FSDP does with checkpoints."""
+        with contextlib.nullcontext() if _internal_call else saving_whole_models(self):
+            super().save_model(output_dir, _internal_call)

@@ -18,6 +18,7 @@ from sense_trl.errors import InputError
 from sense_trl.losses.logprobs import check_temperature, get_log_probs
 from sense_trl.losses.sparse_teacher import reduce_to_top_k
 from sense_trl.prefix_tree import PrefixTree
+from sense_trl.trainers.heads import get_vocab_size
 from sense_trl.trainers.model_identity import (
     describe_differences,
     describe_settings,
@@ -91,7 +92,7 @@ def build_teacher_cache(
             "`rows` has an empty prompt or answer, expected one token or more of each. Leave such "
             "rows out."
         )
-    num_rows = model.get_output_embeddings().weight.shape[0]
+    num_rows = get_vocab_size(model)
     check_vocabularies(tokenizer, tokenizer, (num_rows, num_rows))
     settings = TeacherCacheSettings(
         teacher=model.config._name_or_path,

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from sense_trl.errors import InputError, ModelError
 from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
 from sense_trl.trainers._trl_compat import create_model_from_path
+from sense_trl.trainers.heads import get_vocab_size
 from sense_trl.trainers.teacher import LiveTeacher, Teacher, check_vocabularies
 from sense_trl.trainers.teacher_cache import TeacherCache
 from sense_trl.trainers.token_rows import get_token_row
@@ -178,7 +179,7 @@ def get_teacher(trainer: Any, teacher_model: Any) -> Teacher:
         return teacher
     if args.teacher_cache is not None:
         cache = TeacherCache(args.teacher_cache)
-        cache.check_tokenizer(_get_tokenizer(trainer), _get_vocab_size(student))
+        cache.check_tokenizer(_get_tokenizer(trainer), get_vocab_size(student))
         cache.check_comparison(args.get_kd_divergence(), args.kd_temperature)
         _check_answers(trainer, cache)
         return cache
@@ -262,7 +263,7 @@ def _place(model: Any, device: Any) -> None:
 
 
 def _check_vocabulary(trainer: Any, student: Any, teacher: Any, path: str) -> int:
-    sizes = (_get_vocab_size(student), _get_vocab_size(teacher))
+    sizes = (get_vocab_size(student), get_vocab_size(teacher))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path) if path else None
     except (OSError, ValueError):
@@ -287,7 +288,3 @@ def _check_vocabulary(trainer: Any, student: Any, teacher: Any, path: str) -> in
 def _get_tokenizer(trainer: Any) -> Any:
     # A processor of text and images holds its tokenizer.
     return getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-
-
-def _get_vocab_size(model: Any) -> int:
-    return int(model.get_output_embeddings().weight.shape[0])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +9,7 @@ import tiny_models
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from two_processes import run_two_processes
 
 from sense_trl.trainers import KIDConfig, KIDTrainer
 
@@ -22,31 +19,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def results(model_paths, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     script = Path(__file__).with_name("distributed_script.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, model_paths["llama"], folder],
-            env={
-                **os.environ,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "WORLD_SIZE": "2",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "ACCELERATE_USE_CPU": "true",
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, errors[-3000:]
+    run_two_processes(script, model_paths["llama"], folder)
     return {path.stem: torch.load(path) for path in folder.glob("*.pt")}
 
 

@@ -22,7 +22,12 @@ from sense_trl.losses import chunked
 from sense_trl.losses.chunked import LogitTransform
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import heads
-from sense_trl.trainers.heads import add_prefix_tree_head, get_logit_transform, transfer_term
+from sense_trl.trainers.heads import (
+    add_prefix_tree_head,
+    get_logit_transform,
+    get_vocab_size,
+    transfer_term,
+)
 
 PROMPT, OTHER = list(range(5, 35)), list(range(40, 60))
 SEQUENCES = [
@@ -382,3 +387,13 @@ def test_a_model_with_scaled_logits_gives_the_log_probs_of_its_own_logits(tree, 
         logits = model(torch.tensor(SEQUENCES[1:2])).logits[0, -5:-1]
     expected = logits.log_softmax(-1).gather(1, torch.tensor([[7], [10], [11], [12]]))[:, 0]
     torch.testing.assert_close(output.log_probs[1, 29:33], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_size_of_a_head_is_that_of_the_whole():
+    model = build_tiny_model("llama")
+    assert get_vocab_size(model) == VOCAB_SIZE
+    # As ZeRO-3 leaves a parameter that is not gathered.
+    weight = torch.nn.Parameter(torch.empty(0))
+    weight.ds_shape = torch.Size([VOCAB_SIZE, 64])
+    model.lm_head.weight = weight
+    assert get_vocab_size(model) == VOCAB_SIZE

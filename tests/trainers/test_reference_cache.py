@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_models import PAIRS, assert_same_weights, build_tiny_model, build_tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -13,7 +17,12 @@ from trl import DPOTrainer
 
 from sense_trl.errors import InputError
 from sense_trl.trainers import SenseDPOTrainer
-from sense_trl.trainers.reference_cache import load_cache, save_cache
+from sense_trl.trainers.reference_cache import (
+    load_cache,
+    save_cache,
+    shared_by_processes,
+    take_reference_logps,
+)
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -205,3 +214,29 @@ def test_another_file_is_refused(tmp_path, content):
 def test_a_cache_without_precomputing_is_refused(train):
     with pytest.raises(InputError, match="`reference_cache` is 'x', but `precompute_ref"):
         train(["sigmoid"], reference_cache="x")
+
+
+def test_data_in_memory_are_given_to_all_processes_as_the_same_files(tmp_path):
+    accelerator = SimpleNamespace(
+        num_processes=2, is_main_process=True, wait_for_everyone=lambda: None
+    )
+    trainer = SimpleNamespace(
+        accelerator=accelerator, args=SimpleNamespace(output_dir=str(tmp_path))
+    )
+    dataset = Dataset.from_dict({"prompt_ids": [[1], [2, 3]]})
+    with shared_by_processes(trainer, dataset, "train") as shared:
+        assert shared.to_dict() == dataset.to_dict()
+        folder = {str(Path(file["filename"]).parent) for file in shared.cache_files}
+        accelerator.is_main_process = False
+        with shared_by_processes(trainer, dataset, "train") as others:
+            assert {str(Path(f["filename"]).parent) for f in others.cache_files} == folder
+        # One that has files is used as it is.
+        with shared_by_processes(trainer, shared, "train") as same:
+            assert same is shared
+        ready = shared.add_column("ref_chosen_logps", [-1.0, -2.0])
+        ready = ready.add_column("ref_rejected_logps", [-3.0, -4.0])
+        found = take_reference_logps(dataset, ready)
+        accelerator.is_main_process = True
+    assert list(found["ref_chosen_logps"]) == [-1.0, -2.0]
+    assert list(found["ref_rejected_logps"]) == [-3.0, -4.0]
+    assert list(tmp_path.iterdir()) == []
