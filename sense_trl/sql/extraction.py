@@ -30,6 +30,7 @@ _REASONING_TAG: Final = re.compile(
     r"|rationale|cot|plan|draft)>"
     r"|\[(?P<close_2>/?)THINK(?:ING)?\]"
     r"|<\|(?P<close_3>end|begin)_of_thought\|>"
+    r"|<(?P<open_5>\|channel)>|<(?P<close_5>channel\|)>"
     r"|\u25c1(?P<close_4>/?)think\u25b7",
     re.I,
 )
@@ -45,6 +46,7 @@ _ANSWER_TAG: Final = re.compile(
 _SQL_TAGS: Final = frozenset({"sql_query", "sqlquery", "sql", "query", "code"})
 _CONTROL_TOKEN: Final = re.compile(
     r"<\|(?P<inner>[^|<>\n]{1,40})\|>|<\uff5c(?P<inner_2>[^\uff5c<>\n]{1,40})\uff5c>"
+    r"|<\|turn>|<turn\|>"
     r"|</?s>|(?P<inst>\[/?INST\])|<</?SYS>>|<(?:start|end)_of_turn>|<(?:eos|bos|pad|unk|eot)>"
     r"|\[(?:BOS|EOS|PAD|UNK)\]",
     re.I,
@@ -63,12 +65,18 @@ _INFO: Final = re.compile(
     r"[ \t]*+(?:([A-Za-z][\w+.-]*+)[^\n`]{0,40}\r?\n|(sqlite3?|sql|duckdb|postgresql|postgres)\b)?",
     re.I,
 )
+_SQL_LANGUAGE: Final = re.compile(
+    r"(?:\w*sql\w*|sqlite\d?|duckdb|postgres|oracle|db2|mariadb|snowflake|redshift|bigquery|)\Z"
+)
 _ALTERNATIVE: Final = re.compile(
     r"\b(?:alternative(?:ly)?|another\s+(?:way|option|approach|version|query|possib\w+|variant)"
     r"|other\s+(?:way|option|approach|version)|(?:you|we|one)\s+(?:can|could|may|might)\s+also"
     r"|(?:option|method|approach|version|solution|way)\s*#?\s*(?:[2-9]|two|three|b|c|ii)\b"
     r"|could\s+also|can\s+also\s+be|equivalent(?:ly)?|variation|variant|optional(?:ly)?"
     r"|if\s+you\s+(?:want|need|prefer|also|only|wish|would|have|are)|for\s+comparison|or\s*:"
+    r"|\bif\b[^.\n]{1,120}\buse\b|alternativ\w*|stattdessen|falls|autrement|sinon|otra\s+forma"
+    r"|\b(?:si|se)\s+(?:vous|quieres|desea|vuoi|voc\u00ea)"
+    r"|\u6216\u8005|\u4e5f\u53ef\u4ee5|\u53e6\u4e00\u79cd|\u53e6\u5916"
     r"|to\s+(?:verify|check|test|debug|confirm)|sanity\s+check|(?:do\s+not|don't|never|avoid|not)"
     r"\s+(?:use|run|write|do|using|this|like)|avoid|instead\s+of"
     r"|(?:wrong|incorrect|naive|bad|common\s+mistake|broken|slower|first|initial|draft|partial"
@@ -78,7 +86,9 @@ _ALTERNATIVE: Final = re.compile(
     re.I,
 )
 _FINAL: Final = re.compile(
-    r"\b(?:final(?:ly)?|corrected|correct\s+(?:query|sql|one|version)|fixed|revised|improved"
+    r"\u6700\u7ec8|\u4fee\u6b63|\u6b63\u786e"
+    r"|\b(?:endg\u00fcltig|korrigiert|corrig|corregid|definitiv)\w*"
+    r"|\b(?:final(?:ly|e)?|corrected|correct\s+(?:query|sql|one|version)|fixed|revised|improved"
     r"|complete\s+(?:query|sql)|full\s+(?:query|sql)|answer\s+is|the\s+answer|(?:sql|query)\s+is"
     r"|put(?:ting)?\s+(?:it|this|everything|all)[\w\s]{0,12}together|combin\w+|overall"
     r"|wait|actually|should\s+be|so\s+the\s+query)\b|\banswer\s*:",
@@ -107,7 +117,8 @@ _SQL_LABEL: Final = re.compile(r"\b(?:sql\w*|query|answer|statement|solution|cod
 _FINAL_WORD: Final = re.compile(r"\b(?:final|corrected|revised|fixed|complete|improved)\b", re.I)
 _FINAL_LABEL: Final = re.compile(
     r"\b(?:final|corrected|revised|fixed|complete|improved)\b.*\b(?:sql\w*|query|answer|statement"
-    r"|solution|version|code)\b|\A[\W_]*final\W*\Z",
+    r"|solution|version|code)\b"
+    r"|\A[\W_]*(?:final|corrected|revised|fixed|improved)(?:\s+(?:version|one))?\W*\Z",
     re.I,
 )
 _INLINE_CODE: Final = re.compile(
@@ -120,23 +131,67 @@ _STRONG: Final = re.compile(r"[*,=<>(]|\w\.\w|\bFROM\b")
 _WHITE: Final = " \t\r\n\f\v\ufeff\u200b"
 _EMBEDDED: Final = re.compile(r"\b(?:SELECT|WITH|VALUES)\b", re.I)
 # Any other statement a model may write. Text that starts with one is not searched for a query
-# inside it: `DELETE FROM t; SELECT 1` must not come out as `SELECT 1`.
-_OTHER_STATEMENT: Final = re.compile(
-    r"(?:INSERT\s+(?:OR|INTO)|UPDATE\s+(?:OR\s+\w+\s+)?\S+\s+SET|DELETE\s+FROM|REPLACE\s+INTO"
-    r"|CREATE\s+(?:OR|TEMP|TEMPORARY|TABLE|VIEW|INDEX|UNIQUE|TRIGGER|VIRTUAL|SCHEMA|MACRO|FUNCTION)"
-    r"|DROP\s+(?:TABLE|VIEW|INDEX|TRIGGER|SCHEMA)|ALTER\s+TABLE"
-    r"|EXPLAIN\s+(?:QUERY\s|ANALYZE\s|SELECT\b|WITH\b)"
-    r"|BEGIN\s*(?:;|\Z|TRANSACTION|IMMEDIATE)|SET\s+\w+\s*=|CALL\s+\w+\s*\(|MERGE\s+INTO"
-    r"|COPY\s*\(|COPY\s+\S+\s+(?:TO|FROM)\b|(?:EX|IM)PORT\s+DATABASE\b"
-    r"|(?:(?-i:ATTACH|DETACH|PRAGMA|VACUUM|REINDEX|ANALYZE|COMMIT|ROLLBACK|SAVEPOINT|RELEASE"
-    r"|INSTALL|LOAD|GRANT|TRUNCATE"
-    r"|attach|detach|pragma|vacuum|reindex|analyze|commit|rollback|savepoint|release"
-    r"|install|load|grant|truncate)\b(?![:,.]))"
-    # Written like the first word of a sentence, only where a statement ends soon.
-    r"|(?:ATTACH|DETACH|PRAGMA|VACUUM|REINDEX|ANALYZE|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|INSTALL"
-    r"|LOAD|TRUNCATE)\b[^.:\n]{0,60}(?:;|\Z))",
-    re.I,
+# inside it: `DELETE FROM t; SELECT 1` must not come out as `SELECT 1`. Each is told by its second
+# token, comments left out; where that may be any, `_NAMED`.
+_NAMED: Final = frozenset({"word", "name"})
+_STATEMENTS: Final[dict[str, frozenset[str]]] = {
+    "INSERT": frozenset({"OR", "INTO", "OVERWRITE"}),
+    "UPDATE": _NAMED,
+    "DELETE": frozenset({"FROM"}),
+    "REPLACE": frozenset({"INTO"}),
+    "MERGE": frozenset({"INTO"}),
+    "CREATE": frozenset(
+        {
+            "OR", "TEMP", "TEMPORARY", "TABLE", "VIEW", "INDEX", "UNIQUE", "TRIGGER", "VIRTUAL",
+            "SCHEMA", "MACRO", "FUNCTION", "SEQUENCE", "TYPE", "SECRET", "DATABASE", "PROCEDURE",
+        }
+    ),
+    "DROP": frozenset(
+        {
+            "TABLE", "VIEW", "INDEX", "TRIGGER", "SCHEMA", "MACRO", "FUNCTION", "SEQUENCE", "TYPE",
+            "SECRET", "DATABASE", "PROCEDURE",
+        }
+    ),
+    "ALTER": frozenset({"TABLE", "VIEW", "SEQUENCE", "DATABASE"}),
+    "EXPLAIN": frozenset(
+        {"QUERY", "ANALYZE", "SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "REPLACE"}
+    ),
+    "BEGIN": frozenset({";", "TRANSACTION", "IMMEDIATE", "DEFERRED", "EXCLUSIVE"}),
+    "COPY": _NAMED | {"("},
+    "EXPORT": frozenset({"DATABASE"}),
+    "IMPORT": frozenset({"DATABASE"}),
+    "SET": _NAMED,
+    "CALL": _NAMED,
+}  # fmt: skip
+# What has to stand behind the name of those which sentences begin with, too.
+_BEHIND_NAMED: Final = {
+    "UPDATE": frozenset({"SET"}),
+    "COPY": frozenset({"TO", "FROM"}),
+    "SET": frozenset({"="}),
+    "CALL": frozenset({"("}),
+}
+_UNMISTAKABLE: Final = frozenset(
+    {
+        "ATTACH", "DETACH", "PRAGMA", "VACUUM", "REINDEX", "ANALYZE", "COMMIT", "ROLLBACK",
+        "SAVEPOINT", "RELEASE", "INSTALL", "LOAD", "GRANT", "TRUNCATE",
+    }
+)  # fmt: skip
+# Words of sentences, unless they are written in capitals and a semicolon follows soon.
+_MISTAKABLE: Final = frozenset(
+    {
+        "END", "EXEC", "EXECUTE", "PREPARE", "DEALLOCATE", "DO", "DECLARE", "USE", "CHECKPOINT",
+        "FORCE", "RESET", "COMMENT", "PIVOT", "UNPIVOT", "SHOW", "DESCRIBE", "DESC", "REVOKE",
+        "LOCK", "UNLOCK", "KILL", "START", "ABORT", "SUMMARIZE",
+    }
+)  # fmt: skip
+_VERB: Final = re.compile(
+    rf"\b(?:{'|'.join(sorted(_STATEMENTS.keys() | _UNMISTAKABLE | _MISTAKABLE))})\b", re.I
 )
+_MANIPULATIONS: Final = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "MERGE"})
+_WITH: Final = re.compile(r"WITH\b", re.I)
+_MAX_WITH_TOKENS: Final = 5_000
+_MAX_STATEMENT_CHARS: Final = 2_000
+_SOON: Final = re.compile(r"[^.:\n;]{0,60}+(?:;|\Z)")
 _NAME: Final = r"(?:[\w.]+|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])(?:\.(?:\w+|\"[^\"]*\"|`[^`]*`))?"
 _QUOTED_TABLE: Final = re.compile(
     rf"CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_NAME})\s*(?=\()", re.I
@@ -229,7 +284,12 @@ def _without_reasoning(text: str) -> str:
     kept: list[str] = []
     position, is_open = 0, False
     for tag in _marks(_REASONING_TAG, text):
-        closes = next((g for g in tag.groups() if g is not None), "") in ("/", "end", "END")
+        closes = next((g for g in tag.groups() if g is not None), "") in (
+            "/",
+            "end",
+            "END",
+            "channel|",
+        )
         if closes:
             if is_open:
                 is_open = False
@@ -329,6 +389,7 @@ class _Block:
     start: int
     end: int
     is_closed: bool
+    language: str = ""
 
 
 def _find_blocks(text: str) -> Iterator[_Block]:
@@ -351,6 +412,7 @@ def _find_blocks(text: str) -> Iterator[_Block]:
             opening.start(),
             behind,
             closing is not None,
+            (info.group(1) or info.group(2) or "").lower(),
         )
         position = behind
 
@@ -377,6 +439,8 @@ def _choose(blocks: Iterable[_Block]) -> _Found | None:
     if not usable:
         return None
     complete = [(block, sql) for block, sql in usable if sql.is_complete] or usable
+    # A program that runs the query, or its result, is not the answer where that stands by itself.
+    complete = [pair for pair in complete if _SQL_LANGUAGE.match(pair[0].language)] or complete
     cues = [_cue(block) for block, _ in complete]
     final = [pair for pair, cue in zip(complete, cues, strict=True) if cue == "final"]
     plain = [pair for pair, cue in zip(complete, cues, strict=True) if cue != "alternative"]
@@ -460,13 +524,14 @@ def _find(text: str, *, is_block: bool = False) -> _Found | None:
 def _cut(text: str, candidate: _Candidate, is_block: bool) -> _Found:
     """The query that begins at a candidate, up to its end."""
     start, limit = candidate.start, candidate.end
-    if hidden := _hidden_statement(text, start):
+    if (hidden := _hidden_statement(text, start)) is not None:
         return _Found(text[hidden:].strip(), False, True)
     reading = read_query(text, start, limit, is_block=is_block)
     behind = text[reading.end : limit].lstrip("; \t\r\n")
     # Behind `;` any further statement counts. Behind an empty line a further query is a second
     # proposal, and dropped like the prose around it.
-    if _is_other_statement(behind, 0) or (
+    is_next_schema = reading.separator == "\n" and not is_block and _skip_schema(behind) > 0
+    if (_is_other_statement(behind, 0) and not is_next_schema) or (
         reading.separator == ";" and _is_query(behind, _skip_comments(behind))
     ):
         return _Found(text[start:limit].strip(), False, True)
@@ -487,21 +552,88 @@ def _skip_comments(text: str, start: int = 0) -> int:
 
 def _is_other_statement(text: str, start: int) -> bool:
     start = _skip_comments(text, start)
-    return _OTHER_STATEMENT.match(text, start) is not None
+    while text.startswith((";", "("), start):
+        start = _skip_comments(text, start + 1)
+    verb = _VERB.match(text, start)
+    if verb is None:
+        return _WITH.match(text, start) is not None and _changes_data(text, start)[0]
+    written, word = verb.group(), verb.group().upper()
+    end = min(len(text), start + _MAX_STATEMENT_CHARS)
+    tokens = [
+        token
+        for token in islice(scan_tokens(text, verb.end(), end), 12)
+        if token.kind not in ("comment", "line", "blank")
+    ]
+    second = tokens[0] if tokens else None
+    if second is None and end < len(text):
+        # A comment of that length is no prose.
+        return True
+    soon = _SOON.match(text, verb.end())
+    if word in _UNMISTAKABLE:
+        # Written like the first word of a sentence, only where a statement ends soon.
+        if written.istitle() and not (second and second.kind in ("string", "name")):
+            return soon is not None
+        return text[verb.end() : verb.end() + 1] not in (":", ",", ".")
+    if word == "BEGIN" and second is None:
+        return True
+    if second is not None and not {second.text, second.kind}.isdisjoint(_STATEMENTS.get(word, ())):
+        third = None if second.kind == "(" else _BEHIND_NAMED.get(word)
+        if third is None or any(token.text in third for token in tokens[1:7]):
+            return True
+    # Some models write END behind the last semicolon.
+    return soon is not None and written.isupper() and (word != "END" or soon.group().endswith(";"))
 
 
-def _hidden_statement(text: str, end: int) -> int:
-    """Where a line before `end` begins another statement than a query; 0 where none does."""
-    tables: set[str] = set()
-    for line in islice(_LINE_START.finditer(text, 0, end), _MAX_LINES):
-        start = line.end()
-        if start == end or not _OTHER_STATEMENT.match(text, start):
+def _changes_data(text: str, start: int) -> tuple[bool, int]:
+    """Whether the CTEs that begin at `start` belong to another statement, and where they end."""
+    depth, previous, end = 0, "", start
+    for token in islice(scan_tokens(text, start), _MAX_WITH_TOKENS):
+        end = token.end
+        if token.kind in ("comment", "line", "blank"):
             continue
-        if table := _QUOTED_TABLE.match(text, start):
+        if depth == 0 and token.kind == "word":
+            if previous == ")" and token.text != "AS":
+                return token.text in _MANIPULATIONS, end
+            if previous == "name" and token.text not in ("AS", "NOT", "MATERIALIZED"):
+                # A sentence.
+                return False, end
+        depth += (token.kind == "(") - (token.kind == ")")
+        is_keyword = token.text in ("WITH", "RECURSIVE", "AS", "NOT", "MATERIALIZED")
+        previous = "name" if token.kind in _NAMED and not is_keyword else token.kind
+    return False, end
+
+
+def _hidden_statement(text: str, end: int) -> int | None:
+    """Where another statement than a query begins, on a line before `end` or at it."""
+    tables: set[str] = set()
+    scanned = line_start = 0
+    for line in islice(_LINE_START.finditer(text, 0, end + 1), _MAX_LINES):
+        start = line_start = line.end()
+        marks = _LINE_MARKS.match(text, start)
+        behind_marks = start if marks is None else marks.end()
+        if _WITH.match(text, start):
+            if start < scanned:
+                continue
+            changes, scanned = _changes_data(text, start)
+            if changes:
+                return start
+        elif behind_marks > start:
+            # In a list, words about statements look like them.
+            if text.find(";", behind_marks, min(end, _line_end(text, start))) >= 0 and (
+                _is_other_statement(text, behind_marks)
+            ):
+                return behind_marks
+        elif not _VERB.match(text, start) or not _is_other_statement(text, start):
+            continue
+        elif table := _QUOTED_TABLE.match(text, start):
             tables.add(table.group("name"))
         elif not _is_addition(text, start, tables):
             return start
-    return 0
+    if text[line_start:end].rstrip().endswith(";"):
+        for verb in islice(_VERB.finditer(text, line_start, end), _MAX_CANDIDATES):
+            if _is_other_statement(text, verb.start()):
+                return verb.start()
+    return None
 
 
 def _is_query(text: str, start: int, end: int | None = None) -> bool:
@@ -581,6 +713,8 @@ def _embedded_candidate(text: str) -> _Candidate | None:
             start = word.start()
             before = text[start - 1 : start]
             quote = before if before in ("'", '"') else None
+            if text.endswith("**", 0, start):
+                quote = "**"
             end = _wrapped_end(text, start, _line_end(text, start), quote)
             reading = read_query(text, start, end, max_tokens=_MAX_GLANCE_TOKENS)
             behind = end if reading.sentence_end is None else reading.sentence_end

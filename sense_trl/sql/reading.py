@@ -45,7 +45,9 @@ _TOKEN: Final = re.compile(
     r"""
       (?P<gap> \s++ )
     | (?P<comment> --[^\n]*+ | /\*(?: [^*]++ | \*(?!/) )*+(?:\*/)? )
-    | (?P<fence> `{3,}+ | ~{3,}+ | </[A-Za-z]\w*+> | <br[ ]?/?> )
+    | (?P<fence> `{3,}+ | ~{3,}+ | </[A-Za-z]\w*+> | <br[ ]?/?> | [\uff1b\u3002]
+        | "{3}(?=[ \t]*+(?:[);,\r\n]|\Z)) | (?<=\n)'{3}(?=[ \t]*+(?:[\r\n]|\Z))
+        | \(\d++[ ]rows?\) )
     | (?P<string> '(?: [^']++ | '' )*+' )
     | (?P<name> "(?: [^"]++ | "" )*+" | `[^`]*+` | \[[^\[\]\n]*+\]
         | \u201c[^\u201d\n]{0,200}+\u201d )
@@ -63,6 +65,10 @@ _LINE_BREAK: Final = re.compile(r"\n|\r(?!\n)")
 # What may stand directly before the quote of a string, besides a keyword: `x'4D'`, `E'\n'`.
 _STRING_PREFIXES: Final = frozenset("XNEBUR")
 _LETTERS: Final = re.compile(r"'\w*+")
+# The end of a query, and a sentence behind it on the same line.
+_SENTENCE: Final = re.compile(
+    r"\.[ \t]++[A-Z][\w']*+(?:[ \t]++(?P<second>[\w']++)(?:[ \t]++(?P<third>[\w']++))?+)?+"
+)
 
 _JOIN_WORDS: Final[dict[str, frozenset[str]]] = {
     "NATURAL": frozenset({"JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "OUTER"}),
@@ -263,8 +269,9 @@ def read_query(
 ) -> QueryReading:
     """Read the query that begins at `start`.
 
-    It ends at the first `;`, code fence, closing tag or closing brace too many, outside quotes and
-    comments, else before the first line that is prose or another query. Behind an empty line a flaw
+    It ends at the first `;`, code fence, closing tag, closing brace too many or full stop with a
+    sentence behind it, outside quotes and comments, else before the first line that is prose,
+    another query or the schema of one. Behind an empty line a flaw
     makes prose, elsewhere a line has to be mostly flaws. Only a line before which the query is
     complete can be prose, and one that begins with a keyword, written as the query writes them,
     only by many flaws: a query that is wrong stays as long as it is.
@@ -290,6 +297,10 @@ def read_query(
         if number == max_tokens:
             last = token.start
             break
+        if "." in (token.kind, token.text[-1]) and reader.is_before_sentence(token):
+            if token.kind == "number":
+                reader.read(token)
+            return reader.finish(token.end - 1, "mark")
         reader.read(token)
     return reader.finish(last, "")
 
@@ -350,6 +361,23 @@ class _Reader:
     def is_outermost(self) -> bool:
         """Whether no parenthesis is open."""
         return len(self._levels) == 1
+
+    def is_before_sentence(self, token: Token) -> bool:
+        """Whether the query ends at the dot of a token, and a sentence follows."""
+        if not self.is_outermost or self._levels[-1].clause in "QSC":
+            return False
+        if not (token.kind == "number" or self.is_complete):
+            return False
+        found = _SENTENCE.match(self._text, token.end - 1)
+        if found is None:
+            return False
+        words = [word.upper() for word in found.groups() if word is not None]
+        # `T1. Name IS NULL` goes on.
+        return (
+            len(words) == 2
+            and words != ["IS", "NULL"]
+            and KEYWORDS.isdisjoint({*words} - {"IS", "FOR", "TO", "ALL"})
+        )
 
     def read(self, token: Token) -> None:
         """Follow one token."""
@@ -450,6 +478,10 @@ class _Reader:
 
     def _read_operand(self, token: Token, level: _Level) -> None:
         is_reserved = token.kind == "word" and token.text in _RESERVED
+        line = self._lines[-1]
+        if token.text == "CREATE" and level.is_complete and line.first is token:
+            # The schema of the next question.
+            line.is_new_query = self.is_outermost
         if self._is_behind("AS") and level.clause in "SF" and token.kind in ("name", "string"):
             level.is_complete = level.is_named = True
             self._alias_start = None
@@ -620,6 +652,7 @@ class _Reader:
         elif word in _POSTFIX_WORDS and complete and clause not in "FCQ":
             self._lines[-1].num_strong += 1
         elif word == "NULLS" and complete:
+            self._lines[-1].num_strong += 1
             self._need = frozenset({"FIRST", "LAST"})
         elif word in ("FIRST", "LAST") and self._is_behind("NULLS"):
             pass
@@ -627,6 +660,7 @@ class _Reader:
             self._go_on(level)
             self._need = frozenset({"(", "word"})
         elif word in ("FILTER", "WITHIN") and self._is_behind_kind(")"):
+            self._lines[-1].num_strong += 1
             level.is_complete = False
             self._need = frozenset({"(", "GROUP"})
         elif word == "WINDOW" and complete and clause in "SFOWG":
@@ -636,6 +670,7 @@ class _Reader:
             self._go_on(level, "T")
             self._need = frozenset({"FIRST", "NEXT"})
         elif word == "INDEXED" and clause == "F" and complete:
+            self._lines[-1].num_strong += 1
             self._need = frozenset({"BY"})
         elif word == "TABLESAMPLE" and clause == "F" and complete:
             self._go_on(level)

@@ -159,7 +159,14 @@ def test_predictions_of_models_come_back_whole(shared_data: Path) -> None:
 
 _OTHER = ["DELETE FROM t", "DROP TABLE t", "UPDATE t SET a = 1", "insert into t values (1)",
           "ATTACH 'x' AS y", "PRAGMA user_version = 1", "CREATE TABLE t AS SELECT 1", "VACUUM",
-          "ALTER TABLE t ADD COLUMN a", "REPLACE INTO t VALUES (1)", "COPY t TO 'x'"]  # fmt: skip
+          "ALTER TABLE t ADD COLUMN a", "REPLACE INTO t VALUES (1)", "COPY t TO 'x'",
+          "DELETE/**/FROM t", "DELETE -- c\nFROM t", "delete\n\nfrom t", "DELETE t",
+          'UPDATE "my t" SET a = 1', "UPDATE t AS x SET a = 1", "INSERT/* c */INTO t SELECT 1",
+          "WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a", "Attach 'x' As y",
+          'with "a b"(c) as (select 1), d as (select 2) update t set e = (select c from "a b")',
+          "WITH a AS (SELECT 1)\nREPLACE INTO t SELECT * FROM a", "EXPLAIN DELETE FROM t",
+          "CREATE SEQUENCE s", "DROP MACRO f", "USE other", "SET GLOBAL x = 1", "EXECUTE p",
+          "SHOW TABLES", "DESCRIBE t", "CHECKPOINT", "DECLARE @x INT"]  # fmt: skip
 _AROUND = ["{}", "```sql\n{}\n```", "SQL: {}", "Sure:\n{}", "<think>x</think>{}", "{}</s>"]
 
 
@@ -171,6 +178,26 @@ def test_no_statement_that_must_be_refused_becomes_a_query(other: str, around: s
     for gap in ("; ", ";\n", ";\n\n", "; -- c\n", "; /* c */"):
         kept = extract_sql(around.format(f"SELECT 1{gap}{other}"))
         assert kept.startswith("SELECT 1;") and other in kept, gap
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["1. {};\n2. SELECT 1 FROM t", ";;{};;SELECT 1 FROM t", "({}); SELECT 1 FROM t",
+     "`{}; SELECT 1 FROM t`", "The query is {}; SELECT 1 FROM t"],
+)  # fmt: skip
+@pytest.mark.parametrize("other", ["DELETE FROM t", "update t set a = 1", "DROP/**/VIEW v"])
+def test_no_list_mark_or_word_before_a_statement_hides_it(other: str, around: str) -> None:
+    assert other in extract_sql(around.format(other))
+
+
+@pytest.mark.parametrize(
+    "prose",
+    ["Update the filter as needed;", "Do not use DELETE FROM t here.", "Set the limit yourself;",
+     "- DELETE FROM t would be wrong\n", "Use this query;", "With the (new) table, update it:",
+     "Describe the table first;", "Explain: the table holds the names."],
+)  # fmt: skip
+def test_a_sentence_that_begins_with_the_word_of_a_statement_is_none(prose: str) -> None:
+    assert extract_sql(f"{prose}\n\nSELECT a FROM t") == "SELECT a FROM t"
 
 
 @given(
