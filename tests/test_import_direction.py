@@ -9,7 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 
-ANY = {"errors", "chat_template", "chat_tokens", "end_tokens", "_closing", "_files", "_version"}
+ANY = {
+    "errors", "chat_template", "chat_tokens", "end_tokens", "template_date", "_closing", "_files",
+    "_version",
+}  # fmt: skip
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
     "rewards", "synthesis",
@@ -21,6 +24,7 @@ MAY_IMPORT = {
     "chat_template": set(),
     "chat_tokens": set(),
     "end_tokens": set(),
+    "template_date": set(),
     "_closing": set(),
     "_files": set(),
     "_version": set(),

@@ -66,6 +66,12 @@ def _add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put the system's text in front of the user's, as in the student's training",
     )
+    parser.add_argument(
+        "--template-date",
+        default=None,
+        help="day that a chat template which writes the date is told, e.g. 2026-11-29; that of the "
+        "cache, or today, if not given",
+    )
     kept = parser.add_mutually_exclusive_group()
     kept.add_argument("--top-k", type=int, default=16, help="likeliest tokens to keep")
     kept.add_argument(
@@ -108,7 +114,7 @@ def _cache(arguments: dict[str, Any], console: Any) -> TeacherCache:
     rows = _load_rows(arguments)
     names = (
         "output", "tokenizer", "top_k", "num_samples", "temperature", "seed", "batch_size",
-        "dtype", "load_in_4bit", "fold_system_message",
+        "dtype", "load_in_4bit", "fold_system_message", "template_date",
     )  # fmt: skip
     options = {name: arguments[name] for name in names}
     with stage_bar(console, "Asking the teacher", len(rows)) as bar:

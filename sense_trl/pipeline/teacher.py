@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError
 from sense_trl.pipeline.starting_model import load_for_generation, load_stage_tokenizer
+from sense_trl.template_date import fix_template_date, writes_date
 
 if TYPE_CHECKING:
     from sense_trl.trainers.teacher_cache import TeacherCache
@@ -53,6 +55,7 @@ def cache_teacher(
     dtype: str = "auto",
     load_in_4bit: bool = False,
     fold_system_message: bool = False,
+    template_date: str | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> TeacherCache:
@@ -68,6 +71,8 @@ def cache_teacher(
             is `"auto"`.
         load_in_4bit: hold the teacher in 4 bits.
         fold_system_message: as in the student's training.
+        template_date: the day that a chat template which writes the date is told; that of the cache
+            in `output`, or today, if not given.
         on_progress: called with the number of rows finished since the last call.
         options: of `build_teacher_cache`.
 
@@ -80,6 +85,7 @@ def cache_teacher(
     from sense_trl.chat_template import naming_template_errors
     from sense_trl.trainers.row_formats import prepare_chat_template, unify_row
     from sense_trl.trainers.teacher import check_vocabularies
+    from sense_trl.trainers.teacher_cache import SETTINGS_FILE, read_settings
     from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
     from sense_trl.trainers.token_rows import get_token_row
 
@@ -92,7 +98,14 @@ def cache_teacher(
         num_rows = teacher.get_output_embeddings().weight.shape[0]
         check_vocabularies(students, own_tokenizer, (num_rows, num_rows))
     unified = [unify_row(row, f"row {i}") if "prompt" in row else row for i, row in enumerate(rows)]
-    prepare_chat_template(unified, students, fold=fold_system_message)
+    is_chat = prepare_chat_template(unified, students, fold=fold_system_message)
+    if not (is_chat and writes_date(students)):
+        template_date = None
+    else:
+        if template_date is None and (Path(output) / SETTINGS_FILE).is_file():
+            template_date = read_settings(Path(output)).template_date
+        template_date = template_date or date.today().isoformat()
+        fix_template_date(students, template_date)
     with naming_template_errors("`rows`"):
         token_rows = [get_token_row(row, students) for row in unified]
     return build_teacher_cache(
@@ -100,6 +113,7 @@ def cache_teacher(
         teacher,
         students,
         token_rows,
+        template_date=template_date,
         on_progress=on_progress,
         **options,
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError, ModelError
 from sense_trl.pipeline.cpu import multiplies_bfloat16
 from sense_trl.pipeline.memory_check import warn_of_memory
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
 
 logger = logging.getLogger(__name__)
+
+
+# Says which day a chat template was told that writes the date, for a run that is resumed.
+_TEMPLATE_DATE = "template_date.txt"
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -158,6 +163,9 @@ def _train_and_save(
     from sense_trl.trainers import score_trained_positions_only
     from sense_trl.trainers.saving import check_whole_models_can_be_saved
 
+    noted = Path(config.output_dir) / _TEMPLATE_DATE
+    if config.template_date is None and noted.is_file():
+        config.template_date = noted.read_text(encoding="utf-8").strip()
     # For models whose prefixes cannot be shared; the others score nothing else anyway.
     score_trained_positions_only()
     try:
@@ -176,6 +184,8 @@ def _train_and_save(
         raise InputError(
             f"{trainer_class.__name__} refuses these options: {error} Mend them in the YAML file."
         ) from error
+    if config.template_date is not None and trainer.accelerator.is_main_process:
+        write_text_atomically(noted, config.template_date)
     check_whole_models_can_be_saved(trainer)
     warn_of_memory(trainer)
     metrics = _train(trainer, config.output_dir)

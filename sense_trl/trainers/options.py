@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sense_trl.errors import InputError
+from sense_trl.template_date import check_template_date
 
 _PREFIX_SHARING = {"auto": "auto", "true": True, "false": False, True: True, False: False}
 
@@ -104,6 +105,15 @@ class SenseOptions:
             "the model does so as well, so that the model is asked as it was trained."
         },
     )
+    template_date: str | None = field(
+        default=None,
+        metadata={
+            "help": "Day, e.g. '2026-11-29', that a chat template which writes today's date is "
+            "told: a run that is resumed and the caches of another day then have the same tokens. "
+            "Left out, it is that of `teacher_cache`, or today, and the log says which. Templates "
+            "without a date do not read it."
+        },
+    )
     require_end_token: bool = field(
         default=True,
         metadata={
@@ -119,6 +129,8 @@ class SenseOptions:
                 f"`prefix_sharing` is {self.prefix_sharing!r}, expected 'auto', true or false."
             )
         self.prefix_sharing = _PREFIX_SHARING[self.prefix_sharing]  # type: ignore[assignment]
+        if self.template_date is not None:
+            check_template_date(self.template_date)
         columns = self.group_by_columns
         if columns is not None and not (isinstance(columns, list | tuple) and columns):
             raise InputError(

@@ -37,6 +37,7 @@ from sense_trl.trainers.checked_rows import (
 from sense_trl.trainers.deferred_metrics import DeferredMetrics
 from sense_trl.trainers.dropout import disable_functional_dropout, evaluating
 from sense_trl.trainers.heads import LogitTerm, transfer_term
+from sense_trl.trainers.held_date import hold_template_date
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
@@ -291,7 +292,8 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             unlimited = copy.copy(args)
             unlimited.max_length = None
             dataset = unify_rows(dataset)
-            prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message)
+            if prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message):
+                hold_template_date(args, self._tokenizer)
             with naming_template_errors(f"the {dataset_name} dataset"):
                 dataset = super()._prepare_dataset(
                     dataset, ChatTokenizer.protect(processing_class), unlimited, dataset_name

@@ -17,6 +17,7 @@ from sense_trl.chat_tokens import ChatTokenizer
 from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
 from sense_trl.trainers.checked_rows import check_datasets, refuse_untrained_rows
 from sense_trl.trainers.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.held_date import hold_template_date
 from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.prefix_sharing import (
@@ -187,7 +188,8 @@ class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
         processing_class = ChatTokenizer.protect(processing_class)
         if not formatting_func:
             dataset = unify_rows(dataset)
-            prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message)
+            if prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message):
+                hold_template_date(args, self._tokenizer)
             if args.fold_system_message:
                 # TRL's, where that of the tokenizer does not say what the assistant writes.
                 self.chat_template = fold_system_message(self.chat_template)

@@ -49,6 +49,8 @@ class TeacherCacheSettings:
         seed: of the draws.
         temperature: the teacher's logits were divided by it.
         model_settings: of the teacher's config and adapters; None in a cache of version 0.1.0.
+        template_date: day on which a chat template that writes the date wrote the prompts; None for
+            other templates.
     """
 
     teacher: str
@@ -60,6 +62,7 @@ class TeacherCacheSettings:
     seed: int
     temperature: float
     model_settings: dict[str, Any] | None = None
+    template_date: str | None = None
 
     @property
     def num_ids(self) -> int:
@@ -188,7 +191,8 @@ class TeacherCache:
                 f"the teacher cache {str(self.path)!r}. The first is number {missing[0]}: "
                 f"{len(completion_ids)} tokens [{shown}, ...] after a prompt of "
                 f"{len(prompt_ids)}. Add them with `sense-trl teacher cache`, from the same rows, "
-                "tokenizer and chat template."
+                "tokenizer and chat template, and, where that writes the date, of the same day "
+                "(`template_date`)."
             )
 
     def lookup(

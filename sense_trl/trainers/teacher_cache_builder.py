@@ -54,6 +54,7 @@ def build_teacher_cache(
     num_samples: int | None = None,
     temperature: float = 1.0,
     seed: int = 0,
+    template_date: str | None = None,
     batch_size: int = 8,
     batches_per_shard: int = 64,
     on_progress: Callable[[int], None] | None = None,
@@ -74,6 +75,8 @@ def build_teacher_cache(
         num_samples: draw so many tokens instead of keeping the likeliest.
         temperature: divides the teacher's logits; training has to use the same.
         seed: of the draws.
+        template_date: day that the chat template was told when it wrote the prompts, where it
+            writes the date; see `sense_trl.template_date`. Trainers with this cache take it over.
         batch_size: answers per batch.
         batches_per_shard: batches per file.
         on_progress: called with the number of answers finished since the last call.
@@ -104,6 +107,7 @@ def build_teacher_cache(
         seed=seed,
         temperature=temperature,
         model_settings=describe_settings(model),
+        template_date=template_date,
     )
     if not 1 <= top_k <= settings.num_tokens:
         raise InputError(
