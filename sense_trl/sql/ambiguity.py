@@ -25,6 +25,18 @@ _ORDERLESS: Final = (
 _RANKS: Final = (exp.Rank, exp.DenseRank, exp.PercentRank, exp.CumeDist)
 # Functions that sqlglot does not count among the aggregates, or does not know.
 _PICKING: Final = (exp.Anonymous, exp.JSONArrayAgg, exp.JSONObjectAgg, exp.JSONBObjectAgg)
+# The nodes that `depends_on_scan_order` has a look at.
+_CHOOSING: Final = (
+    exp.Limit, exp.Offset, exp.Fetch, exp.Distinct, exp.Window, *_PICKING, exp.AggFunc, exp.Select,
+    exp.Subquery,
+)  # fmt: skip
+_ORDER_BY: Final = re.compile(r"\border\s+by\b", re.IGNORECASE)
+_LIMIT: Final = re.compile(r"\blimit\b", re.IGNORECASE)
+# Where these stand, the end of a text does not tell what its outermost query orders by.
+_STRING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
+_NOT_PLAIN: Final = re.compile(
+    r"--|/\*|'|\"|`|\[|\b(?:over|offset|fetch|values|with|window)\b", re.IGNORECASE
+)
 
 
 def depends_on_scan_order(
@@ -57,6 +69,8 @@ def depends_on_scan_order(
     tree = read_sql(sql, dialect)
     outermost = unwrap(tree)
     for node in tree.walk():
+        if not isinstance(node, _CHOOSING):
+            continue
         if isinstance(node, (exp.Limit, exp.Offset, exp.Fetch)):
             if isinstance(node.parent.parent, exp.Exists) and isinstance(node.parent, exp.Select):
                 # One of the rows that are there, or none where there are none.
@@ -75,7 +89,7 @@ def depends_on_scan_order(
             if _window_of(node) is None and not _is_orderless(node):
                 return True
         elif isinstance(node, exp.Select):
-            if _has_bare_columns(node) and not (but_for_bare_columns and _is_bounded(node)):
+            if not (but_for_bare_columns and _is_bounded(node)) and _has_bare_columns(node):
                 return True
         elif (
             isinstance(node, exp.Subquery) and _may_be_scalar(node) and not _has_one_row(node.this)
@@ -118,6 +132,10 @@ def get_tie_breaking_queries(
         >>> high
         'SELECT a FROM t WHERE b = (SELECT b FROM t ORDER BY c, 1 DESC LIMIT 1)'
     """
+    if num_ordered_columns is not None and dialect == "sqlite":
+        plain = _order_plain_text(sql, num_ordered_columns)
+        if plain is not None:
+            return plain
     tree = read_sql(sql, dialect)
     texts = []
     for largest_first in (False, True):
@@ -140,6 +158,33 @@ def get_tie_breaking_queries(
         if not any(broken):
             return None
         texts.append(rewritten.sql(dialect=dialect))
+    return texts[0], texts[1]
+
+
+def _order_plain_text(sql: str, num_columns: int) -> tuple[str, str] | None:
+    """What `get_tie_breaking_queries` gives for a query that is plain enough to append to.
+
+    Most predictions that are asked about are, and parsing takes far longer than running one.
+    """
+    text = sql.rstrip().rstrip(";")
+    order, limit = list(_ORDER_BY.finditer(text)), list(_LIMIT.finditer(text))
+    if len(order) > 1 or len(limit) > 1:
+        return None
+    clauses = min((found[0].start() for found in (order, limit) if found), default=len(text))
+    end = limit[0].start() if limit else len(text)
+    tail = text[clauses:]
+    # In a subquery, or behind one that could take any of several rows.
+    if tail.count("(") != tail.count(")") or text.lower().count("select") != 1:
+        return None
+    if _NOT_PLAIN.search(tail) or _NOT_PLAIN.search(_STRING.sub("", text)):
+        return None
+    if order and order[0].start() > end:
+        return None
+    texts = []
+    for direction in ("", " DESC"):
+        keys = ", ".join(f"{place}{direction}" for place in range(1, num_columns + 1))
+        joint = ", " if order else " ORDER BY "
+        texts.append(f"{text[:end].rstrip()}{joint}{keys} {text[end:]}".rstrip())
     return texts[0], texts[1]
 
 
@@ -364,13 +409,15 @@ def _bare_columns(select: exp.Select) -> Iterator[exp.Expression]:
                 keys.append(select.expressions[position].unalias())
         elif isinstance(key, exp.Column) and key.name.lower() in names:
             keys += [p.unalias() for p in select.expressions if p.alias.lower() == key.name.lower()]
-    spelled = {_spelled(key) for key in keys}
     columns = [key for key in keys if isinstance(key, exp.Column)]
+    spelled = {_spelled(key) for key in keys if not isinstance(key, (exp.Column, exp.Literal))}
     for part in ("expressions", "having", "order"):
         for column in _own_in(select, select.args.get(part), exp.Column):
-            if column.is_star or _is_string(column) or _stands_in(column, select, spelled):
+            if column.is_star or _is_string(column):
                 continue
             if any(_may_be_one(column, key) for key in columns):
+                continue
+            if _stands_in(column, select, spelled):
                 continue
             if part != "expressions" and not column.table and column.name.lower() in names:
                 continue
@@ -393,7 +440,7 @@ def _stands_in(node: exp.Expression, select: exp.Select, spelled: set[str]) -> b
     """Whether a grouping expression or an aggregate of `select` stands around `node`."""
     inner: exp.Expression | None = node
     while inner is not None and inner is not select:
-        if isinstance(inner, exp.AggFunc) or _spelled(inner) in spelled:
+        if isinstance(inner, exp.AggFunc) or (spelled and _spelled(inner) in spelled):
             return True
         inner = inner.parent
     return False

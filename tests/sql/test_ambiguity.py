@@ -194,3 +194,35 @@ def test_the_rows_of_the_outermost_query_are_ordered_on_request() -> None:
         ordered("SELECT a, b FROM (SELECT a, b, c FROM t ORDER BY c)")
         == "SELECT a, b FROM (SELECT a, b, c FROM t ORDER BY c, 1 DESC, 2 DESC, 3 DESC)"
     )
+
+
+PLAIN = st.builds(
+    "SELECT {} FROM t{}{}{}{}".format,
+    st.sampled_from(["a, b", "*", "a, max(b)", "a || 'order by', (b)"]),
+    st.sampled_from(["", " WHERE (a = 1 OR b > 0)", " WHERE a IN (SELECT b FROM t LIMIT 1)"]),
+    st.sampled_from(["", " GROUP BY a"]),
+    st.sampled_from(["", " ORDER BY b", " order  by count(a) DESC", " ORDER BY (SELECT 1), a"]),
+    st.sampled_from(["", " LIMIT 2", " LIMIT (1 + 1);", " LIMIT 1, 2", " -- LIMIT 1"]),
+)
+
+
+@given(PLAIN)
+@settings(max_examples=100, deadline=None)
+def test_a_plain_text_is_ordered_as_a_tree_would_be(sql: str) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE t (a, b)")
+    connection.executemany("INSERT INTO t VALUES (?, ?)", [(1, 2), (2, 1), (1, 0), (None, 2)])
+    queries = get_tie_breaking_queries(sql, "sqlite", num_ordered_columns=2)
+    # A comment behind it leaves the text to the parser.
+    parsed = get_tie_breaking_queries(f"{sql.rstrip(';')} /* */", "sqlite", num_ordered_columns=2)
+    assert queries is not None and parsed is not None
+
+    def answer(query: str) -> object:
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.Error:
+            return "an error"
+
+    for query, wanted in zip(queries, parsed, strict=True):
+        assert answer(query) == answer(wanted)
+    connection.close()
