@@ -157,17 +157,18 @@ def _read_lines(
 
 
 def _names_databases(lines: Sequence[str]) -> bool:
-    """Whether every line that holds anything is a whole query, a tab and one word."""
+    """Whether lines are a query, a tab and one word: all that hold anything, with some mistakes."""
     filled = [line for line in lines if line.strip()]
     if len(filled) < _MIN_LINES_OF_A_LAYOUT:
         return False
+    num_whole = 0
     for line in filled:
         sql, tab, name = line.rpartition("\t")
         if not tab or not _NAME.fullmatch(name.strip()):
             return False
-        if sql.strip() and not read_query(sql, max_tokens=500).is_closed:
-            return False
-    return True
+        # Of a query that a model broke off, the last word could as well be a part.
+        num_whole += not sql.strip() or read_query(sql, max_tokens=500).is_closed
+    return num_whole * 2 > len(filled)
 
 
 # ---------------------------------------------------------------------- JSON
@@ -193,7 +194,11 @@ def _read_json(path: Path, text: str, questions: Sequence[Question]) -> list[_An
     if len(value) > 1 and len(ids) == 1 and "None" not in ids and "\n" not in text.strip():
         # One line of a file of candidates.
         return _match_by_id(path, [("line 1", value)], questions)
-    records = [(f"record {number}", part) for number, part in enumerate(value, start=1)]
+    # As in BIRD's object, `null` is no answer.
+    records = [
+        (f"record {number}", "" if part is None else part)
+        for number, part in enumerate(value, start=1)
+    ]
     if any(isinstance(part, dict) and "question_id" in part for part in value):
         return _match_by_id(path, records, questions)
     if len(records) != len(questions):
@@ -203,9 +208,9 @@ def _read_json(path: Path, text: str, questions: Sequence[Question]) -> list[_An
             "answer), or objects with question_id and sql"
         )
     return [
-        _split_mark(part, place)
+        _split_name(part, place, questions)
         if isinstance(part, str)
-        else _read_record(path, place, part, needs_id=False)
+        else _read_record(path, place, part, questions, needs_id=False)
         for place, part in records
     ]
 
@@ -248,9 +253,19 @@ def _problem(error: Exception) -> str:
     return str(error)
 
 
-def _split_mark(sql: str, place: str, question_id: str | None = None) -> _Answer:
-    """An answer that may carry BIRD's mark and the name of its database."""
-    sql, _, name = sql.partition(_BIRD_MARK)
+def _split_name(
+    text: str, place: str, questions: Sequence[Question], question_id: str | None = None
+) -> _Answer:
+    """An answer that may carry the name of its database, behind BIRD's mark or behind a tab.
+
+    Where the file names the question, a tab is white space, and what stands behind it is SQL.
+    """
+    sql, mark, name = text.partition(_BIRD_MARK)
+    if not mark and question_id is None:
+        sql, _, name = text.rpartition("\t")
+        known = name.strip().casefold()
+        if not any(question.db_id.casefold() == known for question in questions):
+            sql, name = text, ""
     return _Answer(sql.removesuffix(_BARE_BIRD_MARK), place, name.strip() or None, question_id)
 
 
@@ -282,14 +297,16 @@ def _match_by_key(
             f"SQL, found {type(texts[0]).__name__}"
         )
     return [
-        _split_mark(text if isinstance(text, str) else "", f"key {key!r}")
+        _split_name(text if isinstance(text, str) else "", f"key {key!r}", questions)
         for key, text in zip(keys, texts, strict=True)
     ]
 
 
-def _read_record(path: Path, place: str, record: Any, *, needs_id: bool = True) -> _Answer:
+def _read_record(
+    path: Path, place: str, record: Any, questions: Sequence[Question], *, needs_id: bool = True
+) -> _Answer:
     # As `sense-trl evaluate --config` writes them: a list of the candidates of each question.
-    if isinstance(record, list):
+    if isinstance(record, list) and all(isinstance(part, dict) for part in record):
         if len(record) != 1:
             raise InputError(
                 f"{path}, {place}: {len(record)} candidates for one question; predict with "
@@ -298,14 +315,17 @@ def _read_record(path: Path, place: str, record: Any, *, needs_id: bool = True) 
         (record,) = record
     question_id = record.get("question_id") if isinstance(record, dict) else None
     if not isinstance(record, dict) or (needs_id and not isinstance(question_id, (str, int))):
-        raise InputError(f"{path}, {place}: expected an object with a `question_id`")
+        expected = "with a `question_id`" if needs_id else "with `sql`, or a string"
+        raise InputError(
+            f"{path}, {place}: expected an object {expected}, found {str(record)[:80]!r}"
+        )
     sql = next((record[name] for name in _SQL_FIELDS if isinstance(record.get(name), str)), None)
     if sql is None:
         raise InputError(
             f"{path}, {place}: no field {', '.join(f'`{name}`' for name in _SQL_FIELDS)} with a "
             f"string; the record has {sorted(record)}"
         )
-    answer = _split_mark(sql, place, None if question_id is None else str(question_id))
+    answer = _split_name(sql, place, questions, None if question_id is None else str(question_id))
     db_id = record.get("db_id")
     if not isinstance(db_id, str) or answer.db_id is not None:
         return answer
@@ -321,7 +341,7 @@ def _match_by_id(
     num_copies = Counter(file_ids)
     found: dict[str, list[_Answer]] = {}
     for place, record in records:
-        answer = _read_record(path, place, record)
+        answer = _read_record(path, place, record, questions)
         question_id = answer.question_id
         if question_id is None or question_id not in own_ids:
             raise InputError(

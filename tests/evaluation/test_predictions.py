@@ -136,6 +136,28 @@ def test_birds_object_of_position_to_query_is_read(file: Path, indent: int | Non
     assert load_predictions(file, ON_TWO) == ["SELECT 'a'", "SELECT\t'b'", "SELECT 'c'"]
 
 
+def test_names_behind_tabs_in_json_are_checked_where_order_alone_says_the_question(
+    file: Path,
+) -> None:
+    texts = [f"SELECT {n}\t{question.db_id}" for n, question in enumerate(ON_TWO)]
+    for value in (texts, dict(enumerate(texts)), [{"sql": text} for text in texts]):
+        file.write_text(json.dumps(value))
+        assert load_predictions(file, ON_TWO) == ["SELECT 0", "SELECT 1", "SELECT 2"]
+    shifted = [texts[0], texts[1].replace("concerts", "banks"), texts[2]]
+    for value in (shifted, dict(enumerate(shifted)), [{"sql": text} for text in shifted]):
+        file.write_text(json.dumps(value))
+        with pytest.raises(InputError, match=r"1 of 3 predictions name another database"):
+            load_predictions(file, ON_TWO)
+    file.write_text(json.dumps(["SELECT 0", None, "SELECT\tname"]))
+    assert load_predictions(file, ON_TWO) == ["SELECT 0", "", "SELECT\tname"]
+
+
+def test_one_query_that_was_broken_off_hides_no_other_database(file: Path) -> None:
+    file.write_text("SELECT 1\tcars\nSELECT a FROM\tcars\nSELECT 3\tcars\n")
+    with pytest.raises(InputError, match="3 of 3 predictions name another database"):
+        load_predictions(file, QUESTIONS)
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_arrays_are_read(file: Path, indent: int | None) -> None:
     texts = ["SELECT 'a\n'", "", "SELECT 2\t----- bird -----\tbanks"]
@@ -242,9 +264,10 @@ def test_a_word_behind_a_tab_is_no_database_unless_the_file_has_it_on_all_lines(
         ('{"0": ["SELECT 1"], "1": ["x"], "2": []}', "none of the 3 values is a string.*list"),
         ('[{"prediction": "a"}, {"x": "b"}, {"sql": "c"}]', "record 2: no field `sql`"),
         ('[["a"], ["b"], ["c"]]', "record 1: expected an object"),
+        ('[["a", "pets"], ["b", "pets"], ["c", "pets"]]', "record 1: expected an object"),
         ("SELECT 1\n\nSELECT 2\n\n\n", "has 5 lines for 3 questions"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_file_that_is_meant_as_json_is_never_read_as_lines(
     file: Path, content: str, words: str
