@@ -208,6 +208,8 @@ def _simulate(
     from sense_trl.trainers.heads import add_prefix_tree_head
     from sense_trl.trainers.tree_attention import with_dense_masks
 
+    # A tree keeps its masks; each simulation makes its own.
+    tree = tree.to("cpu")
     model = build_meta_model(config, settings, num_layers=num_layers)
     base = model.get_base_model() if settings.lora is not None else model
     add_fused_lm_head(base)
