@@ -43,6 +43,7 @@ def test_every_field_of_ours_is_explained():
         "max_dropped_fraction",
         "fold_system_message",
         "require_end_token",
+        "template_date",
         "prefix_sharing",
         "group_by_columns",
         "group_size",
