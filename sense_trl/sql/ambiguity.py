@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import sqlglot
 from sqlglot import exp
 
 from sense_trl.sql.parsing import read_sql, unwrap
@@ -66,6 +67,8 @@ def depends_on_scan_order(
         >>> depends_on_scan_order("SELECT a, b, count(*) FROM t GROUP BY a", "sqlite")
         True
     """
+    if _chooses_plainly_nothing(sql, but_for_outer_limit=but_for_outer_limit):
+        return False
     tree = read_sql(sql, dialect)
     outermost = unwrap(tree)
     for node in tree.walk():
@@ -89,13 +92,105 @@ def depends_on_scan_order(
             if _window_of(node) is None and not _is_orderless(node):
                 return True
         elif isinstance(node, exp.Select):
-            if not (but_for_bare_columns and _is_bounded(node)) and _has_bare_columns(node):
+            is_bounded = but_for_bare_columns and _is_bounded(node)
+            # Only SQLite has them.
+            if dialect == "sqlite" and not is_bounded and _has_bare_columns(node):
                 return True
         elif (
             isinstance(node, exp.Subquery) and _may_be_scalar(node) and not _has_one_row(node.this)
         ):
             return True
     return False
+
+
+# What may stand before a parenthesis in a text that is told to be harmless without parsing it.
+_PLAIN_CALLS: Final = frozenset(
+    """
+    count avg sum max min abs round lower upper length substr in and or not where on having by from
+    join select exists between like using union all intersect except distinct
+    """.split()  # noqa: SIM905
+)
+_CALLED: Final = re.compile(r"(\w+)\s*\(")
+_ONE_AGGREGATE: Final = re.compile(r"\b(?:count|avg|sum|max|min)\s*\([^(),]*\)")
+_UNUSUAL: Final = re.compile(
+    r"--|/\*|\[|`|\\|\$|\b(?:over|with|offset|fetch|values|window|qualify|distinct\s+on|case)\b"
+)
+_SELECT: Final = re.compile(r"\bselect\b")
+_FROM: Final = re.compile(r"\bfrom\b")
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
+_CLAUSE: Final = re.compile(r"\b(group\s+by|having|order\s+by|limit|union|intersect|except)\b")
+_ALIAS: Final = re.compile(r"\bas\s+(\w+)")
+_NAME: Final = re.compile(r"\b[^\W\d]\w*(?:\.\w+)?")
+_NO_NAME: Final = frozenset(
+    "distinct and or not is null in between like asc desc nulls first last".split()  # noqa: SIM905
+)
+
+
+def _chooses_plainly_nothing(sql: str, *, but_for_outer_limit: bool) -> bool:
+    """Whether a text is one of the many of which `depends_on_scan_order` is no without parsing."""
+    # A string is no name; what stands in double quotes may be one, that no key is called by.
+    text = _QUOTED.sub(lambda found: "0" if found[0][0] == "'" else " quoted__ ", sql.lower())
+    if _UNUSUAL.search(text) is not None or not _PLAIN_CALLS.issuperset(_CALLED.findall(text)):
+        return False
+    head, *selects = _SELECT.split(text)
+    cut = text.rpartition("limit")[2]
+    if "limit" in text and (
+        not but_for_outer_limit or text.count("limit") > 1 or ")" in cut or "select" in cut
+    ):
+        return False
+    if head.strip() or not selects:
+        return False
+    if len(selects) > 1 and (
+        "group" in text
+        or "having" in text
+        or ("order" in text and _ONE_AGGREGATE.search(selects[0] + text.rpartition("order")[2]))
+    ):
+        # Whether a clause behind a subquery is its own, takes a parser.
+        return False
+    before = "from"
+    for select in selects:
+        if not _is_plain_select(select, is_scalar=before.endswith("(") and not _reads(before)):
+            return False
+        before = select.rstrip()
+    return True
+
+
+def _reads(text: str) -> bool:
+    """Whether a query behind this text and its parenthesis may have several rows."""
+    return text[:-1].rstrip().rpartition(" ")[2] in ("in", "from", "join", "exists")
+
+
+def _is_plain_select(text: str, *, is_scalar: bool) -> bool:
+    found = _FROM.search(text)
+    if found is None:
+        return False
+    pieces = _CLAUSE.split(text[found.end() :])
+    clauses = dict(zip(pieces[1::2], pieces[2::2], strict=True))
+    keys = next((clauses[name] for name in clauses if name.startswith("group")), None)
+    places = [text[: found.start()]] + [
+        clause for name, clause in clauses.items() if name.startswith(("having", "order"))
+    ]
+    rest = [_ONE_AGGREGATE.sub(" ", place) for place in places]
+    has_aggregates = rest != places
+    if not has_aggregates and keys is None:
+        return not is_scalar
+    aliases = set(_ALIAS.findall(rest[0]))
+    rest[0] = _ALIAS.sub(" ", rest[0])
+    if "*" in rest[0] or (is_scalar and keys is not None):
+        return False
+    known = {key.strip(" \n\t();") for key in (keys or "").split(",")} - {""}
+    if not all(map(_NAME.fullmatch, known)) or "quoted__" in known:
+        return False
+    short = {name for name in known if "." not in name}
+    last = {name.rpartition(".")[2] for name in known}
+    return all(
+        name in known
+        or name in _NO_NAME
+        or name.rpartition(".")[2] in short
+        or ("." not in name and (name in last or (place > 0 and name in aliases)))
+        for place, text in enumerate(rest)
+        for name in _NAME.findall(text)
+    )
 
 
 def get_tie_breaking_queries(
@@ -110,7 +205,9 @@ def get_tie_breaking_queries(
     Where a query inside it is cut (LIMIT, OFFSET, DISTINCT ON, the first row of a scalar
     subquery), rows that tie under its ORDER BY, or all where it has none, come by their values:
     from the smallest on in the first text, from the largest on in the second. So do the rows of
-    windows that number rows or look at their neighbours.
+    windows that number rows or look at their neighbours, and in DuckDB, where no order of reading
+    shows it, the distinct values that an aggregate keeps and the most frequent ones that `mode`
+    picks from.
 
     Args:
         sql: the query.
@@ -142,11 +239,14 @@ def get_tie_breaking_queries(
         rewritten = tree.copy()
         outermost = unwrap(rewritten)
         nodes = list(rewritten.find_all(exp.Query, exp.Window))
+        picks = list(rewritten.find_all(exp.AggFunc)) if dialect == "duckdb" else []
         broken = [
             _break_ties(node, largest_first)
             for node in nodes
             if node is not outermost or not (but_for_outer_limit or num_ordered_columns)
         ]
+        # From the inside out, as an aggregate may be replaced.
+        broken += [_break_pick(node, largest_first) for node in reversed(picks)]
         if num_ordered_columns is not None:
             ordering = _find_ordering_query(outermost)
             columns = [None] * num_ordered_columns
@@ -211,6 +311,37 @@ def _break_ties(node: exp.Expression, largest_first: bool) -> bool:
     if keys:
         _append_keys(node, keys, largest_first)
     return bool(keys)
+
+
+def _break_pick(aggregate: exp.AggFunc, largest_first: bool) -> bool:
+    """Let an aggregate of DuckDB that goes by its hash table go by values."""
+    if _window_of(aggregate) is not None:
+        return False
+    values = aggregate.this
+    if isinstance(values, exp.Distinct) and not _is_orderless(aggregate):
+        ordered = exp.Order(this=values.copy(), expressions=[])
+        for value in values.expressions:
+            ordered.append(
+                "expressions",
+                exp.Ordered(this=value.copy(), desc=largest_first, nulls_first=not largest_first),
+            )
+        values.replace(ordered)
+        return True
+    if not isinstance(aggregate, exp.Mode) or values is None:
+        return False
+    value = values.this if isinstance(values, exp.Order) else values
+    counts: exp.Expression = exp.Anonymous(this="HISTOGRAM", expressions=[value.copy()])
+    whole = aggregate.parent if isinstance(aggregate.parent, exp.Filter) else aggregate
+    if whole is not aggregate:
+        counts = exp.Filter(this=counts, expression=whole.expression.copy())
+    counted = f"({counts.sql('duckdb')})"
+    most_frequent = (
+        f"LIST_FILTER(MAP_KEYS{counted}, "
+        f"LAMBDA picked: {counted}[picked] = LIST_MAX(MAP_VALUES{counted}))"
+    )
+    pick = "LIST_MAX" if largest_first else "LIST_MIN"
+    whole.replace(sqlglot.parse_one(f"{pick}({most_frequent})", read="duckdb"))
+    return True
 
 
 def _find_ordering_query(query: exp.Expression) -> exp.Expression:
@@ -327,8 +458,9 @@ def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
     gives them.
 
     Returns:
-        The two texts; `None` where there is no such column, or where a query's only aggregate is
-        one MIN or MAX, whose row SQLite then takes the columns from.
+        The two texts; `None` where there is no such column, where a query's only aggregate is one
+        MIN or MAX, whose row SQLite then takes the columns from, and in other dialects, which
+        refuse such columns.
 
     Raises:
         SQLParseError: the text is not one statement. (Texts without aggregates and GROUP BY are
@@ -341,7 +473,7 @@ def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
         >>> high
         'SELECT a, MAX(b) FROM t GROUP BY a'
     """
-    if not (_GROUP.search(sql) or _AGGREGATE.search(sql)):
+    if dialect != "sqlite" or not (_GROUP.search(sql) or _AGGREGATE.search(sql)):
         return None
     tree = read_sql(sql, dialect)
     if next(_all_bare_columns(tree), None) is None:
@@ -376,7 +508,9 @@ def _all_bare_columns(tree: exp.Expression) -> Iterator[exp.Expression]:
 
 def _takes_the_row_of_an_extreme(select: exp.Select) -> bool:
     aggregates = list(_own(select, exp.AggFunc))
-    return len(aggregates) == 1 and isinstance(aggregates[0], (exp.Max, exp.Min))
+    # One that stands in the HAVING or ORDER BY as well is the same one.
+    is_one = len({_spelled(aggregate) for aggregate in aggregates}) == 1
+    return is_one and isinstance(aggregates[0], (exp.Max, exp.Min))
 
 
 def _has_bare_columns(select: exp.Select) -> bool:
@@ -399,7 +533,7 @@ def _bare_columns(select: exp.Select) -> Iterator[exp.Expression]:
     if not _is_grouped(select):
         return
     group = select.args.get("group")
-    keys = [] if group is None else list(group.expressions)
+    keys = [] if group is None else [key.unnest() for key in group.expressions]
     names = {projection.alias.lower() for projection in select.expressions if projection.alias}
     # A key may be a number or an alias of a result column.
     for key in list(keys):

@@ -27,6 +27,7 @@ __all__ = [
     "read_sql",
     "unwrap",
     "visible_sort_columns",
+    "without_end",
 ]
 
 
@@ -204,6 +205,8 @@ def visible_sort_columns(sql: str, dialect: str) -> tuple[int, ...] | None:
     projections = _output_projections(query)
     if projections is None:
         return None
+    if _orders_by_all(order, dialect):
+        return tuple(range(len(projections)))
     found = []
     for ordered in order.expressions:
         index = _projection_index(ordered.this, projections)
@@ -230,14 +233,14 @@ def get_tie_query(
 
     Returns:
         The text, or `None` where the query does not order or cannot be rewritten this way
-        (DISTINCT, set operations and VALUES whose keys are not result columns).
+        (DISTINCT, set operations and VALUES whose keys are not result columns, ORDER BY ALL).
 
     Raises:
         SQLParseError: the text is not one statement.
     """
     query = unwrap(read_sql(sql, dialect)).copy()
     order = _outer_order(query)
-    if order is None:
+    if order is None or _orders_by_all(order, dialect):
         return None
     projections = _output_projections(query)
     if isinstance(query, exp.Select) and query.args.get("distinct") is None:
@@ -277,6 +280,24 @@ def get_unlimited_query(sql: str, dialect: str) -> str:
     return text
 
 
+def without_end(sql: str, dialect: str) -> str:
+    """A query without the semicolons and comments behind it, to stand inside another one.
+
+    Example:
+        >>> without_end("SELECT ';' AS a; -- once", "sqlite")
+        "SELECT ';' AS a"
+    """
+    if ";" not in sql:
+        return sql
+    try:
+        tokens: list[Any] = sqlglot.tokenize(sql, read=dialect)
+    except SqlglotError:
+        return sql.rstrip().rstrip(";")
+    while tokens and tokens[-1].token_type is sqlglot.TokenType.SEMICOLON:
+        tokens.pop()
+    return sql[: tokens[-1].end + 1] if tokens else ""
+
+
 # ---------------------------------------------------------------------- helpers
 
 _ORDER: Final = re.compile(r"\border\b", re.IGNORECASE)
@@ -306,6 +327,12 @@ def _outer_order(tree: exp.Expression) -> exp.Expression | None:
         # "(SELECT ... ORDER BY a) LIMIT 3": the outer clause keeps the inner order.
         return _outer_order(tree.this)
     return order
+
+
+def _orders_by_all(order: exp.Expression, dialect: str) -> bool:
+    """Whether it is DuckDB's ORDER BY ALL: by every result column."""
+    key = order.expressions[0].this
+    return dialect == "duckdb" and isinstance(key, exp.Var) and key.name.upper() == "ALL"
 
 
 def _literal_limit(query: exp.Expression) -> int | None:

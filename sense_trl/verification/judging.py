@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, get_args
 
@@ -38,6 +37,7 @@ from sense_trl.sql.parsing import (
     order_matters,
     outer_limit,
     visible_sort_columns,
+    without_end,
 )
 from sense_trl.sql.volatility import get_clock_queries, is_volatile
 from sense_trl.verification.comparison import (
@@ -135,7 +135,8 @@ def verify_sql(
 
     A prediction that answers as gold does by the order of storage alone is wrong: where gold orders
     and it does not, or its own LIMIT or window takes any of several rows, it is run again with
-    those in the order of their values and in the reverse (`strict`).
+    those in the order of their values and in the reverse, and wherever it may take one of several
+    rows, with its tables read in another order (`strict`).
 
     A prediction that differs from gold in white space and the case of words alone is not run. One
     that takes more than 20,000 instructions is wrong without running to its end if it has another
@@ -390,20 +391,41 @@ def _find_ambiguity(
         but_for_bare_columns=engine.dialect == "sqlite",
     ):
         return None
-    with contextlib.suppress(SQLParseError):
-        # First, because it reads no copies of tables. It sees what no order of reading shows:
-        # GROUP BY sorts its rows before they tie.
-        queries = get_tie_breaking_queries(sql, engine.dialect, but_for_outer_limit=is_decided)
-        if _answers_differ(queries, engine, generous):
-            return Reason.GOLD_NOT_DETERMINISTIC
-    spent = 0
-    for query in get_reordered_queries(sql, engine.get_tables(), engine.dialect):
-        other = engine.execute(query, limits=generous)
+    if _breaks_ties_inside(sql, engine, generous, but_for_outer_limit=is_decided):
+        return Reason.GOLD_NOT_DETERMINISTIC
+    for other in _reread(sql, engine, generous):
         problem = _tell_apart(other, result)
-        spent += other.steps or 0
-        if problem is not None or spent > get_step_budget(limits):
+        if problem is not None:
             return problem
     return None
+
+
+def _breaks_ties_inside(
+    sql: str, engine: SQLEngine, limits: ExecutionLimits, *, but_for_outer_limit: bool
+) -> bool:
+    """Whether breaking ties both ways gives two answers.
+
+    It reads no copies of tables, and sees what no order of reading shows: GROUP BY sorts its rows
+    before they tie.
+    """
+    try:
+        queries = get_tie_breaking_queries(
+            sql, engine.dialect, but_for_outer_limit=but_for_outer_limit
+        )
+    except SQLParseError:
+        return False
+    return _answers_differ(queries, engine, limits)
+
+
+def _reread(sql: str, engine: SQLEngine, limits: ExecutionLimits) -> Iterator[QueryResult]:
+    """The results of a query with its tables read in other orders, as many as the budget allows."""
+    spent = 0
+    for query in get_reordered_queries(sql, engine.get_tables(), engine.dialect):
+        other = engine.execute(query, limits=limits)
+        yield other
+        spent += other.steps or 0
+        if spent > get_step_budget(limits) // 2:
+            return
 
 
 def _tell_apart(other: QueryResult, result: QueryResult) -> Reason | None:
@@ -655,6 +677,8 @@ def _judge_luck(
     for no order of its rows, or lets rows tie, it is run again with the rows that it leaves free
     in an order of their values, and in the reverse.
     """
+    if _hangs_on_reading(predicted_sql, result, gold, engine, limits):
+        return Reason.VALUES_DIFFER
     if gold.is_ordered is None:
         try:
             gold.is_ordered = order_matters(gold.sql, engine.dialect)
@@ -686,6 +710,42 @@ def _judge_luck(
     return next((each for each in found if each is not None and each is not reason), reason)
 
 
+def _hangs_on_reading(
+    sql: str,
+    result: QueryResult,
+    gold: GoldExamination,
+    engine: SQLEngine,
+    limits: ExecutionLimits,
+) -> bool:
+    """Whether a prediction takes one of several rows inside, and other rows give another answer.
+
+    `group_concat`, a bare column or the row of a scalar subquery may be gold's by luck.
+    """
+    if result is gold.result or gold.digest is not None:
+        return False
+    if _CHOOSING.search(sql) is None:
+        return False
+    try:
+        if not depends_on_scan_order(sql, engine.dialect, but_for_outer_limit=True):
+            return False
+    except SQLParseError:
+        return False
+    # Another answer may have more rows than gold.
+    limits = replace(limits, max_rows=engine.limits.max_rows)
+    if _has_ambiguous_columns(sql, engine, limits):
+        return True
+    if not depends_on_scan_order(
+        sql, engine.dialect, but_for_outer_limit=True, but_for_bare_columns=True
+    ):
+        return False
+    if _breaks_ties_inside(sql, engine, limits, but_for_outer_limit=True):
+        return True
+    return any(
+        other.ok and not bags_equal(other.rows, result.rows)
+        for other in _reread(sql, engine, limits)
+    )
+
+
 def _order_tail(sql: str) -> str:
     """The text from the last ORDER BY on, without what does not matter in it."""
     text = sql.lower().replace("`", "").replace('"', "").rstrip().rstrip(";")
@@ -705,7 +765,8 @@ def _decide_by_text(
     if is_volatile(predicted_sql, engine.dialect):
         return None
     if gold.result.rows:
-        columns = engine.execute(_with_no_rows(predicted_sql), limits=limits).columns
+        bare = without_end(predicted_sql, engine.dialect)
+        columns = engine.execute(_with_no_rows(bare), limits=limits).columns
         if columns and len(columns) != len(gold.result.columns):
             return Reason.COLUMN_COUNT_DIFFERS
     if canonical is None:
@@ -719,7 +780,7 @@ def _decide_by_text(
 def _with_no_rows(sql: str) -> str:
     """The same result columns and no work: SQLite looks at LIMIT 0 before it reads."""
     # The line break ends a comment behind the query.
-    return f"SELECT * FROM (\n{sql.rstrip().rstrip(';')}\n) LIMIT 0"
+    return f"SELECT * FROM (\n{sql}\n) LIMIT 0"
 
 
 # What canonical texts do not tell apart, and SQLite does: a unary plus takes a column's affinity,

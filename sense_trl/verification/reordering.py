@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sense_trl.database.engine import TableInfo
+from sense_trl.sql.parsing import without_end
 
 __all__ = ["MAX_ORDERS", "get_reordered_queries"]
 
@@ -16,6 +17,8 @@ MAX_ORDERS: Final = 16
 
 # Where these stand, columns matter that the text does not name.
 _UNNAMED_COLUMNS: Final = re.compile(r"\*|\bnatural\b")
+_NAMES_OF_NUMBERS: Final = frozenset({"rowid", "_rowid_", "oid"})
+_ROW_NUMBERS: Final = re.compile(rf"\b(?:{'|'.join(_NAMES_OF_NUMBERS)})\b")
 _COUNTED: Final = re.compile(r"\(\s*\*\s*\)")
 _UP, _DOWN = "ASC NULLS FIRST", "DESC NULLS LAST"
 
@@ -40,17 +43,20 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
 
     Returns:
         At most `MAX_ORDERS` texts; none where the query names no table. The rows come in no order.
-        A query that uses what a copy lacks (`rowid`, full-text search) fails.
+        A query that uses what a copy lacks (full-text search, `rowid` beside a star) fails.
     """
     lower = sql.lower()
     read = [table for table in tables if table.name.lower() in lower]
     has_unnamed = _UNNAMED_COLUMNS.search(_COUNTED.sub("", lower)) is not None
+    row_numbers = set() if has_unnamed else set(_ROW_NUMBERS.findall(lower))
     columns: dict[str, list[str]] = {}
     leading: dict[str, None] = {}
     for table in read:
         names = [column.name for column in table.columns]
         named = [name for name in names if name.lower() in lower]
         columns[table.name] = names if has_unnamed else named or names[:1]
+        if not table.is_view:
+            columns[table.name] += sorted(row_numbers - {name.lower() for name in names})
         leading.update(dict.fromkeys(name.lower() for name in columns[table.name]))
     if not read:
         return
@@ -61,11 +67,12 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
         itertools.product(leading, same),
         itertools.product(leading, opposite),
     )
+    query = without_end(sql, dialect)
     for lead, directions in itertools.islice(orders, MAX_ORDERS):
         copies = [
             _copy(table, names, lead, directions, dialect) for table, names in columns.items()
         ]
-        yield f"WITH {', '.join(copies)}\nSELECT * FROM (\n{sql.rstrip().rstrip(';')}\n)"
+        yield f"WITH {', '.join(copies)}\nSELECT * FROM (\n{query}\n)"
 
 
 def _copy(
@@ -80,10 +87,15 @@ def _copy(
         for names, direction in zip((first, rest), directions, strict=True)
         for name in names
     ]
+    # SQLite would give the number of a row the name of the column that is its alias.
+    selected = [
+        f"{_quoted(name)} AS {_quoted(name)}" if name in _NAMES_OF_NUMBERS else _quoted(name)
+        for name in columns
+    ]
     # SQLite keeps the order of a subquery that has a LIMIT.
     kept, limit = ("", " LIMIT -1") if dialect == "sqlite" else (" MATERIALIZED", "")
     return (
-        f"{_quoted(table)} AS{kept} (SELECT {', '.join(map(_quoted, columns))} "
+        f"{_quoted(table)} AS{kept} (SELECT {', '.join(selected)} "
         f"FROM main.{_quoted(table)} ORDER BY {', '.join(keys)}{limit})"
     )
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sense_trl.sql import ambiguity
 from sense_trl.sql.ambiguity import (
     depends_on_scan_order,
     get_bare_column_queries,
@@ -226,3 +227,50 @@ def test_a_plain_text_is_ordered_as_a_tree_would_be(sql: str) -> None:
     for query, wanted in zip(queries, parsed, strict=True):
         assert answer(query) == answer(wanted)
     connection.close()
+
+
+ITEMS = [
+    "a", "b", "t.a", "count(*)", "max(b)", "min(a) AS m", "avg(t.b)", "lower(a)", "a+b", "*", "1",
+    "(SELECT a FROM u)", "(SELECT max(a) FROM u)", "group_concat(a)", "'x'", '"a"', "max(a, b)",
+    "count(DISTINCT a)", "b AS a", "upper('group')",
+]  # fmt: skip
+SHORT_TEXTS = st.builds(
+    "SELECT {}{} FROM t{}{}{}{}{}".format,
+    st.sampled_from(["", "DISTINCT "]),
+    st.lists(st.sampled_from(ITEMS), min_size=1, max_size=2).map(", ".join),
+    st.sampled_from(["", ", u", " JOIN u ON t.a = u.a", " JOIN (SELECT b FROM u) AS x"]),
+    st.sampled_from([
+        "", " WHERE a IN (SELECT b FROM u)", " WHERE a > (SELECT avg(b) FROM u)",
+        " WHERE a = (SELECT b FROM u)", " WHERE EXISTS (SELECT * FROM u)",
+        " WHERE a IN (SELECT b FROM u ORDER BY b LIMIT 1)", " WHERE a IN ((SELECT b FROM u))",
+        " WHERE a IN (SELECT b FROM u GROUP BY a)",
+    ]),
+    st.sampled_from([
+        "", " GROUP BY a", " GROUP BY t.a", " GROUP BY u.a", " GROUP BY lower(a)",
+        " GROUP BY a, b", " GROUP BY 1", ' GROUP BY "a"', " GROUP BY (a)", " GROUP BY m",
+    ]),
+    st.sampled_from(["", "", " HAVING count(*) > 1", " HAVING b > 1", " HAVING m > 1"]),
+    st.sampled_from([
+        "", " ORDER BY a", " ORDER BY count(*)", " ORDER BY b", " ORDER BY m", " LIMIT 1",
+        " ORDER BY a LIMIT 1", " ORDER BY max(b) LIMIT 2 OFFSET 1", " UNION SELECT a FROM u",
+        " UNION SELECT a FROM u GROUP BY b", " UNION SELECT b, max(a) FROM u LIMIT 3",
+    ]),
+)  # fmt: skip
+
+
+@given(SHORT_TEXTS, st.booleans())
+@settings(max_examples=250, deadline=None)
+def test_what_is_told_without_a_tree_is_what_a_tree_tells(sql: str, flag: bool) -> None:
+    if ambiguity._chooses_plainly_nothing(sql, but_for_outer_limit=flag):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ambiguity, "_chooses_plainly_nothing", lambda *_, **__: False)
+            assert not depends_on_scan_order(sql, "sqlite", but_for_outer_limit=flag)
+
+
+def test_most_texts_are_told_without_a_tree() -> None:
+    for sql in (
+        "SELECT count(*), max(a) FROM t WHERE b = 'x; y'",
+        "SELECT t1.a, count(*) FROM t AS t1 JOIN u ON t1.id = u.id GROUP BY t1.a ORDER BY count(*)",
+        "SELECT a FROM t WHERE b > (SELECT avg(b) FROM t) AND c NOT IN (SELECT c FROM u);",
+    ):
+        assert ambiguity._chooses_plainly_nothing(sql, but_for_outer_limit=False)

@@ -150,6 +150,8 @@ CERTAIN_ANYWHERE = [
     "SELECT name, row_number() OVER (ORDER BY age, name) FROM s",
     "SELECT name, max(age) OVER (ORDER BY age ROWS UNBOUNDED PRECEDING) FROM s",
     "SELECT count(*) FROM (SELECT name FROM s LIMIT 2) AS x",
+    "SELECT name FROM s WHERE id = (SELECT id FROM s ORDER BY age DESC LIMIT 1); -- ; the oldest",
+    "SELECT rowid, row_number() OVER (ORDER BY rowid) FROM s;",
 ]  # fmt: skip
 AMBIGUOUS_ANYWHERE = [
     # At the edge of LIMIT, however it is written.
@@ -195,6 +197,9 @@ AMBIGUOUS_ANYWHERE = [
 SQLITE_CERTAIN = [
     "SELECT name, max(age) FROM s",
     "SELECT land, max(age), count(*) FROM s GROUP BY land",
+    # One aggregate, written twice.
+    "SELECT land, name, max(age) FROM s WHERE id > 1 GROUP BY land HAVING max(age) > 20",
+    "SELECT land, name, max(age) FROM s WHERE id > 1 GROUP BY land ORDER BY max(age)",
     "SELECT group_concat(name) FROM s WHERE id = 1",
     "SELECT group_concat(name) FROM (SELECT name FROM s ORDER BY name)",
     "SELECT name FROM s WHERE age = (SELECT age FROM s WHERE id = 3)",
@@ -213,8 +218,9 @@ SQLITE_AMBIGUOUS = [
     "SELECT (SELECT name FROM s)",
     "SELECT id FROM s WHERE name = (SELECT name FROM s ORDER BY age)",
     "SELECT name FROM s ORDER BY age LIMIT 1, 2",
-    # What the copies of tables lack, nobody can decide.
     "SELECT rowid, row_number() OVER (ORDER BY age) FROM s",
+    # What the copies of tables lack, nobody can decide.
+    "SELECT *, rowid, row_number() OVER (ORDER BY name) FROM s",
 ]
 DUCKDB_CERTAIN = [
     "SELECT string_agg(name, ',' ORDER BY name) FROM s",
@@ -228,6 +234,10 @@ DUCKDB_CERTAIN = [
     "SELECT name FROM s ORDER BY ALL LIMIT 2",
     "SELECT median(age), quantile_cont(age, 0.5), stddev(age) FROM s",
     "SELECT histogram(age) FROM s",
+    "SELECT land, count(*) FROM s GROUP BY ALL ORDER BY ALL",
+    "SELECT mode(age), mode(land) FILTER (WHERE id > 2) FROM s",
+    "SELECT list_sort(list(DISTINCT land)), list(DISTINCT land ORDER BY land) FROM s",
+    "SELECT any_value(DISTINCT land) FROM s WHERE id > 2",
 ]
 DUCKDB_AMBIGUOUS = [
     "(SELECT name FROM s ORDER BY age LIMIT 1)",
@@ -241,6 +251,11 @@ DUCKDB_AMBIGUOUS = [
     "SELECT land, first(name) FROM s GROUP BY land",
     "SELECT last(name) FROM s",
     "SELECT mode(age) FROM s WHERE id IN (1, 3)",
+    "SELECT mode(age) FROM (FROM s UNION ALL FROM s) WHERE id > 2",
+    "SELECT land, mode(age) FILTER (WHERE id > 0) AS m FROM s GROUP BY land",
+    "SELECT list(DISTINCT land) FROM s",
+    "SELECT string_agg(DISTINCT land, ',') FILTER (WHERE id > 0) FROM s",
+    "SELECT first(DISTINCT land) FROM s",
     "SELECT arg_min(name, age) FROM s",
     "SELECT min_by(name, age), max(age) FROM s",
     "SELECT arg_max(name, land = 'DE') FROM s",
@@ -437,6 +452,9 @@ def test_a_choice_in_gold_that_is_too_large_to_keep_decides_nothing(fresh_db) ->
             "SELECT name, row_number() OVER (ORDER BY age, id) FROM s",
             Reason.VALUES_DIFFER,
         ),
+        # The order that an aggregate keeps.
+        ("SELECT group_concat(name) FROM s", "SELECT 'Ann,Ben,Cem,Dan'", Reason.VALUES_DIFFER),
+        ("SELECT group_concat(name) FROM s WHERE id = 1", "SELECT 'Ann'", Reason.RESULTS_EQUAL),
     ],
 )  # fmt: skip
 def test_a_prediction_that_is_right_by_the_order_of_storage_is_wrong(
@@ -447,6 +465,48 @@ def test_a_prediction_that_is_right_by_the_order_of_storage_is_wrong(
     for semantics in ("spider", "bird"):
         verdict = verify_sql(predicted, gold, sqlite_people, semantics=semantics).verdict
         assert verdict is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "reason"),
+    [
+        ("SELECT land, name FROM s GROUP BY land", "SELECT land, name FROM s WHERE id <> 4",
+         Reason.VALUES_DIFFER),
+        ("SELECT name, land FROM s GROUP BY id", "SELECT name, land FROM s", Reason.RESULTS_EQUAL),
+        ("SELECT name, min(age) FROM s", "SELECT name, age FROM s WHERE id = 1",
+         Reason.VALUES_DIFFER),
+        ("SELECT name, max(age) FROM s", "SELECT name, age FROM s WHERE id = 4",
+         Reason.RESULTS_EQUAL),
+        ("SELECT (SELECT name FROM s)", "SELECT name FROM s WHERE id = 1", Reason.VALUES_DIFFER),
+        ("SELECT (SELECT name FROM s WHERE id = 1)", "SELECT name FROM s WHERE id = 1",
+         Reason.RESULTS_EQUAL),
+    ],
+)  # fmt: skip
+def test_a_row_that_sqlite_takes_from_several_is_luck(
+    sqlite_people: SQLEngine, predicted: str, gold: str, reason: Reason
+) -> None:
+    assert verify_sql(predicted, gold, sqlite_people).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "reason"),
+    [
+        ("SELECT first(name) FROM s", "SELECT 'Ann'", Reason.VALUES_DIFFER),
+        ("SELECT first(name ORDER BY id) FROM s", "SELECT 'Ann'", Reason.RESULTS_EQUAL),
+        ("SELECT mode(age) FROM s WHERE id > 2", "SELECT 30", Reason.VALUES_DIFFER),
+        ("SELECT mode(age) FROM s", "SELECT 20", Reason.RESULTS_EQUAL),
+        ("SELECT DISTINCT ON (age) age, name FROM s", "SELECT age, name FROM s WHERE id <> 2",
+         Reason.VALUES_DIFFER),
+        ("SELECT land FROM s", "SELECT land FROM s ORDER BY ALL DESC", Reason.ORDER_DIFFERS),
+        ("SELECT name FROM s", "SELECT name FROM s ORDER BY ALL", Reason.ORDER_DIFFERS),
+        ("SELECT name FROM s ORDER BY name", "SELECT name FROM s ORDER BY ALL",
+         Reason.RESULTS_EQUAL),
+    ],
+)  # fmt: skip
+def test_a_row_that_duckdb_takes_from_several_is_luck(
+    duckdb_people: SQLEngine, predicted: str, gold: str, reason: Reason
+) -> None:
+    assert verify_sql(predicted, gold, duckdb_people).reason is reason
 
 
 def test_a_long_prediction_is_looked_at_as_well(sqlite_people: SQLEngine) -> None:

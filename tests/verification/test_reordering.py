@@ -65,3 +65,16 @@ def test_there_are_not_too_many() -> None:
         len(list(get_reordered_queries(f"SELECT {every} FROM u", TABLES, "duckdb"))) == MAX_ORDERS
     )
     assert list(get_reordered_queries("SELECT 1", TABLES[1:2], "duckdb")) == []
+
+
+def test_copies_have_the_numbers_of_the_rows_that_a_query_asks_for() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute('CREATE TABLE t (a INTEGER PRIMARY KEY, "b c" INT)')
+    connection.executemany("INSERT INTO t VALUES (?, ?)", [(7, 1), (9, 2)])
+    for sql in ("SELECT a, rowid FROM t", "SELECT rowid, x._rowid_ FROM t AS x; -- ;"):
+        orders = [
+            connection.execute(query).fetchall()
+            for query in get_reordered_queries(sql, TABLES, "sqlite")
+        ]
+        assert orders[:2] == [[(7, 7), (9, 9)], [(9, 9), (7, 7)]]
+    connection.close()
