@@ -2,13 +2,15 @@
 
 The loader reads JSON Lines (one object per line) and JSON arrays, with the field names of Spider
 (`question`, `query`), BIRD (`question`, `SQL`, `evidence`) and this project (`question`,
-`gold_sql`).
+`gold_sql`). Where the wording is not needed, it also reads the gold files of both benchmarks'
+scripts: one query per line, a tab and the `db_id`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ _MAX_SHOWN = 10
 _GOLD_SQL_FIELDS = ("gold_sql", "query", "SQL", "sql")
 # Between the id of a record that a file holds several times, and the number of the copy.
 _COPY_MARK = "#"
+_GOLD_LINE = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES)\b", re.I)
 _LEVEL_FIELDS = ("level", "hardness", "difficulty")
 _SPLIT_NAMES = {
     "train": "train",
@@ -45,7 +48,7 @@ class Question:
         question_id: unique within its file; `<file stem>-<position>` where the file gives none. Of
             a record that a file holds several times, the copies are `<id>#2`, `<id>#3`, ...
         db_id: the database it is asked of.
-        question: the question as a user would type it.
+        question: the question as a user would type it; empty where a file of gold SQL has none.
         gold_sql: the reference query.
         split: `"train"`, `"test"` or whatever the file says; `None` if it says nothing.
         level: difficulty as the file gives it, else `None`.
@@ -83,12 +86,16 @@ def describe_unusable(
     )
 
 
-def load_questions(path: str | Path, *, default_db_id: str | None = None) -> list[Question]:
+def load_questions(
+    path: str | Path, *, default_db_id: str | None = None, needs_text: bool = True
+) -> list[Question]:
     """Read questions from a `.jsonl` or `.json` file.
 
     Args:
         path: JSON Lines (one object per line, blank lines skipped) or a JSON array of objects.
         default_db_id: database of the records that name none; without it such a record is an error.
+        needs_text: the wording is needed; otherwise lines of gold SQL, a tab and the `db_id`, as
+            the scripts of Spider and BIRD read them, are read as well.
 
     Raises:
         InputError: the file is missing or empty, a line is not valid JSON, a field is missing or
@@ -104,7 +111,7 @@ def load_questions(path: str | Path, *, default_db_id: str | None = None) -> lis
     questions: list[Question] = []
     seen: dict[str, tuple[str, Question]] = {}
     num_copies: Counter[str] = Counter()
-    for place, record in _records(path):
+    for place, record in _records(path, needs_text):
         question = _question(record, place, f"{path.stem}-{len(questions) + 1:05d}", default_db_id)
         file_id = question.question_id
         if file_id in seen and seen[file_id][1] == question:
@@ -142,7 +149,7 @@ def get_file_ids(questions: Sequence[Question]) -> list[str]:
     return file_ids
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
+def _records(path: Path, needs_text: bool) -> Iterator[tuple[str, Any]]:
     """Yield (place for messages, decoded JSON value) of every record in `path`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -164,9 +171,16 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         for index, record in enumerate(records):
             yield f"{path}, record {index + 1}", record
         return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    lines = [
+        (number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
+    ]
+    if not needs_text and all(_GOLD_LINE.match(line) for _, line in lines):
+        for number, line in lines:
+            sql, tab, db_id = line.rpartition("\t")
+            record = _GoldLine(gold_sql=sql, db_id=db_id) if tab else _GoldLine(gold_sql=line)
+            yield f"{path}, line {number}", record
+        return
+    for number, line in lines:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -180,13 +194,17 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}, line {number}", record
 
 
+class _GoldLine(dict[str, str]):
+    """A record that has no wording."""
+
+
 def _question(record: Any, place: str, fallback_id: str, default_db_id: str | None) -> Question:
     if not isinstance(record, dict):
         raise InputError(
             f"{place}: expected a JSON object with the fields `question` and `gold_sql`, "
             f"got {type(record).__name__}."
         )
-    text = _required(record, ("question",), place)
+    text = "" if isinstance(record, _GoldLine) else _required(record, ("question",), place)
     gold_sql = _required(record, _GOLD_SQL_FIELDS, place)
     db_id = _optional(record, ("db_id",), place) or default_db_id
     if db_id is None:

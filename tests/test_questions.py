@@ -244,3 +244,24 @@ def test_an_empty_side_and_a_bad_fraction_are_refused() -> None:
         split_questions(_questions([1], "test"), dialect="sqlite")
     with pytest.raises(InputError, match="`test_fraction` is 1"):
         split_questions(_questions([1, 2]), test_fraction=1.0, dialect="sqlite")
+
+
+# ---------------------------------------------------------------------- gold files of scripts
+
+
+def test_lines_of_gold_sql_are_read_where_no_wording_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "dev_gold.sql"
+    path.write_text("SELECT 1\tpets\r\n\n(select\t2)\tcars\nWITH a AS (SELECT 3) SELECT * FROM a\n")
+    questions = load_questions(path, default_db_id="birds", needs_text=False)
+    assert [(q.question_id, q.question, q.gold_sql, q.db_id) for q in questions] == [
+        ("dev_gold-00001", "", "SELECT 1", "pets"),
+        ("dev_gold-00002", "", "(select\t2)", "cars"),
+        ("dev_gold-00003", "", "WITH a AS (SELECT 3) SELECT * FROM a", "birds"),
+    ]
+    with pytest.raises(InputError, match="line 4: the field `db_id` is missing"):
+        load_questions(path, needs_text=False)
+    with pytest.raises(InputError, match="line 1: invalid JSON"):
+        load_questions(path, default_db_id="birds")
+    path.write_text("SELECT 1\tpets\nHow many?\tpets\n")
+    with pytest.raises(InputError, match="line 1: invalid JSON"):
+        load_questions(path, needs_text=False)

@@ -40,12 +40,14 @@ _OTHER_LIMITS: Final = (
 )
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The questions and the databases they are asked of."""
+def add_data_arguments(parser: argparse.ArgumentParser, *, needs_text: bool = True) -> None:
+    """The questions and the databases they are asked of; see `load_questions` for `needs_text`."""
+    gold_lines = "" if needs_text else ", or lines of gold SQL, a tab and the db_id"
     parser.add_argument(
         "--questions",
         required=True,
-        help="questions with gold SQL, as JSON Lines or a JSON array (Spider, BIRD or own format)",
+        help="questions with gold SQL, as JSON Lines or a JSON array (Spider, BIRD or own format)"
+        + gold_lines,
     )
     parser.add_argument(
         "--database",

@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
         "a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and exact-set "
         "match cut at the first tab, as the official script does",
     )
-    add_data_arguments(parser)
+    add_data_arguments(parser, needs_text=False)
     add_extract_argument(parser)
     parser.add_argument(
         "--tables",
@@ -129,7 +129,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
-        questions = load_questions(arguments["questions"], default_db_id=only)
+        questions = load_questions(arguments["questions"], default_db_id=only, needs_text=False)
         runs = [EvaluationReport.load(path) for path in arguments["compare"]]
         for path, earlier in zip(arguments["compare"], runs, strict=True):
             _check_questions(path, earlier, questions)

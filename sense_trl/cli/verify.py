@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
         "with question_id and sql, a JSON array, or BIRD's object of position to query. A "
         "database that it names has to be the question's",
     )
-    add_data_arguments(parser)
+    add_data_arguments(parser, needs_text=False)
     add_extract_argument(parser)
     parser.add_argument(
         "--semantics",
@@ -73,7 +73,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     limits = take_limits(arguments)
     with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
-        questions = load_questions(arguments["questions"], default_db_id=only)
+        questions = load_questions(arguments["questions"], default_db_id=only, needs_text=False)
         predictions = load_predictions(
             arguments["predictions"],
             questions,

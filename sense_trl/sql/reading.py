@@ -223,7 +223,7 @@ class _Level:
         is_complete: an operand is complete.
         is_named: it has its alias.
         is_from_first: the query began with FROM, as DuckDB allows; SELECT follows.
-        opener: the token that opened it.
+        opener: the token that opened it, or `"columns"` where those of a CTE are named.
     """
 
     clause: str
@@ -326,6 +326,8 @@ def count_flaws(sql: str, dialect: str) -> int:
             # No engine but DuckDB takes a comma before FROM.
             if token.text == "FROM" and reader.is_behind_comma and dialect != "duckdb":
                 num_behind += 1
+            if token.text == "DISTINCT" and reader.is_behind_set_operator and dialect == "sqlite":
+                num_behind += 1
             reader.read(token)
     return reader.num_flaws + num_behind + (not reader.is_complete)
 
@@ -356,6 +358,11 @@ class _Reader:
     def is_behind_comma(self) -> bool:
         """Whether the last token was a comma."""
         return self._is_behind_kind(",")
+
+    @property
+    def is_behind_set_operator(self) -> bool:
+        """Whether the last token was UNION, INTERSECT or EXCEPT."""
+        return self._is_behind(*_SET_OPERATORS)
 
     @property
     def is_outermost(self) -> bool:
@@ -650,6 +657,8 @@ class _Reader:
         elif word == "EXISTS" and not complete:
             self._need = frozenset("(")
         elif word in _POSTFIX_WORDS and complete and clause not in "FCQ":
+            if self._is_behind("ASC", "DESC"):
+                self._flaw()
             self._lines[-1].num_strong += 1
         elif word == "NULLS" and complete:
             self._lines[-1].num_strong += 1
@@ -724,7 +733,8 @@ class _Reader:
         if level.clause == "T":
             self._levels.append(_Level("T", opener=token.kind))
         else:
-            self._levels.append(_Level("P", opener=token.kind))
+            names_columns = level.clause == "C" and not self._is_behind("AS", "MATERIALIZED")
+            self._levels.append(_Level("P", opener="columns" if names_columns else token.kind))
 
     def _close(self) -> None:
         while len(self._levels) > 1 and self._levels[-1].clause == "K":
@@ -739,6 +749,8 @@ class _Reader:
             or self._is_behind(*_INNER_WORDS)
         ):
             self._flaw()
+        if self._levels[-1].opener == "columns":
+            self._need = frozenset({"AS"})
         self._pop()
 
     def _pop(self) -> None:
