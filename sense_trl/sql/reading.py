@@ -196,6 +196,7 @@ class _Line:
         is_blank_before: an empty line stands before it.
         is_complete_before: the query could have ended before it.
         first: its first token; `None` where it holds comments alone.
+        last: its last token.
         flaws: how much of it is no SQL.
         num_tokens: tokens, comments not counted.
         num_strong: tokens that a query goes on with (a keyword, an operator, a comma).
@@ -206,6 +207,7 @@ class _Line:
     is_blank_before: bool
     is_complete_before: bool
     first: Token | None = None
+    last: Token | None = None
     flaws: int = 0
     num_tokens: int = 0
     num_strong: int = 0
@@ -397,6 +399,7 @@ class _Reader:
         line = self._lines[-1]
         if line.first is None:
             line.first = token
+        line.last = token
         line.num_tokens += 1
         self.num_tokens += 1
         need, self._need = self._need, None
@@ -816,6 +819,8 @@ class _Reader:
         flaws = sum(line.flaws for line in lines)
         if flaws < (2 if self._is_block else 1):
             return False
+        if self._announces(lines[0]):
+            return True
         head = lines[0] if lines[0].flaws else None
         flaws, num_tokens = (
             (head.flaws, head.num_tokens)
@@ -824,7 +829,8 @@ class _Reader:
         )
         is_dense = flaws * 6 >= num_tokens
         first = lines[0].first
-        if first is None or first.text not in KEYWORDS:
+        # Some models write END behind a query.
+        if first is None or first.text not in KEYWORDS or first.text == "END":
             return is_dense
         if self._style(first) == "title" and not self._is_title_case:
             return True
@@ -834,20 +840,22 @@ class _Reader:
     def _is_prose_line(self, line: _Line) -> bool:
         """Whether a line with none that is empty before it is prose."""
         first = line.first
-        if (
-            first is None
-            or self._is_block
-            or not line.is_complete_before
-            or line.flaws < 2
-            or line.flaws * 4 < line.num_tokens
-            or line.flaws <= 2 * line.num_strong
-        ):
+        if first is None or self._is_block or not line.is_complete_before:
+            return False
+        if self._announces(line):
+            return True
+        if line.flaws < 2 or line.flaws * 4 < line.num_tokens or line.flaws <= 2 * line.num_strong:
             return False
         if first.text not in KEYWORDS:
             return True
         return self._style(first) == "title" and (
             not self._is_title_case or line.flaws * 3 >= line.num_tokens
         )
+
+    @staticmethod
+    def _announces(line: _Line) -> bool:
+        """Whether a line ends in a colon, as no line of SQL does."""
+        return line.flaws > 0 and line.last is not None and line.last.text == ":"
 
     @property
     def _is_title_case(self) -> bool:
