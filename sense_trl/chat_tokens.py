@@ -26,7 +26,8 @@ __all__ = [
 # special: Qwen's `<|fim_prefix|>` is not.
 _PIPED: Final = re.compile("<[|\uff5c][^\\s<>]{1,60}[|\uff5c]>")
 _LOOKS: Final = re.compile(
-    rf"{_PIPED.pattern}|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+    rf"{_PIPED.pattern}|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|<</?SYS>>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT)\]|<\|(?:turn|channel|tool\w*)>|<(?:turn|channel|tool\w*)\|>"
 )
 # Tokens of one control string as text.
 _MAX_PARTS: Final = 64

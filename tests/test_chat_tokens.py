@@ -246,6 +246,10 @@ def test_the_stand_in_of_a_tokenizer_is_one_for_all_else() -> None:
         ("[INST] x", "[INST]"),
         ("<end_of_turn>", "<end_of_turn>"),
         ("<\uff5cUser\uff5c>", "<\uff5cUser\uff5c>"),
+        ("a <|turn>user", "<|turn>"),
+        ("a<turn|>", "<turn|>"),
+        ("[/SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+        ("SELECT a<b|c>d", None),
     ],
 )
 def test_what_looks_like_a_control_token(text: str, found: str | None) -> None:

@@ -14,15 +14,19 @@ __all__ = ["DATABASE_SUFFIXES", "dialect_of", "is_database_file", "open_engine",
 _SQLITE_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
 _DUCKDB_SUFFIXES: Final = (".duckdb",)
 DATABASE_SUFFIXES: Final = _SQLITE_SUFFIXES + _DUCKDB_SUFFIXES
+# What Windows keeps of the pictures of a folder.
+_THUMBNAILS: Final = ("thumbs.db", "ehthumbs.db")
 
 
 def is_database_file(path: Path) -> bool:
     """Whether a file in a folder is a database, by its name.
 
-    Hidden files are none: macOS puts `._x.sqlite` beside the `x.sqlite` of an archive.
+    Hidden files are none: macOS puts `._x.sqlite` beside the `x.sqlite` of an archive. Nor is
+    `Thumbs.db`.
     """
-    is_named = path.suffix.lower() in DATABASE_SUFFIXES and not path.name.startswith(".")
-    return is_named and path.is_file()
+    name = path.name.lower()
+    is_named = path.suffix.lower() in DATABASE_SUFFIXES and not name.startswith(".")
+    return is_named and name not in _THUMBNAILS and path.is_file()
 
 
 def dialect_of(path: Path) -> str:

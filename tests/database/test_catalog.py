@@ -56,6 +56,7 @@ def test_hidden_files_are_no_databases(pets: Path, tmp_path: Path) -> None:
     for name in ("zoo.sqlite", "database/air/air.sqlite"):
         _put(pets, root / name)
     hidden = ("._zoo.sqlite", ".x.db", "database/air/._air.sqlite", "__MACOSX/air/._air.sqlite",
+              "Thumbs.db", "database/ehthumbs.db",
               ".git/.git.sqlite", "._air/._air.sqlite", "database/._air")  # fmt: skip
     for name in hidden:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
