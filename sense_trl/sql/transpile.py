@@ -60,8 +60,11 @@ _KIND_OF_CAST: Final = {
 _SPACE: Final = r"[\s\v]*"
 _FLOAT: Final = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _INTEGER: Final = "[+-]?[0-9]+"
+_DATE: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T].*)?$"
 _ASCII_UPPER: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _INFINITY: Final = "inf"
+_FORMAT_PART: Final = re.compile("%.?", re.DOTALL)
+_SAME_PARTS: Final = frozenset(f"%{part}" for part in "dHjmMSwWY%")
 
 
 def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
@@ -70,6 +73,8 @@ def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
     Beyond sqlglot's translation, what SQLite does silently is written out:
 
     * a double-quoted word that names no column is a string;
+    * dates are text, and what is no date gives NULL;
+    * `lower` and `upper` change ASCII alone;
     * LIKE ignores case (of ASCII), GLOB has no escapes, and both take numbers as text;
     * a column that is neither grouped by nor aggregated has some value of its group, and beside a
       single MIN or MAX that of the row with the extremum;
@@ -145,8 +150,19 @@ def _rewrite(node: exp.Expression, columns: _Columns) -> None:
         case exp.DPipe():
             _set_text(node, "this", columns)
             _set_text(node, "expression", columns)
-        case exp.Length() | exp.Substring() | exp.Upper() | exp.Lower() | exp.Trim():
+        case exp.Length() | exp.Substring() | exp.Trim():
             _set_text(node, "this", columns)
+        case exp.Upper() | exp.Lower():
+            _set_text(node, "this", columns)
+            letters = (_ASCII_UPPER, _ASCII_UPPER.lower())
+            given, wanted = letters if isinstance(node, exp.Lower) else letters[::-1]
+            node.replace(_call("TRANSLATE", node.this, given, wanted))
+        case exp.Date() if not node.expressions:
+            _refuse_options(node, "this")
+            _date_as_text(node, node.this, "%Y-%m-%d", columns)
+        case exp.TimeToStr() if isinstance(node.this, exp.TsOrDsToTimestamp):
+            _refuse_options(node, "this", "format")
+            _date_as_text(node, node.this.this, _known_format(node), columns)
         case exp.And() | exp.Or():
             _set_condition(node, "this", columns)
             _set_condition(node, "expression", columns)
@@ -252,8 +268,10 @@ class _Columns:
                 return None
             case exp.Substring() | exp.Upper() | exp.Lower() | exp.DPipe() | exp.Trim():
                 return "VARCHAR"
-            case exp.GroupConcat() | exp.Replace():
+            case exp.GroupConcat() | exp.Replace() | exp.Date() | exp.TimeToStr():
                 return "VARCHAR"
+            case exp.Nullif():
+                return self.type_of(node.this)
             case _ if isinstance(node, _PREDICATES):
                 return "BOOLEAN"
             case exp.Column():
@@ -688,6 +706,36 @@ def _cast(node: exp.Cast, columns: _Columns) -> None:
             node.replace(_as(_as_number(value, columns) if kind in _INTEGERS else value, "VARCHAR"))
         case "BLOB" if kind == "VARCHAR":
             node.replace(_call("ENCODE", value))
+
+
+# ---------------------------------------------------------------------- text and dates
+
+
+def _known_format(node: exp.TimeToStr) -> str:
+    """The format of a date, where each of its parts means the same to both."""
+    text = node.args["format"]
+    if not isinstance(text, exp.Literal) or set(_FORMAT_PART.findall(text.this)) - _SAME_PARTS:
+        raise SQLParseError(
+            f"cannot translate {node.sql('sqlite')!r} to DuckDB: in the format of a date only "
+            f"{' '.join(sorted(_SAME_PARTS))} are known to mean the same"
+        )
+    found: str = text.this
+    return found
+
+
+def _date_as_text(
+    node: exp.Expression, value: exp.Expression, date_format: str, columns: _Columns
+) -> None:
+    # To SQLite every date is a text, and what is none gives NULL.
+    moment: exp.Expression
+    if isinstance(value, exp.Literal) and value.this.lower() == "now":
+        moment = exp.CurrentTimestamp()
+    else:
+        if columns.type_of(value) == "VARCHAR":
+            # DuckDB reads more as a date.
+            value = _call("REGEXP_EXTRACT", value, _DATE)
+        moment = exp.TryCast(this=value, to=exp.DataType.build("TIMESTAMP"))
+    node.replace(_call("STRFTIME", moment, date_format))
 
 
 # ---------------------------------------------------------------------- comparison

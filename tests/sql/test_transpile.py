@@ -126,6 +126,39 @@ def test_text_counts_as_the_number_it_begins_with(
 
 
 @pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT date(day), date('2020-01-05'), date(day) = '2020-02-29' FROM t",
+        "SELECT strftime('%Y', day) + 1, strftime('%d.%m.%Y %H:%M:%S %j %w %W %%', day) FROM t",
+        "SELECT day FROM t WHERE date(day) BETWEEN '2020-01-01' AND '2020-12-31'",
+        "SELECT strftime('%Y', day), count(*) FROM t GROUP BY 1 HAVING strftime('%Y', day) > 1999",
+        "SELECT lower(name), upper(name), upper(lower(name)) = name FROM t",
+        "SELECT nullif(name, 'x') + 1, nullif(name, 'x') || nullif(id, 2) FROM t",
+        "SELECT date('now') = strftime('%Y-%m-%d', 'NOW') FROM t",
+    ],
+)
+def test_dates_and_letters_are_what_sqlite_takes_them_for(
+    fresh_db, tmp_path: Path, sql: str
+) -> None:
+    source = fresh_db(
+        "CREATE TABLE t (id INT, day TEXT, name TEXT); INSERT INTO t VALUES (1, '2020-02-29', 'Éa'),"
+        "(2, '1999-12-31 23:59:01', 'xYZ'), (3, '2020-1-5', 'ß'), (4, 'epoch', NULL), (5, NULL, 'x'),"
+        "(6, '2020/01/05', '7'), (7, '2020-13-01', '');"
+    )
+    report = convert_sqlite(source, tmp_path / "t.duckdb")
+    with SQLiteEngine(source) as sqlite, DuckDBEngine(tmp_path / "t.duckdb") as engine:
+        expected, got = sqlite.execute(sql), engine.execute(sqlite_to_duckdb(sql, report.types))
+        assert (expected.error, got.error) == (None, None)
+        assert bags_equal(got.rows, expected.rows)
+
+
+def test_a_part_of_a_date_that_means_something_else_is_an_error() -> None:
+    for part in ("%f", "%s", "%J", "%"):
+        with pytest.raises(SQLParseError, match="format of a date"):
+            sqlite_to_duckdb(f"SELECT strftime('%Y{part}', a) FROM t", {"t": {"a": "VARCHAR"}})
+
+
+@pytest.mark.parametrize(
     ("sql", "kind"),
     [
         ("SELECT a FROM t WHERE a LIKE 'x'", exp.Like),
