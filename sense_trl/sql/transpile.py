@@ -99,7 +99,7 @@ def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
     Example:
         >>> types = {"t": {"a": "BIGINT", "b": "VARCHAR"}}
         >>> sqlite_to_duckdb('SELECT a FROM t WHERE b NOT LIKE "x%"', types)
-        "SELECT a FROM t WHERE NOT b ILIKE 'x%'"
+        "SELECT a FROM t WHERE b NOT ILIKE 'x%'"
     """
     tree = parse_sql(sql, "sqlite").copy()
     columns = _Columns.of(tree, types)
