@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import duckdb
 
+from sense_trl._files import replacing
 from sense_trl.database.engine import TableInfo
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.text import decode_text, encode_text, has_bad_bytes, show_text
@@ -88,13 +89,13 @@ def convert_sqlite(
     Raises:
         DatabaseError: the source is no SQLite database or cannot be read.
         InputError: the target exists.
+        OutputError: it cannot be written.
     """
     target = Path(target).absolute()
     if target.exists():
         raise InputError(f"`target` {target} exists; delete it or choose another name")
     with SQLiteEngine(source) as engine:
         tables = engine.get_tables()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     types: dict[str, dict[str, str]] = {}
     unreadable = [f"table {show_text(t.name)}" for t in tables if has_bad_bytes(t.name)]
     dropped = [f"{table}: its name is not UTF-8" for table in unreadable]
@@ -102,7 +103,10 @@ def convert_sqlite(
     reader = sqlite3.connect(f"{Path(source).absolute().as_uri()}?mode=ro", uri=True)
     reader.text_factory = decode_text
     try:
-        with duckdb.connect(str(partial)) as writer:
+        with (
+            replacing(target, is_shared=True) as partial,
+            duckdb.connect(str(partial)) as writer,
+        ):
             writer.execute("SET enable_progress_bar = false")
             for table in _parents_first(tables, dropped):
                 rows_from, expressions = _get_source(reader, table)
@@ -110,12 +114,10 @@ def convert_sqlite(
                 _copy(reader, writer, table, rows_from, columns, dropped)
                 types[table.name] = {column.target: column.type for column in columns}
                 not_utf8 += _name_escaped(table, columns)
-        os.replace(partial, target)
     except sqlite3.Error as error:
         raise DatabaseError(f"cannot read {source}: {error}") from error
     finally:
         reader.close()
-        partial.unlink(missing_ok=True)
     return ConversionReport(types, tuple(dropped), tuple(not_utf8))
 
 
