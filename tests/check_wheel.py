@@ -7,6 +7,7 @@ half must need nothing else. The recipes must be there, without their scripts.
 import importlib.metadata
 import importlib.util
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from sense_trl import (
     load_questions,
 )
 from sense_trl.cli.recipes import load_recipes, resolve_config
+from sense_trl.evaluation.soft_f1 import soft_f1
+from sense_trl.pairs.distance import token_distance
+from sense_trl.synthesis.output_folder import open_output_folder
 
 assert "site-packages" in str(sense_trl.__file__), f"not the installed wheel: {sense_trl.__file__}"
 assert importlib.util.find_spec("torch") is None, "this environment has torch: the check is void"
@@ -42,6 +46,11 @@ with SQLVerifier(catalog) as verifier:
     report = evaluate_sql(questions, {q.question_id: q.gold_sql for q in questions}, verifier)
 assert len(result.dataset) == len(questions), result.summary()
 assert report.execution_accuracy == 1.0, report.summary()
+# What stands on a library of its own.
+assert soft_f1([(2, "b"), (1, "a")], [(1, "a"), (3, "b")]) == 0.75
+assert token_distance("SELECT a FROM t", "SELECT b FROM t", "sqlite") == 1
+with tempfile.TemporaryDirectory() as scratch, open_output_folder(scratch):
+    pass
 
 installed = files("sense_trl") / "data" / "recipes"
 checkout = Path(__file__).parent.parent / "recipes"

@@ -12,13 +12,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from sense_trl.verification.comparison import hashable_rows
 from sense_trl.verification.values import CanonicalTables
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["bird_soft_f1", "soft_f1"]
 
@@ -27,7 +24,7 @@ Row: TypeAlias = tuple[object, ...]
 _Cell: TypeAlias = tuple[object, int]
 _Cells: TypeAlias = frozenset[_Cell]
 
-# Pairs of differing rows up to which the best pairing is searched for: 500 by 500 take about 1 s.
+# Pairs of differing rows up to which the best pairing is searched for; scores depend on it.
 _MAX_EXACT_PAIRS: Final = 250_000
 
 
@@ -135,11 +132,12 @@ def _count_common(left: list[_Cells], right: list[_Cells]) -> int:
     if len(left) * len(right) > _MAX_EXACT_PAIRS:
         return _pair_by_rarest(left, right, shared)
     import numpy as np
+    from scipy.optimize import linear_sum_assignment
 
     common = np.zeros((len(left), len(right)))
     for lefts, rights in shared.values():
         common[np.ix_(lefts, rights)] += 1
-    return round(_best_total(common if len(left) <= len(right) else common.T))
+    return int(common[linear_sum_assignment(common, maximize=True)].sum())
 
 
 def _pair_by_rarest(
@@ -174,42 +172,3 @@ def _key(cell: _Cell) -> tuple[str, int]:
     # 1 and 1.0 are one value, and have one hash.
     is_number = isinstance(value, (int, float, Decimal))
     return repr(hash(value) if is_number else value), occurrence
-
-
-def _best_total(weights: NDArray[Any]) -> float:
-    """Largest sum of `weights` [n, m], n <= m, with one entry per row and none twice per column.
-
-    The Hungarian method with shortest augmenting paths, O(n^2 m): rows are assigned one after the
-    other, and row and column prices keep every reduced cost at or above 0.
-    """
-    import numpy as np
-
-    num_rows, num_columns = weights.shape
-    costs = weights.max() - weights
-    row_price, column_price = np.zeros(num_rows), np.zeros(num_columns)
-    row_of = np.full(num_columns, -1)
-    for start in range(num_rows):
-        # Distance of each column from `start` in reduced costs, and the column it is reached from.
-        distance = np.full(num_columns, np.inf)
-        previous = np.full(num_columns, -1)
-        done = np.zeros(num_columns, dtype=bool)
-        row, column, reached = start, -1, 0.0
-        while True:
-            step = reached + costs[row] - row_price[row] - column_price
-            shorter = ~done & (step < distance)
-            distance[shorter], previous[shorter] = step[shorter], column
-            column = int(np.where(done, np.inf, distance).argmin())
-            reached = float(distance[column])
-            if row_of[column] < 0:
-                break
-            done[column] = True
-            row = int(row_of[column])
-        row_price[start] += reached
-        row_price[row_of[done]] += reached - distance[done]
-        column_price[done] -= reached - distance[done]
-        while column >= 0:
-            before = int(previous[column])
-            row_of[column] = start if before < 0 else row_of[before]
-            column = before
-    assigned = np.flatnonzero(row_of >= 0)
-    return float(weights[row_of[assigned], assigned].sum())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from rapidfuzz.distance import Levenshtein
 from sqlglot import exp
 
 from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
@@ -34,7 +35,7 @@ def token_distance(left: str, right: str, dialect: str) -> int:
         >>> token_distance("SELECT a FROM t", "select a from t where b > 3", "sqlite")
         4
     """
-    return _sequence_distance(_tokens(left, dialect), _tokens(right, dialect))
+    return Levenshtein.distance(_tokens(left, dialect), _tokens(right, dialect))
 
 
 def tree_distance(left: str, right: str, dialect: str) -> int:
@@ -58,17 +59,6 @@ def _tokens(sql: str, dialect: str) -> tuple[str, ...]:
     with contextlib.suppress(SQLParseError):
         sql = canonical_sql(sql, dialect)
     return tuple(_TOKEN.findall(sql))
-
-
-def _sequence_distance(left: Sequence[str], right: Sequence[str]) -> int:
-    row = list(range(len(right) + 1))
-    for i, token in enumerate(left, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(right, start=1):
-            replaced = diagonal + (token != other)
-            diagonal = row[j]
-            row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
-    return row[-1]
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,19 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
             open_output_folder(path),
         ):
             pass
+
+
+def test_the_lock_ends_with_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from sense_trl.synthesis.output_folder import open_output_folder\n"
+        "with open_output_folder(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline().strip() == b"held"
+        with pytest.raises(InputError, match="by another run"), open_output_folder(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+    with open_output_folder(tmp_path):
+        pass
