@@ -184,6 +184,10 @@ _MISTAKABLE: Final = frozenset(
         "LOCK", "UNLOCK", "KILL", "START", "ABORT", "SUMMARIZE",
     }
 )  # fmt: skip
+# "PRAGMA is not needed."
+_VERBS_OF_SENTENCES: Final = frozenset(
+    {"IS", "ARE", "WAS", "WILL", "WOULD", "CAN", "MAY", "SHOULD", "MUST", "DOES", "NOT", "HAS"}
+)
 _VERB: Final = re.compile(
     rf"\b(?:{'|'.join(sorted(_STATEMENTS.keys() | _UNMISTAKABLE | _MISTAKABLE))})\b", re.I
 )
@@ -533,7 +537,7 @@ def _cut(text: str, candidate: _Candidate, is_block: bool) -> _Found:
     if (hidden := _hidden_statement(text, start)) is not None:
         return _Found(text[hidden:].strip(), False, True)
     reading = read_query(text, start, limit, is_block=is_block)
-    behind = text[reading.end : limit].lstrip("; \t\r\n")
+    behind = text[reading.end : limit].lstrip(f"\0;{_WHITE}")
     # Behind `;` any further statement counts. Behind an empty line a further query is a second
     # proposal, and dropped like the prose around it.
     is_next_schema = reading.separator == "\n" and not is_block and _skip_schema(behind) > 0
@@ -577,6 +581,8 @@ def _is_other_statement(text: str, start: int) -> bool:
     soon = _SOON.match(text, verb.end())
     if word in _UNMISTAKABLE:
         # Written like the first word of a sentence, only where a statement ends soon.
+        if second is not None and second.text in _VERBS_OF_SENTENCES:
+            return False
         if written.istitle() and not (second and second.kind in ("string", "name")):
             return soon is not None
         return text[verb.end() : verb.end() + 1] not in (":", ",", ".")

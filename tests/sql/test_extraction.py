@@ -175,7 +175,7 @@ _AROUND = ["{}", "```sql\n{}\n```", "SQL: {}", "Sure:\n{}", "<think>x</think>{}"
 def test_no_statement_that_must_be_refused_becomes_a_query(other: str, around: str) -> None:
     for text in (f"{other};\nSELECT 1", f"{other};\n\nSELECT 1", f"-- c\n{other}; SELECT 1"):
         assert other in extract_sql(around.format(text)), text
-    for gap in ("; ", ";\n", ";\n\n", "; -- c\n", "; /* c */"):
+    for gap in ("; ", ";\n", ";\n\n", "; -- c\n", "; /* c */", ";\u200b", ";\0"):
         kept = extract_sql(around.format(f"SELECT 1{gap}{other}"))
         assert kept.startswith("SELECT 1;") and other in kept, gap
 
@@ -194,7 +194,7 @@ def test_no_list_mark_or_word_before_a_statement_hides_it(other: str, around: st
     "prose",
     ["Update the filter as needed;", "Do not use DELETE FROM t here.", "Set the limit yourself;",
      "- DELETE FROM t would be wrong\n", "Use this query;", "With the (new) table, update it:",
-     "Describe the table first;", "Explain: the table holds the names."],
+     "PRAGMA is not needed;", "Describe the table first;", "Explain: the table holds the names."],
 )  # fmt: skip
 def test_a_sentence_that_begins_with_the_word_of_a_statement_is_none(prose: str) -> None:
     assert extract_sql(f"{prose}\n\nSELECT a FROM t") == "SELECT a FROM t"
