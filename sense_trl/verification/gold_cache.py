@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import marshal
 import os
 import tempfile
@@ -20,7 +21,9 @@ from sense_trl.database.worker import pack_result, unpack_result
 from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.judging import GoldExamination, examine_gold, get_step_budget
 
-__all__ = ["GoldCache", "prune_cache"]
+__all__ = ["CacheReport", "GoldCache", "describe_failure", "prune_cache"]
+
+logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when an entry or the examination of gold changes its meaning.
 _FORMAT: Final = 4
@@ -39,9 +42,13 @@ class GoldCache:
     rough estimate. On disk there is one file per gold query, named by the hash of everything that
     the answer depends on: content of the database file, text, version of the engine, semantics
     and limits. Files are written aside and renamed, so several processes may share a folder; a
-    file that is damaged is ignored and written anew. Not stored on disk: what took less than 2 ms
-    (running it again is as fast), results above 16 MB, databases with a write-ahead log beside
-    them, and what the wall clock stopped.
+    file that is damaged is ignored and written anew. Where that fails (the disk is full, the folder
+    is not writable) `write_problem` says why, and gold is examined once for each process. Not
+    stored on disk: what took less than 2 ms (running it again is as fast), results above 16 MB,
+    databases with a write-ahead log beside them, and what the wall clock stopped.
+
+    Attributes:
+        write_problem: why the last file could not be written; "" while all could.
 
     Args:
         semantics: of the comparison, where `get` is given none.
@@ -67,6 +74,7 @@ class GoldCache:
         self._lock = threading.Lock()
         self._timed_out: dict[_Key, GoldExamination] = {}
         self._database_hashes: dict[tuple[Path, int, int], str] = {}
+        self.write_problem = ""
 
     def get(
         self, engine: SQLEngine, gold_sql: str, semantics: Semantics | None = None
@@ -92,7 +100,11 @@ class GoldCache:
         if gold is None:
             gold = examine_gold(gold_sql, engine, semantics, self._limits)
             if file is not None:
-                _write(file, gold)
+                try:
+                    _write(file, gold)
+                except OSError as error:
+                    # Gold is known, whether or not the next process will have to ask again.
+                    self.write_problem = describe_failure(file, error)
         if gold.problem is Reason.GOLD_TIMEOUT:
             self._timed_out[key] = gold
         else:
@@ -154,15 +166,39 @@ class GoldCache:
         return self._database_hashes[key]
 
 
+def describe_failure(file: Path, error: OSError) -> str:
+    """What `CacheReport` is told of a file that could not be written."""
+    return f"{file.parent}: {os.strerror(error.errno) if error.errno else error}"
+
+
+class CacheReport:
+    """Warns that a cache on disk cannot be written: once, whatever the number of its files."""
+
+    def __init__(self) -> None:
+        self._is_made = False
+
+    def __call__(self, problem: str) -> None:
+        """Log a warning with the reason, if this is the first."""
+        if not self._is_made:
+            self._is_made = True
+            logger.warning(
+                "`cache_dir` cannot be written (%s). Verdicts are the same, but the next run will "
+                "do again what was to be kept there. Free space, or choose another folder.",
+                problem,
+            )
+
+
 def prune_cache(folder: Path, max_bytes: int) -> int:
     """Delete the oldest entries of a cache folder until the rest fits into `max_bytes`.
+
+    An entry that cannot be deleted stays; there may be none left to free.
 
     Returns:
         The number of entries deleted.
     """
     entries = []
     for file in folder.glob(f"*/*{_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # pruned by another process
+        with contextlib.suppress(OSError):  # pruned by another process
             stat = file.stat()
             entries.append((stat.st_mtime_ns, stat.st_size, file))
     excess = sum(size for _, size, _ in entries) - max_bytes
@@ -170,9 +206,10 @@ def prune_cache(folder: Path, max_bytes: int) -> int:
     for _, size, file in sorted(entries):
         if excess <= 0:
             break
-        file.unlink(missing_ok=True)
-        excess -= size
-        deleted += 1
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+            excess -= size
+            deleted += 1
     return deleted
 
 
@@ -204,7 +241,8 @@ def _write(file: Path, gold: GoldExamination) -> None:
             output.write(hashlib.sha256(body).digest() + body)
         os.replace(temporary, file)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
 
 

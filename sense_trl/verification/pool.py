@@ -20,6 +20,7 @@ from sense_trl.database.process import WorkerGoneError, WorkerLateError, WorkerP
 from sense_trl.database.worker import pack_limits
 from sense_trl.errors import DatabaseError, ExecutionBackendError
 from sense_trl.verification.comparison import Reason, Semantics
+from sense_trl.verification.gold_cache import CacheReport
 from sense_trl.verification.judging import Verification
 from sense_trl.verification.worker import pack_settings, unpack_verification
 
@@ -126,6 +127,7 @@ class VerificationPool:
         limits: of each query.
         num_workers: processes, >= 1.
         cache_folder: where gold results are kept on disk, or `None`.
+        cache_report: what is told where they cannot be; one of its own by default.
     """
 
     def __init__(
@@ -133,7 +135,9 @@ class VerificationPool:
         limits: ExecutionLimits,
         num_workers: int,
         cache_folder: Path | None,
+        cache_report: CacheReport | None = None,
     ) -> None:
+        self._report_cache = CacheReport() if cache_report is None else cache_report
         self._settings = pack_settings(pack_limits(limits), cache_folder)
         self._limits = limits
         self._changed = threading.Condition()
@@ -318,6 +322,8 @@ class VerificationPool:
                 finished.update(index for index, _ in outcomes)
                 if outcomes:
                     chunk.job.deliver(outcomes)
+                if kind == "cache":
+                    self._report_cache(content[1])
                 if kind == "done":
                     return
                 if kind == "restart":

@@ -21,6 +21,7 @@ from sense_trl.database.opening import dialect_of, is_database_file, version_of
 from sense_trl.database.profile import ForeignKeyColumns
 from sense_trl.errors import InputError
 from sense_trl.verification.comparison import Reason, Semantics, Verdict
+from sense_trl.verification.gold_cache import describe_failure
 from sense_trl.verification.judging import Verification, VerificationRequest
 from sense_trl.verification.suite_instances import SuiteChoice, SuiteSettings
 from sense_trl.verification.suite_pool import Outcome, SuitePool
@@ -364,7 +365,10 @@ class SuiteVerifier(Closing):
         self._choices[key] = choice
         file = self._choice_file(key)
         if file is not None:
-            write_text_atomically(file, json.dumps(pack_choice(choice)), is_shared=True)
+            try:
+                write_text_atomically(file, json.dumps(pack_choice(choice)), is_shared=True)
+            except OSError as error:
+                self._verifier.cache_report(describe_failure(file, error))
 
 
 def _add_finding(known: SuiteVerification, finding: SuiteFinding) -> SuiteVerification:

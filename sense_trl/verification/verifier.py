@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import queue
@@ -18,7 +19,7 @@ from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.process import workers_are_supported
 from sense_trl.errors import InputError
 from sense_trl.verification.comparison import Reason, Semantics, Verdict
-from sense_trl.verification.gold_cache import GoldCache, prune_cache
+from sense_trl.verification.gold_cache import CacheReport, GoldCache, prune_cache
 from sense_trl.verification.judging import (
     Verification,
     VerificationRequest,
@@ -70,8 +71,12 @@ class SQLVerifier(Closing):
         num_workers: worker processes; `None` is one per CPU and at most 2, and 0 on systems other
             than POSIX, where there are no workers.
         cache_dir: folder for what is known about gold, shared between runs and processes (see
-            `GoldCache`); `None` keeps it in memory only.
+            `GoldCache`); `None` keeps it in memory only. Where it cannot be written a warning is
+            logged, once, and verdicts are the same.
         max_cache_bytes: `close` deletes the oldest files of `cache_dir` beyond this size.
+
+    Attributes:
+        cache_report: what is told where `cache_dir` cannot be written.
 
     Raises:
         InputError: `semantics` is unknown, `num_workers` is negative, or workers are asked for
@@ -124,6 +129,7 @@ class SQLVerifier(Closing):
         self._max_cache_bytes = max_cache_bytes
         self._cache = GoldCache(semantics, self._limits, folder=self._cache_folder)
         self._lock = threading.Lock()
+        self.cache_report: Final = CacheReport()
         self._pool: VerificationPool | None = None
         self._finalizer: weakref.finalize[..., SQLVerifier] | None = None
 
@@ -156,8 +162,10 @@ class SQLVerifier(Closing):
             self._finalizer()
         self._pool = None
         self._cache.clear()
-        if self._cache_folder is not None and self._cache_folder.is_dir():
-            prune_cache(self._cache_folder, self._max_cache_bytes)
+        if self._cache_folder is not None:
+            # What cannot be pruned is no reason to lose what was verified.
+            with contextlib.suppress(OSError):
+                prune_cache(self._cache_folder, self._max_cache_bytes)
 
     def verify(
         self,
@@ -258,7 +266,10 @@ class SQLVerifier(Closing):
         path = self._catalog.path(db_id)
         if self._num_workers == 0:
             self._cache.forget_timeouts()
-            return verify_gold_itself(self._cache.get(self._catalog.engine(db_id), gold_sql))
+            gold = self._cache.get(self._catalog.engine(db_id), gold_sql)
+            if self._cache.write_problem:
+                self.cache_report(self._cache.write_problem)
+            return verify_gold_itself(gold)
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         pool = self._get_pool()
         job = pool.submit([(str(path), gold_sql, None, self._semantics)], outcomes.put)
@@ -278,13 +289,17 @@ class SQLVerifier(Closing):
             for request in group:
                 semantics = request.semantics or self._semantics
                 gold = self._cache.get(engine, gold_sql, semantics)
+                if self._cache.write_problem:
+                    self.cache_report(self._cache.write_problem)
                 yield verify_against(request.predicted_sql, gold, engine, semantics, self._limits)
 
     def _get_pool(self) -> VerificationPool:
         with self._lock:
             pool = self._pool
             if pool is None or not pool.belongs_here:
-                pool = VerificationPool(self._limits, self._num_workers, self._cache_folder)
+                pool = VerificationPool(
+                    self._limits, self._num_workers, self._cache_folder, self.cache_report
+                )
                 if self._finalizer is not None:
                     # A fork's copy of the parent's pool: not ours to close.
                     self._finalizer.detach()

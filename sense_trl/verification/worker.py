@@ -111,6 +111,11 @@ class _Watch:
         if time.perf_counter() - self._flushed_at > _FLUSH_S:
             self._flush("results")
 
+    def report_cache(self, problem: str) -> None:
+        """Say that gold cannot be kept on disk."""
+        with self._lock:
+            self._send(marshal.dumps(("cache", [], problem)))
+
     def end(self) -> None:
         self._flush("done")
 
@@ -195,9 +200,10 @@ def serve() -> None:
     cache = GoldCache("strict", limits, folder=None if folder is None else Path(folder))
     watch: _Watch | None = None
     is_fresh = True
+    is_reported = False
 
     def answer(request: bytes, send: Callable[[bytes], None]) -> None:
-        nonlocal watch, is_fresh
+        nonlocal watch, is_fresh, is_reported
         if watch is None:
             watch = _Watch(send)
         path, groups = marshal.loads(request)
@@ -216,6 +222,9 @@ def serve() -> None:
                         watch.in_gold = True
                         gold = golds[semantics] = cache.get(engine, gold_sql, semantics)
                         watch.in_gold = False
+                        if cache.write_problem and not is_reported:
+                            is_reported = True
+                            watch.report_cache(cache.write_problem)
                     if predicted_sql is None:
                         verification = verify_gold_itself(gold)
                     else:

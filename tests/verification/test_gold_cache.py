@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
+from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.verification import gold_cache, judging
 from sense_trl.verification.comparison import Reason
 from sense_trl.verification.gold_cache import GoldCache, prune_cache
 from sense_trl.verification.judging import GoldExamination, examine_gold
+from sense_trl.verification.verifier import SQLVerifier, VerificationRequest
 
 SCRIPT = "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'x'), (2.5, x'00ff'), (NULL, 'y');"
 GOLD = "SELECT * FROM t"
@@ -189,3 +192,78 @@ def test_the_oldest_entries_are_pruned(path: Path, tmp_path: Path, examined: lis
     assert prune_cache(folder, 2 * max(sizes)) == 3
     assert len(_entries(folder)) == 2
     assert prune_cache(folder, 0) == 2
+
+
+# ---------------------------------------------------------------------- where nothing can be written
+
+
+def _limit_file_sizes(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+# Long enough to be worth a file.
+SLOW_GOLD = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
+    "SELECT max(i) FROM n"
+)
+
+
+def _verify(path: Path, folder: Path, num_workers: int) -> list[str]:
+    requests = [
+        VerificationRequest(path.stem, f"SELECT {answer}", SLOW_GOLD.format(top))
+        for top in range(30_000, 30_005)
+        for answer in (top, 1)
+    ]
+    with (
+        DatabaseCatalog.from_path(path) as catalog,
+        SQLVerifier(catalog, num_workers=num_workers, cache_dir=folder) as verifier,
+    ):
+        verifications = verifier.verify(requests)
+        assert verifier.num_replaced_workers == 0
+    return [str(verification.verdict) for verification in verifications]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("obstacle", ["a file for the folder", "a full disk", "no obstacle"])
+def test_a_cache_that_cannot_be_written_is_one_warning_and_costs_no_verdict(
+    path: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    obstacle: str,
+    num_workers: int,
+) -> None:
+    folder = tmp_path / "cache"
+    if obstacle == "a file for the folder":
+        folder.write_text("no folder")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if obstacle == "a full disk":
+            # Workers inherit it; less than an entry, more than nothing.
+            _limit_file_sizes(40)
+        assert _verify(path, folder, num_workers) == ["correct", "wrong"] * 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == (obstacle != "no obstacle")
+    assert all("`cache_dir` cannot be written" in text and str(folder) in text for text in warned)
+    assert len(_entries(folder)) == (5 if obstacle == "no obstacle" else 0)
+    assert not list(folder.glob("*/*.tmp"))
+
+
+def test_an_entry_that_cannot_be_deleted_ends_nothing(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    (folder / "ab" / "entry.gold").mkdir(parents=True)
+    assert prune_cache(folder, 0) == 0
+    assert _verify(path, folder, 0) == ["correct", "wrong"] * 5
+
+
+def test_a_cache_that_cannot_be_read_is_none(
+    path: Path, tmp_path: Path, examined: list[str]
+) -> None:
+    folder = tmp_path / "cache"
+    _get(path, folder)
+    (entry,) = _entries(folder)
+    entry.unlink()
+    entry.mkdir()
+    assert _get(path, folder).result.rows == ((1, "x"), (2.5, b"\x00\xff"), (None, "y"))
+    assert examined == [GOLD, GOLD]

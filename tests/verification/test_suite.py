@@ -214,6 +214,18 @@ def test_the_choice_of_instances_is_kept(catalog: DatabaseCatalog, tmp_path: Pat
         assert _facts(verifier.verify(_requests())) == first
 
 
+def test_a_folder_that_cannot_be_written_costs_no_verdict(
+    catalog: DatabaseCatalog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SuiteVerifier(catalog, num_workers=0) as verifier:
+        first = _facts(verifier.verify(_requests()))
+    folder = tmp_path / "a file"
+    folder.write_text("no folder")
+    with SuiteVerifier(catalog, num_workers=0, cache_dir=folder) as verifier:
+        assert _facts(verifier.verify(_requests())) == first
+    assert ["`cache_dir` cannot be written" in r.getMessage() for r in caplog.records] == [True]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there are no workers on this system")
 def test_a_prediction_that_ends_its_worker_is_given_up_alone(
     catalog: DatabaseCatalog, monkeypatch: pytest.MonkeyPatch
