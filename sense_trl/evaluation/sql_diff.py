@@ -13,6 +13,7 @@ _WORD: Final = re.compile(
 )
 # Texts that are longer are not compared: the time grows with the product of both lengths.
 _MAX_WORDS: Final = 300
+_MAX_CHARS: Final = 100_000
 
 
 def mark_differences(gold_sql: str, predicted_sql: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -23,12 +24,15 @@ def mark_differences(gold_sql: str, predicted_sql: str) -> tuple[tuple[str, ...]
 
     Returns:
         Gold and prediction, each as pieces that join to the whole text and are by turns shared
-        (first) and marked. Texts of more than 300 words come back as one shared piece.
+        (first) and marked. Texts of more than 300 words, or 100,000 characters, come back as one
+        shared piece.
 
     Example:
         >>> mark_differences("SELECT a FROM t", "select b, a from t;")
         (('SELECT a FROM t',), ('select ', 'b,', ' a from t;'))
     """
+    if max(len(gold_sql), len(predicted_sql)) > _MAX_CHARS:
+        return (gold_sql,), (predicted_sql,)
     gold, predicted = list(_WORD.finditer(gold_sql)), list(_WORD.finditer(predicted_sql))
     if max(len(gold), len(predicted)) > _MAX_WORDS:
         return (gold_sql,), (predicted_sql,)

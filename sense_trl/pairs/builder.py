@@ -585,10 +585,16 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+# Texts that are longer are one with none but themselves.
+_MAX_IDENTITY_CHARS: Final = 100_000
+
+
 @lru_cache(maxsize=16_384)
 def _identity(sql: str, dialect: str) -> str:
     try:
         return canonical_sql(sql, dialect)
     except SQLParseError:
+        if len(sql) > _MAX_IDENTITY_CHARS:
+            return sql
         # White space within quotes tells texts apart; that between tokens does not.
         return "\n".join(token.text for token in scan_tokens(sql) if token.text.strip())

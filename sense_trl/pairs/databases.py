@@ -62,7 +62,7 @@ class Databases:
             return get_normal_form(
                 tree, QueryNames(tree, self._get_names(db_id)), dialect=self._dialect
             )
-        except (SQLParseError, RecursionError):
+        except SQLParseError:
             return None
 
     def result_class(self, db_id: str, sql: str, gold_sql: str) -> str:

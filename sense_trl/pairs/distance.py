@@ -23,19 +23,24 @@ Tree: TypeAlias = tuple[str, tuple["Tree", ...], int]
 
 _TOKEN: Final = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+|<=|>=|<>|!=|\|\||\S")
 _NO_SQL: Final = "no SQL"
+_MAX_TOKENS: Final = 10_000
+# Some 0.1 s. Of 3,674 queries of Spider and BIRD no two have as many.
+_MAX_NODE_PAIRS: Final = 100_000
 
 
 def token_distance(left: str, right: str, dialect: str) -> int:
     """Tokens to insert, delete or replace to get from one query to the other (Levenshtein).
 
     Between the canonical texts (see `canonical_sql`), so that spelling is no distance; a text that
-    does not parse counts as it is.
+    does not parse counts as it is. What lies behind 10,000 tokens counts as replaced.
 
     Example:
         >>> token_distance("SELECT a FROM t", "select a from t where b > 3", "sqlite")
         4
     """
-    return Levenshtein.distance(_tokens(left, dialect), _tokens(right, dialect))
+    ours, theirs = _tokens(left, dialect), _tokens(right, dialect)
+    num_beyond = max(len(ours), len(theirs)) - _MAX_TOKENS
+    return Levenshtein.distance(ours[:_MAX_TOKENS], theirs[:_MAX_TOKENS]) + max(num_beyond, 0)
 
 
 def tree_distance(left: str, right: str, dialect: str) -> int:
@@ -43,7 +48,8 @@ def tree_distance(left: str, right: str, dialect: str) -> int:
 
     A node can only be inserted or deleted together with all that is below it (Selkow, "The
     tree-to-tree editing problem", 1977); that is quadratic in the number of nodes. A text that does
-    not parse is one node that equals no other but itself.
+    not parse is one node that equals no other but itself, and of trees with more than 100,000 pairs
+    of nodes one goes and the other comes as a whole, but for their roots.
 
     Example:
         >>> tree_distance("SELECT a FROM t", "SELECT b FROM t", "sqlite")
@@ -51,7 +57,10 @@ def tree_distance(left: str, right: str, dialect: str) -> int:
         >>> tree_distance("SELECT a FROM t", "SELECT a FROM t WHERE b = 1", "sqlite")
         5
     """
-    return _tree_distance(_tree(left, dialect), _tree(right, dialect))
+    ours, theirs = _tree(left, dialect), _tree(right, dialect)
+    if ours[2] * theirs[2] > _MAX_NODE_PAIRS and ours != theirs:
+        return ours[2] + theirs[2] - 2 + (ours[0] != theirs[0])
+    return _tree_distance(ours, theirs)
 
 
 @lru_cache(maxsize=4096)
@@ -65,7 +74,7 @@ def _tokens(sql: str, dialect: str) -> tuple[str, ...]:
 def _tree(sql: str, dialect: str) -> Tree:
     try:
         return _convert(parse_sql(canonical_sql(sql, dialect), dialect))
-    except (SQLParseError, RecursionError):
+    except SQLParseError:
         return f"{_NO_SQL}: {sql}", (), 1
 
 

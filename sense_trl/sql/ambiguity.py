@@ -9,7 +9,7 @@ from typing import Final
 import sqlglot
 from sqlglot import exp
 
-from sense_trl.sql.parsing import read_sql, unwrap
+from sense_trl.sql.parsing import read_sql, unwrap, write_sql
 
 __all__ = ["depends_on_scan_order", "get_bare_column_queries", "get_tie_breaking_queries"]
 
@@ -257,7 +257,7 @@ def get_tie_breaking_queries(
             broken.append(bool(keys))
         if not any(broken):
             return None
-        texts.append(rewritten.sql(dialect=dialect))
+        texts.append(write_sql(rewritten, dialect))
     return texts[0], texts[1]
 
 
@@ -483,7 +483,7 @@ def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
         rewritten = tree.copy()
         for column in list(_all_bare_columns(rewritten)):
             _replace(column, _smallest(column) if lowest else exp.Max(this=column.copy()))
-        texts.append(rewritten.sql(dialect=dialect))
+        texts.append(write_sql(rewritten, dialect))
     return texts[0], texts[1]
 
 

@@ -26,6 +26,7 @@ from typing import Any, Final, TypeAlias
 
 from sqlglot import exp
 
+from sense_trl.sql.parsing import SQLNestingError
 from sense_trl.sql.resolution import QueryNames, Source, get_from
 
 __all__ = [
@@ -111,10 +112,14 @@ def get_normal_form(tree: exp.Expression, names: QueryNames, *, dialect: str) ->
         dialect: "sqlite" takes LIKE without regard to case.
 
     Raises:
-        RecursionError: the query is nested too deeply, or names its own parts (common table
-            expressions, aliases) so often that written out it would be immense.
+        SQLNestingError: the query is nested too deeply, or says its own parts again (common table
+            expressions, aliases, operands of BETWEEN and IN) so often that written out it would be
+            immense.
     """
-    return _Normalizer(names, dialect).query(tree, (), _Place.TOP)
+    try:
+        return _Normalizer(names, dialect).query(tree, (), _Place.TOP)
+    except RecursionError as error:
+        raise SQLNestingError("nested too deeply to be normalised") from error
 
 
 def get_atoms(condition: Expr) -> list[Expr]:
@@ -233,6 +238,9 @@ class _Place:
 
 
 _MAX_EXPANSIONS: Final = 1_000
+# Parts of a query as it is written out, some ten for each token of a query that names no part
+# again and nearly a second's work.
+_MAX_PARTS: Final = 50_000
 
 # What IN, EXISTS and a set operation without ALL see of a query is a set.
 _SETS: Final = frozenset({_Place.MEMBERS, _Place.EXISTS, _Place.OPERAND})
@@ -264,6 +272,9 @@ class _Normalizer:
         self._dialect = dialect
         self._open_aliases: set[int] = set()
         self._num_expansions = 0
+        self._num_parts = 0
+        # How often what is being read will stand in the normal form.
+        self._num_copies = 1
 
     # ------------------------------------------------------------------ queries
 
@@ -354,7 +365,25 @@ class _Normalizer:
         """Stop at queries that double with every name: `a AS (...), b AS (SELECT * FROM a, a)`."""
         self._num_expansions += 1
         if self._num_expansions > _MAX_EXPANSIONS:
-            raise RecursionError(f"more than {_MAX_EXPANSIONS} parts are named again")
+            raise SQLNestingError(
+                f"nested too deeply: more than {_MAX_EXPANSIONS} parts are named again"
+            )
+
+    def _count_parts(self, count: int = 1) -> None:
+        """Stop at queries that double with every operator: `a BETWEEN 1 AND 2 BETWEEN 1 AND 2`."""
+        self._num_parts += count * self._num_copies
+        if self._num_parts > _MAX_PARTS:
+            raise SQLNestingError(
+                f"nested too deeply: written out it would have more than {_MAX_PARTS} parts"
+            )
+
+    def _copied_value(self, node: exp.Expression, num_copies: int, scopes: _Scopes) -> Expr:
+        """A value that will stand in the normal form several times."""
+        before = self._num_copies
+        self._num_copies *= max(num_copies, 1)
+        value = self._value(node, scopes)
+        self._num_copies = before
+        return value
 
     def _join(
         self,
@@ -366,6 +395,8 @@ class _Normalizer:
         conditions: list[Expr],
         optional: set[str],
     ) -> None:
+        # Each table is looked for among those before it.
+        self._count_parts(index // 8)
         labels = scopes[0]
         own = next((s for s in sources if s.node is join.this), None)
         before = [s for s in sources[:index] if s is not own]
@@ -413,6 +444,7 @@ class _Normalizer:
             if source.columns is None:
                 yield ("star", label)
             else:
+                self._count_parts(len(source.columns))
                 for position, name in enumerate(source.columns):
                     yield ("col", label, str(position) if label.startswith("@") else name)
 
@@ -472,6 +504,7 @@ class _Normalizer:
     # ------------------------------------------------------------------ expressions
 
     def _value(self, node: exp.Expression, scopes: _Scopes) -> Expr:
+        self._count_parts()
         match node:
             case exp.Paren() | exp.Alias():
                 return self._value(node.this, scopes)
@@ -585,9 +618,8 @@ class _Normalizer:
                 left, right = self._value(node.this, scopes), self._value(node.expression, scopes)
                 return _comparison(_NEGATED[operator] if negate else operator, left, right)
             case exp.Between():
-                value, low, high = (
-                    self._value(node.args[part], scopes) for part in ("this", "low", "high")
-                )
+                value = self._copied_value(node.this, 2, scopes)
+                low, high = (self._value(node.args[part], scopes) for part in ("low", "high"))
                 bounds = [("<", low), (">", high)] if negate else [(">=", low), ("<=", high)]
                 atoms = [_comparison(operator, value, bound) for operator, bound in bounds]
                 return _connect("or" if negate else "and", atoms)
@@ -612,7 +644,7 @@ class _Normalizer:
         return (_not("holds", negate), self._value(node, scopes))
 
     def _membership(self, node: exp.In, scopes: _Scopes, negate: bool) -> Expr:
-        left = self._value(node.this, scopes)
+        left = self._copied_value(node.this, len(node.expressions), scopes)
         query = node.args.get("query")
         if query is not None:
             members = self.query(query, scopes, _Place.MEMBERS)

@@ -78,6 +78,8 @@ class QueryNames:
         self._sources: dict[int, tuple[Source, ...]] = {}
         self._resolved: dict[int, Source | None] = {}
         self._open: set[int] = set()
+        self._cte_outputs: dict[int, dict[str, NamedColumn] | None] = {}
+        self._num_open_ctes = 0
 
     def sources(self, select: exp.Expression | None) -> tuple[Source, ...]:
         """The entries of the FROM clause of one SELECT, in the order they are written."""
@@ -259,7 +261,16 @@ class QueryNames:
         names = cte.args["alias"].args.get("columns") or []
         if names:
             return {name.name.lower(): NamedColumn(name.name) for name in names}
-        return self.outputs(cte.this)
+        if id(cte) not in self._cte_outputs:
+            if self._num_open_ctes >= _MAX_OPEN_CTES:
+                # One that is made of another, which is made of another, and so on.
+                return None
+            self._num_open_ctes += 1
+            try:
+                self._cte_outputs[id(cte)] = self.outputs(cte.this)
+            finally:
+                self._num_open_ctes -= 1
+        return self._cte_outputs[id(cte)]
 
     @staticmethod
     def _is_inside(node: exp.Expression, ancestor: exp.Expression) -> bool:
@@ -305,6 +316,8 @@ _TYPE_WORDS: Final = (
     ("number", ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC", "MONEY")),
 )
 
+
+_MAX_OPEN_CTES: Final = 20
 
 # SQLite has them in every table.
 _ROW_NUMBERS: Final = frozenset({"rowid", "oid", "_rowid_"})

@@ -24,7 +24,7 @@ from sense_trl.sql.normal_form import (
     has_aggregate,
     map_columns,
 )
-from sense_trl.sql.parsing import SQLParseError, parse_sql
+from sense_trl.sql.parsing import SQLNestingError, SQLParseError, parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
 __all__ = ["ErrorClass", "ResultClass", "classify_errors", "classify_results"]
@@ -126,8 +126,11 @@ def classify_errors(
     Returns:
         The classes in the order of `ErrorClass`; () if no difference is seen.
 
+    A prediction that is too long for `parse_sql` does not parse; one that is nested too deeply, or
+    would be immense if written out, is WRONG_NESTING and nothing else.
+
     Raises:
-        SQLParseError: `gold_sql` is not one statement.
+        SQLParseError: `gold_sql` is not one statement, or too long or too deep to be compared.
 
     Example:
         >>> columns = {"singer": ["id", "name", "age"], "song": ["title", "singer_id"]}
@@ -145,6 +148,8 @@ def classify_errors(
     gold = get_normal_form(gold_tree, QueryNames(gold_tree, schema), dialect=dialect)
     try:
         tree = parse_sql(predicted_sql, dialect)
+    except SQLNestingError:
+        return (ErrorClass.WRONG_NESTING,)
     except SQLParseError:
         return (ErrorClass.DOES_NOT_PARSE,)
     if not isinstance(tree, exp.Query):
@@ -157,7 +162,7 @@ def classify_errors(
         found = _find_invalid_names(tree, names)
         predicted = get_normal_form(tree, names, dialect=dialect)
         found |= _Comparison(predicted, gold).classes(predicted, gold, is_top=True)
-    except RecursionError:
+    except (SQLNestingError, RecursionError):
         # Thousands of nested calls; gold is nothing like that.
         return (ErrorClass.WRONG_NESTING,)
     return tuple(name for name in ErrorClass if name in found)
@@ -256,8 +261,27 @@ class _Comparison:
         self._gained = ours - theirs
         self._our_atoms = Counter(_all_atoms(predicted))
         self._their_atoms = Counter(_all_atoms(gold))
+        self._num_steps = 0
+
+    def _count(self, num_steps: int) -> None:
+        """Stop where subqueries, each with its own tables to number, multiply the work."""
+        self._num_steps += num_steps
+        if self._num_steps > _MAX_STEPS:
+            raise SQLNestingError(f"comparing takes more than {_MAX_STEPS} steps")
+
+    def _match(
+        self,
+        ours: Sequence[Any],
+        theirs: Sequence[Any],
+        distance: Callable[[Any, Any], int],
+        *,
+        limit: int | None = None,
+    ) -> list[tuple[Any, Any]]:
+        self._count(len(ours) * len(theirs))
+        return _match(ours, theirs, distance, limit=limit)
 
     def classes(self, ours: Query, theirs: Query, *, is_top: bool = False) -> set[ErrorClass]:
+        self._count(1)
         if ours == theirs:
             return set()
         if isinstance(ours, Block) and isinstance(theirs, Block):
@@ -280,7 +304,9 @@ class _Comparison:
         if ours.operator != theirs.operator or len(ours.operands) != len(theirs.operands):
             found.add(ErrorClass.WRONG_SET_OPERATION)
         if ours.is_commutative and theirs.is_commutative:
-            pairs = _match(ours.operands, theirs.operands, lambda a, b: len(self.classes(a, b)))
+            pairs = self._match(
+                ours.operands, theirs.operands, lambda our, their: len(self.classes(our, their))
+            )
         else:
             pairs = list(zip(ours.operands, theirs.operands, strict=False))
             swapped = list(zip(ours.operands, reversed(theirs.operands), strict=False))
@@ -294,6 +320,7 @@ class _Comparison:
         return {name for our, their in pairs for name in self.classes(our, their)}
 
     def _blocks(self, ours: Block, theirs: Block, is_top: bool) -> set[ErrorClass]:
+        self._count(_STEPS_PER_BLOCK)
         found, ours = self._tables(ours, theirs)
         found |= self._joins(ours, theirs)
         merged = _merged_columns(ours, theirs)
@@ -369,7 +396,7 @@ class _Comparison:
         elif len(ours.select) > len(theirs.select):
             found.add(ErrorClass.EXTRA_SELECT_COLUMN)
         replaced = {}
-        for our, their in _match(our_rest, their_rest, self._distance):
+        for our, their in self._match(our_rest, their_rest, self._distance):
             found |= self.expression_classes(our, their)
             replaced[our] = their
         return found, replaced
@@ -378,6 +405,7 @@ class _Comparison:
         return 2 * len(self.expression_classes(ours, theirs)) + bool(ours[0] != theirs[0])
 
     def expression_classes(self, ours: Expr, theirs: Expr) -> set[ErrorClass]:
+        self._count(1)
         if ours == theirs:
             return set()
         heads = (ours[0], theirs[0])
@@ -439,7 +467,7 @@ class _Comparison:
         partner: dict[Expr, Expr] = {}
         found: set[ErrorClass] = set()
         shared = Counter(our_atoms) & Counter(their_atoms)
-        for our, their in _match(
+        for our, their in self._match(
             list((Counter(our_atoms) - shared).elements()),
             list((Counter(their_atoms) - shared).elements()),
             self._atom_distance,
@@ -530,6 +558,10 @@ class _Comparison:
 
 # Two conditions are one, changed, if they share the operand on the left, or all else.
 _MAX_ATOM_DISTANCE: Final = 2
+
+# Comparisons of two expressions, some microseconds each. That of two SELECTs is as long as 20.
+_MAX_STEPS: Final = 100_000
+_STEPS_PER_BLOCK: Final = 20
 
 _MILD: Final = frozenset(
     {
@@ -643,9 +675,13 @@ def _merger(equalities: Iterable[tuple[Column, Column]]) -> Callable[[Column], C
     parent: dict[Column, Column] = {}
 
     def find(column: Column) -> Column:
-        while column in parent:
-            column = parent[column]
-        return column
+        first = column
+        while first in parent:
+            first = parent[first]
+        # Each on the way points there from now on: chains are as long as joins are many.
+        while column != first:
+            parent[column], column = first, parent[column]
+        return first
 
     for left, right in equalities:
         first, second = sorted((find(left), find(right)))

@@ -166,25 +166,36 @@ def _from_record(record: dict[str, Any]) -> Instruction | None:
     return _make(question, sql, int(digits.group()) if digits else None)
 
 
-# "2. **Question:** ... " up to the label of its SQL, and what follows up to the next question.
+# "2. **Question:** ...", the label of its SQL, and what ends that. The marks around a label are
+# few: where several parts may take the same ones, long runs would be divided in all ways.
+_MARKS: Final = r"[^\w\n]{0,40}"
 _LABELS: Final = re.compile(
-    r"^[^\w\n]*(?:\d+[.)][^\w\n]*)?question[^\w\n]*\d*[^\w\n]*:(?P<question>.*?)"
-    r"^[^\w\n]*(?:sql|query|answer)[^\n:]{0,20}:(?P<sql>.*?)"
-    r"(?=^[^\w\n]*(?:\d+[.)][^\w\n]*)?(?:question|level)\b|\Z)",
-    re.I | re.M | re.S,
+    rf"^{_MARKS}(?:(?P<sql>(?:sql|query|answer)[^\n:]{{0,20}}:)"
+    rf"|(?:\d{{1,6}}[.)]{_MARKS})?(?:question(?:(?P<question>{_MARKS}\d{{0,6}}{_MARKS}:)|\b)"
+    r"|level\b))",
+    re.I | re.M,
 )
-_LEVEL_LABEL: Final = re.compile(r"\blevel[^\w\n]*([1-4])\b", re.I)
+_LEVEL_LABEL: Final = re.compile(r"\blevel[^\w\n]{0,40}([1-4])\b", re.I)
 
 
 def _from_labels(text: str) -> Iterator[Instruction]:
     end = 0
-    for match in _LABELS.finditer(text):
-        level = _LEVEL_LABEL.search(text[end : match.start("question")])
-        end = match.end()
-        number = int(level.group(1)) if level else None
-        made = _make(match.group("question"), match.group("sql"), number)
-        if made is not None:
-            yield made
+    question: re.Match[str] | None = None
+    sql: re.Match[str] | None = None
+    for label in [*_LABELS.finditer(text), None]:
+        if label is not None and label["sql"]:
+            sql = label if question is not None and sql is None else sql
+            continue
+        if question is not None and sql is not None:
+            level = _LEVEL_LABEL.search(text, end, question.end())
+            end = len(text) if label is None else label.start()
+            number = int(level.group(1)) if level else None
+            made = _make(text[question.end() : sql.start()], text[sql.end() : end], number)
+            if made is not None:
+                yield made
+            question = sql = None
+        if label is not None and question is None and label["question"]:
+            question = label
 
 
 def _make(question: str, sql: str, level: int | None) -> Instruction | None:

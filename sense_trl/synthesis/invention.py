@@ -17,7 +17,9 @@ _SQL_LABEL: Final = re.compile(
     r"^[ \t>*]*(?:SQL(?:ite)?|SQL query|query|answer)[ \t*]*:|```", re.I | re.M
 )
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_QUESTION_LABEL: Final = re.compile(r"\A[\s>*#-]*question[ \t*]*\d*[ \t]*[:.][\s*]*", re.I)
+_QUESTION_LABEL: Final = re.compile(
+    r"\A[\s>*#-]*+question[ \t*]{0,40}\d{0,6}[ \t]{0,40}[:.][\s*]*+", re.I
+)
 
 
 def get_invention_prompt(

@@ -24,7 +24,7 @@ from sense_trl.sql.normal_form import (
     get_normal_form,
     get_relabellings,
 )
-from sense_trl.sql.parsing import SQLParseError, parse_sql
+from sense_trl.sql.parsing import SQLNestingError, parse_sql
 from sense_trl.sql.resolution import QueryNames
 from sense_trl.synthesis.sql_template import is_constant
 
@@ -112,7 +112,7 @@ def get_normal_template(sql: str, dialect: str, *, keeps_constants: bool = False
         with_tables = repr(by_table.write(query, (), is_top=True))
         without = repr(by_name.write(query, (), is_top=True))
     except RecursionError as error:
-        raise SQLParseError(f"too deeply nested: {sql[:200]!r}") from error
+        raise SQLNestingError(f"too deeply nested: {sql[:200]!r}") from error
     return NormalTemplate(with_tables, without, by_table.met_unknown)
 
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from sense_trl.database.profile import quote_name
 from sense_trl.errors import SenseTRLError
+from sense_trl.sql.parsing import SQLParseError, parse_statements
 
 __all__ = [
     "ColumnDesign",
@@ -171,11 +170,9 @@ def write_design(design: SchemaDesign) -> list[str]:
 
 def _parse_creations(ddl: str, dialect: str) -> list[exp.Create]:
     try:
-        statements = [tree for tree in sqlglot.parse(ddl, read=dialect) if tree is not None]
-    except (SqlglotError, RecursionError, TypeError, AttributeError, ValueError) as error:
-        # sqlglot trips over its own nodes on some malformed texts.
+        creations = parse_statements(ddl, dialect)
+    except SQLParseError as error:
         raise DesignError("unparsable_ddl", str(error)[:200]) from error
-    creations = [tree for tree in statements if not isinstance(tree, exp.Semicolon)]
     for tree in creations:
         # sqlglot makes a command of whatever it cannot read.
         if isinstance(tree, exp.Command):

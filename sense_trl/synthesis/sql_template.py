@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from sense_trl.sql.parsing import canonical_sql, parse_sql
+from sense_trl.sql.parsing import canonical_sql, parse_sql, write_sql
 
 __all__ = ["get_sql_template", "is_constant"]
 
@@ -30,8 +30,7 @@ def get_sql_template(sql: str, dialect: str) -> str:
         'SELECT name FROM singer WHERE land IN (?) LIMIT ?'
     """
     tree = parse_sql(canonical_sql(sql, dialect), dialect).transform(_abstract, copy=False)
-    text: str = tree.sql(dialect=dialect)
-    return text
+    return write_sql(tree, dialect)
 
 
 def is_constant(node: Any) -> bool:

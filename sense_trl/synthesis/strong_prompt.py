@@ -116,9 +116,12 @@ _NAMES: Final = {
     "query": "sql",
 }
 # A label begins a line, in bold, as a heading or in a list; a colon or the end of the line ends it.
+# The marks around it are few: where several parts may take the same ones, long runs would be
+# divided in all ways.
 _LABEL: Final = re.compile(
-    rf"^[ \t>#*\d.)]*(?:-[ \t]+)?[ \t*]*(?P<name>{'|'.join(sorted(_NAMES, key=len, reverse=True))})"
-    r"[ \t]*(?:\([^()\n]*\))?[ \t*]*(?::[ \t*]*|$)",
+    r"^[ \t>#*\d.)]{0,40}(?:-[ \t]{1,40})?[ \t*]{0,40}"
+    rf"(?P<name>{'|'.join(sorted(_NAMES, key=len, reverse=True))})"
+    r"[ \t]{0,40}(?:\([^()\n]{0,200}\))?[ \t*]{0,40}(?::[ \t*]*+|$)",
     re.I | re.M,
 )
 _FENCE: Final = re.compile(r"```[ \t]*\w*[ \t]*\n?(.*?)(?:```|\Z)", re.S)

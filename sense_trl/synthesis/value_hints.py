@@ -280,7 +280,7 @@ def _narrowed(
 # ---------------------------------------------------------------------- from the comments
 
 _TABLE_LINE: Final = re.compile(r'\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?["`\[]?(\w+)', re.I)
-_COLUMN_LINE: Final = re.compile(r'\s*["`\[]?(\w+)["`\]]?\s+[^\n]*?--(?P<comment>.*)')
+_COLUMN_LINE: Final = re.compile(r'\s*["`\[]?(\w+)["`\]]?\s')
 _EXAMPLE: Final = re.compile(r"'((?:[^']|'')+)'|\"([^\"]+)\"|(?<![\w.])(-?\d+(?:\.\d+)?)(?![\w.])")
 
 
@@ -300,11 +300,12 @@ def get_example_values(design: SchemaDesign, ddl: str) -> WantedValues:
         found = _COLUMN_LINE.match(line)
         if table is None or found is None:
             continue
+        comment = line[found.end() :].partition("--")[2]
         try:
             column = table.column(found.group(1))
         except KeyError:
             continue
-        values = tuple(dict.fromkeys(_examples(column, found.group("comment"))))[:_MAX_EXAMPLES]
+        values = tuple(dict.fromkeys(_examples(column, comment)))[:_MAX_EXAMPLES]
         if values:
             examples[table.name.lower(), column.name.lower()] = values
     return examples

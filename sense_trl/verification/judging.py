@@ -795,7 +795,8 @@ def _canonical_text(sql: str, dialect: str) -> str | None:
         return None
 
 
-_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]")
+# One that is not closed goes to the end of the text.
+_QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?|`[^`]*`?|\[[^\]]*\]?")
 # White space to Python that is none to SQLite.
 _OTHER_SPACE: Final = re.compile(r"[\x0b\x1c-\x1f]")
 
@@ -898,23 +899,28 @@ def check_semantics(semantics: str) -> None:
 
 # What the tokenizer of Spider's script takes for one token, as far as deleting DISTINCT and
 # finding the first statement need to know.
-_TOKEN: Final = re.compile(
-    r"""
-    --[^\r\n]* | \#[^\r\n]* | /\*.*?\*/
+_TOKEN_KINDS: Final = r"""
+    --[^\r\n]* | \#[^\r\n]* | {comment}
     | '(?:''|\\'|[^'])*' | "(?:""|\\"|[^"])*" | `(?:``|[^`])*`
     | \w[$\#\w]* | .
-    """,
-    re.VERBOSE | re.DOTALL,
+    """
+_TOKEN, _TOKEN_AFTER_COMMENTS = (
+    re.compile(_TOKEN_KINDS.format(comment=comment), re.VERBOSE | re.DOTALL)
+    for comment in (r"/\*.*?\*/", r"(?!)")
 )
+# Engines refuse what is longer.
+_MAX_SPIDER_CHARS: Final = 1_000_000
 _CURRENT_YEAR: Final = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
 
 
 def _spider_text(sql: str) -> str:
     """The text that Spider's script runs for `sql`."""
+    if len(sql) > _MAX_SPIDER_CHARS:
+        return sql
     sql = sql.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
     kept = []
     depth = 0
-    for token in _TOKEN.findall(sql):
+    for token in _spider_tokens(sql):
         if token == "(":
             depth += 1
         elif token == ")":
@@ -924,3 +930,13 @@ def _spider_text(sql: str) -> str:
         if token == ";" and depth <= 0:
             break
     return _CURRENT_YEAR.sub("2020", "".join(kept))
+
+
+def _spider_tokens(sql: str) -> Iterator[str]:
+    for match in _TOKEN.finditer(sql):
+        yield match.group()
+        if match.group() == "/" and sql.startswith("/*", match.start()):
+            # A comment that is not closed is none, and nor is any behind it. Looking for the end of
+            # each would take the square of their number.
+            yield from _TOKEN_AFTER_COMMENTS.findall(sql, match.end())
+            return

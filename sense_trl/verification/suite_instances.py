@@ -19,7 +19,7 @@ from sense_trl.database.profile import DatabaseProfile, ForeignKeyColumns, profi
 from sense_trl.errors import InputError
 from sense_trl.sql.ambiguity import get_bare_column_queries
 from sense_trl.sql.mutation import mutate_sql
-from sense_trl.sql.parsing import SQLParseError, get_tie_query, outer_limit, parse_sql
+from sense_trl.sql.parsing import SQLParseError, get_tie_query, outer_limit, parse_sql, write_sql
 from sense_trl.verification.comparison import Reason, Verdict, bags_equal
 from sense_trl.verification.judging import (
     GoldExamination,
@@ -331,7 +331,7 @@ class _GoldQueries:
         except SQLParseError:
             return cls(sql)
         limited = [node for node in tree.find_all(exp.Select) if node.args.get("limit")]
-        inner = tuple(n.sql(dialect=dialect) for n in limited if n.parent is not None)
+        inner = tuple(write_sql(n, dialect) for n in limited if n.parent is not None)
         return cls(sql, inner, limit, ranked, bounds)
 
     def picks_a_row(self, engine: SQLEngine, limits: ExecutionLimits) -> bool:
@@ -362,8 +362,7 @@ def _with_row_counts(tree: exp.Expression, dialect: str) -> str:
     for select in counted.find_all(exp.Select):
         if any(isinstance(e.unalias(), (exp.Min, exp.Max)) for e in select.expressions):
             select.append("expressions", exp.Count(this=exp.Star()))
-    text: str = counted.sql(dialect=dialect)
-    return text
+    return write_sql(counted, dialect)
 
 
 def _get_hints(sql: str, profile: DatabaseProfile, mutants: Sequence[str]) -> FuzzHints:

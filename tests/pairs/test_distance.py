@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sense_trl.pairs import distance
 from sense_trl.pairs.distance import token_distance, tree_distance
 
 QUERIES = [
@@ -43,10 +44,25 @@ def test_edits_are_counted(left: str, right: str, tokens: int, nodes: int) -> No
     assert tree_distance(left, right, "sqlite") == nodes
 
 
-@pytest.mark.parametrize("distance", [token_distance, tree_distance])
+@pytest.mark.parametrize("measure", [token_distance, tree_distance])
 @given(st.tuples(*[st.sampled_from(QUERIES)] * 3))
-def test_both_are_metrics(distance, queries: tuple[str, str, str]) -> None:
+def test_both_are_metrics(measure, queries: tuple[str, str, str]) -> None:
     a, b, c = queries
-    assert (distance(a, b, "sqlite") == 0) == (a == b)
-    assert distance(a, b, "sqlite") == distance(b, a, "sqlite")
-    assert distance(a, c, "sqlite") <= distance(a, b, "sqlite") + distance(b, c, "sqlite")
+    assert (measure(a, b, "sqlite") == 0) == (a == b)
+    assert measure(a, b, "sqlite") == measure(b, a, "sqlite")
+    assert measure(a, c, "sqlite") <= measure(a, b, "sqlite") + measure(b, c, "sqlite")
+
+
+def test_what_lies_behind_the_cap_counts_as_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distance, "_MAX_TOKENS", 3)
+    assert token_distance("no SQL ; x y", "no SQL ;", "sqlite") == 2
+    assert token_distance("no SQL of x y", "no SQL ;", "sqlite") == 1 + 2
+
+
+def test_trees_that_are_too_large_go_and_come_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distance, "_MAX_NODE_PAIRS", 40)
+    short, long = "SELECT a FROM t", "SELECT a, b FROM t"
+    # Six nodes and eight; the roots are both SELECT.
+    assert tree_distance(short, long, "sqlite") == 5 + 7
+    assert tree_distance(long, long, "sqlite") == 0
+    assert tree_distance("SELECT 1", "SELECT 2", "sqlite") == 1

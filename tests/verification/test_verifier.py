@@ -443,3 +443,61 @@ def test_several_semantics_run_a_prediction_once(fresh_db, monkeypatch) -> None:
     with catalog, SQLVerifier(catalog, num_workers=0) as verifier:
         assert {v.verdict for v in verifier.verify(requests)} == {Verdict.CORRECT}
     assert ran == [gold, sql]
+
+
+# ---------------------------------------------------------------------- texts without end
+
+HOSTILE = {
+    "valid to SQLite": "SELECT name FROM singer WHERE id" + " IS NOT NULL" * 198,
+    "too deep for SQLite": "SELECT name FROM singer WHERE id" + " IS NOT NULL" * 2_000,
+    "doubles": "SELECT name FROM singer WHERE age" + " BETWEEN 20 AND age" * 22,
+    "lists": "SELECT name FROM singer WHERE age" + " IN (1, 2)" * 40,
+    "joins": "SELECT name FROM singer" + " JOIN singer" * 30,
+    "brackets": "SELECT " + "(" * 20_000 + "1",
+    "dots": "SELECT " + "T1." * 200 + "name FROM singer",
+    "comments": "select 1 as query " + "/**/" * 40,
+    "open comments": "SELECT name FROM singer " + "/* " * 66_000,
+    "quotes": "SELECT name FROM singer " + "' \" ` [" * 20_000,
+    "conditions": "SELECT name FROM singer WHERE id = 1" + " OR id = 1" * 3_000,
+}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_no_text_hangs_or_kills_a_verifier(fresh_db, num_workers: int) -> None:
+    path = fresh_db(SCRIPT)
+    golds = ["SELECT name FROM singer ORDER BY id LIMIT 9", *HOSTILE.values()]
+    requests = [
+        VerificationRequest(path.stem, predicted, gold, semantics)
+        for predicted, gold in [
+            *((sql, golds[0]) for sql in HOSTILE.values()),
+            *((golds[0], sql) for sql in HOSTILE.values()),
+            *((sql, sql) for sql in HOSTILE.values()),
+        ]
+        for semantics in ("strict", "spider", "bird")
+    ]
+    with (
+        DatabaseCatalog.from_path(path) as catalog,
+        SQLVerifier(catalog, num_workers=num_workers) as verifier,
+    ):
+        found = verifier.verify(requests)
+        assert verifier.num_replaced_workers == 0
+    reasons = {verification.reason for verification in found}
+    assert not reasons & {Reason.WORKER_DIED, Reason.PREDICTION_TIMEOUT, Reason.GOLD_TIMEOUT}
+    by_request = dict(zip(requests, found, strict=True))
+    valid = VerificationRequest(path.stem, HOSTILE["valid to SQLite"], golds[0], "strict")
+    assert by_request[valid].verdict is Verdict.CORRECT
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["/*", "*/", "'", '"', "`", "--", "#", "\n", ";", "(", ")", " distinct ", "\\", "a"]
+        ),
+        max_size=14,
+    )
+)
+def test_open_comments_are_looked_for_once_and_read_as_before(parts: list[str]) -> None:
+    text = "".join(parts)
+    whole = judging._TOKEN.findall(text)
+    assert list(judging._spider_tokens(text)) == whole
