@@ -23,7 +23,9 @@ _REFUSALS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ERO
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, is_shared: bool = False) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], *, is_shared: bool = False, is_synced: bool = True
+) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when the block ends.
 
     Until then `path` holds what it held. What is put in place is on the disk, not only on its way
@@ -33,6 +35,8 @@ def replacing(path: str | os.PathLike[str], *, is_shared: bool = False) -> Itera
     Args:
         path: the file.
         is_shared: several processes may write `path` at the same time.
+        is_synced: wait for the disk, some milliseconds. Not worth it for a cache whose entries
+            tell when they are damaged.
 
     Yields:
         Where to write: beside `path`, with `.tmp` behind its name.
@@ -51,14 +55,16 @@ def replacing(path: str | os.PathLike[str], *, is_shared: bool = False) -> Itera
         temporary = target.with_name(f"{target.name}{mark}.tmp")
         try:
             yield temporary
-            _sync(temporary)
+            if is_synced:
+                _sync(temporary)
             os.replace(temporary, target)
         except BaseException:
             # It may be what fills the disk.
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_names(target.parent)
+        if is_synced:
+            _sync_names(target.parent)
 
 
 def write_text_atomically(path: str | Path, text: str, *, is_shared: bool = False) -> None:

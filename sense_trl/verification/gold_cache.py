@@ -8,13 +8,12 @@ import hashlib
 import logging
 import marshal
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from sense_trl._files import sha256_of
+from sense_trl._files import replacing, sha256_of
 from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
 from sense_trl.database.worker import pack_result, unpack_result
@@ -234,16 +233,8 @@ def _write(file: Path, gold: GoldExamination) -> None:
     body = marshal.dumps((gold.sql, problem, pack_result(gold.result), digest))
     if len(body) > _MAX_STORED_BYTES:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as output:
-            output.write(hashlib.sha256(body).digest() + body)
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with replacing(file, is_shared=True, is_synced=False) as temporary:
+        temporary.write_bytes(hashlib.sha256(body).digest() + body)
 
 
 def _read(file: Path) -> GoldExamination | None:

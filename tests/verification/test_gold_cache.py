@@ -76,6 +76,11 @@ def test_what_another_process_stored_is_used(
         assert _get(path, folder, sql) == _get(path, folder, sql)
     assert len(_entries(folder)) == 3
     assert not list(folder.glob("*/*.tmp"))
+    # As any other file: users may share a folder.
+    (tmp_path / "file").touch()
+    assert {entry.stat().st_mode for entry in _entries(folder)} == {
+        (tmp_path / "file").stat().st_mode
+    }
 
 
 def test_everything_the_answer_depends_on_is_in_the_key(
