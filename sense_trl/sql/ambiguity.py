@@ -508,9 +508,15 @@ def _all_bare_columns(tree: exp.Expression) -> Iterator[exp.Expression]:
 
 def _takes_the_row_of_an_extreme(select: exp.Select) -> bool:
     aggregates = list(_own(select, exp.AggFunc))
-    # One that stands in the HAVING or ORDER BY as well is the same one.
-    is_one = len({_spelled(aggregate) for aggregate in aggregates}) == 1
-    return is_one and isinstance(aggregates[0], (exp.Max, exp.Min))
+    if not all(isinstance(aggregate, (exp.Max, exp.Min)) for aggregate in aggregates):
+        return False
+    # One that stands in the HAVING or ORDER BY as well is the same one, with a table or without.
+    columns = [column for each in aggregates for column in each.find_all(exp.Column)]
+    tables = {column.table.lower() for column in columns} - {""}
+    bare = {
+        _spelled(aggregate).replace(f"{next(iter(tables), '')}.", "") for aggregate in aggregates
+    }
+    return len(bare) == 1 and len(tables) < 2
 
 
 def _has_bare_columns(select: exp.Select) -> bool:

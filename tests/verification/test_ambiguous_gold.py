@@ -198,6 +198,7 @@ SQLITE_CERTAIN = [
     "SELECT name, max(age) FROM s",
     "SELECT land, max(age), count(*) FROM s GROUP BY land",
     # One aggregate, written twice.
+    "SELECT s.name, max(s.age) FROM s WHERE id > 1 GROUP BY land ORDER BY MAX(age) LIMIT 1",
     "SELECT land, name, max(age) FROM s WHERE id > 1 GROUP BY land HAVING max(age) > 20",
     "SELECT land, name, max(age) FROM s WHERE id > 1 GROUP BY land ORDER BY max(age)",
     "SELECT group_concat(name) FROM s WHERE id = 1",
@@ -212,6 +213,7 @@ SQLITE_AMBIGUOUS = [
     "SELECT name, min(age) FROM s",
     "SELECT age, name, max(id < 9) FROM s GROUP BY age",
     "SELECT name, count(*) FROM s GROUP BY land",
+    "SELECT x.land, x.name, max(x.age), max(y.age) FROM s AS x, s AS y GROUP BY x.land",
     "SELECT age, group_concat(name) FROM s GROUP BY age",
     "SELECT json_group_array(name) FROM s",
     "SELECT age, json_group_object(name, id) FROM s GROUP BY age",
