@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardFolder"]
 
-# Changed whenever the same input gives other rows: it is part of the key of a shard.
-_FORMAT = 1
+# Changed whenever the same input gives other rows or files: it is part of the key of a shard.
+_FORMAT = 2
+# Before the hash of a file, in the metadata at its beginning and at its end.
+_SEAL = b"SHA-256 of this file with zeros in place of it: "
+_ZEROS = b"0" * 64
 
 
 class ShardFolder:
     """Keeps the rows and the account of each part of a build, by the content it was made from.
 
     A shard is one Arrow file that is there wholly or not at all, with its account and a hash of
-    both, so that one that was changed is refused. The key covers what the caller puts into it; the
-    databases and the verifier's settings are not in it, so a folder belongs to one set of them.
+    its bytes, so that one that was changed is refused before Arrow, which would crash, reads it.
+    The key covers what the caller puts into it; the databases and the verifier's settings are not
+    in it, so a folder belongs to one set of them.
 
     Args:
         path: the folder; created with the first shard.
@@ -52,16 +56,18 @@ class ShardFolder:
         if not file.exists():
             return None
         try:
-            with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_file(source) as reader:
+            content = bytearray(file.read_bytes())
+            seals = [bytes(content[place]) for place in _find_seals(content)]
+            if len(seals) != 2 or {*seals} != {_get_digest(content)}:
+                raise ValueError("its hash is another")
+            with pyarrow.ipc.open_file(pyarrow.BufferReader(bytes(content))) as reader:
                 table = reader.read_all()
             metadata = dict(table.schema.metadata)
-            account, digest = metadata.pop(b"account"), metadata.pop(b"sha256")
+            del metadata[b"sha256"]
+            account = metadata.pop(b"account")
             table = table.replace_schema_metadata(metadata)
-            if digest != _get_digest(table, account):
-                raise ValueError("its rows or its account are others")
             return table, PairAccount.from_json(json.loads(account))
-        # What Arrow raises at bytes that nobody wrote is up to the byte.
-        except (OSError, ValueError, TypeError, KeyError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             raise InputError(
                 f"{str(file)!r}, a finished part of the pairs, is not what was written "
                 f"({error}). Something cut or changed it: delete it, then run the same again to "
@@ -77,20 +83,31 @@ class ShardFolder:
         import pyarrow
 
         counts = json.dumps(account.as_json()).encode()
-        marks = {"account": counts, "sha256": _get_digest(table, counts)}
+        marks = {"account": counts, "sha256": _SEAL + _ZEROS}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
-        with (
-            replacing(self._file(key)) as temporary,
-            pyarrow.OSFile(str(temporary), "wb") as sink,
-            pyarrow.ipc.new_file(sink, table.schema) as writer,
-        ):
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
+        content = bytearray(sink.getvalue())
+        digest = _get_digest(content)
+        for place in _find_seals(content):
+            content[place] = digest
+        with replacing(self._file(key)) as temporary:
+            temporary.write_bytes(content)
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}.arrow"
 
 
-def _get_digest(table: pyarrow.Table, account: bytes) -> bytes:
-    """Hash of an account and of rows as values: how Arrow lays them out is up to its version."""
-    rows = json.dumps([table.column_names, table.to_pylist()]).encode()
-    return hashlib.sha256(account + rows).hexdigest().encode()
+def _find_seals(content: bytearray) -> list[slice]:
+    """Where the hash stands: first in the schema, last in the footer; between them are rows."""
+    starts = sorted({content.find(_SEAL), content.rfind(_SEAL)} - {-1})
+    return [slice(start + len(_SEAL), start + len(_SEAL) + len(_ZEROS)) for start in starts]
+
+
+def _get_digest(content: bytearray) -> bytes:
+    """Hash of a file without the hash."""
+    blank = content.copy()
+    for place in _find_seals(content):
+        blank[place] = _ZEROS
+    return hashlib.sha256(blank).hexdigest().encode()
