@@ -454,6 +454,11 @@ def test_a_choice_in_gold_that_is_too_large_to_keep_decides_nothing(fresh_db) ->
             "SELECT name, row_number() OVER (ORDER BY age, id) FROM s",
             Reason.VALUES_DIFFER,
         ),
+        # Of three rows that tie the middle one, from either end.
+        ("SELECT age > 20 FROM s ORDER BY id > 3 LIMIT 1 OFFSET 1", "SELECT 2 < 1",
+         Reason.VALUES_DIFFER),
+        ("SELECT age > 20 FROM s ORDER BY id LIMIT 1 OFFSET 1", "SELECT 2 < 1",
+         Reason.RESULTS_EQUAL),
         # The order that an aggregate keeps.
         ("SELECT group_concat(name) FROM s", "SELECT 'Ann,Ben,Cem,Dan'", Reason.VALUES_DIFFER),
         ("SELECT group_concat(name) FROM s WHERE id = 1", "SELECT 'Ann'", Reason.RESULTS_EQUAL),
