@@ -565,7 +565,8 @@ def _canonical_node(node: exp.Expression) -> exp.Expression:
     for less, greater in _FLIPPED.items():
         # Beside another comparison, or NOT, the sides only bind as they are written.
         if type(node) is less and not any(
-            isinstance(side, (exp.Predicate, exp.Not)) for side in (node.this, node.expression)
+            isinstance(side, exp.Predicate) or _ends_in_not(side)
+            for side in (node.this, node.expression)
         ):
             return greater(this=node.expression, expression=node.this)
     if (
@@ -580,6 +581,16 @@ def _canonical_node(node: exp.Expression) -> exp.Expression:
     while isinstance(node, exp.Paren) and _stands_alone(node.this):
         node = node.this
     return node
+
+
+def _ends_in_not(node: exp.Expression) -> bool:
+    """Whether NOT is the last operator: it takes in a comparison that is written behind it."""
+    while not isinstance(node, (exp.Not, exp.Paren)):
+        last = node.args.get("expression" if isinstance(node, exp.Binary) else "this")
+        if not isinstance(node, (exp.Binary, exp.Unary)) or not isinstance(last, exp.Expression):
+            return False
+        node = last
+    return isinstance(node, exp.Not)
 
 
 def _stands_alone(node: exp.Expression) -> bool:

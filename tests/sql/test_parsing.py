@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,6 +119,7 @@ CONDITIONS = st.recursive(
 
 
 @given(CONDITIONS)
+@hypothesis.example("a < a + NOT a")
 def test_a_condition_and_its_canonical_text_mean_the_same(condition: str) -> None:
     connection = sqlite3.connect(":memory:")
     values = "VALUES (NULL, 0), (0, 1), (1, 0), (1, 1), (2, -1)"
