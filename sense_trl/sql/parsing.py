@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlglot import Dialect, exp
-from sqlglot.errors import ErrorLevel, UnsupportedError
+from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 from sqlglot.tokens import Token, TokenType
 
 from sense_trl.errors import SenseTRLError
@@ -95,8 +93,8 @@ def parse_statements(sql: str, dialect: str) -> list[exp.Expression]:
     """Parse a text into its statements.
 
     The time this takes is bounded whatever the text says: by caps on its length (100,000
-    characters, 5,000 tokens), on what is open at once (100 brackets, 100 levels of the tree, 250
-    with the links of AND and OR) and on what the parser tries.
+    characters, 5,000 tokens), on what is open at once (100 brackets and CASE, 100 levels of the
+    tree, 250 with the links of AND and OR) and on what the parser tries.
 
     Args:
         sql: statements with semicolons between them.
@@ -111,11 +109,16 @@ def parse_statements(sql: str, dialect: str) -> list[exp.Expression]:
         raise SQLParseError(
             f"{_shorten(sql)} has {len(sql)} characters; {_MAX_CHARS} are read at most"
         )
-    with _sqlglot_at_work(sql, dialect):
+    try:
         tokens = reader.tokenize(sql)
         _check_tokens(tokens, sql)
         max_nodes = _MIN_NODES + _NODES_PER_TOKEN * len(tokens)
         statements = reader.parser(max_nodes=max_nodes).parse(tokens, sql)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # sqlglot trips over its own nodes on some malformed texts, the compiled one by TypeError.
+        raise _as_refusal(error, sql, dialect, "parse") from error
     # A lone semicolon that carries a comment is a statement to sqlglot.
     found = [
         tree for tree in statements if tree is not None and not isinstance(tree, exp.Semicolon)
@@ -133,25 +136,24 @@ def write_sql(tree: exp.Expression, dialect: str, **options: Any) -> str:
         SQLParseError: sqlglot cannot write it; what it reads it cannot always write.
         SQLNestingError: (a kind of it) it is nested too deeply.
     """
-    with _sqlglot_at_work("a query", dialect, "write"):
+    try:
         text: str = tree.sql(dialect=dialect, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _as_refusal(error, "a query", dialect, "write") from error
     return text
 
 
-@contextmanager
-def _sqlglot_at_work(sql: str, dialect: str, verb: str = "parse") -> Iterator[None]:
-    """Turn what sqlglot raises into errors of ours."""
-    try:
-        yield
-    except (SQLParseError, MemoryError):
-        raise
-    except RecursionError as error:
-        raise SQLNestingError(f"cannot {verb} {_shorten(sql)}: nested too deeply") from error
-    except UnsupportedError as error:
-        raise SQLParseError(f"not {dialect}: {error}") from error
-    except Exception as error:
-        # sqlglot trips over its own nodes on some malformed texts, the compiled one by TypeError.
-        raise SQLParseError(f"cannot {verb} {_shorten(sql)} as {dialect}: {error}") from error
+def _as_refusal(error: Exception, sql: str, dialect: str, verb: str) -> SQLParseError:
+    """What sqlglot raised on a text, as an error of ours."""
+    if isinstance(error, SQLParseError):
+        return error
+    if isinstance(error, RecursionError):
+        return SQLNestingError(f"cannot {verb} {_shorten(sql)}: nested too deeply")
+    if isinstance(error, UnsupportedError):
+        return SQLParseError(f"not {dialect}: {error}")
+    return SQLParseError(f"cannot {verb} {_shorten(sql)} as {dialect}: {error}")
 
 
 def _check_tokens(tokens: list[Token], sql: str) -> None:
@@ -164,20 +166,28 @@ def _check_tokens(tokens: list[Token], sql: str) -> None:
         for token in tokens:
             if token.token_type is TokenType.NUMBER and len(token.text) > _MAX_DIGITS:
                 raise SQLParseError(f"{_shorten(token.text)} has more than {_MAX_DIGITS} digits")
-    # Most texts have not so many brackets at all, and counting them is a hundred times as fast.
-    if sum(map(sql.count, "([{")) <= _MAX_BRACKETS:
+    if len(tokens) <= _MAX_BRACKETS:
         return
-    num_open = 0
+    num_brackets = num_cases = num_in_row = 0
+    before = tokens[0].token_type
     for token in tokens:
-        if token.token_type in _OPENING:
-            num_open += 1
-            if num_open > _MAX_BRACKETS:
-                raise SQLNestingError(
-                    f"{_shorten(sql)} is nested too deeply: more than {_MAX_BRACKETS} brackets "
-                    "are open at once"
-                )
-        elif token.token_type in _CLOSING:
-            num_open -= 1
+        kind = token.token_type
+        if kind in _OPENING:
+            num_brackets += 1
+            # `a[0][0]` is as deep as `(a[0])[0]`, and the parser looks at all of it with each.
+            num_in_row = num_in_row + 1 if before is TokenType.R_BRACKET else 0
+        elif kind in _CLOSING:
+            num_brackets -= 1
+        elif kind is TokenType.CASE:
+            num_cases += 1
+        elif kind is TokenType.END and before is not TokenType.DOT:
+            num_cases = max(num_cases - 1, 0)
+        if max(num_brackets + num_cases, num_in_row) > _MAX_BRACKETS:
+            raise SQLNestingError(
+                f"{_shorten(sql)} is nested too deeply: more than {_MAX_BRACKETS} brackets or "
+                "CASE are open at once"
+            )
+        before = kind
 
 
 def _check_levels(tree: exp.Expression, sql: str) -> None:
@@ -237,8 +247,10 @@ def canonical_sql(sql: str, dialect: str) -> str:
             identifier.set("this", name.lower())
             identifier.set("quoted", False)
     _rename_table_aliases(tree)
-    with _sqlglot_at_work(sql, dialect, "rewrite"):
+    try:
         tree = tree.transform(_canonical_node, copy=False)
+    except RecursionError as error:
+        raise _as_refusal(error, sql, dialect, "rewrite") from error
     return write_sql(
         tree,
         dialect,
@@ -411,9 +423,8 @@ def without_end(sql: str, dialect: str) -> str:
     if ";" not in sql:
         return sql
     try:
-        with _sqlglot_at_work(sql, dialect):
-            tokens: list[Token] = Dialect.get_or_raise(dialect).tokenize(sql)
-    except SQLParseError:
+        tokens: list[Token] = Dialect.get_or_raise(dialect).tokenize(sql)
+    except SqlglotError:
         return sql.rstrip().rstrip(";")
     while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
         tokens.pop()

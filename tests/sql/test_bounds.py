@@ -206,7 +206,8 @@ def _deep(levels: int, piece: str = "abs(") -> str:
 
 def test_the_caps_stand_where_they_are_said_to() -> None:
     for sql in (
-        _deep(80),
+        _deep(20),
+        "SELECT " + "CASE WHEN a THEN 1 END, " * 150 + "a FROM t",
         "SELECT a FROM t WHERE a IN (" + ", ".join(map(str, range(2_400))) + ")",
         "SELECT '" + "x" * 99_000 + "'",
         "SELECT a FROM t WHERE " + " OR ".join(f"a = {i}" for i in range(240)),
@@ -216,6 +217,8 @@ def test_the_caps_stand_where_they_are_said_to() -> None:
     for sql in (
         _deep(101),
         _deep(101, "("),
+        "SELECT " + "CASE WHEN a THEN " * 101 + "1" + " END" * 101,
+        "SELECT " + "CASE a.end WHEN a THEN " * 101 + "1" + " END" * 101,
         "SELECT a FROM t WHERE " + " OR ".join(f"a = {i}" for i in range(260)),
         "SELECT a" + " IS NOT NULL" * 120 + " FROM t",
     ):
@@ -231,6 +234,13 @@ def test_the_caps_stand_where_they_are_said_to() -> None:
             parse_sql(sql, "sqlite")
         assert not isinstance(raised.value, SQLNestingError)
         assert len(str(raised.value)) < 1_000
+
+
+def test_brackets_in_a_row_are_levels() -> None:
+    assert parse_sql("SELECT a" + "[0]" * 80, "duckdb").sql()
+    with pytest.raises(SQLNestingError, match="brackets"):
+        parse_sql("SELECT a" + "[0]" * 110, "duckdb")
+    assert parse_sql("SELECT " + "[0], " * 400 + "1", "duckdb").sql()
 
 
 def test_brackets_in_strings_are_not_counted() -> None:
