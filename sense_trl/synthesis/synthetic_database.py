@@ -75,7 +75,7 @@ def create_database(
 
     Raises:
         InputError: `num_rows` is below 1.
-        DesignError: `"refused_by_sqlite"`: a table is beyond the limits of SQLite.
+        DesignError: `"refused_by_sqlite"`: SQLite makes no such table.
     """
     if num_rows < 1:
         raise InputError(f"`num_rows` is {num_rows}; expected at least 1.")

@@ -119,9 +119,8 @@ def test_equal_arguments_give_equal_rows_and_another_seed_others(tmp_path: Path)
 
 
 def test_what_sqlite_cannot_hold_is_refused(tmp_path: Path) -> None:
-    deep = "(" * 90 + "a = 1" + ")" * 90 + "".join(f" AND a <> {i}" for i in range(1200))
     with pytest.raises(DesignError) as caught:
-        build(tmp_path / "a.sqlite", f"CREATE TABLE t (a INT CHECK ({deep}))")
+        build(tmp_path / "a.sqlite", "CREATE TABLE t (a INT CHECK (length(a, 1) > 0))")
     assert caught.value.reason == "refused_by_sqlite"
     assert list(tmp_path.iterdir()) == []
 
