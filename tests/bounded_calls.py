@@ -27,7 +27,8 @@ from sense_trl.evaluation.sql_diff import mark_differences
 from sense_trl.pairs.builder import _identity
 from sense_trl.pairs.distance import token_distance, tree_distance
 from sense_trl.prompts import extract_sql
-from sense_trl.schema.graph import get_used_columns
+from sense_trl.questions import Question
+from sense_trl.schema.graph import SchemaGraph, get_used_columns
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql import ambiguity, parsing, volatility
 from sense_trl.sql.mutation import mutate_sql
@@ -36,16 +37,17 @@ from sense_trl.sql.spans import get_maskable_spans
 from sense_trl.sql.taxonomy import classify_errors
 from sense_trl.sql.transpile import sqlite_to_duckdb
 from sense_trl.synthesis.answers import find_json, is_refusal, is_text
-from sense_trl.synthesis.contamination import normalize_question
+from sense_trl.synthesis.contamination import EvaluationIndex, normalize_question
 from sense_trl.synthesis.instructions import parse_instructions
 from sense_trl.synthesis.invention import parse_invention
 from sense_trl.synthesis.level import get_level
 from sense_trl.synthesis.normal_template import get_normal_template
 from sense_trl.synthesis.redundancy import is_redundant
+from sense_trl.synthesis.rendering import QuestionWriter
 from sense_trl.synthesis.schema_design import parse_design
 from sense_trl.synthesis.sql_template import get_sql_template
 from sense_trl.synthesis.strong_prompt import parse_answer
-from sense_trl.synthesis.templates import get_complexity
+from sense_trl.synthesis.templates import TemplateMiner, get_complexity
 from sense_trl.synthesis.value_hints import get_example_values, get_wanted_values
 from sense_trl.verification.comparison import results_match
 from sense_trl.verification.judging import verify_sql
@@ -78,6 +80,10 @@ ENGINE: Final = SQLiteEngine(_path)
 PROFILE: Final = profile_database(ENGINE)
 
 _LITE: Final = "sqlite"
+GRAPH: Final = SchemaGraph(SCHEMA)
+WRITER: Final = QuestionWriter(GRAPH)
+MINER: Final = TemplateMiner(GRAPH)
+INDEX: Final = EvaluationIndex([Question("q", "pets", "Which?", GOLD)], dialect=_LITE)
 
 
 def _verify(predicted: str, gold: str) -> None:
@@ -149,6 +155,13 @@ CALLS: Final[dict[str, Callable[[str], Any]]] = {
     "get_sql_template": lambda text: get_sql_template(text, _LITE),
     "get_level": lambda text: get_level(text, _LITE),
     "is_redundant": lambda text: is_redundant(text, _LITE),
+    "QuestionWriter.write": lambda text: WRITER.write(text, random.Random(0)),
+    "TemplateMiner.mine": MINER.mine,
+    "EvaluationIndex.find": lambda text: INDEX.find("How many?", text),
+    "EvaluationIndex.find, as question": lambda text: INDEX.find(text, GOLD),
+    "EvaluationIndex, of it": lambda text: EvaluationIndex(
+        [Question("q", "pets", "How many?", text)], dialect=_LITE
+    ),
     "get_complexity": lambda text: get_complexity(text, _LITE),
     "get_wanted_values": lambda text: get_wanted_values(DESIGN, text, _LITE),
     "get_example_values": lambda text: get_example_values(DESIGN, text),
