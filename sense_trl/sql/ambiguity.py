@@ -110,7 +110,7 @@ _PLAIN_CALLS: Final = frozenset(
     join select exists between like using union all intersect except distinct
     """.split()  # noqa: SIM905
 )
-_CALLED: Final = re.compile(r"(\w+)\s*\(")
+_CALLED: Final = re.compile(r"\b(\w+)\s*\(")
 _ONE_AGGREGATE: Final = re.compile(r"\b(?:count|avg|sum|max|min)\s*\([^(),]*\)")
 _UNUSUAL: Final = re.compile(
     r"--|/\*|\[|`|\\|\$|\b(?:over|with|offset|fetch|values|window|qualify|distinct\s+on|case)\b"

@@ -14,7 +14,7 @@ TRAINED = ("sft", "dpo", "kd")
 # What depends on the size of the model and of the card.
 _SIZE = {
     "model_name_or_path", "teacher_model_name_or_path", "per_device_train_batch_size",
-    "gradient_accumulation_steps", "batch_size",
+    "gradient_accumulation_steps", "group_size", "batch_size",
 }  # fmt: skip
 _SAMPLING_IN_4_BITS = {("pairs", "load_in_4bit"), ("evaluate", "load_in_4bit")}
 # What a CPU without instructions for bfloat16 needs, and as much data as it can take.
