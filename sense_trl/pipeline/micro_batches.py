@@ -137,7 +137,7 @@ class TrainingExamples:
         from sense_trl.prefix_tree import PrefixTree
 
         examples = self.get_examples(batch)
-        sequences = [sequence.tolist() for sequence in _get_sequences(examples)]
+        sequences = _get_sequences(examples)
         masks = [
             [0] * len(prompt) + [1] * len(answer)
             for prompt, answers in examples
