@@ -6,7 +6,7 @@ Two halves that never import each other, so that pairs can be built and verified
   evaluation`;
 * tensor half: `losses -> collators -> trainers`, which knows no SQL.
 
-They meet in dataset columns, and in `pipeline`, `cli` and the recipes. `tests/
+They meet in dataset columns, and in `steps`, `jobs`, `cli` and the recipes. `tests/
 test_import_direction.py` holds the whole table. The names below load on first use: importing
 `sense_trl` imports nothing else.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sense_trl._version import __version__
 
 if TYPE_CHECKING:
+    from sense_trl.checkpoints.merge import merge_adapter as merge_adapter
     from sense_trl.collators import DataCollatorForPrefixTree as DataCollatorForPrefixTree
     from sense_trl.collators import (
         DataCollatorForWeightedPreference as DataCollatorForWeightedPreference,
@@ -74,15 +75,14 @@ if TYPE_CHECKING:
     from sense_trl.losses.preference import dpo_loss as dpo_loss
     from sense_trl.losses.preference import dpop_loss as dpop_loss
     from sense_trl.losses.reduction import masked_mean as masked_mean
+    from sense_trl.memory.estimate import MemoryEstimate as MemoryEstimate
+    from sense_trl.memory.estimate import estimate_memory as estimate_memory
+    from sense_trl.memory.training_setup import TrainingSetup as TrainingSetup
+    from sense_trl.memory.training_setup import get_training_setup as get_training_setup
     from sense_trl.pairs.builder import PairBuildResult as PairBuildResult
     from sense_trl.pairs.builder import PreferencePairConfig as PreferencePairConfig
     from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
     from sense_trl.pairs.candidates import Candidate as Candidate
-    from sense_trl.pipeline.estimate import MemoryEstimate as MemoryEstimate
-    from sense_trl.pipeline.estimate import estimate_memory as estimate_memory
-    from sense_trl.pipeline.merge import merge_adapter as merge_adapter
-    from sense_trl.pipeline.training_setup import TrainingSetup as TrainingSetup
-    from sense_trl.pipeline.training_setup import get_training_setup as get_training_setup
     from sense_trl.prefix_tree import PrefixTree as PrefixTree
     from sense_trl.prompts import extract_sql as extract_sql
     from sense_trl.prompts import get_prompt as get_prompt
@@ -103,23 +103,23 @@ if TYPE_CHECKING:
     from sense_trl.sql.taxonomy import classify_errors as classify_errors
     from sense_trl.sql.taxonomy import classify_results as classify_results
     from sense_trl.sql.transpile import sqlite_to_duckdb as sqlite_to_duckdb
-    from sense_trl.synthesis.contamination import EvaluationIndex as EvaluationIndex
-    from sense_trl.synthesis.data_dictionary import DataDictionary as DataDictionary
-    from sense_trl.synthesis.data_dictionary import extract_dictionary as extract_dictionary
     from sense_trl.synthesis.example import SynthesizedExample as SynthesizedExample
     from sense_trl.synthesis.example import load_examples as load_examples
-    from sense_trl.synthesis.exploration import explore_database as explore_database
-    from sense_trl.synthesis.exploration_config import ExplorationConfig as ExplorationConfig
-    from sense_trl.synthesis.exploration_folder import explore_databases as explore_databases
-    from sense_trl.synthesis.facts import get_database_facts as get_database_facts
-    from sense_trl.synthesis.filters import FilterPipeline as FilterPipeline
-    from sense_trl.synthesis.instructions import explore_with_model as explore_with_model
-    from sense_trl.synthesis.recursion import distill_recursively as distill_recursively
-    from sense_trl.synthesis.recursion_data import RecursionData as RecursionData
-    from sense_trl.synthesis.recursion_data import RecursionSettings as RecursionSettings
-    from sense_trl.synthesis.strong_config import StrongDataConfig as StrongDataConfig
-    from sense_trl.synthesis.strong_data import build_strong_data as build_strong_data
-    from sense_trl.synthesis.templates import mine_templates as mine_templates
+    from sense_trl.synthesis.explore.config import ExplorationConfig as ExplorationConfig
+    from sense_trl.synthesis.explore.data_dictionary import DataDictionary as DataDictionary
+    from sense_trl.synthesis.explore.data_dictionary import extract_dictionary as extract_dictionary
+    from sense_trl.synthesis.explore.exploration import explore_database as explore_database
+    from sense_trl.synthesis.explore.facts import get_database_facts as get_database_facts
+    from sense_trl.synthesis.explore.folder import explore_databases as explore_databases
+    from sense_trl.synthesis.explore.instructions import explore_with_model as explore_with_model
+    from sense_trl.synthesis.explore.templates import mine_templates as mine_templates
+    from sense_trl.synthesis.filters.contamination import EvaluationIndex as EvaluationIndex
+    from sense_trl.synthesis.filters.filters import FilterPipeline as FilterPipeline
+    from sense_trl.synthesis.recursive.data import RecursionData as RecursionData
+    from sense_trl.synthesis.recursive.data import RecursionSettings as RecursionSettings
+    from sense_trl.synthesis.recursive.recursion import distill_recursively as distill_recursively
+    from sense_trl.synthesis.strong.config import StrongDataConfig as StrongDataConfig
+    from sense_trl.synthesis.strong.data import build_strong_data as build_strong_data
     from sense_trl.trainers.kid_config import KIDConfig as KIDConfig
     from sense_trl.trainers.kid_trainer import KIDTrainer as KIDTrainer
     from sense_trl.trainers.sense_dpo_config import SenseDPOConfig as SenseDPOConfig
@@ -136,11 +136,11 @@ if TYPE_CHECKING:
     from sense_trl.verification.judging import Verification as Verification
     from sense_trl.verification.judging import VerificationRequest as VerificationRequest
     from sense_trl.verification.judging import verify_sql as verify_sql
-    from sense_trl.verification.suite import SuiteVerification as SuiteVerification
-    from sense_trl.verification.suite import SuiteVerifier as SuiteVerifier
-    from sense_trl.verification.suite import get_suite_files as get_suite_files
-    from sense_trl.verification.suite import suite_accuracy as suite_accuracy
-    from sense_trl.verification.suite_instances import SuiteSettings as SuiteSettings
+    from sense_trl.verification.suite.instances import SuiteSettings as SuiteSettings
+    from sense_trl.verification.suite.verifier import SuiteVerification as SuiteVerification
+    from sense_trl.verification.suite.verifier import SuiteVerifier as SuiteVerifier
+    from sense_trl.verification.suite.verifier import get_suite_files as get_suite_files
+    from sense_trl.verification.suite.verifier import suite_accuracy as suite_accuracy
     from sense_trl.verification.verifier import SQLVerifier as SQLVerifier
 
 # Public name to the module that defines it. The imports above say the same to type checkers; a
@@ -149,19 +149,19 @@ _MODULES = {
     "Candidate": "pairs.candidates",
     "DataCollatorForPrefixTree": "collators",
     "DataCollatorForWeightedPreference": "collators",
-    "DataDictionary": "synthesis.data_dictionary",
+    "DataDictionary": "synthesis.explore.data_dictionary",
     "DatabaseCatalog": "database.catalog",
     "DatabaseFuzzer": "database.fuzzing",
     "DatabaseSchema": "schema.schema",
     "DuckDBEngine": "database.duckdb_engine",
     "EndpointUsage": "generation.openai_generator",
     "ErrorClass": "sql.taxonomy",
-    "EvaluationIndex": "synthesis.contamination",
+    "EvaluationIndex": "synthesis.filters.contamination",
     "EvaluationReport": "evaluation.evaluate",
     "ExecutionAccuracyCallback": "evaluation.callback",
     "ExecutionLimits": "database.engine",
-    "ExplorationConfig": "synthesis.exploration_config",
-    "FilterPipeline": "synthesis.filters",
+    "ExplorationConfig": "synthesis.explore.config",
+    "FilterPipeline": "synthesis.filters.filters",
     "FuzzHints": "database.fuzzing",
     "GroupAccuracy": "evaluation.metrics",
     "Hardness": "evaluation.hardness",
@@ -170,7 +170,7 @@ _MODULES = {
     "KIDConfig": "trainers.kid_config",
     "KIDTrainer": "trainers.kid_trainer",
     "LiveTeacher": "trainers.teacher",
-    "MemoryEstimate": "pipeline.estimate",
+    "MemoryEstimate": "memory.estimate",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
     "OpenAIGenerator": "generation.openai_generator",
@@ -181,8 +181,8 @@ _MODULES = {
     "QueryStatus": "database.engine",
     "Question": "questions",
     "RecordedGenerator": "generation.recorded_generator",
-    "RecursionData": "synthesis.recursion_data",
-    "RecursionSettings": "synthesis.recursion_data",
+    "RecursionData": "synthesis.recursive.data",
+    "RecursionSettings": "synthesis.recursive.data",
     "ResultClass": "sql.taxonomy",
     "SQLEngine": "database.engine",
     "SQLGenerator": "generation.generator",
@@ -196,13 +196,13 @@ _MODULES = {
     "SenseSFTConfig": "trainers.sense_sft_config",
     "SenseSFTTrainer": "trainers.sense_sft_trainer",
     "SenseTRLError": "errors",
-    "StrongDataConfig": "synthesis.strong_config",
-    "SuiteSettings": "verification.suite_instances",
-    "SuiteVerification": "verification.suite",
-    "SuiteVerifier": "verification.suite",
+    "StrongDataConfig": "synthesis.strong.config",
+    "SuiteSettings": "verification.suite.instances",
+    "SuiteVerification": "verification.suite.verifier",
+    "SuiteVerifier": "verification.suite.verifier",
     "SynthesizedExample": "synthesis.example",
     "TeacherCache": "trainers.teacher_cache",
-    "TrainingSetup": "pipeline.training_setup",
+    "TrainingSetup": "memory.training_setup",
     "TransformersGenerator": "generation.transformers_generator",
     "VLLMGenerator": "generation.vllm_generator",
     "Verdict": "verification.comparison",
@@ -212,44 +212,44 @@ _MODULES = {
     "bird_soft_f1": "evaluation.soft_f1",
     "bootstrap_interval": "evaluation.metrics",
     "build_preference_pairs": "pairs.builder",
-    "build_strong_data": "synthesis.strong_data",
+    "build_strong_data": "synthesis.strong.data",
     "build_teacher_cache": "trainers.teacher_cache_builder",
     "cdpo_loss": "losses.preference",
     "classify_errors": "sql.taxonomy",
     "classify_results": "sql.taxonomy",
     "convert_sqlite": "database.duckdb_import",
-    "distill_recursively": "synthesis.recursion",
+    "distill_recursively": "synthesis.recursive.recursion",
     "dpo_loss": "losses.preference",
     "dpop_loss": "losses.preference",
-    "estimate_memory": "pipeline.estimate",
+    "estimate_memory": "memory.estimate",
     "evaluate_sql": "evaluation.evaluate",
     "exact_set_match": "evaluation.exact_set_match",
     "execution_accuracy": "evaluation.metrics",
-    "explore_database": "synthesis.exploration",
-    "explore_databases": "synthesis.exploration_folder",
-    "explore_with_model": "synthesis.instructions",
-    "extract_dictionary": "synthesis.data_dictionary",
+    "explore_database": "synthesis.explore.exploration",
+    "explore_databases": "synthesis.explore.folder",
+    "explore_with_model": "synthesis.explore.instructions",
+    "extract_dictionary": "synthesis.explore.data_dictionary",
     "extract_sql": "prompts",
     "format_markdown": "evaluation.markdown",
     "format_schema": "schema.formats",
     "forward_kl": "losses.divergence",
     "generalized_jsd": "losses.divergence",
-    "get_database_facts": "synthesis.facts",
+    "get_database_facts": "synthesis.explore.facts",
     "get_divergence": "losses.divergence",
     "get_hardness": "evaluation.hardness",
     "get_prompt": "prompts",
     "get_schema": "schema.schema",
     "get_sql_execution_reward": "rewards",
-    "get_suite_files": "verification.suite",
-    "get_training_setup": "pipeline.training_setup",
+    "get_suite_files": "verification.suite.verifier",
+    "get_training_setup": "memory.training_setup",
     "infer_foreign_keys": "schema.foreign_keys",
     "load_examples": "synthesis.example",
     "load_predictions": "evaluation.predictions",
     "load_questions": "questions",
     "masked_mean": "losses.reduction",
     "measure_efficiency": "evaluation.efficiency",
-    "merge_adapter": "pipeline.merge",
-    "mine_templates": "synthesis.templates",
+    "merge_adapter": "checkpoints.merge",
+    "mine_templates": "synthesis.explore.templates",
     "mutate_sql": "sql.mutation",
     "pass_at_k": "evaluation.samples",
     "profile_database": "database.profile",
@@ -259,7 +259,7 @@ _MODULES = {
     "skew_reverse_kl": "losses.divergence",
     "soft_f1": "evaluation.soft_f1",
     "sqlite_to_duckdb": "sql.transpile",
-    "suite_accuracy": "verification.suite",
+    "suite_accuracy": "verification.suite.verifier",
     "total_variation": "losses.divergence",
     "verify_sql": "verification.judging",
     "vote_by_execution": "evaluation.samples",

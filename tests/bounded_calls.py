@@ -37,22 +37,22 @@ from sense_trl.sql.spans import get_maskable_spans
 from sense_trl.sql.taxonomy import classify_errors
 from sense_trl.sql.transpile import sqlite_to_duckdb
 from sense_trl.synthesis.answers import find_json, is_refusal, is_text
-from sense_trl.synthesis.contamination import EvaluationIndex, normalize_question
-from sense_trl.synthesis.instructions import parse_instructions
-from sense_trl.synthesis.invention import parse_invention
-from sense_trl.synthesis.level import get_level
-from sense_trl.synthesis.normal_template import get_normal_template
-from sense_trl.synthesis.redundancy import is_redundant
-from sense_trl.synthesis.rendering import QuestionWriter
-from sense_trl.synthesis.schema_design import parse_design
-from sense_trl.synthesis.sql_template import get_sql_template
-from sense_trl.synthesis.strong_prompt import parse_answer
-from sense_trl.synthesis.templates import TemplateMiner, get_complexity
-from sense_trl.synthesis.value_hints import get_example_values, get_wanted_values
+from sense_trl.synthesis.explore.instructions import parse_instructions
+from sense_trl.synthesis.explore.redundancy import is_redundant
+from sense_trl.synthesis.explore.rendering import QuestionWriter
+from sense_trl.synthesis.explore.templates import TemplateMiner, get_complexity
+from sense_trl.synthesis.filters.contamination import EvaluationIndex, normalize_question
+from sense_trl.synthesis.filters.normal_template import get_normal_template
+from sense_trl.synthesis.filters.sql_template import get_sql_template
+from sense_trl.synthesis.recursive.invention import parse_invention
+from sense_trl.synthesis.strong.level import get_level
+from sense_trl.synthesis.strong.prompt import parse_answer
+from sense_trl.synthesis.strong.schema_design import parse_design
+from sense_trl.synthesis.strong.value_hints import get_example_values, get_wanted_values
 from sense_trl.verification.comparison import results_match
 from sense_trl.verification.judging import verify_sql
 from sense_trl.verification.reordering import get_reordered_queries
-from sense_trl.verification.suite_hints import get_hints
+from sense_trl.verification.suite.hints import get_hints
 
 COLUMNS: Final = {"t": {"a": "int", "b": "text"}, "u": {"a": "int", "c": "text"}}
 TABLES: Final = tuple(

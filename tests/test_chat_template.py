@@ -26,8 +26,8 @@ from sense_trl.errors import InputError, ModelError, SenseTRLError
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.openai_generator import OpenAIGenerator
 from sense_trl.generation.transformers_generator import TransformersGenerator
-from sense_trl.pipeline.dry_run import describe_training
-from sense_trl.pipeline.teacher import cache_teacher
+from sense_trl.steps.dry_run import describe_training
+from sense_trl.steps.teacher import cache_teacher
 from sense_trl.trainers import (
     KIDConfig,
     KIDTrainer,

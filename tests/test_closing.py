@@ -20,7 +20,7 @@ from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError
 from sense_trl.rewards import get_sql_execution_reward
-from sense_trl.verification.suite import SuiteSettings, SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, VerificationRequest
 
 LIMITS = ExecutionLimits(timeout_s=7)

@@ -1,6 +1,7 @@
 """Which part of the package may import which: the architecture as data."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ SQL_HALF = {
     "rewards", "synthesis",
 }  # fmt: skip
 TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
+MODELS = {"model_config", "checkpoints", "memory", "run_folder"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -28,6 +30,8 @@ MAY_IMPORT = {
     "_closing": set(),
     "_files": set(),
     "_version": set(),
+    "run_folder": set(),
+    "model_config": set(),
     "database": set(),
     "sql": set(),
     "questions": {"sql"},
@@ -52,8 +56,13 @@ MAY_IMPORT = {
     "collators": {"prefix_tree"},
     "trainers": {"losses", "prefix_tree", "collators"},
     "evaluation": SQL_HALF,
-    "pipeline": SQL_HALF | TENSOR_HALF | {"evaluation"},
-    "cli": SQL_HALF | TENSOR_HALF | {"evaluation", "pipeline"},
+    "task": {"database", "schema", "prompts", "questions", "verification"},
+    "checkpoints": TENSOR_HALF
+    | {"evaluation", "generation", "model_config", "memory", "run_folder"},
+    "memory": TENSOR_HALF | {"model_config"},
+    "steps": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task"},
+    "jobs": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task", "steps"},
+    "cli": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task", "steps", "jobs"},
 }
 
 
@@ -93,6 +102,53 @@ def test_the_two_halves_do_not_know_each_other() -> None:
     assert not any(MAY_IMPORT[layer] & SQL_HALF for layer in TENSOR_HALF)
 
 
+def _get_imports() -> dict[str, set[str]]:
+    """The modules of the package that each module imports, by dotted path."""
+    paths = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    imports: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sense_trl."):
+                base = (node.module or "").removeprefix("sense_trl.")
+                for alias in node.names:
+                    inner = f"{base}.{alias.name}"
+                    imports[name].add(inner if inner in modules else base)
+        imports[name] &= modules.keys() - {name}
+    return imports
+
+
+def _find_circle(graph: dict[str, set[str]]) -> list[str] | None:
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    imports = {n: i for n, i in _get_imports().items() if not n.startswith("cli.")}
+    assert _find_circle(imports) is None
+
+
+def test_no_room_imports_itself_through_others() -> None:
+    imports = _get_imports()
+    rooms = {
+        name: name
+        if (PACKAGE / name.replace(".", "/")).is_dir()
+        else name.rpartition(".")[0] or name
+        for name in imports
+    }
+    graph: dict[str, set[str]] = {room: set() for room in rooms.values()}
+    for name, imported in imports.items():
+        graph[rooms[name]] |= {rooms[other] for other in imported} - {rooms[name]}
+    assert _find_circle(graph) is None
+
+
+def test_a_circle_is_found() -> None:
+    assert set(_find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) or ()) == {"b", "c"}
+
+
 def _modules_after(code: str) -> set[str]:
     code += "\nimport sys; print('\\n'.join(sys.modules))"
     done = subprocess.run(
@@ -107,7 +163,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 
 def test_the_sql_half_works_without_torch() -> None:
-    code = "\n".join(f"import sense_trl.{layer}" for layer in sorted(SQL_HALF | {"evaluation"}))
+    code = "\n".join(
+        f"import sense_trl.{layer}" for layer in sorted(SQL_HALF | {"evaluation", "task"})
+    )
     assert not {"torch", "transformers", "trl"} & _modules_after(code)
 
 

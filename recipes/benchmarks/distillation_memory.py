@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     import torch.nn.functional as F
 
     from sense_trl.losses import chunked_divergence, reverse_kl
-    from sense_trl.pipeline.progress import peak_memory_bytes
+    from sense_trl.steps.progress import peak_memory_bytes
 
     torch.manual_seed(0)
     student, teacher = (torch.randn(arguments.num_tokens, arguments.hidden) for _ in SIDES)

@@ -48,7 +48,7 @@ from sense_trl.evaluation.markdown import get_score_table
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import DatabaseSchema, load_spider_schemas
 from sense_trl.verification import SQLVerifier, Verdict, VerificationRequest
-from sense_trl.verification.suite import SuiteSettings, SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier
 
 SPIDER, BIRD = "Spider's way", "BIRD's way, 2 processes"
 COLD, WARM = "evaluate_sql, cold", "evaluate_sql, warm"

@@ -263,7 +263,7 @@ def get_resident_bytes() -> int:
 
 def get_peak_bytes() -> int:
     """The most it has held."""
-    from sense_trl.pipeline.progress import peak_memory_bytes
+    from sense_trl.steps.progress import peak_memory_bytes
 
     return peak_memory_bytes()
 

@@ -45,9 +45,9 @@ from sense_trl.sql.mutation import MutationKind, mutate_sql
 from sense_trl.sql.parsing import canonical_sql, order_matters, parse_sql
 from sense_trl.verification.comparison import Verdict
 from sense_trl.verification.judging import VerificationRequest
-from sense_trl.verification.suite import SuiteVerification, SuiteVerifier, suite_accuracy
-from sense_trl.verification.suite_hints import get_table_columns
-from sense_trl.verification.suite_instances import InstanceBuilder, SuiteSettings
+from sense_trl.verification.suite.hints import get_table_columns
+from sense_trl.verification.suite.instances import InstanceBuilder, SuiteSettings
+from sense_trl.verification.suite.verifier import SuiteVerification, SuiteVerifier, suite_accuracy
 
 MODELS = (
     "chatgpt_zero_shot",

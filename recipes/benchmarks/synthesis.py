@@ -72,12 +72,12 @@ from sense_trl.schema import DatabaseSchema, get_schema, load_spider_schemas
 from sense_trl.schema.foreign_keys import infer_foreign_keys
 from sense_trl.schema.graph import SchemaGraph
 from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
-from sense_trl.synthesis.contamination import normalize_question
 from sense_trl.synthesis.example import load_examples
-from sense_trl.synthesis.exploration_config import ExplorationConfig
-from sense_trl.synthesis.exploration_folder import ExplorationResult, explore_databases
-from sense_trl.synthesis.sql_template import get_sql_template
-from sense_trl.synthesis.templates import TemplateMiner, get_complexity
+from sense_trl.synthesis.explore.config import ExplorationConfig
+from sense_trl.synthesis.explore.folder import ExplorationResult, explore_databases
+from sense_trl.synthesis.explore.templates import TemplateMiner, get_complexity
+from sense_trl.synthesis.filters.contamination import normalize_question
+from sense_trl.synthesis.filters.sql_template import get_sql_template
 
 DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CLAUSES: dict[str, Callable[[exp.Expression], bool]] = {

@@ -83,10 +83,10 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.database.engine import ExecutionLimits
     from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.generation.generator import SamplingConfig
-    from sense_trl.pipeline.own_data_config import OwnDataConfig
-    from sense_trl.pipeline.task import read_schemas
+    from sense_trl.jobs.own_data_config import OwnDataConfig
     from sense_trl.prompts import extract_sql, get_prompt
     from sense_trl.schema import format_schema
+    from sense_trl.task import read_schemas
 
     if arguments["max_rows"] < 0:
         raise InputError(f"`max_rows` is {arguments['max_rows']}; expected 0 or more.")
@@ -101,7 +101,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         schema = read_schemas(catalog, {db_id}, arguments["tables_json"])[db_id]
         text = format_schema(schema, style=arguments["schema_style"])
         quieten_libraries()
-        from sense_trl.pipeline.generator import load_generator
+        from sense_trl.steps.generator import load_generator
 
         with console.status("Loading the model"):
             generator = load_generator(

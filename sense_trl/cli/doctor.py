@@ -33,7 +33,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Returns:
         0 if everything that is needed works, 1 if not.
     """
-    from sense_trl.pipeline.doctor import run_checks
+    from sense_trl.jobs.doctor import run_checks
 
     findings = []
     with console.status("Checking") as status:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
-    from sense_trl.pipeline.cards import Card
-    from sense_trl.pipeline.estimate import MemoryEstimate
-    from sense_trl.pipeline.memory_check import MemoryChange
-    from sense_trl.pipeline.training_setup import TrainingSetup
+    from sense_trl.memory.cards import Card
+    from sense_trl.memory.check import MemoryChange
+    from sense_trl.memory.estimate import MemoryEstimate
+    from sense_trl.memory.training_setup import TrainingSetup
 
 __all__ = ["EXIT_DOES_NOT_FIT", "add_parser", "run"]
 
@@ -83,11 +83,11 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input (exit code 2).
     """
-    from sense_trl.pipeline.estimate import estimate_memory
-    from sense_trl.pipeline.memory_check import find_changes
-    from sense_trl.pipeline.model_config import load_model_config
-    from sense_trl.pipeline.starting_model import check_model_arguments
-    from sense_trl.pipeline.training_setup import get_training_setup
+    from sense_trl.checkpoints.starting_model import check_model_arguments
+    from sense_trl.memory.check import find_changes
+    from sense_trl.memory.estimate import estimate_memory
+    from sense_trl.memory.training_setup import get_training_setup
+    from sense_trl.model_config import load_model_config
 
     card, available = _get_device(arguments)
     stage = _get_stage(arguments)
@@ -130,7 +130,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 def _get_stage(arguments: dict[str, Any]) -> str:
     from pathlib import Path
 
-    from sense_trl.pipeline.training_setup import STAGES
+    from sense_trl.memory.training_setup import STAGES
 
     stage = arguments["stage"] or Path(arguments["config"]).stem
     if stage not in STAGES:
@@ -190,7 +190,7 @@ def _get_model_arguments(options: argparse.Namespace) -> Any:
 
 
 def _get_device(arguments: dict[str, Any]) -> tuple[Card | None, int | None]:
-    from sense_trl.pipeline.cards import CARDS
+    from sense_trl.memory.cards import CARDS
 
     name = arguments["card"]
     if name is None:
@@ -218,8 +218,8 @@ def _as_text(
     available: int | None,
     changes: list[MemoryChange],
 ) -> str:
-    from sense_trl.pipeline.cards import UTILISATION, estimate_step_seconds
-    from sense_trl.pipeline.memory_check import format_bytes
+    from sense_trl.memory.cards import UTILISATION, estimate_step_seconds
+    from sense_trl.memory.check import format_bytes
 
     lines = [
         f"{estimate.num_parameters / 1e6:.0f} M parameters, {estimate.num_trained / 1e6:.1f} M "
@@ -250,7 +250,7 @@ def _as_json(
     available: int | None,
     changes: list[MemoryChange],
 ) -> str:
-    from sense_trl.pipeline.cards import estimate_step_seconds
+    from sense_trl.memory.cards import estimate_step_seconds
 
     data = {
         "total_bytes": estimate.total_bytes,

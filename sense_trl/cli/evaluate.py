@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.schema import DatabaseSchema
     from sense_trl.verification.comparison import Semantics
-    from sense_trl.verification.suite import SuiteVerifier
+    from sense_trl.verification.suite.verifier import SuiteVerifier
 
 __all__ = ["add_parser", "run"]
 
@@ -116,9 +116,9 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.evaluation.evaluate import evaluate_sql
     from sense_trl.evaluation.records import EvaluationReport
-    from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
+    from sense_trl.steps.progress import stage_bar
     from sense_trl.verification.verifier import SQLVerifier
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
@@ -220,7 +220,7 @@ def open_suite(
     arguments: dict[str, Any],
 ) -> Iterator[SuiteVerifier | None]:
     """What verifies on further instances, if that is asked for."""
-    from sense_trl.verification.suite import SuiteSettings, SuiteVerifier, get_suite_files
+    from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
 
     num_instances = arguments["suite"]
     if num_instances is None and arguments["suite_dir"] is None:

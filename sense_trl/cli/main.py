@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None, *, stage: Stage | None = None) -> in
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from rich.console import Console
 
-    from sense_trl.pipeline.cpu import keep_freed_memory, wait_without_spinning
+    from sense_trl.steps.cpu import keep_freed_memory, wait_without_spinning
 
     wait_without_spinning()
     keep_freed_memory()

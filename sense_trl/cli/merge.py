@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sense_trl.pipeline.gguf import GGUF_HELP
+from sense_trl.checkpoints.gguf import GGUF_HELP
 
 __all__ = ["add_parser", "run"]
 
@@ -50,7 +50,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input, or a merged model with other outputs (exit code 2).
     """
-    from sense_trl.pipeline.merge import merge_adapter
+    from sense_trl.checkpoints.merge import merge_adapter
 
     with console.status("Merging"):
         check = merge_adapter(**arguments)

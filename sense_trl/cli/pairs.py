@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import Candidate, PreferencePairConfig
-    from sense_trl.pipeline.task import TextToSQLTask
     from sense_trl.questions import Question
     from sense_trl.schema import DatabaseSchema
+    from sense_trl.task import TextToSQLTask
 
 __all__ = ["add_parser", "run"]
 
@@ -244,9 +244,9 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import build_preference_pairs
     from sense_trl.pairs.card import format_card
-    from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
+    from sense_trl.steps.progress import stage_bar
     from sense_trl.verification.verifier import SQLVerifier
 
     config = _get_config(arguments)
@@ -328,8 +328,8 @@ def _make_task(
     arguments: Mapping[str, Any],
 ) -> TextToSQLTask:
     """Questions with the schemas of their databases; gold is for the builder to judge."""
-    from sense_trl.pipeline.task import TextToSQLTask
     from sense_trl.schema import SCHEMA_STYLES, get_schema
+    from sense_trl.task import TextToSQLTask
 
     style = arguments["schema_style"]
     if style not in SCHEMA_STYLES:
@@ -385,7 +385,7 @@ def _claim(
     folder: Path, config: PreferencePairConfig, task: TextToSQLTask, arguments: Mapping[str, Any]
 ) -> None:
     """Refuse a folder that holds a build with other settings or other input."""
-    from sense_trl.pipeline.run_folder import RunFolder, fingerprint_databases, fingerprint_file
+    from sense_trl.run_folder import RunFolder, fingerprint_databases, fingerprint_file
 
     def fingerprints(name: str) -> list[Any]:
         pairs = (_split_name(text) for text in arguments[name])

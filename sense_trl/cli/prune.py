@@ -31,9 +31,9 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         InputError: the folder holds something, or the model cannot be pruned so (exit code 2).
     """
+    from sense_trl.checkpoints.pruning import prune_layers
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
-    from sense_trl.pipeline.pruning import prune_layers
-    from sense_trl.pipeline.run_folder import check_new_folder
+    from sense_trl.run_folder import check_new_folder
 
     output = arguments["output"]
     check_new_folder(output)

@@ -14,7 +14,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(commands: Any) -> None:
     """Add the command and its flags; imports nothing heavy."""
-    from sense_trl.pipeline.quickstart_config import QuickstartConfig
+    from sense_trl.jobs.quickstart_config import QuickstartConfig
 
     parser: argparse.ArgumentParser = commands.add_parser(
         "quickstart",
@@ -36,10 +36,10 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input (exit code 2).
     """
-    from sense_trl.pipeline.quickstart_config import QuickstartConfig
+    from sense_trl.jobs.quickstart_config import QuickstartConfig
 
     config = QuickstartConfig(**arguments)
-    from sense_trl.pipeline.quickstart import run_quickstart
+    from sense_trl.jobs.quickstart import run_quickstart
 
     quieten_libraries()
     print(run_quickstart(config, console))  # noqa: T201 - the result of the command

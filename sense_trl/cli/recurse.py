@@ -13,7 +13,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(commands: Any) -> None:
     """Add the command and its flags; imports nothing heavy."""
-    from sense_trl.pipeline.recursion_config import RecursionConfig
+    from sense_trl.jobs.recursion_config import RecursionConfig
 
     parser: argparse.ArgumentParser = commands.add_parser(
         "recurse",
@@ -38,10 +38,10 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input (exit code 2).
     """
-    from sense_trl.pipeline.recursion_config import RecursionConfig
+    from sense_trl.jobs.recursion_config import RecursionConfig
 
     config = RecursionConfig(**arguments)
-    from sense_trl.pipeline.recursion import run_recursion
+    from sense_trl.jobs.recursion import run_recursion
 
     quieten_libraries()
     print(run_recursion(config, console))  # noqa: T201 - the result of the command

@@ -61,14 +61,14 @@ class PairsFile:
 def _get_sft_types() -> tuple[type, ...]:
     from trl import ModelConfig
 
-    from sense_trl.pipeline.task import DataArguments
+    from sense_trl.task import DataArguments
     from sense_trl.trainers import SenseSFTConfig
 
     return DataArguments, SenseSFTConfig, ModelConfig
 
 
 def _sft(data: Any, training: Any, model: Any, console: Console) -> None:
-    from sense_trl.pipeline.stages import sft
+    from sense_trl.steps.stages import sft
 
     sft(data, model, training, console)
 
@@ -82,8 +82,8 @@ def _describe_kd(data: Any, training: Any, model: Any) -> str:
 
 
 def _describe_gold(stage: str, data: Any, training: Any, model: Any) -> str:
-    from sense_trl.pipeline.dry_run import describe_training
-    from sense_trl.pipeline.stages import load_rows
+    from sense_trl.steps.dry_run import describe_training
+    from sense_trl.steps.stages import load_rows
 
     return describe_training(stage, load_rows(data), model, training)
 
@@ -97,14 +97,14 @@ def _get_dpo_types() -> tuple[type, ...]:
 
 
 def _dpo(file: PairsFile, training: Any, model: Any, console: Console) -> None:
-    from sense_trl.pipeline.stages import dpo
+    from sense_trl.steps.stages import dpo
 
     dpo(file.pairs, model, training, console, columns=file.columns)
 
 
 def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
-    from sense_trl.pipeline.dry_run import describe_training
-    from sense_trl.pipeline.stages import load_pairs
+    from sense_trl.steps.dry_run import describe_training
+    from sense_trl.steps.stages import load_pairs
 
     return describe_training("dpo", load_pairs(file.pairs, file.columns), model, training)
 
@@ -112,46 +112,46 @@ def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
 def _get_kd_types() -> tuple[type, ...]:
     from trl import ModelConfig
 
-    from sense_trl.pipeline.task import DataArguments
+    from sense_trl.task import DataArguments
     from sense_trl.trainers import KIDConfig
 
     return DataArguments, KIDConfig, ModelConfig
 
 
 def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
-    from sense_trl.pipeline.stages import kd
+    from sense_trl.steps.stages import kd
 
     kd(data, model, training, console)
 
 
 def _get_pairs_types() -> tuple[type, ...]:
-    from sense_trl.pipeline.stages import GenerationArguments, PairArguments
-    from sense_trl.pipeline.task import DataArguments
+    from sense_trl.steps.stages import GenerationArguments, PairArguments
+    from sense_trl.task import DataArguments
 
     return DataArguments, GenerationArguments, PairArguments
 
 
 def _pairs(data: Any, generation: Any, pairs: Any, console: Console) -> None:
-    from sense_trl.pipeline.stages import build_pairs
+    from sense_trl.steps.stages import build_pairs
 
     print(build_pairs(data, generation, pairs, console))  # noqa: T201 - the result
 
 
 def _get_evaluate_types() -> tuple[type, ...]:
-    from sense_trl.pipeline.stages import EvaluationArguments, GenerationArguments
-    from sense_trl.pipeline.task import DataArguments
+    from sense_trl.steps.stages import EvaluationArguments, GenerationArguments
+    from sense_trl.task import DataArguments
 
     return DataArguments, GenerationArguments, EvaluationArguments
 
 
 def _evaluate(data: Any, generation: Any, evaluation: Any, console: Console) -> None:
-    from sense_trl.pipeline.stages import evaluate
+    from sense_trl.steps.stages import evaluate
 
     evaluate(data, generation, evaluation, console)
 
 
 def _describe_generation(data: Any, generation: Any, _: Any) -> str:
-    from sense_trl.pipeline.dry_run import describe_generation
+    from sense_trl.steps.dry_run import describe_generation
 
     return describe_generation(data, generation)
 

@@ -13,14 +13,14 @@ from sense_trl.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from sense_trl.synthesis.exploration_folder import ExplorationResult, ModelOptions
+    from sense_trl.synthesis.explore.folder import ExplorationResult, ModelOptions
 
 __all__ = ["add_parser", "run"]
 
 
 def add_parser(actions: Any) -> None:
     """Add the action and its flags; imports nothing heavy."""
-    from sense_trl.synthesis.exploration_config import ExplorationConfig
+    from sense_trl.synthesis.explore.config import ExplorationConfig
 
     parser: argparse.ArgumentParser = actions.add_parser(
         "explore",
@@ -90,11 +90,11 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         SenseTRLError: unusable input, or a server that does not answer (exit code 2).
     """
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
     from sense_trl.schema.schema import load_spider_schemas
-    from sense_trl.synthesis.exploration_config import ExplorationConfig
-    from sense_trl.synthesis.exploration_folder import explore_databases
+    from sense_trl.steps.progress import stage_bar
+    from sense_trl.synthesis.explore.config import ExplorationConfig
+    from sense_trl.synthesis.explore.folder import explore_databases
 
     model = _get_model(arguments)
     seeds = arguments.pop("seed_questions")
@@ -135,7 +135,7 @@ def _get_model(arguments: dict[str, Any]) -> ModelOptions | None:
     if generator is None:
         return None
     from sense_trl.generation.generator import SamplingConfig
-    from sense_trl.synthesis.exploration_folder import ModelOptions
+    from sense_trl.synthesis.explore.folder import ModelOptions
 
     sampling = SamplingConfig(
         temperature=given["temperature"],

@@ -16,7 +16,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(actions: Any) -> None:
     """Add the action and its flags; imports nothing heavy."""
-    from sense_trl.synthesis.strong_config import StrongDataConfig
+    from sense_trl.synthesis.strong.config import StrongDataConfig
 
     parser: argparse.ArgumentParser = actions.add_parser(
         "strong",
@@ -52,10 +52,10 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input, or a server that does not answer (exit code 2).
     """
-    from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
-    from sense_trl.synthesis.strong_config import StrongDataConfig
-    from sense_trl.synthesis.strong_data import build_strong_data
+    from sense_trl.steps.progress import stage_bar
+    from sense_trl.synthesis.strong.config import StrongDataConfig
+    from sense_trl.synthesis.strong.data import build_strong_data
 
     generator = take_generator(arguments)
     assert generator is not None, "both flags are required"

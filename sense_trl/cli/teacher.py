@@ -108,8 +108,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 
 
 def _cache(arguments: dict[str, Any], console: Any) -> TeacherCache:
-    from sense_trl.pipeline.progress import stage_bar
-    from sense_trl.pipeline.teacher import cache_teacher
+    from sense_trl.steps.progress import stage_bar
+    from sense_trl.steps.teacher import cache_teacher
 
     rows = _load_rows(arguments)
     names = (
@@ -122,8 +122,8 @@ def _cache(arguments: dict[str, Any], console: Any) -> TeacherCache:
 
 
 def _load_rows(arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    from sense_trl.pipeline.task import DataArguments, load_task
-    from sense_trl.pipeline.teacher import load_answers
+    from sense_trl.steps.teacher import load_answers
+    from sense_trl.task import DataArguments, load_task
 
     data = {
         name: arguments[name]

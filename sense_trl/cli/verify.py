@@ -63,8 +63,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     """
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.evaluation.predictions import load_predictions
-    from sense_trl.pipeline.progress import stage_bar
     from sense_trl.questions import load_questions
+    from sense_trl.steps.progress import stage_bar
     from sense_trl.verification.judging import VerificationRequest
     from sense_trl.verification.verifier import SQLVerifier
 

@@ -18,7 +18,7 @@ from sense_trl.evaluation.measures import (
 from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
 from sense_trl.questions import Question
 from sense_trl.schema import DatabaseSchema
-from sense_trl.verification.suite import SuiteVerification, SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteVerification, SuiteVerifier
 from sense_trl.verification.verifier import (
     Reason,
     SQLVerifier,

@@ -40,7 +40,7 @@ from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
 from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.taxonomy import ErrorClass
-from sense_trl.verification.suite import SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import (
     SQLVerifier,
     Verdict,

@@ -38,7 +38,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
                 return [[Completion(text, 9, True)] for _ in prompts]
 
         monkeypatch.setattr(
-            "sense_trl.pipeline.generator.load_generator", lambda *args, **options: Fake()
+            "sense_trl.steps.generator.load_generator", lambda *args, **options: Fake()
         )
         return asked
 

@@ -14,7 +14,7 @@ import pytest
 from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
 from sense_trl.errors import InputError
 from sense_trl.evaluation import EvaluationReport
-from sense_trl.verification.suite import SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteVerifier
 
 GOLD = {
     "q1": "SELECT name FROM pet",
@@ -138,7 +138,7 @@ def test_keys_of_tables_json_are_taken(folder: Path, capsys, monkeypatch) -> Non
             given.append(foreign_keys)
             super().__init__(*arguments, foreign_keys=foreign_keys, **options)
 
-    monkeypatch.setattr("sense_trl.verification.suite.SuiteVerifier", Recording)
+    monkeypatch.setattr("sense_trl.verification.suite.verifier.SuiteVerifier", Recording)
     tables = [
         {
             "db_id": "pets",

@@ -17,10 +17,10 @@ from rich.console import Console
 from sense_trl.cli.main import main
 from sense_trl.errors import InputError
 from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
-from sense_trl.pipeline import quickstart as quickstart_module
-from sense_trl.pipeline.quickstart import run_quickstart
-from sense_trl.pipeline.quickstart_config import QuickstartConfig
-from sense_trl.pipeline.sampling import sample_candidates
+from sense_trl.jobs import quickstart as quickstart_module
+from sense_trl.jobs.quickstart import run_quickstart
+from sense_trl.jobs.quickstart_config import QuickstartConfig
+from sense_trl.steps.sampling import sample_candidates
 from sense_trl.verification.verifier import Verdict
 
 SCRIPT = """

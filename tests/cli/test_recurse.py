@@ -1,11 +1,11 @@
-"""`sense-trl recurse`: flags, and messages for unusable input. The rounds: tests/pipeline."""
+"""`sense-trl recurse`: flags, and messages for unusable input. The rounds: tests/jobs."""
 
 from pathlib import Path
 
 import pytest
 
 from sense_trl.cli.main import EXIT_INPUT, main
-from sense_trl.pipeline.recursion_config import RecursionConfig
+from sense_trl.jobs.recursion_config import RecursionConfig
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

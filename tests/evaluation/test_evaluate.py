@@ -20,7 +20,7 @@ from sense_trl.evaluation import (
 from sense_trl.evaluation.predictions import load_predictions
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import DatabaseSchema, get_schema, load_spider_schemas
-from sense_trl.verification.suite import SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 SCRIPT = "CREATE TABLE t (a INTEGER, b TEXT); INSERT INTO t VALUES (1,'x'),(2,'<b>&'),(3,NULL);"

@@ -16,9 +16,9 @@ from sense_trl.generation.openai_generator import OpenAIGenerator
 from sense_trl.generation.transformers_generator import TransformersGenerator
 from sense_trl.generation.vllm_generator import VLLMGenerator
 from sense_trl.pairs.candidates import CandidateFile
-from sense_trl.pipeline.sampling import sample_candidates
 from sense_trl.prompts import extract_sql, get_prompt
 from sense_trl.questions import Question
+from sense_trl.steps.sampling import sample_candidates
 
 PROMPTS = [get_prompt(f"Question {i}?", f"t{i % 2}(a, b, c)") for i in range(5)]
 SAMPLED = SamplingConfig(num_generations=3, temperature=1.0, max_new_tokens=12, seed=1)

@@ -21,7 +21,7 @@ from sense_trl.pairs.dataset import read_pairs
 from sense_trl.pairs.policies import grouped_any, question_rng
 from sense_trl.prompts import get_prompt
 from sense_trl.questions import Question
-from sense_trl.verification.suite import SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 PETS = """

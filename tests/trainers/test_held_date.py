@@ -10,10 +10,10 @@ from datasets import Dataset
 from tiny_models import OPTIONS, build_tiny_model, build_tiny_tokenizer
 from transformers.utils import chat_template_utils
 
+from sense_trl.checkpoints.starting_model import StartingModel
 from sense_trl.errors import InputError
-from sense_trl.pipeline.starting_model import StartingModel
-from sense_trl.pipeline.teacher import cache_teacher
-from sense_trl.pipeline.training import train_sft
+from sense_trl.steps.teacher import cache_teacher
+from sense_trl.steps.training import train_sft
 from sense_trl.trainers import (
     KIDConfig,
     KIDTrainer,
@@ -55,7 +55,7 @@ def set_today(monkeypatch):
 
         monkeypatch.setattr(chat_template_utils, "datetime", Clock)
         monkeypatch.setattr(held_date, "date", Clock)
-        monkeypatch.setattr("sense_trl.pipeline.teacher.date", Clock)
+        monkeypatch.setattr("sense_trl.steps.teacher.date", Clock)
 
     return set_day
 

@@ -1,0 +1,1 @@
+"""Whole jobs, each one command: quickstart, recursive distillation, the installation check."""

@@ -1,0 +1,1 @@
+"""What a training takes of a card's memory, before it runs."""

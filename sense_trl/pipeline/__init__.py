@@ -1,1 +1,0 @@
-"""The steps of the main job put together: task, sampling, training, the quickstart."""

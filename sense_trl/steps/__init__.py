@@ -1,0 +1,1 @@
+"""What jobs are made of: sampling, pairs, training, evaluation, each resumable."""

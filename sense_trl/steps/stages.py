@@ -1,0 +1,548 @@
+"""The stages of the main job one by one, each driven by its arguments: what the recipes call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from sense_trl._files import holds_json, write_text_atomically
+from sense_trl.checkpoints.starting_model import (
+    check_model_arguments,
+    load_starting_model,
+)
+from sense_trl.errors import InputError
+from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
+from sense_trl.generation.generator import SamplingConfig, SQLGenerator
+from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
+from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.run_folder import (
+    RunFolder,
+    fingerprint_databases,
+    fingerprint_file,
+    fingerprint_model,
+)
+from sense_trl.sql.spans import SCHEMA_ITEMS, get_maskable_spans
+from sense_trl.steps.cpu import keep_freed_memory
+from sense_trl.steps.generator import check_generator_options, load_generator
+from sense_trl.steps.processes import get_processes
+from sense_trl.steps.progress import progress_callback, stage_bar
+from sense_trl.steps.sampling import sample_candidates
+from sense_trl.task import DataArguments, TextToSQLTask, load_task
+from sense_trl.verification.verifier import SQLVerifier
+
+if TYPE_CHECKING:
+    import datasets
+    from trl import ModelConfig
+
+    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
+
+
+@dataclass
+class GenerationArguments:
+    """Which model writes SQL, and how."""
+
+    model_name_or_path: str = field(
+        metadata={
+            "help": "Model folder, adapter folder or hub id with a chat template; with `base_url` "
+            "the server's name of the model."
+        }
+    )
+    output_dir: str = field(metadata={"help": "Folder for what the stage writes."})
+    num_generations: int = field(default=1, metadata={"help": "Completions per question."})
+    temperature: float = field(default=0.0, metadata={"help": "0 decodes greedily."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus share of sampling."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest answer in tokens."})
+    batch_size: int = field(default=64, metadata={"help": "Completions written together."})
+    generation_seed: int = field(default=0, metadata={"help": "Seed of sampling."})
+    generation_dtype: str = field(
+        default="auto",
+        metadata={"help": "Type of the weights: auto, float32 (fastest on CPUs), bfloat16."},
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "Hold the weights in 4 bits (NF4, double quantisation) and multiply them in "
+            "`generation_dtype`: a quarter of the memory."
+        },
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "OpenAI-compatible server that runs the model, e.g. http://localhost:8000/v1."
+        },
+    )
+    api_key_env: str | None = field(
+        default=None, metadata={"help": "Environment variable that holds the server's key."}
+    )
+    use_vllm: bool = field(
+        default=False, metadata={"help": "Sample with vLLM in this process (install it first)."}
+    )
+    fold_system_message: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the system's text, the schema, in front of the question: for a chat "
+            "template without a system role. A model that was trained with it needs it no more."
+        },
+    )
+    candidate_source: str = field(
+        default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
+    )
+
+    def __post_init__(self) -> None:
+        check_generator_options(
+            base_url=self.base_url, use_vllm=self.use_vllm, load_in_4bit=self.load_in_4bit
+        )
+        if self.candidate_source not in ("weak", "strong"):
+            raise InputError(
+                f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."
+            )
+
+    def get_generator(self) -> SQLGenerator:
+        """The model, loaded or at its server."""
+        return load_generator(
+            self.model_name_or_path,
+            base_url=self.base_url,
+            api_key_env=self.api_key_env,
+            use_vllm=self.use_vllm,
+            dtype=self.generation_dtype,
+            load_in_4bit=self.load_in_4bit,
+            batch_size=self.batch_size,
+            fold_system_message=self.fold_system_message,
+        )
+
+    def sampling(self) -> SamplingConfig:
+        """These arguments as a `SamplingConfig`."""
+        return SamplingConfig(
+            num_generations=self.num_generations,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.generation_seed,
+        )
+
+
+@dataclass
+class PairArguments:
+    """How candidates become pairs."""
+
+    policy: str = field(default="grouped_any", metadata={"help": "Pair policy."})
+    limit: int = field(default=1, metadata={"help": "Pairs per question at most."})
+    chosen_sources: list[str] = field(
+        default_factory=lambda: ["gold"],
+        metadata={"help": "Whose correct SQL may be chosen: gold, strong, weak."},
+    )
+    rejected_sources: list[str] = field(
+        default_factory=lambda: ["weak"],
+        metadata={"help": "Whose erroneous SQL may be rejected: strong, weak."},
+    )
+    num_rejected: int = field(
+        default=1, metadata={"help": "Rejected queries per chosen one at most, a row each."}
+    )
+    distance: str = field(
+        default="tokens",
+        metadata={"help": "What the policies nearest and farthest measure: tokens or tree."},
+    )
+    deduplicate_by: str = field(
+        default="text",
+        metadata={"help": "What makes two queries one: text, normal_form or result."},
+    )
+    num_mutants: int = field(
+        default=0,
+        metadata={"help": "Mutants of gold to try where a question has no erroneous sample."},
+    )
+    pair_seed: int = field(default=0, metadata={"help": "Seed of the policy's draws."})
+
+    def config(self) -> PreferencePairConfig:
+        """These arguments as a `PreferencePairConfig`."""
+        return PreferencePairConfig(
+            policy=self.policy,
+            limit=self.limit,
+            chosen_sources=tuple(self.chosen_sources),
+            rejected_sources=tuple(self.rejected_sources),
+            num_rejected=self.num_rejected,
+            distance=self.distance,  # type: ignore[arg-type]  # checked there
+            deduplicate_by=self.deduplicate_by,  # type: ignore[arg-type]
+            num_mutants=self.num_mutants,
+            seed=self.pair_seed,
+        )
+
+
+@dataclass
+class EvaluationArguments:
+    """What an evaluation is called and compared with."""
+
+    run_name: str = field(default="model", metadata={"help": "Label of this run in the report."})
+    compare_with: list[str] = field(
+        default_factory=list,
+        metadata={"help": "evaluation.json files of earlier runs on the same questions."},
+    )
+
+
+def _settings(
+    task: TextToSQLTask, data: DataArguments, generation: GenerationArguments
+) -> dict[str, Any]:
+    """What the results of a generation stage depend on; files by content."""
+    settings = {**asdict(data), **asdict(generation)}
+    for name in ("database", "tables_json", "output_dir", *_get_facts(generation)):
+        del settings[name]
+    return settings | {
+        **({"at_server": True} if generation.base_url else {}),
+        "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
+        "questions": fingerprint_file(data.questions),
+        "tables_json": fingerprint_file(data.tables_json) if data.tables_json else None,
+        # A server may change what it calls by a name; only the name can be compared.
+        "model_name_or_path": generation.model_name_or_path
+        if generation.base_url
+        else fingerprint_model(generation.model_name_or_path),
+    }
+
+
+def _get_facts(generation: GenerationArguments) -> dict[str, Any]:
+    """What may change while candidates are sampled: where a server is reached, and how."""
+    names = ["base_url", "api_key_env"]
+    if generation.base_url is not None:
+        # Requests at a time; a model in this process rounds with its batches.
+        names.append("batch_size")
+    return {name: getattr(generation, name) for name in names}
+
+
+# The training arguments of TRL and transformers that decide about the trained weights; the rest is
+# about logging, saving and where it runs.
+_DECISIVE = (
+    *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
+    *("seed", "data_seed", "max_length", "bf16", "fp16", "max_grad_norm", "loss_type"),
+    *("loss_weights", "beta", "label_smoothing", "label_smoothing_factor", "lr_scheduler_kwargs"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules"),
+    *("completion_only_loss", "assistant_only_loss", "packing", "chat_template_path", "eos_token"),
+    *("router_aux_loss_coef", "neftune_noise_alpha", "disable_dropout", "dataloader_drop_last"),
+    *("f_divergence_type", "f_alpha_divergence_coef", "ld_alpha", "use_weighting"),
+    *("discopop_tau", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+)
+# Ours that do not.
+_NOT_DECISIVE = ("reference_cache",)
+
+
+def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, str]) -> bool:
+    """Claim `config.output_dir`; whether the training there is finished already."""
+    trls = next(base for base in type(config).__mro__ if base.__module__.startswith("trl."))
+    ours = {option.name for option in fields(config)} - {option.name for option in fields(trls)}
+    names = sorted({*_DECISIVE, *ours} - {*_NOT_DECISIVE})
+    settings = {name: getattr(config, name, None) for name in names}
+    settings |= {**asdict(model), **data}
+    for name in ("model_name_or_path", "teacher_model_name_or_path"):
+        if settings.get(name) is not None:
+            settings[name] = fingerprint_model(str(settings[name]))
+    RunFolder(config.output_dir, kind, settings).claim()
+    return holds_json(Path(config.output_dir) / _DONE)
+
+
+_DONE = "metrics.json"
+
+
+def _finish_training(config: Any, metrics: dict[str, Any]) -> None:
+    if get_processes().is_main:
+        write_text_atomically(Path(config.output_dir) / _DONE, json.dumps(metrics, indent=1))
+
+
+def _write_candidates(
+    task: TextToSQLTask, arguments: GenerationArguments, console: Console, file: str, title: str
+) -> CandidateFile:
+    """Sample what the file does not hold yet; the processes of `accelerate launch` take turns."""
+    keep_freed_memory()
+    processes = get_processes()
+    sampling = arguments.sampling()
+    path = Path(arguments.output_dir) / file
+    done = CandidateFile(path)
+    if all(question.question_id in done for question in task.questions):
+        return done
+    generator = arguments.get_generator()
+    with stage_bar(console, title, len(task.questions)) as bar:
+        return sample_candidates(
+            task,
+            task.questions,
+            generator,
+            sampling,
+            path,
+            source=arguments.candidate_source,
+            chunk_size=max(1, arguments.batch_size // sampling.num_generations),
+            processes=processes,
+            on_progress=bar.advance,
+        )
+
+
+def build_pairs(
+    data: DataArguments,
+    generation: GenerationArguments,
+    pairs: PairArguments,
+    console: Console,
+) -> Path:
+    """Sample from a weak model, execute, pair; returns the path of `pairs.parquet`.
+
+    Resumable: candidates are on disk as they come. Of several processes all sample, and the first
+    one does the rest.
+    """
+    folder = Path(generation.output_dir)
+    path = folder / "pairs.parquet"
+    # Refused before anything is sampled.
+    pair_config = pairs.config()
+    generation.sampling()
+    task = load_task(data)
+    settings = {**_settings(task, data, generation), **asdict(pairs)}
+    RunFolder(folder, "pairs", settings, facts=_get_facts(generation)).claim()
+    candidates = _write_candidates(
+        task, generation, console, "candidates.jsonl", "Sample candidates"
+    )
+    if not get_processes().is_main:
+        return path
+    with (
+        SQLVerifier(task.catalog) as verifier,
+        stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
+    ):
+        result = build_preference_pairs(
+            task.questions,
+            candidates,
+            verifier,
+            get_messages=task.get_messages,
+            config=pair_config,
+            dialect=task.dialect,
+            catalog=task.catalog,
+            on_progress=bar.advance,
+        )
+        bar.set(len(candidates))
+    result.save(folder, unusable_questions=task.unusable)
+    counts = {k: v for k, v in result.summary().items() if k != "gold_problems"}
+    console.print_json(data=counts)
+    return path
+
+
+def evaluate(
+    data: DataArguments,
+    generation: GenerationArguments,
+    evaluation: EvaluationArguments,
+    console: Console,
+) -> EvaluationReport | None:
+    """Predict greedily, execute, compare; writes `evaluation.json` and `report.html`.
+
+    Of several processes all predict, and the first one does the rest; the others get None.
+    """
+    if generation.num_generations != 1:
+        raise InputError(
+            f"`num_generations` is {generation.num_generations}; an evaluation predicts once per "
+            "question. Leave it at 1."
+        )
+    folder = Path(generation.output_dir)
+    task = load_task(data)
+    # Label and comparison are about the report alone and may change from call to call.
+    settings = _settings(task, data, generation)
+    RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()
+    earlier = [EvaluationReport.load(path) for path in evaluation.compare_with]
+    file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
+    if not get_processes().is_main:
+        return None
+    predictions = {candidate.question_id: candidate.sql for candidate in file}
+    with (
+        SQLVerifier(task.catalog) as verifier,
+        stage_bar(console, "Execute", len(predictions)) as bar,
+    ):
+        report = evaluate_sql(
+            task.questions,
+            predictions,
+            verifier,
+            name=evaluation.run_name,
+            on_progress=bar.advance,
+        )
+    runs = [*earlier, report]
+    # First, because it needs no disk.
+    for before in runs[:-1]:
+        console.print(describe_change(before, report))
+    console.print_json(data=report.summary())
+    report.save(folder / "evaluation.json")
+    write_html_report(
+        folder / "report.html",
+        runs,
+        title=f"Text-to-SQL: {evaluation.run_name}",
+        subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
+        previews=preview_results(runs, task.catalog),
+    )
+    return report
+
+
+def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console: Console) -> None:
+    """Fine-tune on the gold SQL of the questions with `SenseSFTTrainer`; resumes by itself.
+
+    Raises:
+        InputError: see `check_model_arguments` and `load_task`.
+    """
+    from sense_trl.steps.training import train_sft
+
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    rows = load_rows(data)
+    title = "Supervised fine-tuning"
+    _train("sft", title, train_sft, rows, _identify(rows), model, config, console)
+
+
+def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Console) -> None:
+    """Distil a teacher on the gold SQL of the questions with `KIDTrainer`; resumes by itself.
+
+    Raises:
+        InputError: see `check_model_arguments` and `load_task`.
+    """
+    from sense_trl.steps.training import train_kd
+
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    rows = load_rows(data, mask_spans=config.mask_unit == "schema_item")
+    identity = _identify(rows)
+    if config.teacher_model_name_or_path is not None:
+        identity["teacher_model_name_or_path"] = fingerprint_model(
+            config.teacher_model_name_or_path
+        )
+    _train("kd", "Distillation", train_kd, rows, identity, model, config, console)
+
+
+def dpo(
+    pairs: str,
+    model: ModelConfig,
+    config: SenseDPOConfig,
+    console: Console,
+    *,
+    columns: str | Mapping[str, str] | None = None,
+) -> None:
+    """Train on pairs with `SenseDPOTrainer`; resumes by itself.
+
+    Args:
+        pairs, columns: see `load_pairs`.
+
+    Raises:
+        InputError: see `check_model_arguments` and `load_pairs`.
+    """
+    from sense_trl.steps.training import train_dpo
+
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    rows = load_pairs(pairs, columns)
+    identity = {"pairs": fingerprint_file(pairs)}
+    if columns is not None:
+        identity["columns"] = json.dumps(columns)
+    _train("dpo", "Preference training", train_dpo, rows, identity, model, config, console)
+
+
+def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Dataset:
+    """The gold answers of the questions as rows `{db_id, prompt, completion}`.
+
+    Args:
+        data: the questions.
+        mask_spans: whether to add the column `mask_spans`, in which `KIDTrainer` finds the schema
+            items and literals of an answer: a list of `[start, end]` in characters.
+
+    Raises:
+        InputError: see `load_task`.
+    """
+    import datasets
+
+    task = load_task(data)
+    rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
+    if mask_spans:
+        found = [
+            get_maskable_spans(q.gold_sql, task.dialect, kinds=SCHEMA_ITEMS) for q in task.questions
+        ]
+        spans = [[[span.start, span.end] for span in row] for row in found]
+        rows = rows.add_column("mask_spans", spans)
+    return rows
+
+
+def _identify(rows: datasets.Dataset) -> dict[str, str]:
+    """Rows say all about questions, schemas and their style."""
+    return {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
+
+
+def load_pairs(path: str, columns: str | Mapping[str, str] | None = None) -> datasets.Dataset:
+    """The pairs of a file, prompt and answers all text or all messages.
+
+    Args:
+        path: `.parquet` or JSON Lines.
+        columns: which columns hold what, or the name of a layout; see `select_pair_columns`. None
+            for `prompt`, `chosen` and `rejected`.
+
+    Raises:
+        InputError: it is not a file of pairs, or holds none.
+    """
+    import datasets
+
+    from sense_trl.steps.teacher import load_answers
+    from sense_trl.trainers.row_formats import PAIR_LAYOUTS, select_pair_columns, unify_rows
+
+    if not Path(path).is_file():
+        raise InputError(
+            f"`pairs` is {path!r}, which is not a file. Build it with the stage `pairs`."
+        )
+    if path.endswith((".json", ".jsonl")):
+        rows = datasets.Dataset.from_list(load_answers(path, argument="pairs"))
+    else:
+        rows = _read_parquet(path)
+    if columns is not None:
+        return select_pair_columns(rows, columns)
+    names = rows.column_names
+    # Conversations may begin with what was asked.
+    is_text = isinstance(rows[0].get("chosen"), str)
+    if missing := {"chosen", "rejected", *(["prompt"] if is_text else [])} - {*names}:
+        raise InputError(
+            f"`pairs` {path!r} lacks the columns {sorted(missing)}; it has {sorted(names)}. Give "
+            "the pairs.parquet that the stage `pairs` wrote, or say which columns hold the prompt "
+            'and the answers as `columns`: e.g. {"system": "system", "prompt": "question"}, or one '
+            f"of {', '.join(PAIR_LAYOUTS)}."
+        )
+    return unify_rows(rows)
+
+
+def _read_parquet(path: str) -> datasets.Dataset:
+    import datasets
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(
+            f"`pairs` is {path!r}, which cannot be read as Parquet ({error}). Give the "
+            "pairs.parquet that the stage `pairs` wrote."
+        ) from error
+    if metadata.num_rows == 0:
+        raise InputError(f"`pairs` {path!r} holds no pair; pairs.json beside it says why.")
+    return datasets.Dataset.from_parquet(path)
+
+
+def _train(
+    kind: str,
+    title: str,
+    train: Callable[..., dict[str, Any]],
+    rows: datasets.Dataset,
+    identity: dict[str, str],
+    model: ModelConfig,
+    config: Any,
+    console: Console,
+) -> None:
+    """Run a training in its folder, unless it is finished there."""
+    if _claim_training(kind, config, model, identity):
+        console.print(f"{config.output_dir} is finished; nothing to do.", markup=False)
+        return
+    keep_freed_memory()
+    start = load_starting_model(model, use_cpu=config.use_cpu)
+    with stage_bar(console, title, count_steps(config, len(rows))) as bar:
+        metrics = train(start, rows, config, callbacks=[progress_callback(bar)])
+    _finish_training(config, metrics)
+
+
+def count_steps(config: Any, num_rows: int) -> int:
+    """Optimizer steps of a training in one process, for its progress bar."""
+    if config.max_steps > 0:
+        return int(config.max_steps)
+    batch = int(config.per_device_train_batch_size)
+    steps_per_epoch = -(-num_rows // (batch * int(config.gradient_accumulation_steps)))
+    return max(1, math.ceil(float(config.num_train_epochs) * steps_per_epoch))

@@ -1,0 +1,1 @@
+"""Questions and SQL from a database that nobody has asked anything yet (DB-Explore)."""

@@ -1,0 +1,1 @@
+"""What keeps a synthesised example out of the training data."""

@@ -1,0 +1,1 @@
+"""Recursive distillation: rounds in which a model writes its own training data."""

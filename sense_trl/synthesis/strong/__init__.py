@@ -1,0 +1,1 @@
+"""Databases with questions that a strong model invents (SENSE's strong data)."""

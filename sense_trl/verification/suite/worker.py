@@ -1,0 +1,214 @@
+"""Verifying the predictions of one gold query on its instances, here or in a worker process."""
+
+from __future__ import annotations
+
+import json
+import marshal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from sense_trl.database.engine import ExecutionLimits
+from sense_trl.database.fuzzing import FuzzHints
+from sense_trl.database.process import serve_messages
+from sense_trl.database.profile import ForeignKeyColumns
+from sense_trl.database.worker import EngineCache, limit_worker_memory, pack_limits, unpack_limits
+from sense_trl.errors import DatabaseError
+from sense_trl.verification.comparison import Reason, Verdict
+from sense_trl.verification.suite.instances import (
+    Instance,
+    InstanceBuilder,
+    SuiteChoice,
+    SuiteSettings,
+)
+
+__all__ = [
+    "SuiteFinding",
+    "SuiteTask",
+    "SuiteTaskRunner",
+    "pack_choice",
+    "pack_suite_settings",
+    "pack_task",
+    "serve",
+    "unpack_choice",
+    "unpack_message",
+]
+
+PackedChoice: TypeAlias = tuple[Any, ...]
+_PLAIN: Final = (str, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteTask:
+    """Predictions for one gold query, which the original could not refute."""
+
+    path: str
+    gold_sql: str
+    predictions: tuple[str, ...]
+    foreign_keys: tuple[ForeignKeyColumns, ...] = ()
+    choice: SuiteChoice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteFinding:
+    """What the instances say about one prediction.
+
+    Attributes:
+        refuted_by: number of the first instance that refutes it, `None` if none does.
+        reason: why that one does.
+        num_equal: instances on which it answered as gold, with rows.
+        num_undetermined: instances that could not tell, such as those that are empty for both.
+    """
+
+    refuted_by: int | None
+    reason: Reason | None
+    num_equal: int
+    num_undetermined: int
+
+
+class SuiteTaskRunner:
+    """Builds the instances of each task and runs its predictions on them.
+
+    Args:
+        folder: where the files of instances lie while they are in use.
+        settings: how many instances.
+        limits: limits of each query.
+    """
+
+    def __init__(self, folder: Path, settings: SuiteSettings, limits: ExecutionLimits) -> None:
+        self._builder = InstanceBuilder(folder, settings, limits)
+        self._engines = EngineCache()
+
+    def run(self, task: SuiteTask, emit: Callable[[int, SuiteFinding], None]) -> SuiteChoice:
+        """Run one task.
+
+        Args:
+            task: what to run.
+            emit: called with the position of each prediction and what was found.
+
+        Returns:
+            The choice of instances, for later tasks of the same gold query.
+
+        Raises:
+            DatabaseError: the original cannot be read.
+        """
+        engine = self._engines.get(task.path)
+        with self._builder.build(
+            engine, task.gold_sql, foreign_keys=task.foreign_keys, choice=task.choice
+        ) as (instances, choice):
+            for position, sql in enumerate(task.predictions):
+                emit(position, self._find(sql, instances))
+        return choice
+
+    def _find(self, sql: str, instances: Sequence[Instance]) -> SuiteFinding:
+        num_equal = num_undetermined = 0
+        for instance in instances:
+            verification = self._builder.verify(instance, sql)
+            if verification.verdict is Verdict.WRONG:
+                return SuiteFinding(
+                    instance.number, verification.reason, num_equal, num_undetermined
+                )
+            num_equal += verification.verdict is Verdict.CORRECT
+            num_undetermined += verification.verdict is Verdict.UNDETERMINED
+        return SuiteFinding(None, None, num_equal, num_undetermined)
+
+
+# ---------------------------------------------------------------------- messages
+
+
+def pack_suite_settings(
+    folder: Path, settings: SuiteSettings, limits: ExecutionLimits
+) -> list[str]:
+    """Arguments for a worker process."""
+    content = {
+        "folder": str(folder),
+        "settings": asdict(settings),
+        "limits": pack_limits(limits),
+    }
+    return [json.dumps(content)]
+
+
+def pack_choice(choice: SuiteChoice | None) -> PackedChoice | None:
+    """A choice as marshal and JSON can write it."""
+    if choice is None:
+        return None
+    hints = choice.hints
+    values = [
+        [[*name, [v for v in own if isinstance(v, _PLAIN)]] for name, own in named.items()]
+        for named in (hints.constants, hints.neighbours)
+    ]
+    return list(choice.numbers), *values, [[*first, *second] for first, second in hints.joins]
+
+
+def unpack_choice(packed: Sequence[Any] | None) -> SuiteChoice | None:
+    """The inverse of `pack_choice`."""
+    if packed is None:
+        return None
+    numbers, constants, neighbours, joins = packed
+    return SuiteChoice(
+        tuple(numbers),
+        FuzzHints(
+            {(table, column): list(own) for table, column, own in constants},
+            {(table, column): list(own) for table, column, own in neighbours},
+            tuple(((a, b), (c, d)) for a, b, c, d in joins),
+        ),
+    )
+
+
+def pack_task(task: SuiteTask) -> bytes:
+    """A task as a message."""
+    keys = [list(key) for key in task.foreign_keys]
+    return marshal.dumps(
+        (task.path, task.gold_sql, list(task.predictions), keys, pack_choice(task.choice))
+    )
+
+
+def _unpack_task(message: bytes) -> SuiteTask:
+    path, gold_sql, predictions, keys, choice = marshal.loads(message)
+    return SuiteTask(
+        path, gold_sql, tuple(predictions), tuple(map(tuple, keys)), unpack_choice(choice)
+    )
+
+
+def unpack_message(message: bytes) -> tuple[int, SuiteFinding] | SuiteChoice:
+    """What a worker sent: a finding with its position, or at the end the choice.
+
+    Raises:
+        DatabaseError: the worker met one.
+    """
+    kind, *content = marshal.loads(message)
+    if kind == "error":
+        raise DatabaseError(content[0])
+    if kind == "done":
+        choice = unpack_choice(content[0])
+        assert choice is not None
+        return choice
+    position, refuted_by, reason, num_equal, num_undetermined = content
+    return position, SuiteFinding(
+        refuted_by, None if reason is None else Reason(reason), num_equal, num_undetermined
+    )
+
+
+def serve() -> None:
+    """Run tasks from standard input until it ends (the main function of the worker)."""
+    content = json.loads(sys.argv[2])
+    limits = unpack_limits(tuple(content["limits"]))
+    limit_worker_memory(limits.memory_limit_bytes)
+    runner = SuiteTaskRunner(Path(content["folder"]), SuiteSettings(**content["settings"]), limits)
+
+    def answer(message: bytes, send: Callable[[bytes], None]) -> None:
+        def emit(position: int, finding: SuiteFinding) -> None:
+            reason = None if finding.reason is None else str(finding.reason)
+            counts = (finding.num_equal, finding.num_undetermined)
+            send(marshal.dumps(("found", position, finding.refuted_by, reason, *counts)))
+
+        try:
+            choice = runner.run(_unpack_task(message), emit)
+        except DatabaseError as error:
+            send(marshal.dumps(("error", str(error))))
+        else:
+            send(marshal.dumps(("done", pack_choice(choice))))
+
+    serve_messages(answer)
