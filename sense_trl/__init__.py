@@ -126,11 +126,11 @@ if TYPE_CHECKING:
     from sense_trl.trainers.sense_dpo_trainer import SenseDPOTrainer as SenseDPOTrainer
     from sense_trl.trainers.sense_sft_config import SenseSFTConfig as SenseSFTConfig
     from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer as SenseSFTTrainer
-    from sense_trl.trainers.teacher import LiveTeacher as LiveTeacher
-    from sense_trl.trainers.teacher_cache import TeacherCache as TeacherCache
-    from sense_trl.trainers.teacher_cache_builder import (
+    from sense_trl.trainers.teachers.cache import TeacherCache as TeacherCache
+    from sense_trl.trainers.teachers.cache_builder import (
         build_teacher_cache as build_teacher_cache,
     )
+    from sense_trl.trainers.teachers.teacher import LiveTeacher as LiveTeacher
     from sense_trl.verification.comparison import Verdict as Verdict
     from sense_trl.verification.comparison import results_match as results_match
     from sense_trl.verification.judging import Verification as Verification
@@ -169,7 +169,7 @@ _MODULES = {
     "IsolatedEngine": "database.worker",
     "KIDConfig": "trainers.kid_config",
     "KIDTrainer": "trainers.kid_trainer",
-    "LiveTeacher": "trainers.teacher",
+    "LiveTeacher": "trainers.teachers.teacher",
     "MemoryEstimate": "memory.estimate",
     "Mutant": "sql.mutation",
     "MutationKind": "sql.mutation",
@@ -201,7 +201,7 @@ _MODULES = {
     "SuiteVerification": "verification.suite.verifier",
     "SuiteVerifier": "verification.suite.verifier",
     "SynthesizedExample": "synthesis.example",
-    "TeacherCache": "trainers.teacher_cache",
+    "TeacherCache": "trainers.teachers.cache",
     "TrainingSetup": "memory.training_setup",
     "TransformersGenerator": "generation.transformers_generator",
     "VLLMGenerator": "generation.vllm_generator",
@@ -213,7 +213,7 @@ _MODULES = {
     "bootstrap_interval": "evaluation.metrics",
     "build_preference_pairs": "pairs.builder",
     "build_strong_data": "synthesis.strong.data",
-    "build_teacher_cache": "trainers.teacher_cache_builder",
+    "build_teacher_cache": "trainers.teachers.cache_builder",
     "cdpo_loss": "losses.preference",
     "classify_errors": "sql.taxonomy",
     "classify_results": "sql.taxonomy",

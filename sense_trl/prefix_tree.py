@@ -4,7 +4,7 @@ The answers to one question, and all questions about one database, begin with th
 tree of such sequences a node attends to its ancestors and itself, its position id is its depth, and
 the output at a node predicts each of its children: what a causal model with explicit positions
 computes for a sequence along its path is what it computes for the sequence alone. The module
-knows tensors only; `sense_trl.trainers.heads` runs a model on a tree.
+knows tensors only; `sense_trl.trainers.sharing.heads` runs a model on a tree.
 """
 
 from __future__ import annotations

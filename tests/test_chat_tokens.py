@@ -31,7 +31,7 @@ from sense_trl.trainers import (
     SenseSFTConfig,
     SenseSFTTrainer,
 )
-from sense_trl.trainers.token_rows import get_token_row
+from sense_trl.trainers.rows.token_rows import get_token_row
 
 # Template and its control tokens, as the families of models have them; those in the second tuple
 # are added tokens that are not special.

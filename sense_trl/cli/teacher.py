@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
-    from sense_trl.trainers.teacher_cache import TeacherCache
+    from sense_trl.trainers.teachers.cache import TeacherCache
 
 __all__ = ["add_parser", "run"]
 
@@ -97,7 +97,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     Raises:
         SenseTRLError: unusable input (exit code 2).
     """
-    from sense_trl.trainers.teacher_cache import TeacherCache
+    from sense_trl.trainers.teachers.cache import TeacherCache
 
     if arguments.pop("action") == "info":
         cache = TeacherCache(arguments["cache"])

@@ -192,8 +192,8 @@ def _simulate(
 ) -> StepProfile:
     from trl.trainer.utils import add_fused_lm_head
 
-    from sense_trl.trainers.heads import add_prefix_tree_head
-    from sense_trl.trainers.tree_attention import with_dense_masks
+    from sense_trl.trainers.sharing.heads import add_prefix_tree_head
+    from sense_trl.trainers.sharing.tree_attention import with_dense_masks
 
     # A tree keeps its masks; each simulation makes its own.
     tree = tree.to("cpu")

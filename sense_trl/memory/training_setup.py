@@ -231,7 +231,7 @@ def _shares_prefixes(training: Any, model: Any, config: Any, adapter: Any) -> bo
     """Whether prefixes are shared, as far as the config tells."""
     if str(training.prefix_sharing).lower() == "false" or getattr(training, "packing", False):
         return False
-    from sense_trl.trainers.sharing_obstacles import find_adapter_obstacle, find_config_obstacle
+    from sense_trl.trainers.sharing.obstacles import find_adapter_obstacle, find_config_obstacle
 
     if getattr(training, "neftune_noise_alpha", None) is not None:
         return False

@@ -19,9 +19,9 @@ from sense_trl.memory.training_setup import get_training_setup
 from sense_trl.model_config import load_model_config
 from sense_trl.steps.stages import GenerationArguments, count_steps
 from sense_trl.task import DataArguments, load_task
-from sense_trl.trainers.prefix_sharing import build_grouped_sampler
-from sense_trl.trainers.row_formats import prepare_chat_template
-from sense_trl.trainers.several_rejected import split_rejected_lists
+from sense_trl.trainers.rows.formats import prepare_chat_template
+from sense_trl.trainers.rows.several_rejected import split_rejected_lists
+from sense_trl.trainers.sharing.prefix_sharing import build_grouped_sampler
 
 if TYPE_CHECKING:
     import datasets

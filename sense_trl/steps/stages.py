@@ -477,7 +477,7 @@ def load_pairs(path: str, columns: str | Mapping[str, str] | None = None) -> dat
     import datasets
 
     from sense_trl.steps.teacher import load_answers
-    from sense_trl.trainers.row_formats import PAIR_LAYOUTS, select_pair_columns, unify_rows
+    from sense_trl.trainers.rows.formats import PAIR_LAYOUTS, select_pair_columns, unify_rows
 
     if not Path(path).is_file():
         raise InputError(

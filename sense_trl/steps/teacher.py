@@ -13,7 +13,7 @@ from sense_trl.errors import InputError
 from sense_trl.template_date import fix_template_date, writes_date
 
 if TYPE_CHECKING:
-    from sense_trl.trainers.teacher_cache import TeacherCache
+    from sense_trl.trainers.teachers.cache import TeacherCache
 
 
 def load_answers(path: str, *, argument: str = "rows") -> list[dict[str, Any]]:
@@ -83,11 +83,11 @@ def cache_teacher(
             the rows.
     """
     from sense_trl.chat_template import naming_template_errors
-    from sense_trl.trainers.row_formats import prepare_chat_template, unify_row
-    from sense_trl.trainers.teacher import check_vocabularies
-    from sense_trl.trainers.teacher_cache import SETTINGS_FILE, read_settings
-    from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
-    from sense_trl.trainers.token_rows import get_token_row
+    from sense_trl.trainers.rows.formats import prepare_chat_template, unify_row
+    from sense_trl.trainers.rows.token_rows import get_token_row
+    from sense_trl.trainers.teachers.cache import SETTINGS_FILE, read_settings
+    from sense_trl.trainers.teachers.cache_builder import build_teacher_cache
+    from sense_trl.trainers.teachers.teacher import check_vocabularies
 
     if load_in_4bit and dtype == "auto":
         dtype = "bfloat16"

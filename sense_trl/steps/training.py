@@ -161,7 +161,7 @@ def _train_and_save(
     callbacks: Sequence[Any],
 ) -> dict[str, Any]:
     from sense_trl.trainers import score_trained_positions_only
-    from sense_trl.trainers.saving import check_whole_models_can_be_saved
+    from sense_trl.trainers.compat.saving import check_whole_models_can_be_saved
 
     noted = Path(config.output_dir) / _TEMPLATE_DATE
     if config.template_date is None and noted.is_file():

@@ -1,6 +1,6 @@
 """Trainers on top of TRL's. They know no SQL: data comes in as dataset columns."""
 
-from sense_trl.trainers._trl_compat import score_trained_positions_only
+from sense_trl.trainers.compat.trl import score_trained_positions_only
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.kid_trainer import KIDTrainer
 from sense_trl.trainers.sense_dpo_config import SenseDPOConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 from sense_trl.errors import InputError
 from sense_trl.template_date import fix_template_date, writes_date
-from sense_trl.trainers.teacher_cache import read_settings
+from sense_trl.trainers.teachers.cache import read_settings
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sense_trl.errors import InputError
-from sense_trl.trainers.imperfect import FILLS, MASK_STRATEGIES
+from sense_trl.trainers.kid.imperfect import FILLS, MASK_STRATEGIES
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 from sense_trl.trainers.teacher_options import TeacherOptions
 

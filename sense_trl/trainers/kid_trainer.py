@@ -28,11 +28,9 @@ from sense_trl.collators import (
 from sense_trl.end_tokens import get_end_token_ids, get_special_ids
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers._trl_compat import FusedCausalLMOutput, unwrap_model_for_generation
-from sense_trl.trainers.checked_rows import refuse_rows
-from sense_trl.trainers.dropout import evaluating
-from sense_trl.trainers.heads import LogitTerm, get_vocab_size, transfer_term
-from sense_trl.trainers.imperfect import (
+from sense_trl.trainers.compat.dropout import evaluating
+from sense_trl.trainers.compat.trl import FusedCausalLMOutput, unwrap_model_for_generation
+from sense_trl.trainers.kid.imperfect import (
     TokenPrediction,
     choose_masked,
     get_answer,
@@ -43,15 +41,17 @@ from sense_trl.trainers.imperfect import (
 )
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.prefix_sharing import (
+from sense_trl.trainers.rows.checks import refuse_rows
+from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
+from sense_trl.trainers.sharing.heads import LogitTerm, get_vocab_size, transfer_term
+from sense_trl.trainers.sharing.prefix_sharing import (
     get_checked_answers,
     log_tokens,
     require_trees,
 )
-from sense_trl.trainers.sense_sft_trainer import SenseSFTTrainer
-from sense_trl.trainers.teacher import saving_one_adapter
-from sense_trl.trainers.teacher_cache import TeacherCache
 from sense_trl.trainers.teacher_options import get_teacher
+from sense_trl.trainers.teachers.cache import TeacherCache
+from sense_trl.trainers.teachers.teacher import saving_one_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ class KIDTrainer(SenseSFTTrainer):
 
     Args:
         teacher_model: model, folder or hub id; or any object with the `get_term` of
-            `sense_trl.trainers.teacher.Teacher`. None if `args` names a teacher. Its tokenizer must
-            be the student's.
+            `sense_trl.trainers.teachers.teacher.Teacher`. None if `args` names a teacher. Its
+            tokenizer must be the student's.
         args: `KIDConfig`; None takes its defaults.
         model, data_collator, train_dataset, eval_dataset, processing_class, compute_metrics,
         callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics,

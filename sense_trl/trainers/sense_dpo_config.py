@@ -11,7 +11,7 @@ from trl import DPOConfig
 
 from sense_trl.errors import InputError
 from sense_trl.losses.divergence import DIVERGENCES
-from sense_trl.trainers._trl_compat import (
+from sense_trl.trainers.compat.trl import (
     LABEL_SMOOTHING_READERS,
     get_trl_loss_types,
     use_current_checkpointing_names,

@@ -27,20 +27,33 @@ from sense_trl.collators import (
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers._trl_compat import RecordedForward
-from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
-from sense_trl.trainers.checked_rows import (
+from sense_trl.trainers.compat.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.compat.dropout import disable_functional_dropout, evaluating
+from sense_trl.trainers.compat.quantization import (
+    disable_cpu_weight_repacking,
+    get_float32_parameters,
+    store_adapter_in_float32,
+)
+from sense_trl.trainers.compat.saving import saving_whole_models
+from sense_trl.trainers.compat.trl import RecordedForward
+from sense_trl.trainers.held_date import hold_template_date
+from sense_trl.trainers.options import get_checked_args
+from sense_trl.trainers.rows.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
+from sense_trl.trainers.rows.checks import (
     check_datasets,
     refuse_equal_answers,
     refuse_untrained_rows,
 )
-from sense_trl.trainers.deferred_metrics import DeferredMetrics
-from sense_trl.trainers.dropout import disable_functional_dropout, evaluating
-from sense_trl.trainers.heads import LogitTerm, transfer_term
-from sense_trl.trainers.held_date import hold_template_date
-from sense_trl.trainers.long_examples import leave_out_long_examples
-from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.prefix_sharing import (
+from sense_trl.trainers.rows.formats import PAIR_LAYOUTS, prepare_chat_template, unify_rows
+from sense_trl.trainers.rows.long_examples import leave_out_long_examples
+from sense_trl.trainers.rows.several_rejected import split_rejected_lists
+from sense_trl.trainers.sense_dpo_config import (
+    SENSE_LOSS_TYPES,
+    WEIGHTABLE_LOSS_TYPES,
+    SenseDPOConfig,
+)
+from sense_trl.trainers.sharing.heads import LogitTerm, transfer_term
+from sense_trl.trainers.sharing.prefix_sharing import (
     add_prefix_tree,
     get_checked_answers,
     get_grouped_sampler,
@@ -48,33 +61,20 @@ from sense_trl.trainers.prefix_sharing import (
     require_trees,
     set_up_prefix_sharing,
 )
-from sense_trl.trainers.quantization import (
-    disable_cpu_weight_repacking,
-    get_float32_parameters,
-    store_adapter_in_float32,
-)
-from sense_trl.trainers.reference_cache import (
+from sense_trl.trainers.teacher_options import get_teacher
+from sense_trl.trainers.teachers.reference_cache import (
     add_reference_logps,
     shared_by_processes,
     take_reference_logps,
 )
-from sense_trl.trainers.row_formats import PAIR_LAYOUTS, prepare_chat_template, unify_rows
-from sense_trl.trainers.saving import saving_whole_models
-from sense_trl.trainers.sense_dpo_config import (
-    SENSE_LOSS_TYPES,
-    WEIGHTABLE_LOSS_TYPES,
-    SenseDPOConfig,
-)
-from sense_trl.trainers.several_rejected import split_rejected_lists
-from sense_trl.trainers.teacher import Teacher, saving_one_adapter
-from sense_trl.trainers.teacher_options import get_teacher
+from sense_trl.trainers.teachers.teacher import Teacher, saving_one_adapter
 
 logger = logging.getLogger(__name__)
 
 _TOKENIZED_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _LAYOUTS = (("prompt", "chosen", "rejected"), _TOKENIZED_COLUMNS)
 _REMEDY = (
-    "sense_trl.trainers.row_formats.select_pair_columns makes them of others, e.g. "
+    "sense_trl.trainers.rows.formats.select_pair_columns makes them of others, e.g. "
     'select_pair_columns(dataset, {"system": "system", "prompt": "question"}); `columns` of '
     f"`sense-trl dpo` takes the same, or the name of a layout: {', '.join(PAIR_LAYOUTS)}."
 )
@@ -124,7 +124,7 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
         compute_metrics, callbacks, optimizers, quantization_config, peft_config: as in
             `trl.DPOTrainer`. A `data_collator` of your own needs to know nothing about weights.
         teacher_model: for `kd_weight` above 0, a model, its folder or hub id, or any
-            `sense_trl.trainers.teacher.Teacher`; None for the one that `args` names.
+            `sense_trl.trainers.teachers.teacher.Teacher`; None for the one that `args` names.
 
     Raises:
         InputError: `args` is not a `SenseDPOConfig`, a dataset has no rows, lacks columns or has

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trl import SFTConfig
 
-from sense_trl.trainers._trl_compat import use_current_checkpointing_names
+from sense_trl.trainers.compat.trl import use_current_checkpointing_names
 from sense_trl.trainers.options import SenseOptions
 
 

@@ -14,26 +14,26 @@ from sense_trl.chat_template import (
     require_chat_template,
 )
 from sense_trl.chat_tokens import ChatTokenizer
-from sense_trl.trainers.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
-from sense_trl.trainers.checked_rows import check_datasets, refuse_untrained_rows
-from sense_trl.trainers.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.compat.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.compat.quantization import (
+    disable_cpu_weight_repacking,
+    get_float32_parameters,
+    store_adapter_in_float32,
+)
+from sense_trl.trainers.compat.saving import saving_whole_models
 from sense_trl.trainers.held_date import hold_template_date
-from sense_trl.trainers.long_examples import leave_out_long_examples
 from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.prefix_sharing import (
+from sense_trl.trainers.rows.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
+from sense_trl.trainers.rows.checks import check_datasets, refuse_untrained_rows
+from sense_trl.trainers.rows.formats import prepare_chat_template, unify_rows
+from sense_trl.trainers.rows.long_examples import leave_out_long_examples
+from sense_trl.trainers.sense_sft_config import SenseSFTConfig
+from sense_trl.trainers.sharing.prefix_sharing import (
     add_prefix_tree,
     get_grouped_sampler,
     log_tokens,
     set_up_prefix_sharing,
 )
-from sense_trl.trainers.quantization import (
-    disable_cpu_weight_repacking,
-    get_float32_parameters,
-    store_adapter_in_float32,
-)
-from sense_trl.trainers.row_formats import prepare_chat_template, unify_rows
-from sense_trl.trainers.saving import saving_whole_models
-from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 
 # The columns of TRL's data formats, and those of data that is tokenised already.
 _LAYOUTS = (("prompt", "completion"), ("messages",), ("conversations",), ("input_ids",))

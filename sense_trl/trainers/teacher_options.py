@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 
 from sense_trl.errors import InputError, ModelError
 from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
-from sense_trl.trainers._trl_compat import create_model_from_path
-from sense_trl.trainers.heads import get_vocab_size
-from sense_trl.trainers.teacher import LiveTeacher, Teacher, check_vocabularies
-from sense_trl.trainers.teacher_cache import TeacherCache
-from sense_trl.trainers.token_rows import get_token_row
+from sense_trl.trainers.compat.trl import create_model_from_path
+from sense_trl.trainers.rows.token_rows import get_token_row
+from sense_trl.trainers.sharing.heads import get_vocab_size
+from sense_trl.trainers.teachers.cache import TeacherCache
+from sense_trl.trainers.teachers.teacher import LiveTeacher, Teacher, check_vocabularies
 
 logger = logging.getLogger(__name__)
 

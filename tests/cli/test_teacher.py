@@ -10,9 +10,10 @@ from datasets import Dataset
 from tiny_models import PAIRS, build_tiny_tokenizer
 
 from sense_trl.cli.main import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, main
-from sense_trl.trainers import KIDConfig, KIDTrainer, teacher_cache_builder
-from sense_trl.trainers.teacher_cache import TeacherCache
-from sense_trl.trainers.token_rows import get_token_row
+from sense_trl.trainers import KIDConfig, KIDTrainer
+from sense_trl.trainers.rows.token_rows import get_token_row
+from sense_trl.trainers.teachers import cache_builder as teacher_cache_builder
+from sense_trl.trainers.teachers.cache import TeacherCache
 
 QUESTIONS = [
     {"question_id": "q1", "question": "names?", "gold_sql": "SELECT name FROM pet"},

@@ -28,13 +28,13 @@ from sense_trl import collators
 from sense_trl.errors import InputError
 from sense_trl.losses.divergence import DIVERGENCES, get_divergence
 from sense_trl.trainers import SenseSFTConfig, SenseSFTTrainer
-from sense_trl.trainers.imperfect import choose_masked, get_maskable, get_random, get_units
+from sense_trl.trainers.kid.imperfect import choose_masked, get_maskable, get_random, get_units
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.kid_trainer import KIDTrainer
-from sense_trl.trainers.teacher import LiveTeacher
-from sense_trl.trainers.teacher_cache import TeacherCache
-from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
 from sense_trl.trainers.teacher_options import TeacherOptions
+from sense_trl.trainers.teachers.cache import TeacherCache
+from sense_trl.trainers.teachers.cache_builder import build_teacher_cache
+from sense_trl.trainers.teachers.teacher import LiveTeacher
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")

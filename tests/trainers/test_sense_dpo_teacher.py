@@ -20,9 +20,9 @@ from tiny_models import (
 from sense_trl.collators import PAIR_WEIGHT
 from sense_trl.errors import InputError
 from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
-from sense_trl.trainers.deferred_metrics import read_metrics
-from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
-from sense_trl.trainers.token_rows import get_token_row
+from sense_trl.trainers.compat.deferred_metrics import read_metrics
+from sense_trl.trainers.rows.token_rows import get_token_row
+from sense_trl.trainers.teachers.cache_builder import build_teacher_cache
 
 TOKENIZER = build_tiny_tokenizer()
 WEIGHTED = [{**pair, "pair_weight": 1.0 + i % 3} for i, pair in enumerate(PAIRS)]

@@ -16,7 +16,7 @@ from tiny_models import OPTIONS, QUESTIONS, build_tiny_model, build_tiny_tokeniz
 
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import KIDConfig, KIDTrainer
-from sense_trl.trainers.deferred_metrics import read_metrics
+from sense_trl.trainers.compat.deferred_metrics import read_metrics
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")

@@ -18,9 +18,9 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.losses.divergence import forward_kl, skew_kl
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import teacher_options
-from sense_trl.trainers.teacher import LiveTeacher
-from sense_trl.trainers.teacher_cache_builder import build_teacher_cache
 from sense_trl.trainers.teacher_options import TeacherOptions, get_teacher
+from sense_trl.trainers.teachers.cache_builder import build_teacher_cache
+from sense_trl.trainers.teachers.teacher import LiveTeacher
 
 TREE = PrefixTree.from_sequences([[5, 6, 7, 8], [5, 6, 9]])
 

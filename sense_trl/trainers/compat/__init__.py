@@ -1,0 +1,1 @@
+"""What the trainers need of TRL, PEFT and bitsandbytes beyond what these promise."""

@@ -1,0 +1,1 @@
+"""Prefix sharing: a model on a tree of the sequences of a batch."""

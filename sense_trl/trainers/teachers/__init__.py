@@ -1,0 +1,1 @@
+"""Models that are asked rather than trained, and what they said, on disk."""
