@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 
 ANY = {
     "errors", "chat_template", "chat_tokens", "end_tokens", "template_date", "_closing", "_files",
-    "_version",
+    "_version", "model_traits",
 }  # fmt: skip
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
     "rewards", "synthesis",
 }  # fmt: skip
 TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
-MODELS = {"model_config", "checkpoints", "memory", "run_folder"}
+MODELS = {"checkpoints", "memory", "run_folder"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "_files": set(),
     "_version": set(),
     "run_folder": set(),
-    "model_config": set(),
+    "model_traits": set(),
     "database": set(),
     "sql": set(),
     "questions": {"sql"},
@@ -57,9 +57,8 @@ MAY_IMPORT = {
     "trainers": {"losses", "prefix_tree", "collators"},
     "evaluation": SQL_HALF,
     "task": {"database", "schema", "prompts", "questions", "verification"},
-    "checkpoints": TENSOR_HALF
-    | {"evaluation", "generation", "model_config", "memory", "run_folder"},
-    "memory": TENSOR_HALF | {"model_config"},
+    "checkpoints": TENSOR_HALF | {"evaluation", "generation", "memory", "run_folder"},
+    "memory": TENSOR_HALF,
     "steps": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task"},
     "jobs": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task", "steps"},
     "cli": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task", "steps", "jobs"},

@@ -16,7 +16,7 @@ from sense_trl.end_tokens import add_end_token
 from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.memory.simulation import ModelSettings, build_meta_model
-from sense_trl.model_config import load_model_config
+from sense_trl.model_traits import load_model_config
 from sense_trl.run_folder import check_new_folder
 
 __all__ = ["DTYPES", "MergeCheck", "merge_adapter"]

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from sense_trl.errors import InputError
+from sense_trl.model_traits import keep_layers
 
 
 def prune_layers(model: Any, num_layers: int) -> Any:
@@ -52,8 +53,5 @@ def prune_layers(model: Any, num_layers: int) -> Any:
     student = copy.deepcopy(student).requires_grad_(True)
     for index, layer in enumerate(student.model.layers):
         layer.self_attn.layer_idx = index
-    student.config.num_hidden_layers = num_layers
-    # Qwen2 and others list the kind of each layer.
-    if getattr(student.config, "layer_types", None):
-        student.config.layer_types = [student.config.layer_types[i] for i in kept]
+    keep_layers(student.config, kept)
     return student

@@ -87,7 +87,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.memory.check import find_changes
     from sense_trl.memory.estimate import estimate_memory
     from sense_trl.memory.training_setup import get_training_setup
-    from sense_trl.model_config import load_model_config
+    from sense_trl.model_traits import load_model_config
 
     card, available = _get_device(arguments)
     stage = _get_stage(arguments)

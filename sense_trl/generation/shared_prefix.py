@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sense_trl.model_traits import has_full_attention
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,20 +25,8 @@ _MAX_SCORE_BYTES = 64 * 2**20
 
 
 def supports_shared_prefix(model: Any) -> bool:
-    """Whether `model` can be run inside `shared_prefix_attention`."""
-    return model.config.model_type in _MODEL_TYPES and has_full_attention(model)
-
-
-def has_full_attention(model: Any) -> bool:
-    """Whether every layer of `model` sees all tokens that came before."""
-    # Models that read images as well keep the settings of their text part apart.
-    config = model.config.get_text_config(decoder=True)
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    if any(layer != "full_attention" for layer in layers):
-        return False
-    # Qwen2 names a window that it uses only if `use_sliding_window` says so.
-    uses_window = getattr(config, "use_sliding_window", True)
-    return not (uses_window and getattr(config, "sliding_window", None))
+    """True for models that can be run inside `shared_prefix_attention`."""
+    return model.config.model_type in _MODEL_TYPES and has_full_attention(model.config)
 
 
 @contextmanager

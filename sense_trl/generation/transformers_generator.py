@@ -21,10 +21,10 @@ from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
 from sense_trl.generation.shared_prefix import (
-    has_full_attention,
     shared_prefix_attention,
     supports_shared_prefix,
 )
+from sense_trl.model_traits import has_full_attention
 from sense_trl.prompts import Messages
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class TransformersGenerator:
         """Cut `rows`, sorted by group and length, into batches."""
         # Padding takes up room in a window or a recurrent state, so what such a model writes would
         # depend on its company; behind a shared prefix there is none of either.
-        same_length = not has_full_attention(self.model)
+        same_length = not has_full_attention(self.model.config)
         several_groups = supports_shared_prefix(self.model)
         batch: list[_Row] = []
         prompts: set[int] = set()
@@ -278,7 +278,7 @@ class TransformersGenerator:
             return len(group[1]) * sampling.num_generations < fewest
 
         small = [group for group in groups if is_small(group)]
-        if len(small) < 2 or not has_full_attention(self.model):
+        if len(small) < 2 or not has_full_attention(self.model.config):
             return groups
         members = [index for _, indices in small for index in indices]
         prefix = small[0][0]

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from sense_trl.errors import InputError
+from sense_trl.model_traits import keep_layers
 from sense_trl.prefix_tree import PrefixTree
 
 if TYPE_CHECKING:
@@ -109,9 +110,7 @@ def build_meta_model(config: Any, settings: ModelSettings, *, num_layers: int | 
 
     config = copy.deepcopy(config)
     if num_layers is not None:
-        config.num_hidden_layers = num_layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:num_layers]
+        keep_layers(config, range(num_layers))
     # The quantised layers are described by `settings`; without a GPU transformers builds none.
     if hasattr(config, "quantization_config"):
         del config.quantization_config

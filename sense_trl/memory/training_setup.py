@@ -10,7 +10,7 @@ from typing import Any, Final
 from sense_trl.errors import InputError
 from sense_trl.memory.micro_batches import TrainingExamples, read_examples
 from sense_trl.memory.simulation import ModelSettings
-from sense_trl.model_config import get_config_dtype, load_model_config
+from sense_trl.model_traits import get_config_dtype, load_model_config
 
 __all__ = [
     "DEFAULT_COMPLETION_TOKENS",

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
+from sense_trl.model_traits import find_partial_attention
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
 
@@ -119,15 +120,9 @@ def find_config_obstacle(config: Any, implementation: str) -> str | None:
             f"the attention implementation {implementation!r} takes no mask of a tree; load the "
             "model with attn_implementation 'sdpa' or 'flex_attention'"
         )
-    text = config.get_text_config(decoder=True)
-    others = set(getattr(text, "layer_types", None) or []) - {"full_attention"}
-    if others:
-        return f"the model has layers of other kinds than full attention: {sorted(others)}"
-    # Qwen2 names a window that it uses only if `use_sliding_window` says so.
-    window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
-    if window and getattr(text, "use_sliding_window", True):
-        return f"the model sees a window of {window} tokens, not all that came before"
-    if getattr(text, "alibi", False):
+    if partial := find_partial_attention(config):
+        return partial
+    if getattr(config.get_text_config(decoder=True), "alibi", False):
         return "the model counts positions along the row (ALiBi)"
     if config.model_type not in EXACT_MODEL_TYPES:
         return (

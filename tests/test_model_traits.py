@@ -1,0 +1,48 @@
+"""What configs tell of models, for one of each kind of attention."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import (
+    CLIPTextConfig,
+    Gemma2Config,
+    Gemma3Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from sense_trl.model_traits import find_partial_attention, has_full_attention, keep_layers
+
+
+@pytest.mark.parametrize(
+    "config, reason",
+    [
+        (LlamaConfig(), None),
+        (MistralConfig(sliding_window=None), None),
+        (MistralConfig(sliding_window=4096), "a window of 4096 tokens"),
+        # A window that is named and not used.
+        (Qwen2Config(sliding_window=64, use_sliding_window=False), None),
+        (Gemma2Config(num_hidden_layers=2), "['sliding_attention']"),
+        # The settings of the text part count.
+        (Gemma3Config(), "['sliding_attention']"),
+        (LlamaConfig(attention_chunk_size=8192), "a window of 8192 tokens"),
+        (CLIPTextConfig(), None),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_partial_attention_is_named(config, reason) -> None:
+    found = find_partial_attention(config)
+    assert (found is None) == (reason is None) == has_full_attention(config)
+    assert reason is None or reason in found
+
+
+def test_the_kinds_of_layers_go_with_the_layers() -> None:
+    config = Gemma2Config(num_hidden_layers=4)
+    kinds = list(config.layer_types)
+    keep_layers(config, [0, 3])
+    assert config.num_hidden_layers == 2
+    assert config.layer_types == [kinds[0], kinds[3]]
+    plain = LlamaConfig(num_hidden_layers=4)
+    keep_layers(plain, range(3))
+    assert plain.num_hidden_layers == 3
