@@ -32,6 +32,7 @@ from sense_trl.schema.graph import SchemaGraph, get_used_columns
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql import ambiguity, parsing, volatility
 from sense_trl.sql.mutation import mutate_sql
+from sense_trl.sql.plain_query import read_plain_query
 from sense_trl.sql.reading import count_flaws, read_query, scan_tokens
 from sense_trl.sql.spans import get_maskable_spans
 from sense_trl.sql.taxonomy import classify_errors
@@ -116,6 +117,8 @@ CALLS: Final[dict[str, Callable[[str], Any]]] = {
     "get_bare_column_queries": lambda text: ambiguity.get_bare_column_queries(
         text + " GROUP BY b", _LITE
     ),
+    "get_choosing_subqueries": lambda text: ambiguity.get_choosing_subqueries(text, _LITE),
+    "read_plain_query": read_plain_query,
     "get_tie_breaking_queries": lambda text: ambiguity.get_tie_breaking_queries(
         text + " LIMIT 1", _LITE
     ),

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import sqlglot
 from sqlglot import exp
 
 from sense_trl.sql.parsing import read_sql, unwrap, write_sql
+from sense_trl.sql.plain_query import read_plain_query
 
-__all__ = ["depends_on_scan_order", "get_bare_column_queries", "get_tie_breaking_queries"]
+__all__ = [
+    "depends_on_scan_order",
+    "get_bare_column_queries",
+    "get_choosing_subqueries",
+    "get_tie_breaking_queries",
+]
 
 _AGGREGATE: Final = re.compile(r"\b(?:avg|count|max|min|sum|total)\s*\(", re.IGNORECASE)
 _GROUP: Final = re.compile(r"\bgroup\b", re.IGNORECASE)
@@ -67,8 +73,13 @@ def depends_on_scan_order(
         >>> depends_on_scan_order("SELECT a, b, count(*) FROM t GROUP BY a", "sqlite")
         True
     """
-    if _chooses_plainly_nothing(sql, but_for_outer_limit=but_for_outer_limit):
-        return False
+    plain = read_plain_query(sql)
+    if plain is not None:
+        # Only SQLite has bare columns.
+        has_bare_columns = dialect == "sqlite" and bool(plain.bare_columns)
+        return (plain.is_cut and not but_for_outer_limit) or (
+            has_bare_columns and not but_for_bare_columns
+        )
     tree = read_sql(sql, dialect)
     outermost = unwrap(tree)
     for node in tree.walk():
@@ -103,94 +114,44 @@ def depends_on_scan_order(
     return False
 
 
-# What may stand before a parenthesis in a text that is told to be harmless without parsing it.
-_PLAIN_CALLS: Final = frozenset(
+def get_choosing_subqueries(sql: str, dialect: str) -> list[str] | None:
+    """The queries inside a query that take one of several rows, where nothing else does.
+
+    Where each, run alone, has one answer in whatever order its tables are read, so has the whole.
+    LIMIT and OFFSET of the outermost query are left out of account, and so are the columns that
+    `get_bare_column_queries` bounds.
+
+    Returns:
+        Their texts; `None` where a query inside may mean something else alone, as it uses a CTE or
+        a quoted word, or where a window, an aggregate, a bare column or DISTINCT ON may choose as
+        well. One that uses columns of the query around it fails alone.
+
+    Raises:
+        SQLParseError: the text is not one statement.
+
+    Example:
+        >>> get_choosing_subqueries("SELECT a FROM t WHERE b = (SELECT b FROM u)", "sqlite")
+        ['SELECT b FROM u']
     """
-    count avg sum max min abs round lower upper length substr in and or not where on having by from
-    join select exists between like using union all intersect except distinct
-    """.split()  # noqa: SIM905
-)
-_CALLED: Final = re.compile(r"\b(\w+)\s*\(")
-_ONE_AGGREGATE: Final = re.compile(r"\b(?:count|avg|sum|max|min)\s*\([^(),]*\)")
-_UNUSUAL: Final = re.compile(
-    r"--|/\*|\[|`|\\|\$|\b(?:over|with|offset|fetch|values|window|qualify|distinct\s+on|case)\b"
-)
-_SELECT: Final = re.compile(r"\bselect\b")
-_FROM: Final = re.compile(r"\bfrom\b")
-_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
-_CLAUSE: Final = re.compile(r"\b(group\s+by|having|order\s+by|limit|union|intersect|except)\b")
-_ALIAS: Final = re.compile(r"\bas\s+(\w+)")
-_NAME: Final = re.compile(r"\b[^\W\d]\w*(?:\.\w+)?")
-_NO_NAME: Final = frozenset(
-    "distinct and or not is null in between like asc desc nulls first last".split()  # noqa: SIM905
-)
-
-
-def _chooses_plainly_nothing(sql: str, *, but_for_outer_limit: bool) -> bool:
-    """Whether a text is one of the many of which `depends_on_scan_order` is no without parsing."""
-    # A string is no name; what stands in double quotes may be one, that no key is called by.
-    text = _QUOTED.sub(lambda found: "0" if found[0][0] == "'" else " quoted__ ", sql.lower())
-    if _UNUSUAL.search(text) is not None or not _PLAIN_CALLS.issuperset(_CALLED.findall(text)):
-        return False
-    head, *selects = _SELECT.split(text)
-    cut = text.rpartition("limit")[2]
-    if "limit" in text and (
-        not but_for_outer_limit or text.count("limit") > 1 or ")" in cut or "select" in cut
+    tree = read_sql(sql, dialect)
+    outermost = unwrap(tree)
+    if tree.find(exp.With, exp.Window, *_PICKING) is not None or any(
+        _is_string(column) for column in tree.find_all(exp.Column)
     ):
-        return False
-    if head.strip() or not selects:
-        return False
-    if len(selects) > 1 and (
-        "group" in text
-        or "having" in text
-        or ("order" in text and _ONE_AGGREGATE.search(selects[0] + text.rpartition("order")[2]))
-    ):
-        # Whether a clause behind a subquery is its own, takes a parser.
-        return False
-    before = "from"
-    for select in selects:
-        if not _is_plain_select(select, is_scalar=before.endswith("(") and not _reads(before)):
-            return False
-        before = select.rstrip()
-    return True
-
-
-def _reads(text: str) -> bool:
-    """Whether a query behind this text and its parenthesis may have several rows."""
-    return text[:-1].rstrip().rpartition(" ")[2] in ("in", "from", "join", "exists")
-
-
-def _is_plain_select(text: str, *, is_scalar: bool) -> bool:
-    found = _FROM.search(text)
-    if found is None:
-        return False
-    pieces = _CLAUSE.split(text[found.end() :])
-    clauses = dict(zip(pieces[1::2], pieces[2::2], strict=True))
-    keys = next((clauses[name] for name in clauses if name.startswith("group")), None)
-    places = [text[: found.start()]] + [
-        clause for name, clause in clauses.items() if name.startswith(("having", "order"))
-    ]
-    rest = [_ONE_AGGREGATE.sub(" ", place) for place in places]
-    has_aggregates = rest != places
-    if not has_aggregates and keys is None:
-        return not is_scalar
-    aliases = set(_ALIAS.findall(rest[0]))
-    rest[0] = _ALIAS.sub(" ", rest[0])
-    if "*" in rest[0] or (is_scalar and keys is not None):
-        return False
-    known = {key.strip(" \n\t();") for key in (keys or "").split(",")} - {""}
-    if not all(map(_NAME.fullmatch, known)) or "quoted__" in known:
-        return False
-    short = {name for name in known if "." not in name}
-    last = {name.rpartition(".")[2] for name in known}
-    return all(
-        name in known
-        or name in _NO_NAME
-        or name.rpartition(".")[2] in short
-        or ("." not in name and (name in last or (place > 0 and name in aliases)))
-        for place, text in enumerate(rest)
-        for name in _NAME.findall(text)
-    )
+        return None
+    found = []
+    for node in tree.find_all(exp.Query, exp.AggFunc, exp.Distinct):
+        if (
+            (isinstance(node, exp.AggFunc) and not _is_orderless(node))
+            or (isinstance(node, exp.Distinct) and node.args.get("on") is not None)
+            or (isinstance(node, exp.Select) and _has_bare_columns(node) and not _is_bounded(node))
+        ):
+            return None
+        if isinstance(node, (exp.Select, exp.SetOperation)) and (
+            node is not outermost and _takes_the_first(node)
+        ):
+            found.append(write_sql(node, dialect))
+    return found
 
 
 def get_tie_breaking_queries(
@@ -475,6 +436,9 @@ def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
     """
     if dialect != "sqlite" or not (_GROUP.search(sql) or _AGGREGATE.search(sql)):
         return None
+    plain = read_plain_query(sql)
+    if plain is not None:
+        return _choose_by_text(sql, plain.bare_columns) if plain.bare_columns else None
     tree = read_sql(sql, dialect)
     if next(_all_bare_columns(tree), None) is None:
         return None
@@ -485,6 +449,17 @@ def get_bare_column_queries(sql: str, dialect: str) -> tuple[str, str] | None:
             _replace(column, _smallest(column) if lowest else exp.Max(this=column.copy()))
         texts.append(write_sql(rewritten, dialect))
     return texts[0], texts[1]
+
+
+def _choose_by_text(sql: str, columns: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    low = high = ""
+    done = 0
+    for start, end in columns:
+        name, before = sql[start:end], sql[done:start]
+        low += f"{before}CASE WHEN COUNT({name}) = COUNT(*) THEN MIN({name}) END"
+        high += f"{before}MAX({name})"
+        done = end
+    return low + sql[done:], high + sql[done:]
 
 
 def _smallest(column: exp.Expression) -> exp.Expression:

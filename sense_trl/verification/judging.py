@@ -25,6 +25,7 @@ from sense_trl.errors import InputError
 from sense_trl.sql.ambiguity import (
     depends_on_scan_order,
     get_bare_column_queries,
+    get_choosing_subqueries,
     get_tie_breaking_queries,
 )
 from sense_trl.sql.parsing import (
@@ -417,6 +418,20 @@ def _breaks_ties_inside(
     return _answers_differ(queries, engine, limits)
 
 
+def _choose_nothing(queries: list[str] | None, engine: SQLEngine, limits: ExecutionLimits) -> bool:
+    """Whether each of the queries has one answer, and that is known from few runs of it alone."""
+    if queries is None:
+        return False
+    for query in queries:
+        result = engine.execute(query, limits=limits)
+        # As a scalar subquery, the first row of several is taken.
+        if not result.ok or len(result.rows) > 1:
+            return False
+        if _find_cut_tie(query, result, engine, limits) != (None, True):
+            return False
+    return True
+
+
 def _reread(sql: str, engine: SQLEngine, limits: ExecutionLimits) -> Iterator[QueryResult]:
     """The results of a query with its tables read in other orders, as many as the budget allows."""
     spent = 0
@@ -745,6 +760,8 @@ def _hangs_on_reading(
     if not depends_on_scan_order(
         sql, engine.dialect, but_for_outer_limit=True, but_for_bare_columns=True
     ):
+        return False
+    if _choose_nothing(get_choosing_subqueries(sql, engine.dialect), engine, limits):
         return False
     if _breaks_ties_inside(sql, engine, limits, but_for_outer_limit=True):
         return True

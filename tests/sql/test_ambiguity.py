@@ -8,9 +8,11 @@ from sense_trl.sql import ambiguity
 from sense_trl.sql.ambiguity import (
     depends_on_scan_order,
     get_bare_column_queries,
+    get_choosing_subqueries,
     get_tie_breaking_queries,
 )
-from sense_trl.sql.parsing import SQLParseError
+from sense_trl.sql.parsing import SQLParseError, canonical_sql
+from sense_trl.sql.plain_query import PlainQuery, read_plain_query
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_a_plain_text_is_ordered_as_a_tree_would_be(sql: str) -> None:
 ITEMS = [
     "a", "b", "t.a", "count(*)", "max(b)", "min(a) AS m", "avg(t.b)", "lower(a)", "a+b", "*", "1",
     "(SELECT a FROM u)", "(SELECT max(a) FROM u)", "group_concat(a)", "'x'", '"a"', "max(a, b)",
-    "count(DISTINCT a)", "b AS a", "upper('group')",
+    "count(DISTINCT a)", "b AS a", "upper('group')", "u.b", "b c",
 ]  # fmt: skip
 SHORT_TEXTS = st.builds(
     "SELECT {}{} FROM t{}{}{}{}{}".format,
@@ -243,7 +245,8 @@ SHORT_TEXTS = st.builds(
         "", " WHERE a IN (SELECT b FROM u)", " WHERE a > (SELECT avg(b) FROM u)",
         " WHERE a = (SELECT b FROM u)", " WHERE EXISTS (SELECT * FROM u)",
         " WHERE a IN (SELECT b FROM u ORDER BY b LIMIT 1)", " WHERE a IN ((SELECT b FROM u))",
-        " WHERE a IN (SELECT b FROM u GROUP BY a)",
+        " WHERE a IN (SELECT b FROM u GROUP BY a)", " WHERE a IN (SELECT b FROM u GROUP BY b)",
+        " WHERE a IN (SELECT b FROM u) OR b = (SELECT max(a) FROM u WHERE a IN (SELECT b FROM u))",
     ]),
     st.sampled_from([
         "", " GROUP BY a", " GROUP BY t.a", " GROUP BY u.a", " GROUP BY lower(a)",
@@ -251,20 +254,41 @@ SHORT_TEXTS = st.builds(
     ]),
     st.sampled_from(["", "", " HAVING count(*) > 1", " HAVING b > 1", " HAVING m > 1"]),
     st.sampled_from([
-        "", " ORDER BY a", " ORDER BY count(*)", " ORDER BY b", " ORDER BY m", " LIMIT 1",
+        "", " ORDER BY a", " ORDER BY count(*)", " ORDER BY b", " ORDER BY b DESC", " ORDER BY m", " LIMIT 1",
         " ORDER BY a LIMIT 1", " ORDER BY max(b) LIMIT 2 OFFSET 1", " UNION SELECT a FROM u",
         " UNION SELECT a FROM u GROUP BY b", " UNION SELECT b, max(a) FROM u LIMIT 3",
     ]),
 )  # fmt: skip
 
 
-@given(SHORT_TEXTS, st.booleans())
+@given(SHORT_TEXTS, st.booleans(), st.booleans())
 @settings(max_examples=250, deadline=None)
-def test_what_is_told_without_a_tree_is_what_a_tree_tells(sql: str, flag: bool) -> None:
-    if ambiguity._chooses_plainly_nothing(sql, but_for_outer_limit=flag):
+def test_what_is_told_without_a_tree_is_what_a_tree_tells(
+    sql: str, cut_known: bool, columns_known: bool
+) -> None:
+    def ask() -> bool:
+        return depends_on_scan_order(
+            sql, "sqlite", but_for_outer_limit=cut_known, but_for_bare_columns=columns_known
+        )
+
+    told = ask()
+    if ambiguity.read_plain_query(sql) is not None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(ambiguity, "_chooses_plainly_nothing", lambda *_, **__: False)
-            assert not depends_on_scan_order(sql, "sqlite", but_for_outer_limit=flag)
+            patched.setattr(ambiguity, "read_plain_query", lambda _: None)
+            assert told == ask()
+
+
+@given(SHORT_TEXTS)
+@settings(max_examples=250, deadline=None)
+def test_columns_chosen_by_text_are_those_chosen_in_a_tree(sql: str) -> None:
+    texts = get_bare_column_queries(sql, "sqlite")
+    if ambiguity.read_plain_query(sql) is not None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ambiguity, "read_plain_query", lambda _: None)
+            wanted = get_bare_column_queries(sql, "sqlite")
+        assert (texts is None) == (wanted is None)
+        for text, other in zip(texts or (), wanted or (), strict=True):
+            assert canonical_sql(text, "sqlite") == canonical_sql(other, "sqlite")
 
 
 def test_most_texts_are_told_without_a_tree() -> None:
@@ -272,5 +296,60 @@ def test_most_texts_are_told_without_a_tree() -> None:
         "SELECT count(*), max(a) FROM t WHERE b = 'x; y'",
         "SELECT t1.a, count(*) FROM t AS t1 JOIN u ON t1.id = u.id GROUP BY t1.a ORDER BY count(*)",
         "SELECT a FROM t WHERE b > (SELECT avg(b) FROM t) AND c NOT IN (SELECT c FROM u);",
+        "SELECT a FROM t WHERE b IN (SELECT b FROM u GROUP BY b HAVING count(*) > 1)",
     ):
-        assert ambiguity._chooses_plainly_nothing(sql, but_for_outer_limit=False)
+        assert read_plain_query(sql) == PlainQuery(False, ())
+
+
+@pytest.mark.parametrize(
+    ("sql", "bare"),
+    [
+        ("SELECT t.b , count(*) FROM t GROUP BY t.a", ["t.b"]),
+        ("SELECT DISTINCT B, count(*) FROM t GROUP BY a ORDER BY c DESC, a LIMIT 1", ["B", "c"]),
+        ("SELECT b, count(*) AS n FROM t WHERE c = 'b' GROUP BY a ORDER BY n", ["b"]),
+        ("SELECT b FROM t GROUP BY a UNION SELECT c FROM t", None),
+        ("SELECT b + 1, count(*) FROM t GROUP BY a", None),
+        ("SELECT b, max(c) FROM t GROUP BY a", None),
+        ("SELECT b, count(*) FROM t GROUP BY a HAVING c > 1", None),
+        ("SELECT b n, count(*) FROM t GROUP BY a", None),
+        ("SELECT b AS n, count(*) FROM t GROUP BY n", None),
+        ("SELECT a, count(*) FROM t GROUP BY a ORDER BY b COLLATE nocase", None),
+        ("SELECT a FROM t WHERE b IN (SELECT b FROM t GROUP BY a)", None),
+        ('SELECT "b", count(*) FROM t GROUP BY a', None),
+        ("SELECT b, count(*) FROM t GROUP BY 'é'", None),
+    ],
+)
+def test_bare_columns_are_found_in_a_text(sql: str, bare: list[str] | None) -> None:
+    plain = read_plain_query(sql)
+    found = None if plain is None else [sql[start:end] for start, end in plain.bare_columns]
+    assert found == bare
+
+
+@pytest.mark.parametrize(
+    ("sql", "subqueries"),
+    [
+        (
+            "SELECT a FROM t WHERE b = (SELECT b FROM u WHERE c = 1)",
+            ["SELECT b FROM u WHERE c = 1"],
+        ),
+        ("SELECT a FROM t WHERE b IN (SELECT b FROM u LIMIT 3)", ["SELECT b FROM u LIMIT 3"]),
+        ("SELECT a FROM t WHERE b IN (SELECT b FROM u) LIMIT 3", []),
+        (
+            "SELECT a FROM t WHERE b = (SELECT b FROM u WHERE c = (SELECT c FROM v LIMIT 1))",
+            ["SELECT b FROM u WHERE c = (SELECT c FROM v LIMIT 1)", "SELECT c FROM v LIMIT 1"],
+        ),
+        ("WITH w AS (SELECT a FROM t) SELECT a FROM t WHERE b = (SELECT a FROM w)", None),
+        ('SELECT a FROM t WHERE b = (SELECT b FROM u WHERE c = "x")', None),
+        ("SELECT group_concat(a) FROM t WHERE b = (SELECT b FROM u)", None),
+        ("SELECT row_number() OVER () FROM t WHERE b = (SELECT b FROM u)", None),
+        ("SELECT max(a), b FROM t WHERE b = (SELECT b FROM u)", None),
+        ("SELECT * FROM t WHERE b = (SELECT b FROM u) GROUP BY a", None),
+    ],
+)
+def test_subqueries_that_choose_are_found(sql: str, subqueries: list[str] | None) -> None:
+    assert get_choosing_subqueries(sql, "sqlite") == subqueries
+
+
+def test_distinct_on_chooses_as_well() -> None:
+    sql = "SELECT a FROM t WHERE b IN (SELECT DISTINCT ON (c) b FROM u)"
+    assert get_choosing_subqueries(sql, "duckdb") is None

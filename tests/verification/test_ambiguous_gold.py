@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.sql.ambiguity import get_tie_breaking_queries
+from sense_trl.verification import judging
 from sense_trl.verification.comparison import Reason, Verdict
-from sense_trl.verification.judging import examine_gold, verify_sql
+from sense_trl.verification.judging import GoldExamination, examine_gold, verify_sql
 
 AMBIGUOUS = {Reason.GOLD_NOT_DETERMINISTIC, Reason.GOLD_LIMIT_TIE}
 SCHEMA = "CREATE TABLE t (a TEXT, b INT, c INT); CREATE TABLE u (a TEXT, d INT);"
@@ -514,6 +516,36 @@ def test_a_row_that_duckdb_takes_from_several_is_luck(
     duckdb_people: SQLEngine, predicted: str, gold: str, reason: Reason
 ) -> None:
     assert verify_sql(predicted, gold, duckdb_people).reason is reason
+
+
+INSIDE = [
+    # One row, several rows, and several that are equal.
+    "SELECT name FROM s WHERE id = (SELECT id FROM s WHERE name = 'Ann')",
+    "SELECT name FROM s WHERE id = (SELECT id FROM s)",
+    "SELECT name FROM s WHERE id = (SELECT id FROM s ORDER BY id LIMIT 2)",
+    "SELECT name FROM s WHERE id = (SELECT id FROM s ORDER BY age LIMIT 1)",
+    "SELECT name FROM s WHERE id = (SELECT id FROM s ORDER BY age DESC LIMIT 1)",
+    "SELECT name FROM s WHERE id IN (SELECT id FROM s ORDER BY age LIMIT 2)",
+    "SELECT p.name FROM s AS p WHERE p.id = (SELECT q.id FROM s AS q WHERE q.age = p.age)",
+]
+
+
+@pytest.mark.parametrize("sql", AMBIGUOUS_ANYWHERE + INSIDE)
+def test_a_look_at_the_subqueries_alone_changes_no_verdict(
+    sqlite_people: SQLEngine, duckdb_people: SQLEngine, monkeypatch, sql: str
+) -> None:
+    for engine in (sqlite_people, duckdb_people):
+        result = engine.execute(sql)
+        if not result.ok:
+            continue
+        gold = GoldExamination("SELECT 1", result, None)
+        copy = replace(result, steps=0)
+        # In the order of storage it answers as gold does: was that luck?
+        answers = []
+        for look in (judging.get_choosing_subqueries, lambda *_: None):
+            monkeypatch.setattr(judging, "get_choosing_subqueries", look)
+            answers.append(judging._judge_luck(sql, copy, gold, engine, engine.limits))
+        assert answers[0] == answers[1]
 
 
 def test_a_long_prediction_is_looked_at_as_well(sqlite_people: SQLEngine) -> None:
