@@ -22,9 +22,10 @@ from sense_trl.losses.chunked import LogitTransform, compute_in_chunks
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.compat.trl import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 from sense_trl.trainers.sharing.tree_attention import (
+    choose_tree_attention,
     get_additive_mask,
+    get_plain_name,
     get_tree_mask,
-    let_sdpa_attend_by_branches,
 )
 
 LogitTerm = Callable[[Tensor, slice | Tensor], Tensor]
@@ -63,7 +64,7 @@ def add_prefix_tree_head(model: Any) -> None:
             PEFT, DDP, FSDP and DeepSpeed, as TRL patches it. A model that has been prepared before
             is left as it is.
     """
-    let_sdpa_attend_by_branches()
+    choose_tree_attention(model)
     if hasattr(model.forward, "runs_on_trees"):
         return
     original_forward = model.forward
@@ -155,7 +156,7 @@ def get_model_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
 
 def _get_mask(model: Any, tree: PrefixTree) -> Any:
     # Policy, reference and teacher may run on the same tree.
-    implementation = model.config._attn_implementation
+    implementation = get_plain_name(model.config._attn_implementation)
     if implementation == "flex_attention":
         return tree.keep("blocks", tree.get_block_mask)
     if implementation == "sdpa":

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from sense_trl.model_traits import find_partial_attention
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
+from sense_trl.trainers.sharing.tree_attention import get_own_class, get_plain_name
 
 __all__ = [
     "EXACT_MODEL_TYPES",
@@ -115,7 +116,7 @@ def find_config_obstacle(config: Any, implementation: str) -> str | None:
         config: of transformers.
         implementation: of attention.
     """
-    if implementation not in _ATTENTION_WITH_MASKS:
+    if get_plain_name(implementation) not in _ATTENTION_WITH_MASKS:
         return (
             f"the attention implementation {implementation!r} takes no mask of a tree; load the "
             "model with attn_implementation 'sdpa' or 'flex_attention'"
@@ -133,8 +134,7 @@ def find_config_obstacle(config: Any, implementation: str) -> str | None:
 
 
 def _find_obstacle_in_code(model: Any) -> str | None:
-    # FSDP puts a class of its own in front.
-    own = next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch."))
+    own = get_own_class(model)
     if not own.__module__.startswith("transformers."):
         return (
             f"the model's class {own.__name__} is not one of transformers, and whether its "

@@ -9,29 +9,38 @@ and FlexAttention skips hidden blocks.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sense_trl.prefix_tree import PrefixTree
 
 __all__ = [
+    "TREE_ATTENTION",
     "TreeBranches",
     "attend_by_branches",
+    "choose_tree_attention",
     "get_additive_mask",
+    "get_own_class",
+    "get_plain_name",
     "get_tree_mask",
-    "let_sdpa_attend_by_branches",
     "with_dense_masks",
 ]
+
+TREE_ATTENTION: Final = "sense_trl_tree_sdpa"
+"""Implementation of attention, in transformers' sense, that attends by branches."""
 
 _is_dense: ContextVar[bool] = ContextVar("is_dense", default=False)
 _BRANCHES = "tree_branches"
@@ -133,9 +142,9 @@ def _cut_row(parents: list[int], width: int) -> _Row:
 def get_tree_mask(tree: PrefixTree, dtype: torch.dtype = torch.float32) -> Tensor:
     """The dense mask of a tree, `[R, 1, T, T]`, for attention by `sdpa`; made once per tree.
 
-    On a CPU it is boolean, and carries the branches where they save work; `sdpa` then attends by
-    them. Elsewhere it is what is added to scores of type `dtype`: of a boolean mask, every layer
-    would make such a one for itself and keep it for the backward pass.
+    On a CPU it is boolean, and carries the branches where they save work; `TREE_ATTENTION` then
+    attends by them. Elsewhere it is what is added to scores of type `dtype`: of a boolean mask,
+    every layer would make such a one for itself and keep it for the backward pass.
     """
     if tree.input_ids.device.type != "cpu" or _is_dense.get():
         return get_additive_mask(tree, dtype)
@@ -217,35 +226,47 @@ def attend_by_branches(
     return torch.cat(outputs).transpose(1, 2)
 
 
-def let_sdpa_attend_by_branches() -> None:
-    """Teach the attention that transformers calls `sdpa` about masks of `get_tree_mask`.
+def choose_tree_attention(model: Any) -> None:
+    """Have a model that attends by `sdpa` do so under `TREE_ATTENTION`, which knows trees.
 
-    With any other mask it does what it did. Calling it again changes nothing.
+    With any mask but those of `get_tree_mask` the two are the same. Attention that a model does not
+    choose by transformers' interface stays, and takes such a mask as a dense one.
     """
-    original = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    if hasattr(original, "knows_branches"):
-        return
+    code = sys.modules.get(get_own_class(model).__module__)
+    if model.config._attn_implementation == "sdpa" and hasattr(code, "ALL_ATTENTION_FUNCTIONS"):
+        model.set_attn_implementation(TREE_ATTENTION)
 
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
-    ) -> tuple[Tensor, Any]:
-        branches = getattr(attention_mask, _BRANCHES, None)
-        if branches is None or any(options.get(name) is not None for name in _NOT_TAKEN):
-            result: tuple[Tensor, Any] = original(
-                module, query, key, value, attention_mask, **options
-            )
-            return result
-        num_groups = query.shape[1] // key.shape[1]
-        key, value = (states.repeat_interleave(num_groups, dim=1) for states in (key, value))
-        output = attend_by_branches(
-            query,
-            key,
-            value,
-            branches,
-            dropout=options.get("dropout") or 0.0,
-            scaling=options.get("scaling"),
-        )
-        return output.contiguous(), None
 
-    attend.knows_branches = True  # type: ignore[attr-defined]
-    AttentionInterface.register("sdpa", attend)
+def get_own_class(model: Any) -> type[Any]:
+    """The class that a model was written as: FSDP puts one of its own in front."""
+    return next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch."))
+
+
+def get_plain_name(implementation: str) -> str:
+    """The name that transformers has for an implementation of attention."""
+    return "sdpa" if implementation == TREE_ATTENTION else implementation
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+) -> tuple[Tensor, Any]:
+    branches = getattr(attention_mask, _BRANCHES, None)
+    if branches is None or any(options.get(name) is not None for name in _NOT_TAKEN):
+        plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        result: tuple[Tensor, Any] = plain(module, query, key, value, attention_mask, **options)
+        return result
+    num_groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(num_groups, dim=1) for states in (key, value))
+    output = attend_by_branches(
+        query,
+        key,
+        value,
+        branches,
+        dropout=options.get("dropout") or 0.0,
+        scaling=options.get("scaling"),
+    )
+    return output.contiguous(), None
+
+
+AttentionInterface.register(TREE_ATTENTION, _attend)
+AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sense_trl.trainers.sharing.tree_attention import get_plain_name
+
 __all__ = ["describe_differences", "describe_settings", "get_weights_digest"]
 
 _NUM_SAMPLED = 1024
@@ -38,7 +40,7 @@ def describe_settings(model: Any, *, adapters: Iterable[str] | None = None) -> d
     known = getattr(model, "peft_config", None) or {}
     base = model.get_base_model() if known else model
     settings = _clean(base.config.to_dict())
-    settings["attn_implementation"] = base.config._attn_implementation
+    settings["attn_implementation"] = get_plain_name(base.config._attn_implementation)
     names = (model.active_adapters if known else []) if adapters is None else adapters
     if active := [_clean(known[name].to_dict()) for name in names]:
         settings["adapters"] = active

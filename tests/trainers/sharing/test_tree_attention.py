@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, build_tiny_model
+from tiny_models import ARCHITECTURES, build_small_model, build_tiny_model
 
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing import tree_attention
@@ -139,6 +139,37 @@ def test_a_model_on_a_tree_attends_by_branches(architecture, monkeypatch) -> Non
     written = model.generate(torch.tensor([prefix[:9]]), max_new_tokens=3, do_sample=False)
     assert written.shape[1] > 9
     assert len(calls) == model.config.num_hidden_layers
+
+
+def test_only_a_prepared_model_attends_otherwise_than_before() -> None:
+    from transformers import AttentionInterface, FalconConfig
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from trl.trainer.utils import add_fused_lm_head
+
+    from sense_trl.trainers.sharing.heads import add_prefix_tree_head
+    from sense_trl.trainers.teachers.model_identity import describe_settings
+
+    falcon = build_small_model(FalconConfig, hidden_size=32, num_attention_heads=4)
+    prepared, other = (build_tiny_model("llama") for _ in range(2))
+    eager = build_tiny_model("llama")
+    eager.set_attn_implementation("eager")
+    settings = describe_settings(prepared)
+    ids = torch.tensor([[5, 6, 7, 8, 1], [9, 5, 1, 1, 1]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 1).long()}
+    expected = prepared(**batch).logits
+    for model in (falcon, prepared, eager):
+        add_fused_lm_head(model)
+        add_prefix_tree_head(model)
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
+    assert prepared.config._attn_implementation == tree_attention.TREE_ATTENTION
+    assert other.config._attn_implementation == "sdpa"
+    assert eager.config._attn_implementation == "eager"
+    # Its code does not look attention up.
+    assert falcon.config._attn_implementation == "sdpa"
+    # Batches without a tree have the values that they had, and caches are found again.
+    assert torch.equal(prepared(**batch).logits, expected)
+    assert describe_settings(prepared) == settings
+    assert "sense_trl" not in prepared.config.to_json_string()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
