@@ -84,8 +84,10 @@ if TYPE_CHECKING:
     from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
     from sense_trl.pairs.candidates import Candidate as Candidate
     from sense_trl.prefix_tree import PrefixTree as PrefixTree
+    from sense_trl.prompts import PromptStyle as PromptStyle
     from sense_trl.prompts import extract_sql as extract_sql
     from sense_trl.prompts import get_prompt as get_prompt
+    from sense_trl.prompts.writer import PromptWriter as PromptWriter
     from sense_trl.questions import Question as Question
     from sense_trl.questions import load_questions as load_questions
     from sense_trl.rewards import get_sql_execution_reward as get_sql_execution_reward
@@ -177,6 +179,8 @@ _MODULES = {
     "PairBuildResult": "pairs.builder",
     "PreferencePairConfig": "pairs.builder",
     "PrefixTree": "prefix_tree",
+    "PromptStyle": "prompts",
+    "PromptWriter": "prompts.writer",
     "QueryResult": "database.engine",
     "QueryStatus": "database.engine",
     "Question": "questions",

@@ -135,6 +135,15 @@ def check_writable_file(path: str | Path, argument: str) -> None:
         check_writable(Path(os.path.realpath(path)).parent, argument)
 
 
+def cache_folder() -> Path:
+    """Where the package keeps what it can make again: `$SENSE_TRL_CACHE`, else the user's cache."""
+    chosen = os.environ.get("SENSE_TRL_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sense_trl"
+
+
 class LineLog:
     """A file that grows by whole lines, each of them on the disk when `append` returns.
 

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "sql": set(),
     "questions": {"sql"},
     "schema": {"database", "sql"},
-    "prompts": {"schema", "sql"},
+    "prompts": {"database", "schema", "sql"},
     "generation": {"prompts"},
     "verification": {"database", "sql"},
     "pairs": {"verification", "prompts", "sql", "questions"},

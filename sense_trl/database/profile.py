@@ -32,6 +32,8 @@ __all__ = [
     "comparable_values",
     "profile_database",
     "quote_name",
+    "read_rows",
+    "shape_of",
 ]
 
 ForeignKeyColumns: TypeAlias = tuple[str, str, str, str]
@@ -191,7 +193,7 @@ def profile_database(
     referenced = {(r.table, r.referenced[0]) for refs in references for r in refs if r.is_single}
     tables = []
     for number, info in enumerate(infos):
-        rows, is_complete = _read_rows(engine, info)
+        rows, is_complete = read_rows(engine, info)
         keys = set(unique[number])
         own, foreign = _columns_like_keys(number, infos, references, referenced)
         for candidates in (own, foreign):
@@ -354,8 +356,15 @@ def _add_given(
 # ---------------------------------------------------------------------- what the rows show
 
 
-def _read_rows(engine: SQLEngine, info: TableInfo) -> tuple[tuple[tuple[object, ...], ...], bool]:
-    """Rows of a table, and whether these are all."""
+def read_rows(engine: SQLEngine, info: TableInfo) -> tuple[tuple[tuple[object, ...], ...], bool]:
+    """At most 2,000 rows of a table, evenly spread where it has more, and whether these are all.
+
+    Values are made hashable. Where they are so large that the limits of `engine` let none be read,
+    there are no rows.
+
+    Raises:
+        DatabaseError: the table cannot be read.
+    """
     table = quote_name(info.name)
     columns = ", ".join(quote_name(column.name) for column in info.columns)
     counted = engine.execute(f"SELECT count(*) FROM {table}")

@@ -203,7 +203,7 @@ def _check_folders() -> Iterator[Finding]:
     """The caches of models and data: writable, and with room."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from sense_trl.jobs.pretrained import cache_folder
+    from sense_trl._files import cache_folder
 
     for name, folder in (("cache", cache_folder()), ("model cache", Path(HF_HUB_CACHE))):
         try:

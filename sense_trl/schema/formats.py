@@ -27,6 +27,7 @@ SCHEMA_STYLES: tuple[str, ...] = get_args(SchemaStyle)
 SampleValues = Mapping[tuple[str, str], Sequence[object]]
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_LINE_BREAKS = re.compile(r"\s*[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # Words that SQLite (and, with few exceptions, DuckDB) refuses as a bare table or column name.
 _RESERVED = frozenset(
     re.findall(
@@ -69,6 +70,26 @@ def format_schema(
             'Use "codes" or "ddl".'
         )
     return show_text(_STYLES[style](schema, sample_values or {}))
+
+
+def format_notes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
+    """What the style `compact` has no place for: a line for each column that has values.
+
+    Args:
+        schema: the tables, in whose order the lines stand.
+        sample_values: values by table and column, as the schema writes them.
+
+    Returns:
+        Lines such as `singer.country: 'France', 'Peru'`; "" where there are none.
+    """
+    lines = [
+        f"{quote_name(table.name)}.{quote_name(column.name)}: "
+        f"{', '.join(map(format_literal, values))}"
+        for table in schema.tables
+        for column in table.columns
+        if (values := sample_values.get((table.name, column.name)))
+    ]
+    return show_text("\n".join(["values:", *lines])) if lines else ""
 
 
 def quote_name(name: str) -> str:
@@ -117,7 +138,7 @@ def _codes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
                 facts.append("primary key")
             values = sample_values.get((table.name, column.name))
             if values:
-                facts.append("values: " + ", ".join(_literal(v) for v in values))
+                facts.append("values: " + ", ".join(format_literal(v) for v in values))
             note = f" ({' | '.join(facts)})" if facts else ""
             parts.append(quote_name(column.name) + note)
         lines.append(f"table {quote_name(table.name)}, columns = [ {', '.join(parts)} ]")
@@ -142,7 +163,7 @@ def _create_table(schema: DatabaseSchema, table: TableInfo, sample_values: Sampl
         elif column.not_null:
             text += " NOT NULL"
         values = sample_values.get((table.name, column.name))
-        note = "  -- " + ", ".join(_literal(v) for v in values) if values else ""
+        note = "  -- " + ", ".join(format_literal(v) for v in values) if values else ""
         lines.append((text, note))
     if len(primary) > 1:
         lines.append((f"PRIMARY KEY ({', '.join(quote_name(c.name) for c in primary)})", ""))
@@ -163,16 +184,22 @@ def _create_table(schema: DatabaseSchema, table: TableInfo, sample_values: Sampl
     return f"CREATE {'VIEW' if table.is_view else 'TABLE'} {quote_name(table.name)} (\n{body}\n);"
 
 
-def _literal(value: object) -> str:
+def format_literal(value: object) -> str:
+    """A value as SQL writes it, on one line.
+
+    Example:
+        >>> print(format_literal("O'Neil"), format_literal(2.5), format_literal(None))
+        'O''Neil' 2.5 NULL
+    """
     if value is None:
         return "NULL"
     if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, bytes):
         return f"x'{value.hex()}'"
-    text = str(value)
     # A line break inside a value would end the comment that holds it.
-    return "'" + " ".join(text.split()).replace("'", "''") + "'"
+    text = " ".join(_LINE_BREAKS.split(str(value)))
+    return "'" + text.replace("'", "''") + "'"
 
 
 _STYLES: dict[str, Callable[[DatabaseSchema, SampleValues], str]] = {

@@ -1,0 +1,173 @@
+"""Values that the words of a question name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sense_trl.database.opening import open_engine
+from sense_trl.errors import DatabaseError
+from sense_trl.prompts import value_index
+from sense_trl.prompts.value_index import ValueIndex, build_value_index, normalise
+
+CITIES = """
+CREATE TABLE place (city VARCHAR, state VARCHAR, code VARCHAR, founded DATE, people INTEGER);
+INSERT INTO place VALUES
+    ('New York', 'OR', 'A', '1624-01-01', 8), ('York', 'NY', 'h', '0071-01-01', 1),
+    ('São Paulo', 'in', '42', '1554-01-25', 12), ('北京', 'US', 'x y z', '1045-01-01', 21),
+    ('Republic of Ireland', 'Date', 'cat', '1922-12-06', 5), (NULL, '', '!?', NULL, NULL);
+"""
+
+
+@pytest.fixture(params=["p.sqlite", "p.duckdb"])
+def index(request: pytest.FixtureRequest, make_database: Callable[..., Path]) -> ValueIndex:
+    path = make_database(CITIES, name=request.param)
+    return build(path)
+
+
+def build(path: Path, **options: object) -> ValueIndex:
+    target = path.with_suffix(".index")
+    with open_engine(path) as engine:
+        build_value_index(engine, target, **options)  # type: ignore[arg-type]
+    return ValueIndex(target)
+
+
+def found(index: ValueIndex, text: str, **options: object) -> list[str]:
+    matches = index.find(text, max_matches=10, **options)  # type: ignore[arg-type]
+    return [match.value for match in matches]
+
+
+@pytest.mark.parametrize(
+    ("question", "values"),
+    [
+        ("how many live in new york?", ["New York"]),
+        ("how many live in York or new york?", ["New York", "York"]),
+        ("Who is from Sao Paulo?", ["São Paulo"]),
+        ("Who is from SÃO PAULO?", ["São Paulo"]),
+        ("北京有多少人?", ["北京"]),
+        ("Is it in the US?", ["US"]),
+        ("Tell us who", []),
+        ("one or two", []),
+        ("one OR two", ["OR"]),
+        ("which state in it", []),
+        ("grade A please", ["A"]),
+        ("is a thing", []),
+        ("the section named h", []),
+        ("the section named 'h'", ["h"]),
+        ("42 of them", []),
+        ('code "42"', ["42"]),
+        ("founded on 1554-01-25", ["1554-01-25"]),
+        ("two cats", ["cat"]),
+        ("people of Ireland republic", []),
+        ("the republic of ireland", ["Republic of Ireland"]),
+        ("what of Republic Ireland", []),
+        ("ireland, the republic of irelan", ["Republic of Ireland"]),
+        ("", []),
+        ("?!", []),
+    ],
+)
+def test_the_values_that_a_question_names_are_found(
+    index: ValueIndex, question: str, values: list[str]
+) -> None:
+    assert sorted(found(index, question)) == sorted(values)
+
+
+def test_matches_say_where_and_how_much(index: ValueIndex) -> None:
+    [match] = index.find("in new york", max_matches=3)
+    assert (match.table, match.column, match.score) == ("place", "city", 1.0)
+    [match] = index.find("in republic of irelan", max_matches=3)
+    assert match.score == pytest.approx(18 / 19)
+    assert len(index.find("York, New York, Sao Paulo", max_matches=2)) == 2
+    assert index.find("York", max_matches=0) == []
+
+
+def test_words_of_the_schema_are_no_values_unless_written_as_stored(index: ValueIndex) -> None:
+    assert found(index, "the date", names={"date"}) == []
+    assert found(index, "the Date", names={"date"}) == ["Date"]
+    assert found(index, "ireland republic of", names={"ireland", "republic"}) == []
+
+
+def test_what_is_left_out(make_database: Callable[..., Path]) -> None:
+    path = make_database(
+        "CREATE TABLE t (a TEXT, b TEXT, n INTEGER); CREATE VIEW v AS SELECT a AS c FROM t;"
+        f"INSERT INTO t VALUES ('{'long ' * 21}', 'secret word', 7), ('two' || char(10) || 'lines',"
+        " 'x', 8), ('<|im_end|> hello', 'y', 9), ('kept', '--', 'text here')"
+    )
+    index = build(path, excluded={("t", "b")})
+    assert len(index) == 1
+    assert found(index, "kept secret word hello two lines") == ["kept"]
+
+
+def test_a_value_stands_once_however_often_it_comes_and_however_it_is_read(
+    make_database: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Portions of 100 rows; tables with a hole, without a rowid, and with a column of its name."""
+    monkeypatch.setattr(value_index, "_PAGE_CELLS", 1)
+    monkeypatch.setattr(value_index, "_MAX_REMEMBERED", 10)
+    rows = ", ".join(f"({n}, 'value {n % 250}')" for n in range(1_000))
+    path = make_database(
+        f"CREATE TABLE a (i INTEGER PRIMARY KEY, x TEXT); INSERT INTO a VALUES {rows};"
+        f"CREATE TABLE b (i INTEGER PRIMARY KEY, x TEXT) WITHOUT ROWID; INSERT INTO b VALUES {rows};"
+        f"CREATE TABLE c (rowid TEXT, x TEXT); INSERT INTO c SELECT 'same', x FROM a;"
+        "DELETE FROM a WHERE i BETWEEN 100 AND 700"
+    )
+    read: list[tuple[str, int]] = []
+    index = build(path, on_progress=lambda table, rows: read.append((table, rows)))
+    assert len(index) == 3 * 250 + 1
+    assert [m.table for m in index.find("value 249", max_matches=9)] == ["a", "b", "c"]
+    assert read[-1] == ("c", 1_000)
+    duck = make_database(
+        "CREATE TABLE d AS SELECT 'value ' || (i % 250) AS x FROM range(1000) r(i);"
+        "DELETE FROM d WHERE x = 'value 7'",
+        name="d.duckdb",
+    )
+    assert len(build(duck)) == 249
+
+
+def test_columns_of_more_values_than_are_taken_say_so(
+    make_database: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(value_index, "_MAX_PER_COLUMN", 5)
+    rows = ", ".join(f"('value {n}', 'other {n}')" for n in range(9))
+    path = make_database(f"CREATE TABLE t (x TEXT, y TEXT); INSERT INTO t VALUES {rows}")
+    assert len(build(path)) == 10
+    assert "t.x" in caplog.text
+    assert "the first 5" in caplog.text
+
+
+def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "i.sqlite"
+    with pytest.raises(DatabaseError, match="is no index of values"):
+        ValueIndex(file)
+    for content in (b"", b"nonsense" * 1000):
+        file.write_bytes(content)
+        with pytest.raises(DatabaseError, match="is no index of values"):
+            ValueIndex(file)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=40).map(lambda text: text.strip()))
+def test_a_value_is_found_in_quotes(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
+    import sqlite3
+
+    path = tmp_path_factory.mktemp("d") / "d.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (x TEXT)")
+    try:
+        connection.execute("INSERT INTO t VALUES (?)", (value,))
+    except UnicodeEncodeError:
+        return
+    connection.commit()
+    connection.close()
+    with build(path) as index:
+        expected = [value] if len(index) else []
+        assert found(index, f"Which rows have '{value}'?") == expected
+
+
+@given(st.text(max_size=60))
+def test_the_normal_form_is_its_own(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
