@@ -111,8 +111,6 @@ def get_sql_execution_reward(
         gold_sql_column=gold_sql_column,
         name=name,
     )
-    # Now rather than at the first step, which comes after the model is loaded.
-    SQLVerifier(DatabaseCatalog(settings.paths), semantics=semantics, num_workers=num_workers)
     return SQLExecutionReward(settings)
 
 
@@ -161,7 +159,8 @@ class SQLExecutionReward(Closing):
         # TRL names its metrics by this.
         self.__name__ = settings.name
         self._lock = threading.Lock()
-        self._opened: tuple[DatabaseCatalog, SQLVerifier] | None = None
+        # Unfit settings are refused here and not at the first step, after the model was loaded.
+        self._opened: tuple[DatabaseCatalog, SQLVerifier] | None = self._open()
 
     def close(self) -> None:
         """End the workers and close the databases; closing twice is allowed."""
@@ -212,22 +211,21 @@ class SQLExecutionReward(Closing):
         return [settings.rewards.of(verification) for verification in verifications]
 
     def _verifier(self) -> SQLVerifier:
-        settings = self._settings
         with self._lock:
             if self._opened is None:
-                catalog = DatabaseCatalog(
-                    settings.paths, source="`databases`", limits=settings.limits
-                )
-                self._opened = (
-                    catalog,
-                    SQLVerifier(
-                        catalog,
-                        semantics=settings.semantics,
-                        num_workers=settings.num_workers,
-                        cache_dir=settings.cache_dir,
-                    ),
-                )
+                self._opened = self._open()
             return self._opened[1]
+
+    def _open(self) -> tuple[DatabaseCatalog, SQLVerifier]:
+        """The databases and the verifier; neither opens a file or starts a process yet."""
+        settings = self._settings
+        catalog = DatabaseCatalog(settings.paths, source="`databases`", limits=settings.limits)
+        return catalog, SQLVerifier(
+            catalog,
+            semantics=settings.semantics,
+            num_workers=settings.num_workers,
+            cache_dir=settings.cache_dir,
+        )
 
     @staticmethod
     def _column(name: str, columns: Mapping[str, Any], length: int) -> Sequence[str]:

@@ -21,12 +21,10 @@ from sense_trl.schema import (
     get_schema,
     load_spider_schemas,
 )
-from sense_trl.verification.verifier import SQLVerifier, Verdict, verify_sql
+from sense_trl.verification.gold import find_contradictory_gold, find_unusable_gold
+from sense_trl.verification.verifier import SQLVerifier
 
 logger = logging.getLogger(__name__)
-
-# Queries for the same words beyond these are not compared: each is run against each.
-_MAX_COMPARED = 5
 
 
 @dataclass
@@ -149,7 +147,7 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
     questions = draw_questions(
         questions, arguments.max_questions, arguments.subset_seed, argument="max_questions"
     )
-    unusable = _unusable(questions, catalog)
+    unusable = find_unusable_gold(catalog, questions)
     if len(unusable) > arguments.max_unusable_fraction * len(questions):
         allowed = arguments.max_unusable_fraction
         raise InputError(
@@ -162,7 +160,9 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
             f"None of the {len(questions)} questions in {arguments.questions!r} can be used; "
             f"{place}: {reason}"
         )
-    if contradictions := find_contradictions(usable, catalog):
+    with SQLVerifier(catalog) as verifier:
+        contradictions = find_contradictory_gold(verifier, usable)
+    if contradictions:
         shown = "; ".join(" and ".join(pair) for pair in contradictions[:5])
         logger.warning(
             "%d of the questions in %r repeat another one, but their gold SQL gives another "
@@ -189,62 +189,6 @@ def draw_questions(
         raise InputError(f"`{argument}` is {size}; expected at least 1.")
     kept = set(random.Random(seed).sample(range(len(questions)), size))
     return [question for index, question in enumerate(questions) if index in kept]
-
-
-def _unusable(questions: Sequence[Question], catalog: DatabaseCatalog) -> dict[str, str]:
-    """Question id to the reason its gold query cannot be executed."""
-    reasons: dict[str, str] = {}
-    known = set(catalog.db_ids)
-    for question in questions:
-        if question.db_id not in known:
-            reasons[question.question_id] = f"the database {question.db_id!r} is not there"
-            continue
-        result = catalog.engine(question.db_id).execute(question.gold_sql)
-        if not result.ok:
-            reasons[question.question_id] = (
-                f"the gold query gives {result.status} ({result.error}): {question.gold_sql}"
-            )
-    return reasons
-
-
-def find_contradictions(
-    questions: Sequence[Question], catalog: DatabaseCatalog
-) -> list[tuple[str, str]]:
-    """Ids of questions in the same words whose gold queries give different results.
-
-    Spacing of the words does not count, nor does an order that one of the queries leaves open. Of
-    questions with the same query the first is named.
-    """
-    groups: dict[tuple[str, str, str | None], dict[str, str]] = {}
-    found = []
-    for question in questions:
-        words = " ".join(question.question.split())
-        asked = groups.setdefault((question.db_id, words, question.evidence), {})
-        if question.gold_sql in asked or len(asked) == _MAX_COMPARED:
-            continue
-        engine = catalog.engine(question.db_id)
-        for sql, question_id in asked.items():
-            # What one leaves open, the other may fix: only both ways round they differ.
-            sides = ((question.gold_sql, sql), (sql, question.gold_sql))
-            if all(verify_sql(*side, engine).verdict is Verdict.WRONG for side in sides):
-                found.append((question_id, question.question_id))
-                break
-        asked[question.gold_sql] = question.question_id
-    return found
-
-
-def undetermined_gold(verifier: SQLVerifier, questions: Sequence[Question]) -> dict[str, str]:
-    """Question id to the reason its gold query, though it runs, decides nothing.
-
-    Such questions (empty result, order cut inside a tie, ...) train, but build no pair and can
-    never be answered correctly.
-    """
-    problems: dict[str, str] = {}
-    for question in questions:
-        verification = verifier.verify_gold(question.db_id, question.gold_sql)
-        if verification.verdict is not Verdict.CORRECT:
-            problems[question.question_id] = str(verification.reason)
-    return problems
 
 
 def read_schemas(

@@ -15,7 +15,6 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.engine import ExecutionLimits
-from sense_trl.database.isolation import IsolatedCatalog
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError
@@ -64,9 +63,9 @@ MAKERS: dict[str, tuple[Callable[[Path, DatabaseCatalog], Any], Callable[[Any], 
         lambda path, catalog: (EngineWorker(), path),
         lambda found: found[0].execute(found[1], "SELECT 1", LIMITS).rows,
     ),
-    "isolated catalog": (
-        lambda path, catalog: IsolatedCatalog(catalog),
-        lambda found: _rows(found.engine("pets")),
+    "catalog in process": (
+        lambda path, catalog: catalog,
+        lambda found: _rows(found.in_process_engine("pets")),
     ),
     "verifier": (lambda path, catalog: SQLVerifier(catalog, num_workers=1), _verdicts),
     "verifier here": (
@@ -138,7 +137,7 @@ def test_every_class_that_closes_is_among_these() -> None:
 
     tried = {
         "DatabaseCatalog", "SQLiteEngine", "DuckDBEngine", "IsolatedEngine", "EngineWorker",
-        "IsolatedCatalog", "SQLVerifier", "SuiteVerifier", "SQLExecutionReward",
+        "SQLVerifier", "SuiteVerifier", "SQLExecutionReward",
     }  # fmt: skip
     names = {name for name in below(Closing) if not name.startswith("_")}
     assert names - {"Closing", "FileEngine"} == tried

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "schema": {"database", "sql"},
     "prompts": {"database", "schema", "sql"},
     "generation": {"prompts"},
-    "verification": {"database", "sql"},
+    "verification": {"database", "sql", "questions"},
     "pairs": {"verification", "prompts", "sql", "questions"},
     "rewards": {"verification", "prompts", "database"},
     "synthesis": {

@@ -7,16 +7,8 @@ import duckdb
 import pytest
 from conftest import FreshDB
 
-from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import DatabaseError, InputError
-from sense_trl.questions import Question
-from sense_trl.task import (
-    DataArguments,
-    find_contradictions,
-    load_task,
-    undetermined_gold,
-)
-from sense_trl.verification.verifier import SQLVerifier
+from sense_trl.task import DataArguments, load_task
 
 SCRIPT = """
 CREATE TABLE owner (id INTEGER PRIMARY KEY, name TEXT);
@@ -86,34 +78,6 @@ def test_the_same_question_with_other_gold_is_named(
     assert not caplog.text
 
 
-@pytest.mark.parametrize(
-    ("gold", "expected"),
-    [
-        # Only one of them orders.
-        (["SELECT id FROM pet ORDER BY id DESC", "SELECT id FROM pet"], []),
-        (["SELECT id FROM pet", "SELECT id FROM pet ORDER BY id DESC"], []),
-        (["SELECT id FROM pet ORDER BY id DESC", "SELECT id FROM pet ORDER BY id"], ["0 1"]),
-        # The first decides nothing, the others differ; the last says what the second does.
-        (
-            [
-                "SELECT id FROM pet ORDER BY owner_id LIMIT 1",
-                "SELECT count(*) FROM pet",
-                "SELECT 'x'",
-                "SELECT count(*) FROM pet",
-            ],
-            ["1 2"],
-        ),
-        ([f"SELECT {number}" for number in range(9)], ["0 1", "0 2", "0 3", "0 4"]),
-    ],
-)
-def test_every_query_of_the_same_words_is_compared(
-    fresh_db: FreshDB, gold: list[str], expected: list[str]
-) -> None:
-    with DatabaseCatalog.from_path(fresh_db(SCRIPT)) as catalog:
-        questions = [Question(str(i), "fresh", "Which?", sql) for i, sql in enumerate(gold)]
-        assert [" ".join(pair) for pair in find_contradictions(questions, catalog)] == expected
-
-
 def test_a_database_without_tables_is_refused(fresh_db: FreshDB, tmp_path: Path) -> None:
     questions = _write(tmp_path, [{"question": "How many?", "gold_sql": "SELECT 1"}])
     database = str(fresh_db("CREATE TABLE t (a); DROP TABLE t;"))
@@ -163,17 +127,6 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         load_task(DataArguments(str(path), questions))
     with pytest.raises((DatabaseError, InputError), match=r"none\.sqlite"):
         load_task(DataArguments(str(tmp_path / "none.sqlite"), questions))
-
-
-def test_gold_that_decides_nothing_is_listed(fresh_db: FreshDB, tmp_path: Path) -> None:
-    records: list[dict[str, object]] = [
-        {"question": "ok", "gold_sql": "SELECT COUNT(*) FROM pet", "question_id": "a"},
-        {"question": "empty", "gold_sql": "SELECT id FROM pet WHERE id > 9", "question_id": "b"},
-    ]
-    database = str(fresh_db(SCRIPT, name="pets"))
-    task = load_task(DataArguments(database, _write(tmp_path, records)))
-    with SQLVerifier(task.catalog) as verifier:
-        assert undetermined_gold(verifier, task.questions) == {"b": "gold_empty"}
 
 
 def test_spider_layout_uses_the_keys_of_tables_json(

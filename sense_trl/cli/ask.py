@@ -81,7 +81,6 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.cli.quickstart import quieten_libraries
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
-    from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.generation.generator import SamplingConfig
     from sense_trl.jobs.own_data_config import OwnDataConfig
     from sense_trl.prompts import extract_sql, get_prompt
@@ -116,35 +115,34 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         # What goes to a file or another program is not folded.
         output = Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)
         max_width = output.width if sys.stdout.isatty() else None
-        with IsolatedCatalog(catalog) as isolated:
-            engine = isolated.engine(db_id)
+        engine = catalog.engine(db_id)
 
-            def answer(question: str) -> int:
-                messages = get_prompt(
-                    question, text, dialect=schema.dialect, evidence=arguments["evidence"]
-                )
-                with console.status("Writing SQL"):
-                    [[completion]] = generator.generate([messages], sampling)
-                sql = extract_sql(completion.text)
-                output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
-                result = engine.execute(sql)
-                rows = format_result(result, arguments["max_rows"], max_width=max_width)
-                output.print(rows, "", highlight=False)
-                return 0 if result.ok else _EXIT_FAILED
+        def answer(question: str) -> int:
+            messages = get_prompt(
+                question, text, dialect=schema.dialect, evidence=arguments["evidence"]
+            )
+            with console.status("Writing SQL"):
+                [[completion]] = generator.generate([messages], sampling)
+            sql = extract_sql(completion.text)
+            output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
+            result = engine.execute(sql)
+            rows = format_result(result, arguments["max_rows"], max_width=max_width)
+            output.print(rows, "", highlight=False)
+            return 0 if result.ok else _EXIT_FAILED
 
-            try:
-                if arguments["question"] is not None:
-                    return answer(arguments["question"])
-                for question in _read_questions(console):
-                    try:
-                        answer(question)
-                    # Others may follow, and the model is loaded.
-                    except SenseTRLError as error:
-                        console.print(str(error), style="red", markup=False, highlight=False)
-            # The way out for whoever types questions.
-            except KeyboardInterrupt:
-                console.print()
-                return _EXIT_INTERRUPTED
+        try:
+            if arguments["question"] is not None:
+                return answer(arguments["question"])
+            for question in _read_questions(console):
+                try:
+                    answer(question)
+                # Others may follow, and the model is loaded.
+                except SenseTRLError as error:
+                    console.print(str(error), style="red", markup=False, highlight=False)
+        # The way out for whoever types questions.
+        except KeyboardInterrupt:
+            console.print()
+            return _EXIT_INTERRUPTED
     return 0
 
 

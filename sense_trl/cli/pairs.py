@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import Candidate, PreferencePairConfig
     from sense_trl.questions import Question
     from sense_trl.schema import DatabaseSchema
@@ -241,7 +240,6 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
 
     from sense_trl.cli.evaluate import open_suite
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.database.isolation import IsolatedCatalog
     from sense_trl.pairs import build_preference_pairs
     from sense_trl.pairs.card import format_card
     from sense_trl.questions import load_questions
@@ -270,7 +268,6 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
                 catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
             ) as verifier,
             open_suite(catalog, declared, arguments) as suite_verifier,
-            IsolatedCatalog(catalog) as isolated,
             stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
         ):
             result = build_preference_pairs(
@@ -280,7 +277,7 @@ def _build(arguments: dict[str, Any], console: Any) -> int:
                 get_messages=task.get_messages,
                 config=config,
                 dialect=task.dialect,
-                catalog=isolated,
+                catalog=catalog,
                 suite_verifier=suite_verifier,
                 shard_folder=folder / "shards",
                 on_progress=bar.advance,
@@ -423,7 +420,6 @@ def _inspect(arguments: dict[str, Any], console: Any) -> int:
 
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
-    from sense_trl.database.isolation import IsolatedCatalog
 
     rows = _select(_load(arguments["pairs"]), arguments)
     output = Console()
@@ -431,8 +427,9 @@ def _inspect(arguments: dict[str, Any], console: Any) -> int:
     with ExitStack() as stack:
         catalog = None
         if arguments["database"] is not None:
-            found = DatabaseCatalog.from_path(arguments["database"], limits=limits)
-            catalog = stack.enter_context(IsolatedCatalog(stack.enter_context(found)))
+            catalog = stack.enter_context(
+                DatabaseCatalog.from_path(arguments["database"], limits=limits)
+            )
         for number, row in rows:
             for rejected in _rejected_queries(row):
                 _show(output, number, {**row, **rejected}, catalog, arguments["max_rows"])
@@ -483,7 +480,7 @@ def _show(
     output: Console,
     number: int,
     row: Mapping[str, Any],
-    catalog: IsolatedCatalog | None,
+    catalog: DatabaseCatalog | None,
     max_rows: int,
 ) -> None:
     from rich.table import Table

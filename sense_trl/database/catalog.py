@@ -5,13 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 import threading
+import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sense_trl._closing import Closing
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
-from sense_trl.database.opening import DATABASE_SUFFIXES, is_database_file, open_engine
+from sense_trl.database.opening import (
+    DATABASE_SUFFIXES,
+    dialect_of,
+    is_database_file,
+    open_engine,
+)
+from sense_trl.database.process import workers_are_supported
+from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["DatabaseCatalog"]
@@ -29,8 +38,9 @@ _ROOT_FOLDERS: Final = (
 class DatabaseCatalog(Closing):
     """Names every database of a data set and opens each when it is first asked for.
 
-    Engines are cached per thread, because an engine belongs to the thread that opened it. An
-    engine from the catalog stays the catalog's: `close` closes all of them.
+    What `engine` hands out runs its queries in a worker process, which can be killed: one for all
+    databases that a thread asks for, so that threads do not wait for each other. Engines are
+    cached per thread. An engine from the catalog stays the catalog's: `close` closes all of them.
 
     Args:
         paths: file of each `db_id`; they are not opened before `engine` is called.
@@ -62,7 +72,8 @@ class DatabaseCatalog(Closing):
         self._limits = ExecutionLimits() if limits is None else limits
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._opened: list[SQLEngine] = []
+        # What belongs to a thread ends with it.
+        self._opened: weakref.WeakSet[Closing] = weakref.WeakSet()
         self._closed = False
 
     @classmethod
@@ -142,34 +153,85 @@ class DatabaseCatalog(Closing):
                 f"`db_id` {db_id!r} is not among the {len(self)} databases of {self._source}{hint}"
             ) from None
 
+    def dialect(self, db_id: str) -> str:
+        """The dialect of `db_id` as sqlglot spells it; the file is not opened.
+
+        Raises:
+            InputError: no such database.
+        """
+        return dialect_of(self.path(db_id))
+
     def engine(self, db_id: str) -> SQLEngine:
         """The calling thread's engine of `db_id`, opened on first use.
+
+        It is an `IsolatedEngine`; where the system has no worker processes (other than POSIX), it
+        is what `in_process_engine` gives.
+
+        Raises:
+            InputError: no such database, or the catalog is closed.
+            DatabaseError: the file cannot be opened.
+            ExecutionBackendError: no worker process can be started.
+        """
+        if not workers_are_supported():
+            return self.in_process_engine(db_id)
+        own = self._get_own()
+        if db_id not in own.isolated:
+            path = self.path(db_id)
+            own.isolated[db_id] = IsolatedEngine(path, limits=self._limits, worker=own.worker)
+        return own.isolated[db_id]
+
+    def in_process_engine(self, db_id: str) -> SQLEngine:
+        """The calling thread's engine of `db_id` inside this process, opened on first use.
+
+        For SQL that is known to end: see `SQLiteEngine` and `DuckDBEngine` for what a process
+        cannot protect itself from.
 
         Raises:
             InputError: no such database, or the catalog is closed.
             DatabaseError: the file cannot be opened.
         """
+        own = self._get_own()
+        if db_id not in own.in_process:
+            engine = own.in_process[db_id] = open_engine(self.path(db_id), limits=self._limits)
+            self._keep(engine)
+        return own.in_process[db_id]
+
+    def _get_own(self) -> _OfThread:
+        """What the calling thread has opened."""
         if self._closed:
             raise InputError(f"the catalog of {self._source} is closed; open a new one")
+        own: _OfThread | None = getattr(self._local, "own", None)
         # A forked child must not use its parent's connections.
-        key = (os.getpid(), db_id)
-        engines: dict[tuple[int, str], SQLEngine] | None = getattr(self._local, "engines", None)
-        if engines is None:
-            engines = self._local.engines = {}
-        engine = engines.get(key)
-        if engine is None:
-            engine = engines[key] = open_engine(self.path(db_id), limits=self._limits)
-            with self._lock:
-                self._opened.append(engine)
-        return engine
+        if own is None or own.process_id != os.getpid():
+            worker = EngineWorker(memory_limit_bytes=self._limits.memory_limit_bytes)
+            own = self._local.own = _OfThread(os.getpid(), worker)
+            self._keep(worker)
+        return own
+
+    def _keep(self, opened: Any) -> None:
+        with self._lock:
+            self._opened.add(opened)
 
     def close(self) -> None:
         """Close every engine of every thread; closing twice is allowed."""
         self._closed = True
         with self._lock:
-            opened, self._opened = self._opened, []
-        for engine in opened:
-            engine.close()
+            opened = list(self._opened)
+            self._opened.clear()
+        for each in opened:
+            each.close()
+
+
+@dataclass(slots=True)
+class _OfThread:
+    """What one thread of one process has opened: a worker, which starts no process before it is
+    asked, the engines that share it, and engines in this process.
+    """
+
+    process_id: int
+    worker: EngineWorker
+    isolated: dict[str, SQLEngine] = field(default_factory=dict)
+    in_process: dict[str, SQLEngine] = field(default_factory=dict)
 
 
 def _scan(folder: Path) -> list[tuple[str, Path]]:

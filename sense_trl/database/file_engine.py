@@ -71,7 +71,7 @@ class FileEngine(Closing):
             raise InputError(
                 f"the engine of {self._path} was opened by thread {self._owner[1]} of process "
                 f"{self._owner[0]} and is used by thread {here[1]} of process {here[0]}; "
-                "open one engine per thread (`DatabaseCatalog.engine` does)"
+                "open one engine per thread (`DatabaseCatalog.in_process_engine` does)"
             )
 
     def _run_on_unchanged_file(self, started: float, run: Callable[[], QueryResult]) -> QueryResult:

@@ -68,6 +68,7 @@ class WorkerProcess:
                 "queries in the calling process (`SQLiteEngine`, `num_workers=0`), and mind what "
                 "`SQLiteEngine` says about operations it cannot interrupt"
             )
+        self._creator = os.getpid()
         # Not multiprocessing: its spawn imports the caller's main module, and its fork copies a
         # process that may hold a GPU and threads.
         module, function = entry.split(":")
@@ -146,9 +147,13 @@ class WorkerProcess:
             self._process.kill()
 
     def kill(self) -> None:
-        """End the process at once and free what belongs to it."""
-        self._process.kill()
-        self._process.wait()
+        """End the process at once and free what belongs to it.
+
+        In a fork of its parent only the pipes are closed: the process is the parent's.
+        """
+        if self._creator == os.getpid():
+            self._process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):

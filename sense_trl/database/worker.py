@@ -10,15 +10,20 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sense_trl._closing import Closing
+from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import (
+    ColumnInfo,
+    DigestingEngine,
     ExecutionLimits,
+    ForeignKeyInfo,
     LimitKind,
     MapValue,
     QueryResult,
@@ -45,8 +50,11 @@ __all__ = ["EngineCache", "EngineWorker", "IsolatedEngine", "limit_worker_memory
 # the engine cannot interrupt, and is killed.
 GRACE_S: Final = 0.25
 _MAX_OPEN_ENGINES: Final = 64
+# Opening a database and reading its schema take milliseconds, on a network's disk seconds.
+_SCHEMA_TIMEOUT_S: Final = 60.0
 # What the interpreter and the engine's own structures may use beyond `memory_limit_bytes`.
 _MEMORY_SLACK_BYTES: Final = 160 * 2**20
+_DATABASE_ERROR: Final = "database_error"
 
 
 class EngineWorker(Closing):
@@ -54,7 +62,8 @@ class EngineWorker(Closing):
 
     It keeps the engines it has opened (up to 64), limits its memory (SQLite's heap limit is per
     process, and this process does nothing else), and ends itself when its parent is gone. A
-    worker serves one caller at a time; calls from several threads queue.
+    worker serves one caller at a time; calls from several threads queue. It ends with `close`, or
+    when nobody holds it any more.
 
     Args:
         memory_limit_bytes: heap limit of SQLite in the worker; the whole process may use 160 MB
@@ -64,6 +73,7 @@ class EngineWorker(Closing):
     def __init__(self, *, memory_limit_bytes: int = ExecutionLimits().memory_limit_bytes) -> None:
         self._memory_limit_bytes = memory_limit_bytes
         self._process: WorkerProcess | None = None
+        self._finalizer: weakref.finalize[..., EngineWorker] | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._num_kills = 0
@@ -91,9 +101,25 @@ class EngineWorker(Closing):
             ExecutionBackendError: no worker process can be started.
             InputError: the worker is closed.
         """
+        return self._run("execute", path, sql, limits, reverse=reverse)[0]
+
+    def execute_digest(
+        self, path: Path, sql: str, limits: ExecutionLimits, *, reverse: bool = False
+    ) -> tuple[QueryResult, ResultDigest | None]:
+        """Run one query and keep fingerprints of its rows; see `DigestingEngine`.
+
+        A query on DuckDB, whose engine takes none, is not run.
+
+        Raises:
+            As `execute`.
+        """
+        return self._run("digest", path, sql, limits, reverse=reverse)
+
+    def _run(
+        self, kind: str, path: Path, sql: str, limits: ExecutionLimits, *, reverse: bool
+    ) -> tuple[QueryResult, ResultDigest | None]:
         with self._lock:
-            if self._closed:
-                raise InputError("the worker of this engine is closed; open a new one")
+            self._check_open()
             started = time.perf_counter()
             # A worker may have been killed from outside; then the query is innocent and is asked
             # once more with all its time. A second death is its own doing, and so is one that
@@ -101,23 +127,24 @@ class EngineWorker(Closing):
             first: QueryResult | None = None
             for _ in range(2):
                 if first is not None and _left_s(limits, started) <= self._start_s:
-                    return first
+                    return first, None
                 self._start()
                 assert self._process is not None
                 # Only after the start, which is part of what the caller waits for.
                 own = limits
                 if first is not None:
                     own = replace(limits, timeout_s=max(_left_s(limits, started), 0.01))
-                request = marshal.dumps((str(path), sql, pack_limits(own), reverse))
+                request = marshal.dumps((kind, str(path), sql, pack_limits(own), reverse))
                 try:
                     self._process.send(request)
-                    result = unpack_result(self._process.receive(own.timeout_s + GRACE_S))
+                    answer = self._process.receive(own.timeout_s + GRACE_S)
+                    result, digest = _unpack_answer(kind, answer)
                     self._num_answers += 1
                     if first is not None and result.exceeded is LimitKind.WALL_CLOCK:
                         # It had less than its time, so what it ran into before stands.
-                        return first
+                        return first, None
                     if result.exceeded is not LimitKind.MEMORY or self._num_answers == 1:
-                        return result
+                        return result, digest
                     # Allocators keep what earlier queries needed. A new process decides, so that
                     # the answer depends on this query alone.
                     self._kill()
@@ -126,9 +153,10 @@ class EngineWorker(Closing):
                 except WorkerLateError:
                     self._kill()
                     if first is not None:
-                        return first
+                        return first, None
                     message = f"stopped after {limits.timeout_s:g} s"
-                    return _ended(QueryStatus.TIMEOUT, message, started, LimitKind.WALL_CLOCK)
+                    ended = _ended(QueryStatus.TIMEOUT, message, started, LimitKind.WALL_CLOCK)
+                    return ended, None
                 except WorkerGoneError:
                     was_killed = self._process.was_killed
                     self._kill()
@@ -146,7 +174,58 @@ class EngineWorker(Closing):
                     # Interrupted between question and answer (Ctrl-C): the pipe is out of step.
                     self._kill()
                     raise
-            return first or died
+            return first or died, None
+
+    def open(self, path: Path) -> None:
+        """Open the database at `path`, which the first query would do as well.
+
+        Raises:
+            DatabaseError: it cannot be opened.
+            ExecutionBackendError: no worker process can be started.
+            InputError: the worker is closed.
+        """
+        self._ask(("open", str(path)))
+
+    def get_tables(self, path: Path) -> tuple[TableInfo, ...]:
+        """The tables and views of the database at `path`; see `SQLEngine.get_tables`.
+
+        Raises:
+            DatabaseError: the schema cannot be read, or not within a minute.
+            ExecutionBackendError: no worker process can be started.
+            InputError: the worker is closed.
+        """
+        return tuple(map(_unpack_table, self._ask(("tables", str(path)))))
+
+    def _ask(self, request: tuple[str, str]) -> Any:
+        """Ask about a database what needs no limits, once more if the process has died."""
+        with self._lock:
+            self._check_open()
+            for _ in range(2):
+                self._start()
+                assert self._process is not None
+                try:
+                    self._process.send(marshal.dumps(request))
+                    return _load(self._process.receive(_SCHEMA_TIMEOUT_S))[1]
+                except DatabaseError:
+                    raise
+                except WorkerGoneError:
+                    self._kill()
+                    continue
+                except WorkerLateError:
+                    self._kill()
+                    break
+                except BaseException:
+                    # Interrupted between question and answer, as above.
+                    self._kill()
+                    raise
+        raise DatabaseError(
+            f"{request[1]} cannot be read: reading its schema took more than "
+            f"{_SCHEMA_TIMEOUT_S:g} s, or ended the process that did"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the worker of this engine is closed; open a new one")
 
     def close(self) -> None:
         """End the process; closing twice is allowed."""
@@ -164,12 +243,15 @@ class EngineWorker(Closing):
             )
             self._start_s = time.perf_counter() - started
             self._num_answers = 0
+            self._finalizer = weakref.finalize(self, self._process.kill)
 
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             self._num_kills += 1
             process.kill()
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
 
 def _left_s(limits: ExecutionLimits, started: float) -> float:
@@ -210,10 +292,14 @@ class IsolatedEngine(Closing):
     ) -> None:
         self._path = Path(path).absolute()
         self._limits = ExecutionLimits() if limits is None else limits
-        # Fails here, and not at the first query, if the file is no database.
-        open_engine(self._path).close()
         self._owns_worker = worker is None
         self._worker = worker or EngineWorker(memory_limit_bytes=self._limits.memory_limit_bytes)
+        try:
+            # Fails here, and not at the first query, if the file is no database.
+            self._worker.open(self._path)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def dialect(self) -> str:
@@ -260,10 +346,18 @@ class IsolatedEngine(Closing):
         """Run `sql` in another allowed order; see `ReorderingEngine.execute_reordered`."""
         return self._worker.execute(self._path, sql, limits or self._limits, reverse=True)
 
+    def execute_digest(
+        self, sql: str, *, limits: ExecutionLimits | None = None, reverse: bool = False
+    ) -> tuple[QueryResult, ResultDigest | None]:
+        """Run `sql` and keep only fingerprints of its rows; see `DigestingEngine`.
+
+        DuckDB's engine takes none: there is no digest then, and the query does not run.
+        """
+        return self._worker.execute_digest(self._path, sql, limits or self._limits, reverse=reverse)
+
     def get_tables(self) -> tuple[TableInfo, ...]:
         """Read the tables and views; see `SQLEngine.get_tables`."""
-        with open_engine(self._path) as engine:
-            return engine.get_tables()
+        return self._worker.get_tables(self._path)
 
     def close(self) -> None:
         """End the worker if it is the engine's own; closing twice is allowed."""
@@ -310,9 +404,7 @@ def unpack_result(packed: bytes) -> QueryResult:
     Raises:
         DatabaseError: the worker could not read the file.
     """
-    status, columns, error, elapsed_s, steps, exceeded, plain, rows = marshal.loads(packed)
-    if status == "database_error":
-        raise DatabaseError(error)
+    status, columns, error, elapsed_s, steps, exceeded, plain, rows = _load(packed)
     if not plain:
         rows = tuple(tuple(map(_decode_value, row)) for row in rows)
     return QueryResult(
@@ -323,6 +415,38 @@ def unpack_result(packed: bytes) -> QueryResult:
         elapsed_s,
         steps,
         None if exceeded is None else LimitKind(exceeded),
+    )
+
+
+def _unpack_answer(kind: str, answer: bytes) -> tuple[QueryResult, ResultDigest | None]:
+    if kind == "execute":
+        return unpack_result(answer), None
+    _, packed, digest = _load(answer)
+    return unpack_result(packed), digest and ResultDigest(*digest)
+
+
+def _load(answer: bytes) -> tuple[Any, ...]:
+    loaded: tuple[Any, ...] = marshal.loads(answer)
+    if loaded[0] == _DATABASE_ERROR:
+        raise DatabaseError(loaded[1])
+    return loaded
+
+
+def _pack_table(table: TableInfo) -> tuple[Any, ...]:
+    """A table as marshal can write it."""
+    columns = tuple((c.name, c.type, c.not_null, c.primary_key) for c in table.columns)
+    keys = tuple((k.columns, k.referenced_table, k.referenced_columns) for k in table.foreign_keys)
+    return table.name, columns, keys, table.is_view
+
+
+def _unpack_table(packed: tuple[Any, ...]) -> TableInfo:
+    """The inverse of `_pack_table`."""
+    name, columns, keys, is_view = packed
+    return TableInfo(
+        name,
+        tuple(ColumnInfo(*column) for column in columns),
+        tuple(ForeignKeyInfo(*key) for key in keys),
+        is_view,
     )
 
 
@@ -418,22 +542,40 @@ def limit_worker_memory(memory_limit_bytes: int) -> None:
     limit_process_memory(memory_limit_bytes + _MEMORY_SLACK_BYTES)
 
 
+def _answer(engine: SQLEngine, kind: str, content: Sequence[Any]) -> bytes:
+    if kind in ("open", "tables"):
+        tables = engine.get_tables() if kind == "tables" else ()
+        return marshal.dumps((kind, tuple(map(_pack_table, tables))))
+    sql, packed_limits, reverse = content
+    limits = unpack_limits(packed_limits)
+    if kind == "digest":
+        result, digest = _NO_DIGEST
+        if isinstance(engine, DigestingEngine):
+            result, digest = engine.execute_digest(sql, limits=limits, reverse=reverse)
+        packed: Any = None if digest is None else astuple(digest)
+        return marshal.dumps((kind, pack_result(result), packed))
+    if reverse and isinstance(engine, ReorderingEngine):
+        return pack_result(engine.execute_reordered(sql, limits=limits))
+    return pack_result(engine.execute(sql, limits=limits))
+
+
+_NO_DIGEST: Final[tuple[QueryResult, ResultDigest | None]] = (
+    QueryResult(QueryStatus.EXECUTION_ERROR, (), (), "this engine takes no digests", 0.0, None),
+    None,
+)
+
+
 def serve() -> None:
     """Answer queries on standard input until it ends (the main function of the worker)."""
     limit_worker_memory(int(sys.argv[2]))
     engines = EngineCache()
 
     def answer(request: bytes, send: Callable[[bytes], None]) -> None:
-        path, sql, limits, reverse = marshal.loads(request)
+        kind, path, *content = marshal.loads(request)
         try:
-            engine = engines.get(path)
-            if reverse and isinstance(engine, ReorderingEngine):
-                result = engine.execute_reordered(sql, limits=unpack_limits(limits))
-            else:
-                result = engine.execute(sql, limits=unpack_limits(limits))
-            packed = pack_result(result)
+            packed = _answer(engines.get(path), kind, content)
         except DatabaseError as error:
-            packed = marshal.dumps(("database_error", (), str(error), 0.0, None, None, True, ()))
+            packed = marshal.dumps((_DATABASE_ERROR, str(error)))
         send(packed)
 
     serve_messages(answer)

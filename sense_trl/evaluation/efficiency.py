@@ -186,8 +186,7 @@ def measure_efficiency(
     Args:
         predictions: predictions with their gold, as they were verified.
         correct: whether each one is correct.
-        catalog: where the databases are. Queries run in this process; all timed ones have run
-            before, when they were verified.
+        catalog: where the databases are.
         repetitions: rounds of three runs for each correct prediction.
         max_pair_s: seconds after which no further round is begun for a prediction, but at least
             3 are: what runs long is not noisy. The scripts stop after 3,000 s and score it 0.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.database.worker import EngineWorker
 from sense_trl.errors import InputError
 from sense_trl.evaluation.exact_set_match import exact_set_match
 from sense_trl.evaluation.hardness import get_hardness
@@ -95,7 +94,7 @@ def get_error_classes(
         if is_correct:
             found.append(())
             continue
-        dialect, columns = catalog.engine(request.db_id).dialect, get_columns(request.db_id)
+        dialect, columns = catalog.dialect(request.db_id), get_columns(request.db_id)
         try:
             classes = classify_errors(
                 request.predicted_sql, request.gold_sql, dialect, columns=columns
@@ -122,7 +121,7 @@ def measure_soft_f1(
 ) -> list[SoftScores | None]:
     """Soft-F1 of each request; `None` where gold does not run to its end.
 
-    Gold and the predictions that execute run again, in a process of their own, to have their rows.
+    Gold and the predictions that execute run again, to have their rows.
 
     Args:
         requests: predictions with their gold.
@@ -130,22 +129,18 @@ def measure_soft_f1(
         catalog: where the databases are, and the limits of each query.
         on_progress: called with the number of requests done since the last call.
     """
-    limits = catalog.limits
     scores: list[SoftScores | None] = []
-    with EngineWorker(memory_limit_bytes=limits.memory_limit_bytes) as worker:
-        for request, runs in zip(requests, executes, strict=True):
-            path = catalog.path(request.db_id)
-            gold = worker.execute(path, request.gold_sql, limits)
-            predicted = None
-            if gold.ok and runs:
-                predicted = worker.execute(path, request.predicted_sql, limits)
-            if not gold.ok:
-                scores.append(None)
-            elif predicted is None or not predicted.ok:
-                scores.append(SoftScores(0.0, 0.0))
-            else:
-                both = (predicted.rows, gold.rows)
-                scores.append(SoftScores(bird_soft_f1(*both), soft_f1(*both)))
-            if on_progress is not None:
-                on_progress(1)
+    for request, runs in zip(requests, executes, strict=True):
+        engine = catalog.engine(request.db_id)
+        gold = engine.execute(request.gold_sql)
+        predicted = engine.execute(request.predicted_sql) if gold.ok and runs else None
+        if not gold.ok:
+            scores.append(None)
+        elif predicted is None or not predicted.ok:
+            scores.append(SoftScores(0.0, 0.0))
+        else:
+            both = (predicted.rows, gold.rows)
+            scores.append(SoftScores(bird_soft_f1(*both), soft_f1(*both)))
+        if on_progress is not None:
+            on_progress(1)
     return scores

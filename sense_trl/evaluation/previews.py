@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.database.engine import ExecutionLimits, QueryResult
-from sense_trl.database.process import workers_are_supported
+from sense_trl.database.engine import QueryResult
 from sense_trl.database.text import show_text
-from sense_trl.database.worker import EngineWorker
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.verification.verifier import Reason
 
@@ -47,9 +44,9 @@ def preview_results(
 ) -> dict[tuple[str, str], ResultPreview]:
     """Execute gold and predictions of every question again, for showing side by side.
 
-    Predictions that failed or were stopped when they were verified are not run again. The others
-    run in a worker process, where there is one: a prediction that has too many rows was never run
-    to its end, so nothing is known about how long it takes.
+    Predictions that failed or were stopped when they were verified are not run again. Of the
+    others one that has too many rows was never run to its end, so nothing is known about how long
+    it takes.
 
     Args:
         runs: one run or several on the same questions; equal queries are executed once.
@@ -66,32 +63,21 @@ def preview_results(
     """
     limits = replace(catalog.limits, timeout_s=min(timeout_s, catalog.limits.timeout_s))
     previews: dict[tuple[str, str], ResultPreview] = {}
-    with _open_executor(catalog, limits) as execute:
-        for run in [runs] if isinstance(runs, EvaluationReport) else runs:
-            for record in run.records:
-                gold = (record.db_id, record.gold_sql)
-                predicted = (record.db_id, record.predicted_sql)
-                if _was_stopped(record.reason):
-                    previews[predicted] = ResultPreview(error=record.error or record.reason)
-                for key in (gold, predicted):
-                    if key not in previews:
-                        previews[key] = _preview(execute(*key), max_rows, max_chars)
+    for run in [runs] if isinstance(runs, EvaluationReport) else runs:
+        for record in run.records:
+            engine = catalog.engine(record.db_id)
+            if _was_stopped(record.reason):
+                stopped = ResultPreview(error=record.error or record.reason)
+                previews[record.db_id, record.predicted_sql] = stopped
+            for sql in (record.gold_sql, record.predicted_sql):
+                if (record.db_id, sql) not in previews:
+                    result = engine.execute(sql, limits=limits)
+                    previews[record.db_id, sql] = _preview(result, max_rows, max_chars)
     return previews
 
 
 def _was_stopped(reason: str) -> bool:
     return reason.startswith("prediction_") or reason == Reason.WORKER_DIED
-
-
-@contextmanager
-def _open_executor(
-    catalog: DatabaseCatalog, limits: ExecutionLimits
-) -> Iterator[Callable[[str, str], QueryResult]]:
-    if not workers_are_supported():
-        yield lambda db_id, sql: catalog.engine(db_id).execute(sql, limits=limits)
-        return
-    with EngineWorker(memory_limit_bytes=limits.memory_limit_bytes) as worker:
-        yield lambda db_id, sql: worker.execute(catalog.path(db_id), sql, limits)
 
 
 def _preview(result: QueryResult, max_rows: int, max_chars: int) -> ResultPreview:

@@ -62,8 +62,8 @@ from sense_trl.task import (
     TextToSQLTask,
     draw_questions,
     load_task,
-    undetermined_gold,
 )
+from sense_trl.verification.gold import find_undetermined_gold
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 if TYPE_CHECKING:
@@ -122,7 +122,10 @@ class _Quickstart:
         )
         self._warn_of_long_gold(model, [*train, *test])
         verifier = SQLVerifier(task.catalog)
-        open_gold = undetermined_gold(verifier, [*train, *test])
+        open_gold = {
+            question_id: str(gold.reason)
+            for question_id, gold in find_undetermined_gold(verifier, [*train, *test]).items()
+        }
         runs = [self._evaluate("baseline", "baseline", model, task, test, verifier)]
         weak = self._supervised(model, task, train)
         runs.append(self._evaluate("sft", "after SFT", weak, task, test, verifier))

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +39,7 @@ from sense_trl.questions import Question
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
 from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.taxonomy import ErrorClass
+from sense_trl.verification.gold import find_undetermined_gold
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import (
     SQLVerifier,
@@ -302,18 +302,10 @@ class _Builder:
     ) -> Iterator[tuple[Question, Sequence[Candidate]]]:
         """The questions whose gold query is right by itself; the others are counted."""
 
-        def verify(question: Question) -> Verification:
-            return self.verifier.verify_gold(question.db_id, question.gold_sql)
-
-        num_workers = self.verifier.num_workers
-        if num_workers < 2:
-            verifications = list(map(verify, part))
-        else:
-            # One call keeps one worker busy.
-            with ThreadPoolExecutor(max_workers=num_workers) as threads:
-                verifications = list(threads.map(verify, part))
-        for (question, group), gold in zip(part.items(), verifications, strict=True):
-            if gold.verdict is Verdict.CORRECT:
+        undetermined = find_undetermined_gold(self.verifier, list(part))
+        for question, group in part.items():
+            gold = undetermined.get(question.question_id)
+            if gold is None:
                 yield question, group
                 continue
             account.dropped_questions[DropReason.GOLD_UNDETERMINED] += 1

@@ -9,9 +9,10 @@ import os
 import queue
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sense_trl._closing import Closing
 from sense_trl.database.catalog import DatabaseCatalog
@@ -190,7 +191,11 @@ class SQLVerifier(Closing):
             DatabaseError: a database cannot be read.
             ExecutionBackendError: workers cannot be started.
         """
-        plan = _Plan(list(requests), self._catalog, self._semantics)
+        return self._verify(self._plan(requests), on_progress)
+
+    def _verify(
+        self, plan: _Plan, on_progress: Callable[[int], None] | None = None
+    ) -> list[Verification]:
         if not plan.distinct:
             return []
         if self._num_workers == 0:
@@ -222,11 +227,11 @@ class SQLVerifier(Closing):
         Cancelling the task stops the work. With `num_workers=0` a thread of the loop's default
         executor runs the queries, and cancelling only stops the waiting.
         """
-        plan = _Plan(list(requests), self._catalog, self._semantics)
+        plan = self._plan(requests)
         if not plan.distinct:
             return []
         if self._num_workers == 0:
-            return await asyncio.to_thread(self.verify, plan.requests)
+            return await asyncio.to_thread(self._verify, plan)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -263,35 +268,43 @@ class SQLVerifier(Closing):
             InputError: `db_id` is unknown.
             DatabaseError: the database cannot be read.
         """
-        path = self._catalog.path(db_id)
-        if self._num_workers == 0:
-            self._cache.forget_timeouts()
-            gold = self._cache.get(self._catalog.engine(db_id), gold_sql)
-            if self._cache.write_problem:
-                self.cache_report(self._cache.write_problem)
-            return verify_gold_itself(gold)
-        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        pool = self._get_pool()
-        job = pool.submit([(str(path), gold_sql, None, self._semantics)], outcomes.put)
-        try:
-            outcome = outcomes.get()
-        except BaseException:
-            pool.cancel(job)
-            raise
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome[0][1]
+        return self.verify_all_gold([(db_id, gold_sql)])[0]
 
-    def _verify_here(self, requests: Sequence[VerificationRequest]) -> Iterator[Verification]:
-        of_one_gold = itertools.groupby(requests, key=lambda r: (r.db_id, r.gold_sql))
+    def verify_all_gold(self, queries: Iterable[tuple[str, str]]) -> list[Verification]:
+        """Verify each gold query, a `db_id` and a text, against itself; see `verify_gold`.
+
+        Returns:
+            One verification per query, in their order.
+
+        Raises:
+            InputError: a `db_id` is unknown; raised before anything runs.
+            DatabaseError: a database cannot be read.
+            ExecutionBackendError: workers cannot be started.
+        """
+        items = [_Item(db_id, gold_sql, None, self._semantics) for db_id, gold_sql in queries]
+        return self._verify(_Plan(items, self._catalog))
+
+    def _plan(self, requests: Iterable[VerificationRequest]) -> _Plan:
+        items = [
+            _Item(r.db_id, r.gold_sql, r.predicted_sql, r.semantics or self._semantics)
+            for r in requests
+        ]
+        return _Plan(items, self._catalog)
+
+    def _verify_here(self, items: Sequence[_Item]) -> Iterator[Verification]:
+        of_one_gold = itertools.groupby(items, key=lambda item: (item.db_id, item.gold_sql))
         for (db_id, gold_sql), group in of_one_gold:
-            engine: Any = SharingEngine(self._catalog.engine(db_id))
-            for request in group:
-                semantics = request.semantics or self._semantics
-                gold = self._cache.get(engine, gold_sql, semantics)
+            engine: Any = SharingEngine(self._catalog.in_process_engine(db_id))
+            for item in group:
+                gold = self._cache.get(engine, gold_sql, item.semantics)
                 if self._cache.write_problem:
                     self.cache_report(self._cache.write_problem)
-                yield verify_against(request.predicted_sql, gold, engine, semantics, self._limits)
+                if item.predicted_sql is None:
+                    yield verify_gold_itself(gold)
+                else:
+                    yield verify_against(
+                        item.predicted_sql, gold, engine, item.semantics, self._limits
+                    )
 
     def _get_pool(self) -> VerificationPool:
         with self._lock:
@@ -308,52 +321,48 @@ class SQLVerifier(Closing):
             return pool
 
 
-class _Plan:
-    """Which distinct requests there are, and what has become of them."""
+class _Item(NamedTuple):
+    """What is to be verified: a prediction, or gold itself where that is `None`."""
 
-    def __init__(
-        self,
-        requests: Sequence[VerificationRequest],
-        catalog: DatabaseCatalog,
-        semantics: Semantics,
-    ) -> None:
-        self.requests = requests
-        self._semantics: Semantics = semantics
-        repeats: dict[VerificationRequest, int] = {}
-        for request in requests:
-            repeats[request] = repeats.get(request, 0) + 1
-        for db_id in sorted({request.db_id for request in repeats}):
+    db_id: str
+    gold_sql: str
+    predicted_sql: str | None
+    semantics: Semantics
+
+
+class _Plan:
+    """Which distinct items there are, and what has become of them."""
+
+    def __init__(self, items: Sequence[_Item], catalog: DatabaseCatalog) -> None:
+        self._asked = items
+        repeats = Counter(items)
+        for db_id in sorted({item.db_id for item in repeats}):
             catalog.path(db_id)
-        for named in {request.semantics for request in repeats} - {None}:
-            check_semantics(str(named))
+        for named in {item.semantics for item in repeats}:
+            check_semantics(named)
         # One database and one gold query after the other: caches of pages and results stay warm.
         # Of one prediction the comparisons follow each other: its result is there.
-        self.distinct = sorted(
-            repeats, key=lambda r: (r.db_id, r.gold_sql, r.predicted_sql, r.semantics or "")
-        )
+        self.distinct = sorted(repeats, key=lambda item: (*item[:2], item[2] or "", item[3]))
         self._repeats = repeats
-        self._verified: dict[VerificationRequest, Verification] = {}
+        self._verified: dict[_Item, Verification] = {}
 
     @property
     def num_open(self) -> int:
         return len(self.distinct) - len(self._verified)
 
     def items(self, catalog: DatabaseCatalog) -> list[tuple[str, str, str | None, Semantics]]:
-        paths = {db_id: str(catalog.path(db_id)) for db_id in {r.db_id for r in self.distinct}}
-        return [
-            (paths[r.db_id], r.gold_sql, r.predicted_sql, r.semantics or self._semantics)
-            for r in self.distinct
-        ]
+        paths = {db_id: str(catalog.path(db_id)) for db_id in {i.db_id for i in self.distinct}}
+        return [(paths[item[0]], *item[1:]) for item in self.distinct]
 
     def store(self, outcome: Sequence[tuple[int, Verification]]) -> int:
         """Take finished items; returns how many requests they answer."""
         count = 0
         for number, verification in outcome:
-            request = self.distinct[number]
-            assert request not in self._verified, "one item was verified twice"
-            self._verified[request] = verification
-            count += self._repeats[request]
+            item = self.distinct[number]
+            assert item not in self._verified, "one item was verified twice"
+            self._verified[item] = verification
+            count += self._repeats[item]
         return count
 
     def results(self) -> list[Verification]:
-        return [self._verified[request] for request in self.requests]
+        return [self._verified[item] for item in self._asked]

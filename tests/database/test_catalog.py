@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -8,6 +10,8 @@ import pytest
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
+from sense_trl.database.sqlite_engine import SQLiteEngine
+from sense_trl.database.worker import IsolatedEngine
 from sense_trl.errors import DatabaseError, InputError
 
 
@@ -94,16 +98,18 @@ def test_places_without_databases_are_refused(tmp_path: Path) -> None:
         DatabaseCatalog.from_path(tmp_path / "notes.txt")
 
 
-def test_a_thread_gets_one_engine_of_its_own(pets: Path) -> None:
+@pytest.mark.parametrize("method", ["engine", "in_process_engine"])
+def test_a_thread_gets_one_engine_of_its_own(pets: Path, method: str) -> None:
     limits = ExecutionLimits(max_rows=7)
     catalog = DatabaseCatalog.from_path(pets, limits=limits)
-    here = catalog.engine("pets")
-    assert catalog.engine("pets") is here
+    open_engine = getattr(catalog, method)
+    here = open_engine("pets")
+    assert open_engine("pets") is here
     assert here.limits == limits
     answers: list[object] = []
 
     def use() -> None:
-        engine = catalog.engine("pets")
+        engine = open_engine("pets")
         answers.append(engine is here)
         answers.append(engine.execute("SELECT count(*) FROM pet").rows)
 
@@ -114,9 +120,81 @@ def test_a_thread_gets_one_engine_of_its_own(pets: Path) -> None:
     catalog.close()
     catalog.close()
     with pytest.raises(InputError, match="closed"):
-        catalog.engine("pets")
+        open_engine("pets")
     with pytest.raises(InputError, match="closed"):
         here.execute("SELECT 1")
+
+
+def test_an_engine_is_isolated_unless_it_is_asked_for_by_name(pets: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for db_id in ("zoo", "air"):
+        _put(pets, root / f"{db_id}.sqlite")
+    with DatabaseCatalog.from_path(root) as catalog:
+        zoo, air = catalog.engine("zoo"), catalog.engine("air")
+        assert isinstance(zoo, IsolatedEngine) and isinstance(air, IsolatedEngine)
+        # One process for all databases of a thread.
+        assert zoo.worker is air.worker
+        assert isinstance(catalog.in_process_engine("zoo"), SQLiteEngine)
+
+
+def test_a_dialect_is_told_without_opening_the_file(tmp_path: Path) -> None:
+    for name in ("a.sqlite", "b.duckdb", "c.db"):
+        (tmp_path / name).touch()
+    catalog = DatabaseCatalog.from_path(tmp_path)
+    assert [catalog.dialect(db_id) for db_id in "abc"] == ["sqlite", "duckdb", "sqlite"]
+    with pytest.raises(InputError, match="'d'"):
+        catalog.dialect("d")
+    with pytest.raises(DatabaseError, match="0 bytes"):
+        catalog.engine("a")
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_worker_ends_with_the_thread_or_the_catalog_that_it_works_for(pets: Path) -> None:
+    catalog = DatabaseCatalog.from_path(pets)
+    processes: list[int | None] = []
+
+    def use(catalog: DatabaseCatalog) -> None:
+        engine = catalog.engine("pets")
+        assert isinstance(engine, IsolatedEngine)
+        processes.append(engine.worker.process_id)
+
+    use(catalog)
+    thread = threading.Thread(target=use, args=(catalog,))
+    thread.start()
+    thread.join()
+    del thread
+    here, there = processes
+    assert here is not None and there is not None and here != there
+    gc.collect()
+    assert _is_alive(here) and not _is_alive(there)
+    # Not closed, as where a function loads a task and returns its rows.
+    del catalog
+    gc.collect()
+    assert not _is_alive(here)
+
+
+def test_a_fork_leaves_the_workers_of_its_parent_alone(pets: Path) -> None:
+    with DatabaseCatalog.from_path(pets) as catalog:
+        engine = catalog.engine("pets")
+        assert isinstance(engine, IsolatedEngine)
+        process = engine.worker.process_id
+        child = os.fork()
+        if child == 0:
+            rows = catalog.engine("pets").execute("SELECT count(*) FROM pet").rows
+            catalog.close()
+            del engine
+            gc.collect()
+            os._exit(0 if rows == ((1,),) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert engine.execute("SELECT name FROM pet").rows == (("Rex",),)
+        assert engine.worker.process_id == process
 
 
 def test_spider_databases_all_open(spider_databases: Path) -> None:

@@ -49,7 +49,7 @@ def test_without_worker_processes_queries_run_here(
 ) -> None:
     run = _run("SELECT a FROM t")
     expected = preview_results(run, catalog)
-    monkeypatch.setattr("sense_trl.evaluation.previews.workers_are_supported", lambda: False)
+    monkeypatch.setattr("sense_trl.database.catalog.workers_are_supported", lambda: False)
     assert preview_results(run, catalog) == expected
     run = _run(ENDLESS)
     error = preview_results(run, catalog, timeout_s=0.2)["d", ENDLESS].error

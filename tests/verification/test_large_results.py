@@ -71,6 +71,8 @@ def test_large_gold_is_decided_where_fingerprints_can(
         DatabaseCatalog.from_path(path) as catalog,
         SQLVerifier(catalog, limits=LIMITS, num_workers=1) as verifier,
     ):
+        isolated = catalog.engine("large")
+        assert verify_sql(predicted, gold, isolated, limits=LIMITS).reason is reason
         (found,) = verifier.verify([VerificationRequest("large", predicted, gold)])
         assert found.reason is reason
         if not reason.startswith("gold_"):

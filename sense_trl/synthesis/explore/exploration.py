@@ -191,7 +191,7 @@ def explore_database(
     config = ExplorationConfig() if config is None else config
     account = ExplorationAccount() if account is None else account
     db_id = facts.schema.db_id
-    dialect = verifier.catalog.engine(db_id).dialect
+    dialect = verifier.catalog.dialect(db_id)
     filters = make_filters(verifier, dialect, config, evaluation, is_trusted=True)
     pipeline = FilterPipeline(filters)
     account.filters = pipeline.account

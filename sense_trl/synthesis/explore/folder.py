@@ -134,7 +134,7 @@ def explore_databases(
     def get_dialect(db_id: str) -> str | None:
         if db_id in schemas:
             return schemas[db_id].dialect
-        return catalog.engine(db_id).dialect if db_id in catalog else None
+        return catalog.dialect(db_id) if db_id in catalog else None
 
     allowed = config.max_unusable_fraction
     sorted_seeds = sort_seeds(seeds, excluded, get_dialect, max_unusable_fraction=allowed)

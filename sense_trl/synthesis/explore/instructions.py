@@ -249,7 +249,7 @@ def explore_with_model(
     config = ExplorationConfig() if config is None else config
     account = ExplorationAccount() if account is None else account
     db_id = facts.schema.db_id
-    dialect = verifier.catalog.engine(db_id).dialect
+    dialect = verifier.catalog.dialect(db_id)
     filters = make_filters(verifier, dialect, config, evaluation)
     pipeline = FilterPipeline([*filters, *more_filters])
     account.filters = pipeline.account

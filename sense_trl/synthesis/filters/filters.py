@@ -324,8 +324,8 @@ class ExecutionFilter:
 
     Args:
         verifier: over the databases of the examples.
-        is_trusted: whether no model wrote the SQL, so that it may run in this process before the
-            verifier has seen it; large results then cost no verification, which reads them twice.
+        is_trusted: whether no model wrote the SQL; it is then run before the verifier has seen it,
+            and large results cost no verification, which reads them twice.
     """
 
     name = "execution"
@@ -344,7 +344,7 @@ class ExecutionFilter:
         verdicts: dict[int, FilterVerdict] = {}
         if self._is_trusted:
             verdicts = {number: self._look_at_rows(e) for number, e in enumerate(examples)}
-        # What this process finds beyond the limits stays so; for the rest the verifier has a word.
+        # What is beyond the limits here stays so; for the rest the verifier has a word.
         left = [n for n in range(len(examples)) if n not in verdicts or not _is_beyond(verdicts[n])]
         # Its own prediction: gold is examined, and the text is not run twice.
         chosen = [examples[number] for number in left]
