@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from sense_trl.memory.estimate import estimate_memory as estimate_memory
     from sense_trl.memory.training_setup import TrainingSetup as TrainingSetup
     from sense_trl.memory.training_setup import get_training_setup as get_training_setup
+    from sense_trl.pairs.answers import select_verified_answers as select_verified_answers
     from sense_trl.pairs.builder import PairBuildResult as PairBuildResult
     from sense_trl.pairs.builder import PreferencePairConfig as PreferencePairConfig
     from sense_trl.pairs.builder import build_preference_pairs as build_preference_pairs
@@ -259,6 +260,7 @@ _MODULES = {
     "profile_database": "database.profile",
     "results_match": "verification.comparison",
     "reverse_kl": "losses.divergence",
+    "select_verified_answers": "pairs.answers",
     "skew_kl": "losses.divergence",
     "skew_reverse_kl": "losses.divergence",
     "soft_f1": "evaluation.soft_f1",

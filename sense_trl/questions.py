@@ -13,10 +13,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
 
@@ -130,6 +131,19 @@ def load_questions(
     if not questions:
         raise InputError(f"`questions` {str(path)!r} holds no question. Add at least one line.")
     return questions
+
+
+def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
+    """Write a file that `load_questions` reads back; what a question does not say is left out.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    rows = (
+        {name: value for name, value in asdict(question).items() if value is not None}
+        for question in questions
+    )
+    write_text_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def get_file_ids(questions: Sequence[Question]) -> list[str]:

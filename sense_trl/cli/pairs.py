@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl._files import write_text_atomically
+from sense_trl._files import check_writable_file, write_text_atomically
 from sense_trl.cli.arguments import (
     add_data_arguments,
     add_execution_arguments,
@@ -59,6 +59,26 @@ def add_parser(commands: Any) -> None:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_build(actions)
+    answers = _add_action(
+        actions,
+        "answers",
+        "keep a model's right answers, to fine-tune on",
+        "Execute candidates and write those that are right as a questions file, with the answer as "
+        "gold_sql: what `sense-trl sft --questions` trains on (rejection sampling, RFT).",
+    )
+    add_data_arguments(answers)
+    _add_candidates(answers)
+    answers.add_argument("--output", required=True, help="questions file to write (JSON Lines)")
+    answers.add_argument("--limit", type=int, default=1, help="different answers per question")
+    answers.add_argument("--seed", type=int, default=0, help="seed of the draw among the right")
+    answers.add_argument(
+        "--gold",
+        choices=("none", "rest", "instead"),
+        default="none",
+        help="add the gold SQL of the questions without a right answer, or write that of the "
+        "answered ones instead of the answers, to compare with",
+    )
+    add_execution_arguments(answers)
     inspect = _add_action(
         actions,
         "inspect",
@@ -104,18 +124,7 @@ def _add_build(actions: Any) -> None:
     )
     add_data_arguments(build)
     build.add_argument("--output-dir", required=True, help="folder for the dataset")
-    build.add_argument(
-        "--candidates", nargs="+", default=[], metavar="FILE", help="candidates.jsonl of samplers"
-    )
-    for source in ("weak", "strong"):
-        build.add_argument(
-            f"--{source}",
-            nargs="+",
-            default=[],
-            metavar="[NAME=]FILE",
-            help=f"predictions of {source} models, in the layouts that `sense-trl verify` reads",
-        )
-    add_extract_argument(build)
+    _add_candidates(build)
     build.add_argument("--tables-json", default=None, help="Spider's tables.json, for prompts")
     build.add_argument("--schema-style", default="compact", help="how prompts write a schema")
     build.add_argument(
@@ -136,6 +145,21 @@ def _add_build(actions: Any) -> None:
         "--suite-dir", default=None, help="the same on an official test suite: <db_id>/*.sqlite"
     )
     add_execution_arguments(build)
+
+
+def _add_candidates(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--candidates", nargs="+", default=[], metavar="FILE", help="candidates.jsonl of samplers"
+    )
+    for source in ("weak", "strong"):
+        action.add_argument(
+            f"--{source}",
+            nargs="+",
+            default=[],
+            metavar="[NAME=]FILE",
+            help=f"predictions of {source} models, in the layouts that `sense-trl verify` reads",
+        )
+    add_extract_argument(action)
 
 
 def _add_config(build: argparse.ArgumentParser) -> None:
@@ -229,7 +253,8 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         SenseTRLError: unusable input (exit code 2).
     """
     action = arguments.pop("action")
-    return {"build": _build, "inspect": _inspect, "stats": _stats}[action](arguments, console)
+    actions = {"build": _build, "answers": _answers, "inspect": _inspect, "stats": _stats}
+    return actions[action](arguments, console)
 
 
 # ---------------------------------------------------------------------- build
@@ -408,6 +433,60 @@ def _claim(
         "suite_dir": arguments["suite_dir"] and str(Path(arguments["suite_dir"]).absolute()),
     }
     RunFolder(folder, "pairs", settings).claim()
+
+
+# ---------------------------------------------------------------------- answers
+
+
+def _answers(arguments: dict[str, Any], console: Any) -> int:
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.pairs import select_verified_answers
+    from sense_trl.questions import load_questions, write_questions
+    from sense_trl.steps.progress import stage_bar
+    from sense_trl.verification.verifier import SQLVerifier
+
+    check_writable_file(arguments["output"], "output")
+    limits = take_limits(arguments)
+    with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
+        only = catalog.db_ids[0] if len(catalog) == 1 else None
+        questions = load_questions(arguments["questions"], default_db_id=only)
+        candidates = list(_read_candidates(arguments, questions, console))
+        usable = [question for question in questions if question.db_id in catalog]
+        with (
+            SQLVerifier(
+                catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
+            ) as verifier,
+            stage_bar(console, "Execute", len(candidates)) as bar,
+        ):
+            answers = select_verified_answers(
+                usable,
+                candidates,
+                verifier,
+                limit=arguments["limit"],
+                seed=arguments["seed"],
+                dialect=catalog.engine(usable[0].db_id).dialect if usable else "sqlite",
+                on_progress=bar.advance,
+            )
+            bar.set(len(candidates))
+    if not answers:
+        raise InputError(
+            f"None of the {len(candidates)} candidates is right, so there is nothing to train on; "
+            "`sense-trl verify` says of each why."
+        )
+    answered = {answer.question_id for answer in answers}
+    if arguments["gold"] == "instead":
+        answers = [question for question in usable if question.question_id in answered]
+    elif arguments["gold"] == "rest":
+        answers += [question for question in usable if question.question_id not in answered]
+    write_questions(arguments["output"], answers)
+    num_answered = sum(question.question_id in answered for question in usable)
+    console.print(
+        f"{arguments['output']}: {len(answers)} rows; {num_answered} of {len(questions)} questions "
+        "have a right answer",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
 
 
 # ---------------------------------------------------------------------- inspect

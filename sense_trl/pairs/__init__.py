@@ -1,5 +1,6 @@
 """From candidates and verdicts to a preference dataset with provenance."""
 
+from sense_trl.pairs.answers import select_verified_answers
 from sense_trl.pairs.builder import (
     DropReason,
     PairBuildResult,
@@ -15,4 +16,5 @@ __all__ = [
     "PairBuildResult",
     "PreferencePairConfig",
     "build_preference_pairs",
+    "select_verified_answers",
 ]

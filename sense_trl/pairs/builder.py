@@ -171,7 +171,7 @@ def build_preference_pairs(
             f"`{config.needs_catalog[0]}` is {getattr(config, config.needs_catalog[0])!r}, which "
             "needs the schemas and rows of the databases. Pass `catalog`."
         )
-    groups = _by_question(questions, candidates)
+    groups = group_by_question(questions, candidates)
     builder = _Builder(
         verifier=verifier,
         suite_verifier=suite_verifier,
@@ -211,9 +211,14 @@ def _build_part(
     return found
 
 
-def _by_question(
+def group_by_question(
     questions: Sequence[Question], candidates: Iterable[Candidate]
 ) -> dict[str, list[Candidate]]:
+    """The candidates of each question by its id.
+
+    Raises:
+        InputError: a candidate for a question that is not given, or two questions with one id.
+    """
     groups: dict[str, list[Candidate]] = {q.question_id: [] for q in questions}
     if len(groups) < len(questions):
         raise InputError(
@@ -320,13 +325,13 @@ class _Builder:
         A candidate equal to gold is left out where gold itself may be chosen, and where its source
         may not be.
         """
-        gold = _identity(question.gold_sql, self.dialect)
+        gold = identify_query(question.gold_sql, self.dialect)
         seen: set[tuple[str, str]] = set()
         kept = []
         for candidate in group:
             reason = self._unusable(candidate)
             if reason is None:
-                identity = _identity(candidate.sql, self.dialect)
+                identity = identify_query(candidate.sql, self.dialect)
                 if identity == gold and (
                     "gold" in self.config.chosen_sources
                     or candidate.source not in self.config.chosen_sources
@@ -342,15 +347,11 @@ class _Builder:
         return kept
 
     def _unusable(self, candidate: Candidate) -> DropReason | None:
-        if not candidate.finished:
-            return DropReason.CANDIDATE_UNFINISHED
-        if not candidate.sql.strip():
-            return DropReason.CANDIDATE_EMPTY
-        if not _is_unicode(candidate.sql + candidate.text):
-            return DropReason.CANDIDATE_NOT_UNICODE
-        if self.config.completion == "text" and extract_sql(candidate.text) != candidate.sql:
+        reason = find_fault(candidate)
+        is_text = self.config.completion == "text"
+        if reason is None and is_text and extract_sql(candidate.text) != candidate.sql:
             return DropReason.CANDIDATE_TEXT_DIFFERS
-        return None
+        return reason
 
     # ------------------------------------------------------------------ verdicts
 
@@ -440,7 +441,7 @@ class _Builder:
         seen: set[object] = set()
         kept = []
         for candidate in candidates:
-            text = _identity(candidate.sql, self.dialect)
+            text = identify_query(candidate.sql, self.dialect)
             form = None
             if self.config.deduplicate_by != "text":
                 assert self.databases is not None
@@ -569,6 +570,17 @@ def _gold_candidate(question: Question) -> Candidate:
     )
 
 
+def find_fault(candidate: Candidate) -> DropReason | None:
+    """Why a candidate is no answer at all, whatever it says; None if it is one."""
+    if not candidate.finished:
+        return DropReason.CANDIDATE_UNFINISHED
+    if not candidate.sql.strip():
+        return DropReason.CANDIDATE_EMPTY
+    if not _is_unicode(candidate.sql + candidate.text):
+        return DropReason.CANDIDATE_NOT_UNICODE
+    return None
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -582,7 +594,8 @@ _MAX_IDENTITY_CHARS: Final = 100_000
 
 
 @lru_cache(maxsize=16_384)
-def _identity(sql: str, dialect: str) -> str:
+def identify_query(sql: str, dialect: str) -> str:
+    """A text that two queries share if they differ in layout alone."""
     try:
         return canonical_sql(sql, dialect)
     except SQLParseError:

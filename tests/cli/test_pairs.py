@@ -205,3 +205,31 @@ def test_questions_without_a_database_are_left_out_if_asked_for(folder: Path, ca
     assert _build(folder, *weak, "--skip-missing-databases") == EXIT_OK
     account = json.loads((folder / "out" / "pairs.json").read_text())
     assert account["unusable_questions"] == {"q4": "the database 'cats' is not there"}
+
+
+def _answer(folder: Path, *flags: str) -> int:
+    paths = ["--questions", str(folder / "questions.jsonl"), "--database"]
+    paths += [str(folder / "pets.sqlite"), "--weak", str(folder / "tiny" / "predictions.sql")]
+    output = ["--output", str(folder / "own" / "answers.jsonl")]
+    return main(["pairs", "answers", *paths, *output, "--num-workers", "0", *flags])
+
+
+def test_right_answers_become_questions_to_train_on(folder: Path, capsys) -> None:
+    from sense_trl.questions import load_questions
+
+    assert _answer(folder) == EXIT_OK
+    assert "1 of 3 questions have a right answer" in " ".join(capsys.readouterr().err.split())
+    path = folder / "own" / "answers.jsonl"
+    assert [q.gold_sql for q in load_questions(path)] == ["SELECT age FROM pet AS p"]
+    assert _answer(folder, "--gold", "instead") == EXIT_OK
+    assert [q.gold_sql for q in load_questions(path)] == ["SELECT age FROM pet"]
+    assert _answer(folder, "--gold", "rest") == EXIT_OK
+    assert [q.question_id for q in load_questions(path)] == ["q2", "q1", "q3"]
+
+
+def test_no_right_answer_is_an_error_that_keeps_what_was_there(folder: Path, capsys) -> None:
+    assert _answer(folder) == EXIT_OK
+    (folder / "tiny" / "predictions.sql").write_text("SELECT 1\nSELECT 2\nSELECT 3\n")
+    assert _answer(folder) == EXIT_INPUT
+    assert "nothing to train on" in " ".join(capsys.readouterr().err.split())
+    assert "AS p" in (folder / "own" / "answers.jsonl").read_text()

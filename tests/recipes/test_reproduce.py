@@ -1,12 +1,15 @@
-"""The chain of spider-smollm2: its commands parse, its tables say what the results say."""
+"""The arms of the recipes on Spider: their commands parse, tables say what the results say."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import shutil
+import sqlite3
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,18 +20,25 @@ import tiny_models
 from sense_trl.cli import stages
 from sense_trl.cli.main import make_parser
 
-FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "spider-smollm2"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+FOLDER = RECIPES / "spider-smollm2"
+PLANS = sorted(RECIPES.glob("*/arms.toml"))
 
 
 @pytest.fixture
 def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(RECIPES / "spider")
     return importlib.import_module("reproduce")
 
 
 @pytest.fixture
 def results(reproduce: ModuleType) -> ModuleType:
     return sys.modules["results"]
+
+
+@pytest.fixture
+def tables(reproduce: ModuleType) -> dict[str, Any]:
+    return sys.modules["arms"].Plan(FOLDER / "arms.toml").tables
 
 
 @pytest.fixture
@@ -49,23 +59,33 @@ def spider(tmp_path: Path) -> Path:
     return folder
 
 
+SMALL = (
+    *("--set", "sft", "max_questions=6", "--set", "short-dev", "max_questions=3"),
+    *("--set", "student", "num_layers=1", "--set", "gold", "databases=2", "per_database=4"),
+    *("--set", "grouped", "databases=2", "--set", "pairs", "max_questions=4"),
+    *("--set", "sense", "max_steps=1", "--set", "anchor", "max_steps=1"),
+)
+
+
 @pytest.fixture
-def arguments(tmp_path: Path, spider: Path) -> Namespace:
-    return Namespace(
-        spider=spider,
-        output=tmp_path / "runs",
-        model="model",
-        seeds=[0, 1],
-        train_questions=6,
-        dev_questions=None,
-        short_dev_questions=3,
-        student_layers=1,
-        databases=2,
-        per_database=4,
-        grouped_databases=2,
-        sampled_questions=4,
-        sense_steps=1,
-    )
+def arguments(reproduce: ModuleType, tmp_path: Path, spider: Path) -> Namespace:
+    command = [
+        *("--recipe", str(FOLDER), "--spider", str(spider), "--output", str(tmp_path / "runs")),
+        *("--model", "model", "--seeds", "0", "1", *SMALL),
+    ]
+    return reproduce.make_parser().parse_args(command)
+
+
+def _make_chain(reproduce: ModuleType, arguments: Namespace) -> Any:
+    return reproduce.make_chain(arguments, reproduce.load_plan(arguments))
+
+
+def _check(step: Any) -> None:
+    stage = stages.find_stage(step.command)
+    if stage is None:
+        make_parser().parse_args(list(step.command))
+    else:
+        stage.make_parser().parse_args_and_config([*step.command[1:]])
 
 
 def test_every_command_parses_and_no_two_steps_share_a_result(
@@ -76,34 +96,33 @@ def test_every_command_parses_and_no_two_steps_share_a_result(
         explored = arguments.output / f"explored-{seed}"
         explored.mkdir(parents=True)
         (explored / "questions.jsonl").write_text(json.dumps(question))
-    chain = reproduce.Chain(arguments)
-    steps = [step for part in reproduce.PARTS for step in chain.get_steps(part)]
+    chain = _make_chain(reproduce, arguments)
+    steps = [*reproduce.get_steps(arguments, chain)]
     for step in steps:
-        stage = stages.find_stage(step.command)
-        if stage is None:
-            make_parser().parse_args(list(step.command))
-            continue
-        stage.make_parser().parse_args_and_config([*step.command[1:]])
-    # The weak model of SENSE is the first one that was trained on a little gold.
-    repeated = {step.name for step in steps if [s.name for s in steps].count(step.name) > 1}
-    assert repeated == {"data-gold-0"}
-    assert len({step.result for step in steps}) == len(steps) - 1
-    trained = {step.trained for step in steps if step.trained is not None}
+        _check(step)
+    # What several arms need is the same step each time.
+    by_name = {step.name: step for step in steps}
+    assert all(by_name[step.name].command == step.command for step in steps)
+    assert len({step.result for step in by_name.values()}) == len(by_name)
+    trained = {step.evaluated for step in steps if step.evaluated is not None}
+    methods = ("sft", "fkd", "rkd", "masking", "kid")
     assert trained == {
         *("sft", "sense-0", "sense-1", "anchor-0", "anchor-1"),
-        *(f"student-{method}-{seed}" for method in reproduce.METHODS for seed in (0, 1)),
+        *(f"student-{method}-{seed}" for method in methods for seed in (0, 1)),
         *(f"data-{data}-{seed}" for data in ("gold", "synthesised", "both") for seed in (0, 1)),
         *(f"groups-of-{size}-{seed}" for size in (4, 16) for seed in (0, 1)),
     }
+    # The weak model of SENSE is the first one that was trained on a little gold.
+    assert by_name["evaluate-sense-1"].needs == ("sft", "data-gold-0", "pairs", "sense-1")
 
 
 def test_gold_is_drawn_by_database(reproduce: ModuleType, arguments: Namespace) -> None:
-    chain = reproduce.Chain(arguments)
-    rows = [json.loads(line) for line in chain._write_gold(0).read_text().splitlines()]
+    chain = _make_chain(reproduce, arguments)
+    files = [chain._get_questions("gold", seed) for seed in (0, 1)]
+    rows = [json.loads(line) for line in files[0].read_text().splitlines()]
     assert [row["db_id"] for row in rows].count("pets") == len(rows) / 2 == 4
     assert len({(row["db_id"], row["question"]) for row in rows}) == 8
-    other = chain._write_gold(1).read_text()
-    assert other != chain._write_gold(0).read_text()
+    assert files[1].read_text() != files[0].read_text()
 
 
 def test_groups_of_both_sizes_are_of_the_same_questions_and_fill_whole_steps(
@@ -111,9 +130,10 @@ def test_groups_of_both_sizes_are_of_the_same_questions_and_fill_whole_steps(
 ) -> None:
     trainings = [
         step.command
-        for step in reproduce.Chain(arguments).get_steps("grouping")
-        if step.trained is None
+        for step in _make_chain(reproduce, arguments).get_part("grouping", [0, 1])
+        if step.evaluated is None
     ]
+    trainings.sort(key=lambda command: command[command.index("--seed") + 1])
     sizes = [command[command.index("--group_size") + 1] for command in trainings]
     files = [command[command.index("--questions") + 1] for command in trainings]
     assert sizes == ["16", "4"] * 2
@@ -125,9 +145,130 @@ def test_groups_of_both_sizes_are_of_the_same_questions_and_fill_whole_steps(
 def test_no_question_is_synthesised_about_a_database_of_the_evaluation(
     reproduce: ModuleType, arguments: Namespace
 ) -> None:
-    explore = next(reproduce.Chain(arguments).get_steps("synthesis"))
+    steps = _make_chain(reproduce, arguments).get_steps(["data-synthesised"], [0])
+    explore = next(step for step in steps if step.name == "explored-0")
     start = explore.command.index("--db-ids") + 1
     assert explore.command[start : explore.command.index("--exclude")] == ("pets", "shop")
+
+
+# ---------------------------------------------------------------------- what is drawn and defined
+
+
+@pytest.fixture
+def small_spider(tmp_path: Path) -> Path:
+    """Six training databases with rows; every fourth gold query returns nothing."""
+    folder = tmp_path / "small"
+    rows = []
+    for db_id in ("a", "b", "c", "d", "e", "f"):
+        (folder / "database" / db_id).mkdir(parents=True)
+        with closing(sqlite3.connect(folder / "database" / db_id / f"{db_id}.sqlite")) as database:
+            database.execute("CREATE TABLE pet AS SELECT 1 AS age")
+            database.commit()
+        for number in range(8):
+            condition = "age = 1" if number % 4 else "age = 2"
+            sql = f"SELECT age + {number} FROM pet WHERE {condition}"
+            rows.append({"db_id": db_id, "question": f"{db_id}{number}?", "query": sql})
+    for name in ("train_spider", "dev", "syn_dev"):
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    (folder / "tables.json").write_text("[]")
+    return folder
+
+
+@pytest.fixture
+def make_qwen(reproduce: ModuleType, small_spider: Path, tmp_path: Path) -> Callable[..., Any]:
+    def make(*flags: str) -> Any:
+        paths = ("--spider", str(small_spider), "--output", str(tmp_path / "runs"))
+        recipe = ("--recipe", str(RECIPES / "spider-qwen2.5-coder"))
+        sizes = ("--set", "selection_questions", "databases=2", "per_database=3")
+        sizes += ("--set", "train", "databases=4", "per_database=3")
+        arguments = reproduce.make_parser().parse_args([*recipe, *paths, *sizes, *flags])
+        chain = _make_chain(reproduce, arguments)
+        return chain, [*reproduce.get_steps(arguments, chain)]
+
+    return make
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_command_of_the_search_parses(make_qwen: Callable[..., Any]) -> None:
+    _, steps = make_qwen("--parts", "trial", "--model", "here", "--seeds", "3", "4")
+    for step in steps:
+        _check(step)
+    names = [step.name for step in steps]
+    assert names == [
+        *("evaluate-baseline-selection", "sft-3", "evaluate-sft-3-selection"),
+        *("samples-3", "own-3", "rft-3", "evaluate-rft-3-selection"),
+    ]
+    baseline, sft = steps[0], steps[1]
+    assert baseline.command[baseline.command.index("--model_name_or_path") + 1] == "here"
+    assert "--learning_rate" not in sft.command
+    rft = steps[-2].command
+    assert Path(rft[rft.index("--questions") + 1]).name == "own-3.jsonl"
+
+
+def test_nothing_is_trained_on_databases_that_settings_are_chosen_on(
+    make_qwen: Callable[..., Any],
+) -> None:
+    chain, _ = make_qwen("--arms", "baseline")
+    held_out = {row["db_id"] for row in _read(chain._get_questions("selection_questions", 7))}
+    assert len(held_out) == 2
+    for seed in range(4):
+        rows = _read(chain._get_questions("train", seed))
+        assert len(rows) == 12
+        assert not held_out & {row["db_id"] for row in rows}
+        # Gold that returns nothing cannot tell a right answer from a wrong one.
+        assert not [row for row in rows if "age = 2" in row["gold_sql"]]
+
+
+def test_an_arm_is_defined_by_what_differs(make_qwen: Callable[..., Any]) -> None:
+    flags = ("--define", "slow", "sft", "learning_rate=2e-5", "lora_target_modules=['q_proj']")
+    flags += (
+        "--define",
+        "few",
+        "train",
+        "databases=1",
+        "--define",
+        "tiny",
+        "slow",
+        "questions=few",
+    )
+    chain, steps = make_qwen(*flags, "--arms", "tiny", "--on", "dev", "--seeds", "5")
+    assert [step.name for step in steps] == ["tiny-5", "evaluate-tiny-5"]
+    command = steps[0].command
+    assert command[command.index("--learning_rate") + 1] == "2e-05"
+    assert command[command.index("--lora_target_modules") + 1] == "q_proj"
+    assert len(_read(chain._get_questions("few", 5))) == 3
+    label = "SFT on gold; learning_rate=2e-5, lora_target_modules=['q_proj']; questions=few"
+    assert chain.plan["tiny"]["label"] == label
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--arms", "sfd"), "Nothing is called 'sfd'"),
+        (("--parts", "trail"), "No part is called 'trail'"),
+        (("--arms", "train"), "'train' is of the kind 'questions' and no arm"),
+        (
+            ("--arms", "sft", "--on", "train"),
+            "'train' is of the kind 'questions' and no evaluation",
+        ),
+        (("--set", "sft", "learning_rate"), "expected KEY=VALUE"),
+        (("--set", "sft", "kind=sff"), "'sft' has the kind 'sff'"),
+        (("--define", "mine"), "names nothing that it is like"),
+        (("--arms", "sft", "--set", "train", "databases=9"), "needs 9 databases, but there are 4"),
+        (("--arms", "sft", "--set", "train", "per_database=8"), "4 databases; 0 have 8 questions"),
+    ],
+)
+def test_bad_plans_are_refused_by_name(
+    make_qwen: Callable[..., Any], flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        make_qwen(*flags)
+
+
+# ---------------------------------------------------------------------- tables
 
 
 def _write(folder: Path, name: str, verdicts: str, seconds: float) -> None:
@@ -153,7 +294,9 @@ def _write(folder: Path, name: str, verdicts: str, seconds: float) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path) -> None:
+def test_the_tables_are_those_of_the_results(
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
+) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     # The second seed of KID answers two more than SFT with that seed, the first one one less.
@@ -161,7 +304,7 @@ def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path
     _write(folder, "evaluate-student-sft-1", "cwww", 60)
     _write(folder, "evaluate-student-kid-0", "wwwu", 120)
     _write(folder, "evaluate-student-kid-1", "cccw", 180)
-    results.write_results(tmp_path)
+    results.write_results(tmp_path, tables)
     text = (tmp_path / "RESULTS.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| student, KID")]
     methods, differences, hardness = (row.split(" | ") for row in rows)
@@ -178,10 +321,10 @@ def test_the_tables_are_those_of_the_results(results: ModuleType, tmp_path: Path
 
 
 def test_the_tables_in_the_recipe_are_those_of_its_results(
-    results: ModuleType, tmp_path: Path
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
 ) -> None:
     shutil.copytree(FOLDER / "results", tmp_path / "results")
-    results.write_results(tmp_path)
+    results.write_results(tmp_path, tables)
     # The picture is named where matplotlib is installed.
     written, committed = (
         [
@@ -195,15 +338,15 @@ def test_the_tables_in_the_recipe_are_those_of_its_results(
 
 
 def test_runs_are_compared_on_the_questions_that_both_were_asked(
-    results: ModuleType, tmp_path: Path
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
 ) -> None:
     _write(tmp_path, "evaluate-data-gold-0", "cwccw", 60)
     _write(tmp_path, "evaluate-data-both-0", "-cw-c", 60)
-    runs = results.read_results(tmp_path)
+    runs = results.read_results(tmp_path, tables)
     comparison = results.compare(runs["data-gold-0"], runs["data-both-0"])
     assert (comparison.gained, comparison.lost) == (2, 1)
     assert runs["data-both-0"].accuracy == 2 / 3
-    groups = results.group_by_method(runs)
+    groups = results.group_by_method(runs, tables, "dev")
     mean = results.describe_methods(groups).splitlines()[-1].split(" | ")[3]
     assert mean.startswith("66.7 (")
     # (1 + 1 - 1) of three.
@@ -212,12 +355,15 @@ def test_runs_are_compared_on_the_questions_that_both_were_asked(
     assert difference[3].startswith("+33.3 (")
 
 
-def test_runs_are_paired_by_seed_or_with_the_only_one(results: ModuleType, tmp_path: Path) -> None:
+def test_runs_are_paired_by_seed_or_with_the_only_one(
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
+) -> None:
     _write(tmp_path, "evaluate-sft", "cwww", 60)
     _write(tmp_path, "evaluate-anchor-0", "ccww", 60)
     for seed in (0, 1):
         _write(tmp_path, f"evaluate-sense-{seed}", "cccw" if seed else "cwww", 60)
-    groups = results.group_by_method(results.read_results(tmp_path))
+    runs = results.read_results(tmp_path, tables)
+    groups = results.group_by_method(runs, tables, "dev")
     rows = results.describe_differences(groups).splitlines()[2:]
     cells = [row.split(" | ") for row in rows]
     assert [row[2] for row in cells] == ["+25.0", "+0.0, +50.0", "-25.0"]
@@ -231,7 +377,6 @@ def test_a_small_chain_runs_and_continues(
     shared_data: Path,
     spider_databases: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SFT, a student by KID and its evaluation on real Spider data, with a tiny model."""
     spider = tmp_path / "spider"
@@ -241,18 +386,17 @@ def test_a_small_chain_runs_and_continues(
     for target, source in (("train_spider", "train"), ("dev", "dev")):
         lines = (shared_data / "spider" / f"{source}.jsonl").read_text().splitlines()[:8]
         (spider / f"{target}.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr(reproduce, "METHODS", {"kid": ("kd", "--max_length", "8192")})
     model = tiny_models.save_tiny_model(tmp_path / "model", "llama")
     output = tmp_path / "runs"
     command = [
-        *("reproduce.py", "--spider", str(spider), "--output", str(output), "--model", model),
-        *("--parts", "baseline", "distillation", "--seeds", "0", "--student-layers", "1"),
-        *("--train-questions", "8", "--databases", "1", "--per-database", "8"),
+        *("--recipe", str(FOLDER), "--spider", str(spider), "--output", str(output)),
+        *("--model", model, "--arms", "sft", "student-kid", "--seeds", "0"),
+        *("--set", "student", "num_layers=1", "--set", "student-kid", "max_length=8192"),
+        *("--set", "sft", "max_questions=8", "--set", "gold", "databases=1", "per_database=8"),
     ]
-    monkeypatch.setattr(sys, "argv", command)
-    reproduce.main()
+    reproduce.main(command)
     found = {path.name for path in (output / "results").iterdir()}
     assert found == {"evaluate-sft.json", "evaluate-student-kid-0.json"}
     costs = {path: path.stat().st_mtime_ns for path in (output / "costs").iterdir()}
-    reproduce.main()
+    reproduce.main(command)
     assert costs == {path: path.stat().st_mtime_ns for path in (output / "costs").iterdir()}

@@ -1,6 +1,9 @@
-"""RESULTS.md and results.svg from the files in `results/`, as reproduce.py does after every part.
+"""RESULTS.md and results.svg from the files in `results/`, as reproduce.py does after every run.
 
-python recipes/spider-smollm2/results.py recipes/spider-smollm2
+python recipes/spider/results.py recipes/spider-smollm2
+
+What an arm is called, and what it is compared with, stands in the arms.toml of the folder (or of
+the one named second).
 """
 
 from __future__ import annotations
@@ -8,62 +11,48 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sense_trl.evaluation.metrics import PairedComparison, bootstrap_interval, compare_paired
 
-# What a model is called, by the beginning of its name; what is compared with what.
-METHODS = {
-    "sft": "baseline: SFT",
-    "anchor": "the SFT anchor of SENSE alone, from the baseline",
-    "sense": "SENSE: cDPO with that anchor, from the baseline",
-    "student-sft": "student, SFT",
-    "student-fkd": "student, forward KL",
-    "student-rkd": "student, reverse KL",
-    "student-masking": "student, reverse KL on masked answers",
-    "student-kid": "student, KID",
-    "data-gold": "SFT on gold questions",
-    "data-synthesised": "SFT on synthesised questions",
-    "data-both": "SFT on both",
-    "groups-of-16": "SFT in steps of one database",
-    "groups-of-4": "SFT in steps of four databases",
-}
-COMPARED_WITH = {
-    "anchor": ("sft",),
-    "sense": ("sft", "anchor"),
-    "student-fkd": ("student-sft",),
-    "student-rkd": ("student-sft",),
-    "student-masking": ("student-sft", "student-rkd"),
-    "student-kid": ("student-sft", "student-rkd"),
-    "data-synthesised": ("data-gold",),
-    "data-both": ("data-gold",),
-    "groups-of-4": ("groups-of-16",),
-}
 HARDNESS = ("easy", "medium", "hard", "extra")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluated model, as reproduce.py keeps it."""
+    """One evaluated model, as reproduce.py keeps it.
+
+    Attributes:
+        name: of the model with its seed, and the suffix of the evaluation.
+        file: what it was read from.
+        arm: the model's name without the seed.
+        seed: the rest of the model's name; empty where there is one run only.
+        evaluation: whose tables it stands in; None for none.
+        label: what the arm is called.
+        against: what it is compared with.
+        summary: the numbers of the evaluation.
+        costs: by step; that of the training first, if the model was trained.
+        is_trained: whether it was.
+        tokens: positions that the training computed with gradient.
+        verdicts: a letter for each question.
+    """
 
     name: str
+    file: str
+    arm: str
+    seed: str
+    evaluation: str | None
+    label: str
+    against: tuple[str, ...]
     summary: dict[str, Any]
     costs: dict[str, dict[str, Any]]
+    is_trained: bool
     tokens: float
     verdicts: str
-
-    @property
-    def method(self) -> str:
-        """Its name without the seed."""
-        return re.sub(r"-\d+$", "", self.name)
-
-    @property
-    def seed(self) -> str:
-        """At the end of its name; empty where there is one run only."""
-        return self.name.removeprefix(self.method)
 
     @property
     def accuracy(self) -> float:
@@ -80,17 +69,47 @@ class Result:
 
     def get_training_cost(self, key: str) -> float:
         """Of the training alone."""
-        return float(next(iter(self.costs.values()))[key])
+        return float(next(iter(self.costs.values()))[key]) if self.is_trained else 0.0
+
+    def get_whole_cost(self, key: str) -> float:
+        """Of all that the model needed, but for the evaluation."""
+        return sum(float(cost[key]) for name, cost in self.costs.items() if name != self.own_step)
+
+    @property
+    def own_step(self) -> str:
+        """The evaluation."""
+        return self.file.removesuffix(".json")
 
 
-def read_results(folder: Path) -> dict[str, Result]:
-    """Results by name: evaluations under the model's name, suites as they are called."""
+def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Result]:
+    """Results by name: evaluations under the model's name, suites as they are called.
+
+    Args:
+        folder: of the files.
+        tables: of arms.toml.
+    """
+    main = next((name for name, table in tables.items() if table["kind"] == "greedy"), None)
     results = {}
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
         name = data["name"].removeprefix("evaluate-")
+        # Files of an earlier form name neither arm nor evaluation.
+        arm = data.get("arm") or re.sub(r"-\d+$", "", name)
+        table = tables.get(arm, {})
+        evaluation = data.get("evaluation", main if table else None)
         results[name] = Result(
-            name, data["summary"], data["costs"], data["tokens_computed"], data["verdicts"]
+            name=name,
+            file=path.name,
+            arm=arm,
+            seed=data.get("evaluated", name).removeprefix(arm),
+            evaluation=tables.get(evaluation, {}).get("joins", evaluation),
+            label=data.get("label") or table.get("label", arm),
+            against=tuple(data.get("against") or table.get("against", ())),
+            summary=data["summary"],
+            costs=data["costs"],
+            is_trained=data["tokens_computed"] > 0.0,
+            tokens=data["tokens_computed"],
+            verdicts=data["verdicts"],
         )
     return results
 
@@ -126,13 +145,14 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def group_by_method(results: dict[str, Result]) -> dict[str, list[Result]]:
-    """The runs on Spider's dev questions by method, in the order of `METHODS`."""
-    return {
-        method: runs
-        for method in METHODS
-        if (runs := [result for result in results.values() if result.method == method])
-    }
+def group_by_method(
+    results: dict[str, Result], tables: Mapping[str, Mapping[str, Any]], evaluation: str
+) -> dict[str, list[Result]]:
+    """The runs of an evaluation by arm, in the order of arms.toml, and what is not there behind."""
+    found = [result for result in results.values() if result.evaluation == evaluation]
+    arms = dict.fromkeys([*tables, *(result.arm for result in found)])
+    groups = {arm: [result for result in found if result.arm == arm] for arm in arms}
+    return {arm: runs for arm, runs in groups.items() if runs}
 
 
 def match_runs(runs: Sequence[Result], other: Sequence[Result]) -> list[tuple[Result, Result]]:
@@ -145,11 +165,11 @@ def match_runs(runs: Sequence[Result], other: Sequence[Result]) -> list[tuple[Re
 def describe_methods(groups: dict[str, list[Result]]) -> str:
     """A row per method: its mean over seeds, and what its training cost."""
     rows = []
-    for method, runs in groups.items():
+    for runs in groups.values():
         seconds = [run.get_training_cost("cpu_s") for run in runs]
         rows.append(
             [
-                METHODS[method],
+                runs[0].label,
                 str(len(runs)),
                 ", ".join(f"{100 * run.accuracy:.1f}" for run in runs),
                 format_mean(get_shares(runs, find_common(runs))),
@@ -167,8 +187,8 @@ def describe_methods(groups: dict[str, list[Result]]) -> str:
 def describe_differences(groups: dict[str, list[Result]]) -> str:
     """A row per comparison, paired by seed and by question."""
     rows = []
-    for method, runs in groups.items():
-        for name in COMPARED_WITH.get(method, ()):
+    for runs in groups.values():
+        for name in runs[0].against:
             pairs = match_runs(runs, groups.get(name, []))
             if not pairs:
                 continue
@@ -180,8 +200,8 @@ def describe_differences(groups: dict[str, list[Result]]) -> str:
             points = [100 * (t.gained - t.lost) / n for t, n in zip(tests, sizes, strict=True)]
             rows.append(
                 [
-                    METHODS[method],
-                    METHODS[name],
+                    runs[0].label,
+                    base[0].label,
                     ", ".join(f"{point:+.1f}" for point in points),
                     format_mean([after - before for after, before in columns], sign="+"),
                     "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests),
@@ -197,7 +217,7 @@ def describe_differences(groups: dict[str, list[Result]]) -> str:
 def describe_hardness(groups: dict[str, list[Result]]) -> str:
     """EX by Spider's hardness, over all runs of a method."""
     rows = []
-    for method, runs in groups.items():
+    for runs in groups.values():
         cells = []
         for level in HARDNESS:
             counts = [run.summary["by_hardness"].get(level, [0, 0]) for run in runs]
@@ -207,7 +227,7 @@ def describe_hardness(groups: dict[str, list[Result]]) -> str:
         invalid = [1 - run.summary["scores"]["validity"]["value"] for run in runs]
         rows.append(
             [
-                METHODS[method],
+                runs[0].label,
                 *cells,
                 f"{100 * sum(invalid) / len(invalid):.0f}",
                 f"{100 * undetermined / len(runs):.1f}",
@@ -221,32 +241,24 @@ def describe_runs(results: dict[str, Result]) -> str:
     """A row per evaluation."""
     rows = []
     for result in results.values():
-        evaluation = result.costs.get(f"evaluate-{result.name}") or result.costs[result.name]
+        evaluation = result.costs[result.own_step]
         rows.append(
             [
-                f"[{result.name}](results/{get_file(result)})",
+                f"[{result.name}](results/{result.file})",
                 str(result.summary["num_questions"]),
                 *(result.get_score(name) for name in ("strict", "spider", "suite", "exact_match")),
                 f"{result.get_training_cost('wall_s') / 60:.1f}",
                 f"{result.get_training_cost('cpu_s') / 60:.1f}",
+                f"{result.get_whole_cost('cpu_s') / 60:.1f}",
                 f"{result.get_training_cost('peak_memory_bytes') / 2**30:.1f}",
                 f"{evaluation['wall_s'] / 60:.1f}",
             ]
         )
     header = (
         *("run", "questions", "EX strict, %", "EX Spider, %", "suite, %", "exact match, %"),
-        *("training, min", "CPU min", "peak GiB", "evaluation, min"),
+        *("training, min", "CPU min", "with all it needs", "peak GiB", "evaluation, min"),
     )
     return format_table(header, rows)
-
-
-def get_file(result: Result) -> str:
-    """Where reproduce.py keeps it."""
-    return (
-        f"{result.name}.json"
-        if result.name.startswith("suite-")
-        else f"evaluate-{result.name}.json"
-    )
 
 
 def plot(groups: dict[str, list[Result]], path: Path) -> bool:
@@ -260,10 +272,10 @@ def plot(groups: dict[str, list[Result]], path: Path) -> bool:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, sharey=True, figsize=(11, 5))
-    for method, runs in groups.items():
+    for runs in groups.values():
         accuracies = [100 * run.accuracy for run in runs]
         minutes = [run.get_training_cost("cpu_s") / 60 for run in runs]
-        left.scatter(minutes, accuracies, label=METHODS[method])
+        left.scatter(minutes, accuracies, label=runs[0].label)
         right.scatter([run.tokens / 1000 for run in runs], accuracies)
     left.set(xlabel="training, CPU minutes", ylabel="execution accuracy (strict), %")
     left.set_ylim(bottom=0)
@@ -275,31 +287,48 @@ def plot(groups: dict[str, list[Result]], path: Path) -> bool:
     return True
 
 
-def write_results(folder: Path) -> None:
-    """Write RESULTS.md and, where matplotlib is installed, results.svg beside `results/`."""
-    results = read_results(folder / "results")
+def write_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write RESULTS.md and, where matplotlib is installed, results.svg beside `results/`.
+
+    Args:
+        folder: that holds `results/`.
+        tables: of arms.toml.
+    """
+    results = read_results(folder / "results", tables)
     if not results:
         return
-    groups = group_by_method(results)
-    has_plot = plot(groups, folder / "results.svg")
     parts = [
-        "# Results on Spider's development questions",
-        "Written by `results.py` from the files in `results/`. EX is strict execution accuracy: "
-        "an undetermined answer is not correct. Means are over the runs of a method, with a "
-        "bootstrap interval over questions; differences are paired by seed, as runs with one seed "
-        "saw the same data, and by question. The intervals hold for these seeds: how much others "
-        "would differ, the columns of each run show.",
-        describe_methods(groups),
-        "## Differences",
-        describe_differences(groups),
-        *(["![EX against the cost of training](results.svg)"] if has_plot else []),
-        "## By hardness (EX, %)",
-        describe_hardness(groups),
-        "## Every run",
-        describe_runs(results),
+        "# Results on Spider",
+        "Written by `recipes/spider/results.py` from the files in `results/`. EX is strict "
+        "execution accuracy: an undetermined answer is not correct. Means are over the runs of a "
+        "method, with a bootstrap interval over questions; differences are paired by seed, as runs "
+        "with one seed saw the same data, and by question. The intervals hold for these seeds: how "
+        "much others would differ, the columns of each run show.",
     ]
+    # Without matplotlib an earlier picture is kept.
+    picture = folder / "results.svg"
+    is_first = True
+    for name, table in tables.items():
+        groups = group_by_method(results, tables, name)
+        if not groups:
+            continue
+        parts += [f"## {table.get('label', name)}", describe_methods(groups)]
+        parts += ["### Differences", describe_differences(groups)]
+        # One picture, of the first evaluation.
+        if is_first and (plot(groups, picture) or picture.exists()):
+            parts.append("![EX against the cost of training](results.svg)")
+        is_first = False
+        parts += ["### By hardness (EX, %)", describe_hardness(groups)]
+    parts += ["## Every run", describe_runs(results)]
     (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def main(argv: Sequence[str]) -> None:
+    """Write the tables of a folder, as the arms.toml there, or in a second folder, names arms."""
+    folder, recipe = (Path(text) for text in (argv[0], argv[-1]))
+    data = tomllib.loads((recipe / "arms.toml").read_text(encoding="utf-8"))
+    write_results(folder, {name: table for name, table in data.items() if name != "parts"})
+
+
 if __name__ == "__main__":
-    write_results(Path(sys.argv[1]))
+    main(sys.argv[1:])
