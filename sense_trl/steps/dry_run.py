@@ -21,7 +21,7 @@ from sense_trl.steps.stages import GenerationArguments, count_steps
 from sense_trl.task import DataArguments, load_task
 from sense_trl.trainers.rows.formats import prepare_chat_template
 from sense_trl.trainers.rows.several_rejected import split_rejected_lists
-from sense_trl.trainers.sharing.prefix_sharing import build_grouped_sampler
+from sense_trl.trainers.sharing.grouped_sampler import build_grouped_sampler
 
 if TYPE_CHECKING:
     import datasets

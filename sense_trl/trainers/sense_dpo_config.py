@@ -28,6 +28,8 @@ WEIGHTABLE_LOSS_TYPES = ("sigmoid", "cdpo", "dpop", "sft")
 """The values of `loss_type` that a weight and a target margin per pair can be applied to."""
 
 _DEFAULT_CDPO_LABEL_SMOOTHING = 0.1
+# Options that change what TRL feeds into its losses, and their values where they do not.
+_CHANGED_LOGPS = (("ld_alpha", None), ("use_weighting", False))
 
 
 @dataclass
@@ -153,6 +155,31 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         use_current_checkpointing_names(self)
         super().__post_init__()
 
+    def check_losses_take_column(self, option: str, column: str) -> None:
+        """Make sure that the losses and their options are those that take a value per pair.
+
+        Args:
+            option: field that names the column.
+            column: of a dataset, with the values.
+
+        Raises:
+            InputError: one of them takes none.
+        """
+        advice = f"Remove the column, set `{option}` to null, or change the option named first."
+        for loss_type in self.loss_type:
+            if loss_type not in WEIGHTABLE_LOSS_TYPES + self.own_loss_types:
+                raise InputError(
+                    f"`loss_type` {loss_type!r} takes no value per pair, but the dataset has the "
+                    f"column {column!r} (`{option}`). Available with it: "
+                    f"{', '.join(WEIGHTABLE_LOSS_TYPES)}. {advice}"
+                )
+        for name, unset in (*_CHANGED_LOGPS, ("f_divergence_type", "reverse_kl")):
+            if (value := getattr(self, name)) != unset:
+                raise InputError(
+                    f"`{name}` is {value!r}, expected {unset!r} together with the column "
+                    f"{column!r} (`{option}`). {advice}"
+                )
+
     def _check_loss_type(self) -> None:
         ours = (*SENSE_LOSS_TYPES, *self.own_loss_types)
         known = (*ours, *get_trl_loss_types())
@@ -166,8 +193,8 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         sense = [loss_type for loss_type in self.loss_type if loss_type in ours]
         if not sense:
             return
-        # These three change what TRL feeds into its losses, and ours are defined without them.
-        for name, unset in (("ld_alpha", None), ("use_weighting", False)):
+        # Ours are defined without them.
+        for name, unset in _CHANGED_LOGPS:
             if (value := getattr(self, name)) != unset:
                 raise InputError(
                     f"`{name}` is {value!r}, but the loss {sense[0]!r} is not defined with it. "

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
-import logging
-import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,25 +24,20 @@ from sense_trl.collators import (
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers.compat.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.base import SenseTrainer, without_limit
 from sense_trl.trainers.compat.dropout import disable_functional_dropout, evaluating
-from sense_trl.trainers.compat.quantization import (
-    disable_cpu_weight_repacking,
-    get_float32_parameters,
-    store_adapter_in_float32,
-)
-from sense_trl.trainers.compat.saving import saving_whole_models
 from sense_trl.trainers.compat.trl import RecordedForward
-from sense_trl.trainers.held_date import hold_template_date
 from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.rows.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
+from sense_trl.trainers.rows.answer_ends import find_answer_ends
 from sense_trl.trainers.rows.checks import (
     check_datasets,
+    get_column_names,
     refuse_equal_answers,
     refuse_untrained_rows,
 )
-from sense_trl.trainers.rows.formats import PAIR_LAYOUTS, prepare_chat_template, unify_rows
+from sense_trl.trainers.rows.formats import PAIR_LAYOUTS
 from sense_trl.trainers.rows.long_examples import leave_out_long_examples
+from sense_trl.trainers.rows.pair_columns import prepare_pair_columns
 from sense_trl.trainers.rows.several_rejected import split_rejected_lists
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
@@ -53,23 +45,14 @@ from sense_trl.trainers.sense_dpo_config import (
     SenseDPOConfig,
 )
 from sense_trl.trainers.sharing.heads import LogitTerm, transfer_term
-from sense_trl.trainers.sharing.prefix_sharing import (
-    add_prefix_tree,
-    get_checked_answers,
-    get_grouped_sampler,
-    log_tokens,
-    require_trees,
-    set_up_prefix_sharing,
-)
+from sense_trl.trainers.sharing.prefix_sharing import get_checked_answers, require_trees
 from sense_trl.trainers.teacher_options import get_teacher
 from sense_trl.trainers.teachers.reference_cache import (
     add_reference_logps,
     shared_by_processes,
     take_reference_logps,
 )
-from sense_trl.trainers.teachers.teacher import Teacher, saving_one_adapter
-
-logger = logging.getLogger(__name__)
+from sense_trl.trainers.teachers.teacher import Teacher
 
 _TOKENIZED_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _LAYOUTS = (("prompt", "chosen", "rejected"), _TOKENIZED_COLUMNS)
@@ -80,7 +63,7 @@ _REMEDY = (
 )
 
 
-class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
+class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
     """TRL's `DPOTrainer` with more losses, pair weights, shared prefixes and no silent cuts.
 
     * `loss_type` also takes `"cdpo"` and `"dpop"`, alone or in a list with TRL's losses.
@@ -191,15 +174,12 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
     }
 
     args: SenseDPOConfig
-    _shares_prefixes: bool | None = None
+    _own_columns = (PAIR_WEIGHT, PAIR_MARGIN)
     _teacher: Teacher | None = None
-    _answer_ends: AnswerEnds | None = None
     # Attributes of TRL's trainer that are read or replaced here.
-    data_collator: Any
     loss_types: list[str]
     loss_weights: list[float]
     precompute_ref_logps: bool
-    _signature_columns: Any
 
     def __init__(
         self,
@@ -224,7 +204,6 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
                 "`teacher_model` is given, but `kd_weight` is 0: nothing would be learned from it. "
                 "Set `kd_weight` above 0, or leave the teacher out."
             )
-        float32_parameters = get_float32_parameters(model)
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -239,38 +218,17 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if self._answer_ends is not None:
-            ensure_answers_end(
-                self._answer_ends,
-                self.model,
-                self._tokenizer,
-                is_required=args.require_end_token,
-            )
-        self._guard_quantized_models()
-        store_adapter_in_float32(self.model, args, float32_parameters)
         if args.disable_dropout:
             for each in (self.model, self.ref_model):
                 if each is not None:
                     disable_functional_dropout(each)
-        # Documented by TRL: the collator may be replaced once the trainer is built.
-        self.data_collator = DataCollatorForWeightedPreference(self.data_collator)
-        self._ensure_prefix_sharing()
-        self._grouped_sampler = get_grouped_sampler(self)
         if args.kd_weight > 0.0:
             self._teacher = get_teacher(self, teacher_model)
             self._kd_divergence = args.get_kd_divergence()
             require_trees(self)
 
-    def _ensure_prefix_sharing(self) -> bool:
-        """Set prefix sharing up before the first forward; returns whether batches get a tree."""
-        if self._shares_prefixes is None:
-            self._shares_prefixes = set_up_prefix_sharing(self)
-        return self._shares_prefixes
-
-    def _guard_quantized_models(self) -> None:
-        for model in (self.model, self.ref_model):
-            if model is not None:
-                disable_cpu_weight_repacking(model)
+    def _wrap_collator(self, collator: Any) -> Any:
+        return super()._wrap_collator(DataCollatorForWeightedPreference(collator))
 
     # ---------------------------------------------------------------------------------- data
 
@@ -280,23 +238,20 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
         """Tokenise unless that is done, treat long pairs as `args` says, check the pair columns."""
         pair_columns = [args.pair_weight_column, args.pair_margin_column]
         dataset = split_rejected_lists(dataset, [name for name in pair_columns if name])
-        columns = _get_column_names(dataset)
+        columns = get_column_names(dataset)
         if args.precompute_ref_log_probs:
             # Left from an earlier pass over the same dataset (`evaluate(trainer.eval_dataset)`);
             # TRL appends the columns again and fails on the duplicates.
             stale = columns & {"ref_chosen_logps", "ref_rejected_logps"}
             dataset = dataset.remove_columns(sorted(stale)) if stale else dataset
         if not columns >= set(_TOKENIZED_COLUMNS):
-            # Without `max_length` TRL does not filter, so that the pairs can be counted here. A
-            # shallow copy, because `dataclasses.replace` would run `__post_init__` again.
-            unlimited = copy.copy(args)
-            unlimited.max_length = None
-            dataset = unify_rows(dataset)
-            if prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message):
-                hold_template_date(args, self._tokenizer)
+            dataset = self._unify_rows(dataset, args)
             with naming_template_errors(f"the {dataset_name} dataset"):
                 dataset = super()._prepare_dataset(
-                    dataset, ChatTokenizer.protect(processing_class), unlimited, dataset_name
+                    dataset,
+                    ChatTokenizer.protect(processing_class),
+                    without_limit(args),
+                    dataset_name,
                 )
         if dataset_name == "train":
             # A rejected answer that was cut off at the limit of its sampling ends in nothing.
@@ -312,49 +267,7 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             get_length=_get_length,
             noun="pairs",
         )
-        dataset = self._prepare_pair_column(
-            dataset, dataset_name, args, PAIR_WEIGHT, _scale_pair_weights
-        )
-        return self._prepare_pair_column(
-            dataset, dataset_name, args, PAIR_MARGIN, _convert_pair_margins
-        )
-
-    @staticmethod
-    def _prepare_pair_column(
-        dataset: Any,
-        dataset_name: str,
-        args: SenseDPOConfig,
-        target: str,
-        convert: Callable[[Any, str, str], Any],
-    ) -> Any:
-        """Put the values of the column that `args` names into the column `target`."""
-        option = f"{target}_column"
-        column = getattr(args, option)
-        columns = _get_column_names(dataset)
-        if column is None:
-            # The collator takes any column of this name.
-            return dataset.remove_columns(target) if target in columns else dataset
-        if column in columns:
-            _check_losses_take_pair_column(args, option, column)
-            return convert(dataset, dataset_name, column)
-        if column != target:
-            raise InputError(
-                f"`{option}` is {column!r}, but the {dataset_name} dataset has only the columns "
-                f"{sorted(columns)}. Name one of them, or leave the option out."
-            )
-        return dataset
-
-    def _set_signature_columns_if_needed(self) -> None:
-        # The Trainer removes every column that is not listed here.
-        is_unset = self._signature_columns is None
-        super()._set_signature_columns_if_needed()
-        if is_unset:
-            self._signature_columns += [PAIR_WEIGHT, PAIR_MARGIN]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self._grouped_sampler is not None:
-            return self._grouped_sampler
-        return super()._get_train_sampler(train_dataset)
+        return prepare_pair_columns(dataset, dataset_name, args)
 
     # ---------------------------------------------------------------------------------- loss
 
@@ -368,8 +281,7 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
         self._guard_quantized_models()
         # TRL hands every entry that it does not know to the model's forward, the tree as well.
         inputs = _without_pair_columns(inputs)
-        if self._ensure_prefix_sharing():
-            inputs = add_prefix_tree(self, inputs)
+        inputs = self.prefix_sharing.add_tree(inputs)
         with evaluating(self.model if self.ref_model is None else self.ref_model):
             return super().compute_ref_log_probs(model, inputs)
 
@@ -409,9 +321,8 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             *(SENSE_LOSS_TYPES if is_plain else WEIGHTABLE_LOSS_TYPES),
             *self.args.own_loss_types,
         )
-        if self._ensure_prefix_sharing():
-            inputs = add_prefix_tree(self, inputs)
-            log_tokens(self, inputs)
+        inputs = self.prefix_sharing.add_tree(inputs)
+        self.prefix_sharing.log_tokens(inputs["input_ids"], inputs.get(PREFIX_TREE))
         is_trls = self._teacher is None and not set(self.args.loss_type) & set(our_types)
         if is_trls and PREFIX_TREE not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -466,15 +377,6 @@ class SenseDPOTrainer(DeferredMetrics, DPOTrainer):  # type: ignore[misc]
             own, self._kd_divergence, temperature=self.args.kd_temperature
         )
         return tree, transfer_term(term, own, tree, chosen)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a model that `from_pretrained` reads, whatever FSDP does with checkpoints."""
-        with contextlib.nullcontext() if _internal_call else saving_whole_models(self):
-            super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        with saving_one_adapter(self.model, self.args.teacher_adapter_name):
-            super()._save(output_dir, state_dict)
 
     @contextlib.contextmanager
     def _only_trl_terms(self, our_types: tuple[str, ...]) -> Iterator[None]:
@@ -579,96 +481,10 @@ def _get_kd_loss(values: Tensor, completion_mask: Tensor, pair_weights: Tensor |
     return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
 
 
-def _get_column_names(dataset: Any) -> set[str]:
-    # A streamed dataset may not know its columns before its first example is read.
-    return set(dataset.column_names or next(iter(dataset)))
-
-
 def _without_pair_columns(inputs: dict[str, Any]) -> dict[str, Any]:
     """A batch for a model, which gets every entry that TRL does not know."""
     return {key: value for key, value in inputs.items() if key not in (PAIR_WEIGHT, PAIR_MARGIN)}
 
 
-def _check_losses_take_pair_column(args: SenseDPOConfig, option: str, column: str) -> None:
-    """The losses and their options must be those that we compute ourselves."""
-    advice = f"Remove the column, set `{option}` to null, or change the option named first."
-    for loss_type in args.loss_type:
-        if loss_type not in WEIGHTABLE_LOSS_TYPES + args.own_loss_types:
-            raise InputError(
-                f"`loss_type` {loss_type!r} takes no value per pair, but the dataset has the "
-                f"column {column!r} (`{option}`). Available with it: "
-                f"{', '.join(WEIGHTABLE_LOSS_TYPES)}. {advice}"
-            )
-    for name, unset in (
-        ("ld_alpha", None),
-        ("use_weighting", False),
-        ("f_divergence_type", "reverse_kl"),
-    ):
-        if (value := getattr(args, name)) != unset:
-            raise InputError(
-                f"`{name}` is {value!r}, expected {unset!r} together with the column {column!r} "
-                f"(`{option}`). {advice}"
-            )
-
-
-def _convert_pair_margins(dataset: Any, dataset_name: str, column: str) -> Any:
-    """Put the margins of `column` into the column `pair_margin`, all of them finite."""
-
-    def check(row: dict[str, Any], index: int) -> dict[str, float]:
-        value = row[column]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value)):
-            raise InputError(
-                f"Row {index} of the margin column {column!r} of the {dataset_name} dataset is "
-                f"{value!r}, expected a finite number; 0 asks for nothing more than a preference."
-            )
-        return {PAIR_MARGIN: float(value)}
-
-    return dataset.map(check, with_indices=True)
-
-
 def _get_length(lengths: dict[str, Any]) -> Any:
     return lengths["prompt_ids"] + np.maximum(lengths["chosen_ids"], lengths["rejected_ids"])
-
-
-def _scale_pair_weights(dataset: Any, dataset_name: str, column: str) -> Any:
-    """Put the weights of `column`, scaled to a mean of 1, into the column `pair_weight`."""
-    if isinstance(dataset, IterableDataset):
-        logger.info(
-            "The weights of the %s dataset are used as they are: the mean of a stream is not "
-            "known.",
-            dataset_name,
-        )
-        return dataset.map(
-            lambda row: {PAIR_WEIGHT: float(_check_weights([row[column]], column, dataset_name)[0])}
-        )
-    weights = _check_weights(dataset.select_columns(column)[:][column], column, dataset_name)
-    mean = weights.mean()
-    if mean == 0:
-        raise InputError(
-            f"Every weight of the column {column!r} of the {dataset_name} dataset is 0, expected "
-            "at least one above. Correct the column or set `pair_weight_column` to null."
-        )
-    if abs(mean - 1) > 1e-6:
-        logger.info(
-            "Scaled the pair weights of the %s dataset (column %r) from a mean of %.6g to 1.",
-            dataset_name,
-            column,
-            mean,
-        )
-        weights = weights / mean
-    if PAIR_WEIGHT in dataset.column_names:
-        dataset = dataset.remove_columns(PAIR_WEIGHT)
-    return dataset.add_column(PAIR_WEIGHT, weights)
-
-
-def _check_weights(values: Any, column: str, dataset_name: str) -> np.ndarray:
-    """`values` as float64 `[num_pairs]`, all finite and at least 0."""
-    for index, value in enumerate(values):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value) and value >= 0):
-            raise InputError(
-                f"Row {index} of the weight column {column!r} of the {dataset_name} dataset is "
-                f"{value!r}, expected a finite number of at least 0."
-            )
-    return np.asarray(values, dtype=np.float64)

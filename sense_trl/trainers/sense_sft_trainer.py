@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from typing import Any
 
-from trl import SFTTrainer
-
-from sense_trl.chat_template import (
-    fold_system_message,
-    naming_template_errors,
-    require_chat_template,
-)
-from sense_trl.chat_tokens import ChatTokenizer
-from sense_trl.trainers.compat.deferred_metrics import DeferredMetrics
-from sense_trl.trainers.compat.quantization import (
-    disable_cpu_weight_repacking,
-    get_float32_parameters,
-    store_adapter_in_float32,
-)
-from sense_trl.trainers.compat.saving import saving_whole_models
-from sense_trl.trainers.held_date import hold_template_date
-from sense_trl.trainers.options import get_checked_args
-from sense_trl.trainers.rows.answer_ends import AnswerEnds, ensure_answers_end, find_answer_ends
-from sense_trl.trainers.rows.checks import check_datasets, refuse_untrained_rows
-from sense_trl.trainers.rows.formats import prepare_chat_template, unify_rows
-from sense_trl.trainers.rows.long_examples import leave_out_long_examples
-from sense_trl.trainers.sense_sft_config import SenseSFTConfig
-from sense_trl.trainers.sharing.prefix_sharing import (
-    add_prefix_tree,
-    get_grouped_sampler,
-    log_tokens,
-    set_up_prefix_sharing,
-)
-
-# The columns of TRL's data formats, and those of data that is tokenised already.
-_LAYOUTS = (("prompt", "completion"), ("messages",), ("conversations",), ("input_ids",))
-
-_NUM_PACKED_CHECKED = 16
+from sense_trl.collators import PREFIX_TREE
+from sense_trl.trainers.sft_base import BaseSFTTrainer
 
 
-class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
+class SenseSFTTrainer(BaseSFTTrainer):
     """TRL's `SFTTrainer` with shared prefixes and no silent cuts.
 
     * Questions about one database begin with the same schema. With `prefix_sharing` what the
@@ -109,117 +76,6 @@ class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
     _tag_names = ["trl", "sft", "sense"]  # noqa: RUF012 - TRL declares it as an instance-level list
     _name = "SENSE SFT"
 
-    args: SenseSFTConfig
-    _answer_ends: AnswerEnds | None = None
-    # Attributes of TRL's trainer that are read or replaced here.
-    data_collator: Any
-    chat_template: str | None
-
-    def __init__(
-        self,
-        model: Any,
-        args: SenseSFTConfig | None = None,
-        data_collator: Any = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        compute_loss_func: Any = None,
-        compute_metrics: Any = None,
-        callbacks: Any = None,
-        optimizers: Any = (None, None),
-        optimizer_cls_and_kwargs: Any = None,
-        preprocess_logits_for_metrics: Any = None,
-        quantization_config: Any = None,
-        peft_config: Any = None,
-        formatting_func: Any = None,
-    ) -> None:
-        args = get_checked_args(args, model, SenseSFTConfig, "SenseSFT")
-        # A formatting function or a collator may read any columns.
-        is_own = formatting_func or (args.dataset_kwargs or {}).get("skip_prepare_dataset")
-        layouts = [] if is_own else [*_LAYOUTS, (args.dataset_text_field,)]
-        check_datasets(train_dataset, eval_dataset, layouts)
-        if args.assistant_only_loss and args.chat_template_path is None and processing_class:
-            # TRL searches the template, which there may be none of, before it looks at the rows.
-            require_chat_template(processing_class)
-        float32_parameters = get_float32_parameters(model)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_loss_func=compute_loss_func,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
-            formatting_func=formatting_func,
-        )
-        if self._answer_ends is not None:
-            ensure_answers_end(
-                self._answer_ends,
-                self.model,
-                self._tokenizer,
-                is_required=args.require_end_token,
-            )
-        disable_cpu_weight_repacking(self.model)
-        store_adapter_in_float32(self.model, args, float32_parameters)
-        self._shares_prefixes = set_up_prefix_sharing(self)
-        self._grouped_sampler = get_grouped_sampler(self)
-
-    def _prepare_dataset(
-        self,
-        dataset: Any,
-        processing_class: Any,
-        args: SenseSFTConfig,
-        packing: bool,
-        formatting_func: Any,
-        dataset_name: str,
-    ) -> Any:
-        """Tokenise unless that is done, and leave out or refuse what is too long."""
-        # Without `max_length` TRL does not cut. A shallow copy, because `dataclasses.replace` would
-        # run `__post_init__` again.
-        unlimited = copy.copy(args)
-        unlimited.max_length = None
-        processing_class = ChatTokenizer.protect(processing_class)
-        if not formatting_func:
-            dataset = unify_rows(dataset)
-            if prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message):
-                hold_template_date(args, self._tokenizer)
-            if args.fold_system_message:
-                # TRL's, where that of the tokenizer does not say what the assistant writes.
-                self.chat_template = fold_system_message(self.chat_template)
-        # Where examples end is not to be seen any more once they are packed.
-        rows = dataset.take(_NUM_PACKED_CHECKED) if packing else dataset
-        with naming_template_errors(f"the {dataset_name} dataset"):
-            rows = super()._prepare_dataset(
-                rows, processing_class, unlimited, False, formatting_func, dataset_name
-            )
-        if dataset_name == "train":
-            self._answer_ends = find_answer_ends(rows, "labels", self._tokenizer)
-        if packing:
-            return super()._prepare_dataset(
-                dataset, processing_class, args, packing, formatting_func, dataset_name
-            )
-        dataset = refuse_untrained_rows(rows, dataset_name, "labels", "rows")
-        return leave_out_long_examples(
-            dataset,
-            dataset_name,
-            args,
-            columns=("input_ids",),
-            get_length=lambda lengths: lengths["input_ids"],
-            noun="examples",
-        )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self._grouped_sampler is not None:
-            return self._grouped_sampler
-        return super()._get_train_sampler(train_dataset)
-
     def compute_loss(
         self,
         model: Any,
@@ -228,12 +84,6 @@ class SenseSFTTrainer(DeferredMetrics, SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """TRL's loss of one micro-batch, from its prefix tree where prefixes are shared."""
-        if self._shares_prefixes:
-            inputs = add_prefix_tree(self, inputs)
-            log_tokens(self, inputs)
+        inputs = self.prefix_sharing.add_tree(inputs)
+        self.prefix_sharing.log_tokens(inputs["input_ids"], inputs.get(PREFIX_TREE))
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a model that `from_pretrained` reads, whatever FSDP does with checkpoints."""
-        with contextlib.nullcontext() if _internal_call else saving_whole_models(self):
-            super().save_model(output_dir, _internal_call)

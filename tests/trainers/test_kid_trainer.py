@@ -29,6 +29,7 @@ from sense_trl.errors import InputError
 from sense_trl.losses.divergence import DIVERGENCES, get_divergence
 from sense_trl.trainers import SenseSFTConfig, SenseSFTTrainer
 from sense_trl.trainers.kid.imperfect import choose_masked, get_maskable, get_random, get_units
+from sense_trl.trainers.kid.student import lay_out_jointly
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.kid_trainer import KIDTrainer
 from sense_trl.trainers.teacher_options import TeacherOptions
@@ -336,7 +337,7 @@ def test_a_resumed_run_draws_the_same_masks(train, tmp_path):
 def test_the_least_or_most_confident_tokens_of_gold_are_masked(build, strategy):
     trainer = build(mask_strategy=strategy)
     gold = collators.get_answers(get_batch(trainer))
-    masked = trainer._choose_masked(trainer.model, gold, None)
+    masked = trainer._rewriter.choose_masked(trainer.model, gold, None, trainer.state)
     trainer.model.eval()
     for tokens, is_trained, positions in zip(gold.sequences, gold.is_trained, masked, strict=True):
         log_probs = get_logits(trainer.model, tokens).log_softmax(-1)
@@ -353,9 +354,9 @@ def test_another_seed_draws_other_masks(build):
         trainer = build(seed=seed)
         batch = get_batch(trainer)
         gold = collators.get_answers(batch)
-        masked.append(trainer._choose_masked(trainer.model, gold, None))
+        masked.append(trainer._rewriter.choose_masked(trainer.model, gold, None, trainer.state))
         trainer.state.global_step = 1
-        masked.append(trainer._choose_masked(trainer.model, gold, None))
+        masked.append(trainer._rewriter.choose_masked(trainer.model, gold, None, trainer.state))
     assert len({str(positions) for positions in masked}) == 4
 
 
@@ -401,7 +402,7 @@ def test_the_logits_of_gold_are_there_for_compute_metrics(build):
 def test_masking_only_leaves_the_masks(build):
     trainer = build(fill="mask", mask_token="<|im_start|>")
     gold = collators.get_answers(get_batch(trainer))
-    imperfect, masked = trainer._rewrite(trainer.model, gold, None)
+    imperfect, masked = trainer._rewriter.rewrite(trainer.model, gold, None, trainer.state)
     for positions, old, new in zip(masked, gold.sequences, imperfect.sequences, strict=True):
         assert [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b] == positions
         assert {new[position] for position in positions} == {1}
@@ -417,7 +418,7 @@ def test_the_student_s_own_answers_follow_its_prompts(build):
         assert sequence[: len(prompt)] == prompt
         assert first.lengths[row] == len(sequence) - len(prompt) <= 6
         # Each weighs as much as the gold answer.
-        tree, rows = trainer._get_joint_tree(gold, first)
+        tree, rows = lay_out_jointly(gold, first, "cpu", share=True)
         assert tree.weights[rows][row].sum() == pytest.approx(gold.lengths[row], rel=1e-5)
     assert first.sequences != gold.sequences
 
@@ -618,7 +619,9 @@ def test_whole_schema_items_are_masked(build, is_conversation):
     trainer = build(rows=rows, mask_unit="schema_item")
     batch = get_batch(trainer, 8)
     gold = collators.get_answers(batch)
-    masked = trainer._choose_masked(trainer.model, gold, batch["mask_groups"])
+    masked = trainer._rewriter.choose_masked(
+        trainer.model, gold, batch["mask_groups"], trainer.state
+    )
     for row, sequence, positions in zip(rows, gold.sequences, masked, strict=False):
         ids = [sequence[position] for position in positions]
         assert trainer.processing_class.decode(ids).strip() == row["db_id"]
@@ -684,7 +687,7 @@ def test_the_answer_alone_is_masked(tmp_path, rows, options, template):
     tokenizer.chat_template = template
     trainer = build_kid(tmp_path, rows, tokenizer, mask_ratio=1.0, **options)
     gold = collators.get_answers(get_batch(trainer))
-    masked = trainer._choose_masked(trainer.model, gold, None)
+    masked = trainer._rewriter.choose_masked(trainer.model, gold, None, trainer.state)
     for row, positions in enumerate(masked):
         text = tokenizer.decode([gold.sequences[row][position] for position in positions])
         assert text == QUESTIONS[row]["completion"]
@@ -699,7 +702,7 @@ def test_rewritten_answers_end_where_gold_does(tmp_path, is_conversation):
     trainer = build_kid(tmp_path, rows, tokenizer, mask_ratio=1.0)
     lengths = [len(tokenizer(row["completion"])["input_ids"]) for row in QUESTIONS[:6]]
     gold = collators.get_answers(get_batch(trainer, 6))
-    rewritten, masked = trainer._rewrite(trainer.model, gold, None)
+    rewritten, masked = trainer._rewriter.rewrite(trainer.model, gold, None, trainer.state)
     expected = []
     for row, positions in enumerate(masked):
         assert len(positions) == lengths[row]
@@ -737,7 +740,9 @@ def test_every_answer_of_a_conversation_is_masked(tmp_path):
     rows = [{"messages": row["messages"] + row["messages"]} for row in MESSAGES]
     trainer = build_kid(tmp_path, rows, assistant_only_loss=True, mask_ratio=1.0)
     gold = collators.get_answers(get_batch(trainer))
-    for row, positions in enumerate(trainer._choose_masked(trainer.model, gold, None)):
+    for row, positions in enumerate(
+        trainer._rewriter.choose_masked(trainer.model, gold, None, trainer.state)
+    ):
         text = trainer.processing_class.decode([gold.sequences[row][i] for i in positions])
         assert text == 2 * QUESTIONS[row]["completion"]
 
@@ -779,10 +784,10 @@ def test_own_answers_stop_at_every_end_token(tmp_path):
     trainer = build_kid(tmp_path, QUESTIONS, model=model, on_policy_max_new_tokens=5, **options)
     gold = collators.get_answers(get_batch(trainer, 1))
     prompt = gold.get_prompt(0)
-    [written] = trainer._write(trainer.model, [prompt])
+    [written] = trainer._writer.write(trainer.model, [prompt], 0)
     assert len(written) == 5
     model.generation_config.eos_token_id = [2, written[2]]
-    [shorter] = trainer._write(trainer.model, [prompt])
+    [shorter] = trainer._writer.write(trainer.model, [prompt], 0)
     assert shorter == written[: written.index(written[2]) + 1]
 
 
@@ -794,7 +799,7 @@ def test_rewritten_answers_are_text(build):
     rows = QUESTIONS[:5]
     texts = trainer.rewrite_completions(rows)
     gold = collators.get_answers(get_batch(trainer, 5))
-    imperfect, _ = trainer._rewrite(trainer.model, gold, None)
+    imperfect, _ = trainer._rewriter.rewrite(trainer.model, gold, None, trainer.state)
     expected = [
         trainer.processing_class.decode(
             [t for t, trained in zip(*pair, strict=True) if trained][:-1]

@@ -109,7 +109,7 @@ def test_distillation_on_gold(tmp_path, monkeypatch, loss) -> None:
 
 def test_kid_reads_what_the_student_fills_in_and_nothing_else(tmp_path, monkeypatch) -> None:
     found = get_reads(build_kid(tmp_path), monkeypatch)
-    assert found == ["kid_trainer.py:_predict: tolist"]
+    assert found == ["rewriter.py:_predict: tolist"]
 
 
 def test_metrics_are_read_together_and_keep_their_places() -> None:

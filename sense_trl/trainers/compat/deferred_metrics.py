@@ -25,6 +25,19 @@ class DeferredMetrics:
         value = value.detach() if isinstance(value, Tensor) else value
         self._metrics[mode][name].append(value)
 
+    def _add_ratios(self, numerators: dict[str, Any], denominator: Any) -> None:
+        """Append quotients of sums over all processes; a denominator below 1 counts as 1."""
+        parts = [*numerators.values(), denominator]
+        if self.accelerator.num_processes > 1:
+            device = self.accelerator.device
+            tensors = [torch.as_tensor(part, dtype=torch.float32).detach() for part in parts]
+            sums = torch.stack([tensor.to(device, non_blocking=True) for tensor in tensors])
+            parts = list(self.accelerator.reduce(sums, "sum"))
+        *numbers, total = parts
+        total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
+        for name, number in zip(numerators, numbers, strict=True):
+            self._add_metric(name, number / total)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's `log`, which averages numbers."""
         read_metrics(self._metrics["train" if self.model.training else "eval"])

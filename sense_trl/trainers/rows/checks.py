@@ -139,6 +139,11 @@ def refuse_rows(
     return dataset
 
 
+def get_column_names(dataset: Any) -> set[str]:
+    """Columns of a dataset; a stream may not know them before its first example is read."""
+    return set(dataset.column_names or next(iter(dataset)))
+
+
 def iterate_token_ids(dataset: Dataset, column: str) -> Iterator[np.ndarray]:
     """The token ids of each row, without a Python object for each."""
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):

@@ -6,10 +6,12 @@ import random
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
+from datasets import IterableDataset
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from sense_trl.errors import InputError
+from sense_trl.trainers.rows.several_rejected import EXAMPLE_INDEX
 
 
 class GroupedSampler(Sampler[int]):  # type: ignore[misc]
@@ -134,3 +136,43 @@ class CountGroups(TrainerCallback):  # type: ignore[misc]
         if step == 0 or not self._counts:
             self._counts = self._sampler.count_groups(step_size)
         self._metrics["groups_per_step"].append(self._counts[step])
+
+
+def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
+    """The sampler of a trainer's dataset, see `build_grouped_sampler`, told of its epochs."""
+    sampler = build_grouped_sampler(trainer.train_dataset, trainer.args)
+    if sampler is not None:
+        trainer.add_callback(SetSamplerEpoch(sampler))
+    if sampler is not None and trainer.args.group_by_columns:
+        trainer.add_callback(CountGroups(sampler, trainer._metrics["train"]))
+    return sampler
+
+
+def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
+    """The sampler that `args.group_by_columns` asks for; None for the usual random order.
+
+    Pairs that were one example with several rejected answers are grouped unasked.
+
+    Args:
+        dataset: for training.
+        args: config of one of our trainers.
+
+    Raises:
+        InputError: the dataset has no such column, or is streamed.
+    """
+    columns = list(args.group_by_columns or [])
+    # A stream is read in its own order.
+    available = [] if isinstance(dataset, IterableDataset) else dataset.column_names
+    if missing := set(columns) - set(available):
+        raise InputError(
+            f"`group_by_columns` names {sorted(missing)}, but the train dataset has no such "
+            "columns, or is an IterableDataset. Name columns of a Dataset, e.g. ['db_id'], or "
+            "leave the option out."
+        )
+    columns += [EXAMPLE_INDEX] if EXAMPLE_INDEX in available else []
+    if not columns:
+        return None
+    values = [dataset.select_columns(column)[:][column] for column in columns]
+    seed = args.seed if args.data_seed is None else args.data_seed
+    keys = list(zip(*values, strict=True))
+    return GroupedSampler(keys, args.group_size or args.per_device_train_batch_size, seed)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import IterableDataset
+from torch import Tensor
 
 from sense_trl.collators import (
     ANSWERS,
@@ -18,8 +19,7 @@ from sense_trl.collators import (
     get_prefix_tree,
 )
 from sense_trl.errors import InputError
-from sense_trl.trainers.rows.several_rejected import EXAMPLE_INDEX
-from sense_trl.trainers.sharing.grouped_sampler import CountGroups, GroupedSampler, SetSamplerEpoch
+from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
 from sense_trl.trainers.sharing.obstacles import (
     compare_with_rows,
@@ -31,59 +31,130 @@ from sense_trl.trainers.sharing.obstacles import (
 logger = logging.getLogger(__name__)
 
 
-def set_up_prefix_sharing(trainer: Any) -> bool:
-    """Prepare the models and the collator of a trainer for trees, as `args.prefix_sharing` says.
+class PrefixSharing:
+    """Prefix sharing in one trainer: how its batches get trees, and what is logged of them.
 
-    Call it once, after TRL has added its fused head to the models.
+    The models are prepared for trees where `args.prefix_sharing` asks for it and a tree gives their
+    own values; otherwise the reason is logged, and batches stay as they are. Make it once, after
+    TRL has added its fused head to the models.
+
+    Attributes:
+        is_on: True where batches get a tree.
 
     Args:
-        trainer: one of ours; its `model`, `ref_model`, `args`, `accelerator` and `data_collator`
-            are read, and the collator is replaced.
-
-    Returns:
-        Whether batches get a tree; if not, the reason has been logged.
+        trainer: one of ours; its `model`, `ref_model`, `args`, `accelerator` and datasets are read.
 
     Raises:
         InputError: `prefix_sharing` is True and a tree would not be exact.
     """
-    setting = trainer.args.prefix_sharing
-    if setting is False:
-        return False
-    models = [trainer.model, getattr(trainer, "ref_model", None)]
-    models = [trainer.accelerator.unwrap_model(model) for model in models if model is not None]
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._has_reported_rows = False
+        setting = trainer.args.prefix_sharing
+        obstacle = None if setting is False else _prepare_models(trainer)
+        self.is_on = setting is not False and obstacle is None
+        if obstacle is None:
+            return
+        if setting is True:
+            raise InputError(
+                f"`prefix_sharing` is True, but {obstacle}. Set it to 'auto' to train without, or "
+                "to False."
+            )
+        logger.warning("Common prefixes are computed once per row: %s.", obstacle)
+
+    def wrap_collator(self, collator: Any) -> Any:
+        """The collator, with the tree of each batch where trees are made before training asks."""
+        if not self.is_on or has_streams(self._trainer):
+            return collator
+        return DataCollatorForPrefixTree(
+            collator, is_required=False, pad_to_multiple_of=self._row_multiple
+        )
+
+    def add_tree(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its tree: the collator's, or one that is made now.
+
+        A batch that a tree would not do justice to is returned as it is; the first one is logged.
+
+        Raises:
+            InputError: there is such a batch, and `prefix_sharing` is True.
+        """
+        if not self.is_on or PREFIX_TREE in inputs:
+            return inputs
+        obstacle = find_tree_obstacle(inputs)
+        if obstacle is None:
+            tree = get_prefix_tree(inputs, pad_to_multiple_of=self._row_multiple)
+            return {**inputs, PREFIX_TREE: tree}
+        if self._trainer.args.prefix_sharing is True:
+            raise InputError(
+                f"`prefix_sharing` is True, but in a batch of the collator {obstacle}. Set it to "
+                "'auto' to compute such batches row by row, or to False."
+            )
+        if not self._has_reported_rows:
+            self._has_reported_rows = True
+            logger.warning(
+                "The common prefixes of a batch are computed once per row: %s.", obstacle
+            )
+        return inputs
+
+    def log_tokens(self, padded: Tensor, tree: PrefixTree | None) -> None:
+        """Add to the metrics what a micro-batch's tree computes, and what it saves.
+
+        `tokens_computed` are its positions, all processes together; `tokens_saved` is the share of
+        the padded batch's positions that it does without.
+
+        Args:
+            padded: a tensor with an element for each position of the padded batch.
+            tree: of the batch; one without saves nothing.
+        """
+        if not self.is_on:
+            return
+        trainer = self._trainer
+        num_tokens = (padded if tree is None else tree.input_ids).numel()
+        computed: Any = num_tokens
+        saved: Any = 1 - num_tokens / padded.numel()
+        if trainer.accelerator.num_processes > 1:
+            counts = torch.tensor([[computed, saved]])
+            counts = counts.to(trainer.accelerator.device, non_blocking=True)
+            counts = trainer.accelerator.gather(counts)
+            computed, saved = counts[:, 0].sum(), counts[:, 1].mean()
+        trainer._add_metric("prefix_sharing/tokens_computed", computed)
+        trainer._add_metric("prefix_sharing/tokens_saved", saved)
+
+    @property
+    def _row_multiple(self) -> int:
+        """What row lengths are a multiple of, for the kernels that attend.
+
+        FlexAttention computes blocks of 128, and is compiled anew for other lengths. On a GPU
+        `sdpa` takes its fast kernel only where rows of the mask begin at multiples of 16 bytes.
+        """
+        if self._trainer.model.config._attn_implementation == "flex_attention":
+            return 128
+        return 1 if self._trainer.accelerator.device.type == "cpu" else 8
+
+
+def has_streams(trainer: Any) -> bool:
+    """True for a trainer with a streamed dataset.
+
+    With several processes, accelerate cuts the batches of a stream into pieces, which what a
+    collator adds to a batch as a whole has not: it is made of each piece.
+    """
+    evaluation = trainer.eval_dataset
+    evaluations = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
+    datasets = [trainer.train_dataset, *evaluations]
+    return any(isinstance(dataset, IterableDataset) for dataset in datasets)
+
+
+def _prepare_models(trainer: Any) -> str | None:
+    """Why trees would not give a trainer's own values; None where its models run on them."""
     obstacle = _find_obstacle_in_options(trainer)
     if trainer.args.neftune_noise_alpha is not None:
         obstacle = obstacle or "`neftune_noise_alpha` asks for noise of its own in every row"
-    for model in models:
-        obstacle = obstacle or find_sharing_obstacle(model)
-    if obstacle is None:
-        if not any(isinstance(dataset, IterableDataset) for dataset in _get_datasets(trainer)):
-            # With several processes, accelerate cuts the batches of a stream into pieces, which a
-            # tree has not; `add_prefix_tree` makes one of each piece.
-            trainer.data_collator = DataCollatorForPrefixTree(
-                trainer.data_collator,
-                is_required=False,
-                pad_to_multiple_of=_get_row_multiple(trainer),
-            )
-        return True
-    if setting is True:
-        raise InputError(
-            f"`prefix_sharing` is True, but {obstacle}. Set it to 'auto' to train without, or to "
-            "False."
-        )
-    logger.warning("Common prefixes are computed once per row: %s.", obstacle)
-    return False
-
-
-def _get_row_multiple(trainer: Any) -> int:
-    """What row lengths are a multiple of, for the kernels that attend.
-
-    FlexAttention computes blocks of 128, and is compiled anew for other lengths. On a GPU `sdpa`
-    takes its fast kernel only where rows of the mask begin at multiples of 16 bytes.
-    """
-    if trainer.model.config._attn_implementation == "flex_attention":
-        return 128
-    return 1 if trainer.accelerator.device.type == "cpu" else 8
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is not None:
+            model = trainer.accelerator.unwrap_model(model)
+            obstacle = obstacle or find_sharing_obstacle(model)
+    return obstacle
 
 
 def require_trees(trainer: Any) -> None:
@@ -107,30 +178,6 @@ def require_trees(trainer: Any) -> None:
         )
 
 
-def add_prefix_tree(trainer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The batch with its tree: the collator's, or one that is made now.
-
-    A batch that a tree would not do justice to is returned as it is; the first one is logged.
-
-    Raises:
-        InputError: there is such a batch, and `prefix_sharing` is True.
-    """
-    if PREFIX_TREE in inputs:
-        return inputs
-    obstacle = find_tree_obstacle(inputs)
-    if obstacle is None:
-        return {**inputs, PREFIX_TREE: get_prefix_tree(inputs)}
-    if trainer.args.prefix_sharing is True:
-        raise InputError(
-            f"`prefix_sharing` is True, but in a batch of the collator {obstacle}. Set it to "
-            "'auto' to compute such batches row by row, or to False."
-        )
-    if not vars(trainer).get("_has_reported_rows"):
-        trainer._has_reported_rows = True
-        logger.warning("The common prefixes of a batch are computed once per row: %s.", obstacle)
-    return inputs
-
-
 def get_checked_answers(inputs: dict[str, Any]) -> Answers:
     """As `get_answers`, of a batch that says nothing else to the model.
 
@@ -145,72 +192,6 @@ def get_checked_answers(inputs: dict[str, Any]) -> Answers:
             "a teacher."
         )
     return get_answers(inputs)
-
-
-def log_tokens(trainer: Any, inputs: dict[str, Any]) -> None:
-    """Add to the metrics what a micro-batch's tree computes, and what it saves.
-
-    `tokens_computed` are its positions, all processes together; `tokens_saved` is the share of the
-    padded batch's positions that it does without. A batch without a tree saves nothing.
-    """
-    input_ids = inputs["input_ids"]
-    tree = inputs.get(PREFIX_TREE)
-    num_tokens = (input_ids if tree is None else tree.input_ids).numel()
-    computed: Any = num_tokens
-    saved: Any = 1 - num_tokens / input_ids.numel()
-    if trainer.accelerator.num_processes > 1:
-        counts = torch.tensor([[computed, saved]])
-        counts = counts.to(trainer.accelerator.device, non_blocking=True)
-        counts = trainer.accelerator.gather(counts)
-        computed, saved = counts[:, 0].sum(), counts[:, 1].mean()
-    trainer._add_metric("prefix_sharing/tokens_computed", computed)
-    trainer._add_metric("prefix_sharing/tokens_saved", saved)
-
-
-def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
-    """The sampler of a trainer's dataset, see `build_grouped_sampler`, told of its epochs."""
-    sampler = build_grouped_sampler(trainer.train_dataset, trainer.args)
-    if sampler is not None:
-        trainer.add_callback(SetSamplerEpoch(sampler))
-    if sampler is not None and trainer.args.group_by_columns:
-        trainer.add_callback(CountGroups(sampler, trainer._metrics["train"]))
-    return sampler
-
-
-def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
-    """The sampler that `args.group_by_columns` asks for; None for the usual random order.
-
-    Pairs that were one example with several rejected answers are grouped unasked.
-
-    Args:
-        dataset: for training.
-        args: config of one of our trainers.
-
-    Raises:
-        InputError: the dataset has no such column, or is streamed.
-    """
-    columns = list(args.group_by_columns or [])
-    # A stream is read in its own order.
-    available = [] if isinstance(dataset, IterableDataset) else dataset.column_names
-    if missing := set(columns) - set(available):
-        raise InputError(
-            f"`group_by_columns` names {sorted(missing)}, but the train dataset has no such "
-            "columns, or is an IterableDataset. Name columns of a Dataset, e.g. ['db_id'], or "
-            "leave the option out."
-        )
-    columns += [EXAMPLE_INDEX] if EXAMPLE_INDEX in available else []
-    if not columns:
-        return None
-    values = [dataset.select_columns(column)[:][column] for column in columns]
-    seed = args.seed if args.data_seed is None else args.data_seed
-    keys = list(zip(*values, strict=True))
-    return GroupedSampler(keys, args.group_size or args.per_device_train_batch_size, seed)
-
-
-def _get_datasets(trainer: Any) -> list[Any]:
-    evaluation = trainer.eval_dataset
-    evaluations = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
-    return [trainer.train_dataset, *evaluations]
 
 
 def _find_obstacle_in_options(trainer: Any) -> str | None:
