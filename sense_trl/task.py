@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
+from sense_trl.options import DataArguments
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question, describe_unusable, load_questions
 from sense_trl.schema import (
@@ -25,56 +26,6 @@ from sense_trl.verification.gold import find_contradictory_gold, find_unusable_g
 from sense_trl.verification.verifier import SQLVerifier
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class DataArguments:
-    """Which databases and questions to work on, and how a schema is written."""
-
-    database: str = field(
-        metadata={
-            "help": "A database file, a folder of databases, or the root of a Spider or BIRD "
-            "download."
-        }
-    )
-    questions: str = field(
-        metadata={
-            "help": "Questions with gold SQL, as .jsonl or .json: `question` and `gold_sql` (or "
-            "Spider's `query`, BIRD's `SQL`), with `db_id` where there are several databases."
-        }
-    )
-    tables_json: str | None = field(
-        default=None,
-        metadata={
-            "help": "Spider's tables.json. Its schemas are used for prompts: many of Spider's "
-            "database files declare no foreign keys."
-        },
-    )
-    split: str | None = field(
-        default=None,
-        metadata={"help": "Use only questions whose `split` is this; all if not given."},
-    )
-    max_questions: int | None = field(
-        default=None,
-        metadata={
-            "help": "Use a random subset of this many questions, drawn with `subset_seed`. All if "
-            "not given."
-        },
-    )
-    subset_seed: int = field(
-        default=0, metadata={"help": "Seed of the subset that `max_questions` draws."}
-    )
-    schema_style: str = field(
-        default="compact",
-        metadata={"help": f"How a schema is written: {', '.join(SCHEMA_STYLES)}."},
-    )
-    max_unusable_fraction: float = field(
-        default=0.0,
-        metadata={
-            "help": "Largest share of questions that may be left out because their database is "
-            "missing or their gold query fails. Each one is named. Above it the run stops."
-        },
-    )
 
 
 @dataclass(frozen=True, slots=True)

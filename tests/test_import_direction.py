@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 
 ANY = {
     "errors", "chat_template", "chat_tokens", "end_tokens", "template_date", "_closing", "_files",
-    "_version", "model_traits",
+    "_version", "model_traits", "options",
 }  # fmt: skip
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "_closing": set(),
     "_files": set(),
     "_version": set(),
+    "options": set(),
     "run_folder": set(),
     "model_traits": set(),
     "database": set(),

@@ -8,7 +8,8 @@ import pytest
 from conftest import FreshDB
 
 from sense_trl.errors import DatabaseError, InputError
-from sense_trl.task import DataArguments, load_task
+from sense_trl.options import DataArguments
+from sense_trl.task import load_task
 
 SCRIPT = """
 CREATE TABLE owner (id INTEGER PRIMARY KEY, name TEXT);

@@ -30,9 +30,10 @@ def measure(side: str, model: str, steps: int, batch_size: int) -> dict[str, flo
     from trl import SFTConfig, SFTTrainer
 
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
+    from sense_trl.options import DataArguments
     from sense_trl.steps.cpu import keep_freed_memory
     from sense_trl.steps.progress import peak_memory_bytes
-    from sense_trl.task import DataArguments, load_task
+    from sense_trl.task import load_task
     from sense_trl.trainers import score_trained_positions_only
 
     warnings.simplefilter("ignore")

@@ -61,9 +61,10 @@ def measure(name: str, model: str, batch_size: int, num_steps: int) -> dict[str,
     from sense_trl.generation.transformers_generator import load_tokenizer
     from sense_trl.memory.estimate import estimate_memory
     from sense_trl.memory.training_setup import get_trainer_setup
+    from sense_trl.options import DataArguments
     from sense_trl.steps.cpu import keep_freed_memory
     from sense_trl.steps.progress import peak_memory_bytes
-    from sense_trl.task import DataArguments, load_task
+    from sense_trl.task import load_task
     from sense_trl.trainers import (
         SenseDPOConfig,
         SenseDPOTrainer,

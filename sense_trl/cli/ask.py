@@ -2,70 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.terminal import format_result, make_visible
+from sense_trl.cli.command import Command
+from sense_trl.cli.terminal import format_result, make_visible, quieten_libraries
 from sense_trl.errors import InputError, SenseTRLError
+from sense_trl.options import (
+    DatabaseOptions,
+    ExecutionOptions,
+    GeneratorOptions,
+    PromptOptions,
+    option_of,
+)
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
 
-__all__ = ["add_parser", "run"]
+__all__ = ["COMMAND"]
 
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130
 _UNFOLDED: Final = 10_000
-# `SCHEMA_STYLES`, whose module is not imported before the command runs.
-_STYLES: Final = ("compact", "codes", "ddl")
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command and its flags; imports nothing heavy."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "ask",
-        help="ask a trained model about a database, and execute what it writes",
-        description="Write SQL for a question with a model, execute it read-only within limits, "
-        "and show both. Without a question, one is read from each line of the standard input. The "
-        "prompt is that of training and evaluation: give the schema and the evidence as there.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+@dataclass(kw_only=True)
+class AskOptions(PromptOptions, GeneratorOptions):
+    """The question, the model and the database."""
+
+    question: str | None = field(
+        default=None, metadata={"help": "The question.", "positional": True}
     )
-    parser.add_argument("question", nargs="?", default=None, help="the question")
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="model folder, adapter folder or hub id; with --base-url the server's name for it",
+    database: str | None = option_of(
+        DatabaseOptions, "database", default=None, note="The quickstart's if left out."
     )
-    parser.add_argument(
-        "--database",
-        default=None,
-        help="a database file, or a folder of them with --db-id; the quickstart's if left out",
-    )
-    parser.add_argument("--db-id", default=None, help="which database of the folder")
-    parser.add_argument("--tables-json", default=None, help="Spider's tables.json, for schemas")
-    parser.add_argument(
-        "--schema-style", default="compact", choices=_STYLES, help="how the schema is written"
-    )
-    parser.add_argument("--evidence", default=None, help="what the schema does not say")
-    parser.add_argument("--base-url", default=None, help="e.g. http://localhost:8000/v1")
-    parser.add_argument(
-        "--api-key-env", default=None, help="environment variable that holds the server's key"
-    )
-    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16")
-    parser.add_argument("--load-in-4bit", action="store_true", help="hold the weights in 4 bits")
-    parser.add_argument(
-        "--fold-system-message",
-        action="store_true",
-        help="put the schema in front of the question, for a chat template without a system role",
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens")
-    parser.add_argument("--max-rows", type=int, default=20, help="rows to show")
-    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds a query may run")
+    db_id: str | None = field(default=None, metadata={"help": "Which database of the folder."})
+    evidence: str | None = field(default=None, metadata={"help": "What the schema does not say."})
+    max_rows: int = field(default=20, metadata={"help": "Rows to show of each result."})
+    timeout_s: float = option_of(ExecutionOptions, "timeout_s")
 
 
-def run(arguments: dict[str, Any], console: Any) -> int:
+def run(options: AskOptions, console: Any) -> int:
     """Run the command.
 
     Returns:
@@ -78,7 +57,6 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     """
     from rich.console import Console
 
-    from sense_trl.cli.quickstart import quieten_libraries
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
     from sense_trl.generation.generator import SamplingConfig
@@ -87,52 +65,42 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.schema import format_schema
     from sense_trl.task import read_schemas
 
-    if arguments["max_rows"] < 0:
-        raise InputError(f"`max_rows` is {arguments['max_rows']}; expected 0 or more.")
-    sampling = SamplingConfig(max_new_tokens=arguments["max_new_tokens"])
-    limits = ExecutionLimits(timeout_s=arguments["timeout_s"])
-    path = arguments["database"]
+    if options.max_rows < 0:
+        raise InputError(f"`max_rows` is {options.max_rows}; expected 0 or more.")
+    sampling = SamplingConfig(max_new_tokens=options.max_new_tokens)
+    limits = ExecutionLimits(timeout_s=options.timeout_s)
+    path = options.database
     if path is None:
         path = OwnDataConfig().get_data_paths()[0]
         console.print("No `--database`: the quickstart's flights are asked.", style="yellow")
     with DatabaseCatalog.from_path(path, limits=limits) as catalog:
-        db_id = _choose_database(catalog, arguments["db_id"])
-        schema = read_schemas(catalog, {db_id}, arguments["tables_json"])[db_id]
-        text = format_schema(schema, style=arguments["schema_style"])
+        db_id = _choose_database(catalog, options.db_id)
+        schema = read_schemas(catalog, {db_id}, options.tables_json)[db_id]
+        text = format_schema(schema, style=options.schema_style)
         quieten_libraries()
         from sense_trl.steps.generator import load_generator
 
         with console.status("Loading the model"):
-            generator = load_generator(
-                arguments["model"],
-                base_url=arguments["base_url"],
-                api_key_env=arguments["api_key_env"],
-                dtype=arguments["dtype"],
-                load_in_4bit=arguments["load_in_4bit"],
-                batch_size=1,
-                fold_system_message=arguments["fold_system_message"],
-            )
+            generator = load_generator(options, batch_size=1)
         # What goes to a file or another program is not folded.
         output = Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)
         max_width = output.width if sys.stdout.isatty() else None
         engine = catalog.engine(db_id)
 
         def answer(question: str) -> int:
-            messages = get_prompt(
-                question, text, dialect=schema.dialect, evidence=arguments["evidence"]
-            )
+            messages = get_prompt(question, text, dialect=schema.dialect, evidence=options.evidence)
             with console.status("Writing SQL"):
                 [[completion]] = generator.generate([messages], sampling)
             sql = extract_sql(completion.text)
             output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
             result = engine.execute(sql)
-            rows = format_result(result, arguments["max_rows"], max_width=max_width)
+            rows = format_result(result, options.max_rows, max_width=max_width)
             output.print(rows, "", highlight=False)
             return 0 if result.ok else _EXIT_FAILED
 
         try:
-            if arguments["question"] is not None:
-                return answer(arguments["question"])
+            if options.question is not None:
+                return answer(options.question)
             for question in _read_questions(console):
                 try:
                     answer(question)
@@ -170,3 +138,14 @@ def _read_questions(console: Any) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
+
+
+COMMAND: Final = Command(
+    "ask",
+    "ask a trained model about a database, and execute what it writes",
+    run,
+    (AskOptions,),
+    description="Write SQL for a question with a model, execute it read-only within limits, and "
+    "show both. Without a question, one is read from each line of the standard input. The prompt "
+    "is that of training and evaluation: give the schema and the evidence as there.",
+)

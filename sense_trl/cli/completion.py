@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
-__all__ = ["add_parser", "get_words", "run"]
+from sense_trl.cli.command import Command
+from sense_trl.cli.parser import OptionParser
+
+__all__ = ["COMMAND", "get_words"]
 
 _INSTALL: Final = """\
 Once per shell, and again after an update:
@@ -33,31 +37,26 @@ complete -o default -F _sense_trl sense-trl
 _ZSH: Final = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command and its flags; imports nothing heavy."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "completion",
-        help="print a script with which a shell completes commands and flags",
-        description="Print a script with which a shell completes the commands and flags of "
-        "sense-trl, those of the training stages included.",
-        epilog=_INSTALL,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(kw_only=True)
+class CompletionOptions:
+    """For which shell."""
+
+    shell: Literal["bash", "zsh", "fish"] = field(
+        metadata={"help": "Which shell reads the script.", "positional": True}
     )
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
-def run(arguments: dict[str, Any], console: Any) -> int:
+def run(options: CompletionOptions, console: Any) -> int:
     """Run the command.
 
     Returns:
         0.
     """
     words = get_words()
-    shell = arguments["shell"]
-    if shell == "fish":
+    if options.shell == "fish":
         script = _format_fish(words)
     else:
-        script = (_ZSH if shell == "zsh" else "") + _format_bash(words)
+        script = (_ZSH if options.shell == "zsh" else "") + _format_bash(words)
     print(script, end="")  # noqa: T201 - the result of the command
     return 0
 
@@ -92,6 +91,8 @@ def _get_commands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argumen
 
 def _collect(parser: argparse.ArgumentParser) -> set[str]:
     """The long flags of a command and of its actions, and the names of these."""
+    if isinstance(parser, OptionParser):
+        parser.fill()
     words = {flag for action in parser._actions for flag in action.option_strings}
     words = {word for word in words if word.startswith("--")}
     for name, command in _get_commands(parser).items():
@@ -110,3 +111,14 @@ def _format_fish(words: dict[str, list[str]]) -> str:
         condition = f"-n '__fish_seen_subcommand_from {name}'"
         lines.append(f"complete -c sense-trl {condition} -a '{' '.join(found)}'")
     return "\n".join(lines) + "\n"
+
+
+COMMAND: Final = Command(
+    "completion",
+    "print a script with which a shell completes commands and flags",
+    run,
+    (CompletionOptions,),
+    description="Print a script with which a shell completes the commands and flags of sense-trl, "
+    "those of the training stages included.",
+    epilog=_INSTALL,
+)

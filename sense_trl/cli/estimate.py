@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from sense_trl.cli.command import Command
+from sense_trl.cli.doctor import DoctorOptions
 from sense_trl.errors import InputError
+from sense_trl.options import option_of
 
 if TYPE_CHECKING:
     from sense_trl.memory.cards import Card
@@ -16,65 +19,50 @@ if TYPE_CHECKING:
     from sense_trl.memory.estimate import MemoryEstimate
     from sense_trl.memory.training_setup import TrainingSetup
 
-__all__ = ["EXIT_DOES_NOT_FIT", "add_parser", "run"]
+__all__ = ["COMMAND", "EXIT_DOES_NOT_FIT"]
 
 EXIT_DOES_NOT_FIT: Final = 1
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command and its flags; imports nothing heavy."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "estimate",
-        help="memory and time of a training on a card, before it runs",
-        description="Estimate the memory of a training by part, and the time of a step, from the "
-        "YAML file of the stage and the model's config.json; no weights are read and no GPU is "
-        "needed. With a card, or its memory, say whether it fits and which options would make it "
-        "fit. Exit code 1 if it does not. For a stage that starts from what another one will have "
-        "written, name that one's model: --set model_name_or_path=MODEL use_peft=true lora_r=16.",
+@dataclass(kw_only=True)
+class EstimateOptions:
+    """A stage of training and a card."""
+
+    config: str = field(metadata={"help": "YAML file of a stage sft, dpo or kd, or RECIPE/STAGE."})
+    stage: Literal["sft", "dpo", "kd"] | None = field(
+        default=None, metadata={"help": "By default the name of the file, as in dpo.yaml."}
     )
-    parser.add_argument(
-        "--config", required=True, help="YAML file of a stage sft, dpo or kd, or RECIPE/STAGE"
+    set: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Options of the stage that win over the file, e.g. max_length=4096 lora_r=8.",
+            "metavar": "NAME=VALUE",
+        },
     )
-    parser.add_argument(
-        "--stage",
-        choices=("sft", "dpo", "kd"),
+    card: str | None = field(
         default=None,
-        help="by default the name of the file, as in dpo.yaml",
+        metadata={"help": "A common card by its memory in GB: 8, 12, 16, 24, 40 or 80."},
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="options of the stage that win over the file, e.g. max_length=4096 lora_r=8",
+    memory_gb: float | None = field(
+        default=None, metadata={"help": "Memory of the device in GiB, instead of a card."}
     )
-    device = parser.add_mutually_exclusive_group()
-    device.add_argument(
-        "--card",
-        default=None,
-        help="a common card by its memory in GB: 8, 12, 16, 24, 40 or 80",
+    prompt_tokens: int | None = field(
+        default=None, metadata={"help": "Longest prompt; by default what max_length leaves."}
     )
-    device.add_argument("--memory-gb", type=float, default=None, help="memory of the device in GiB")
-    parser.add_argument(
-        "--prompt-tokens",
-        type=int,
-        default=None,
-        help="longest prompt; by default what max_length leaves",
+    completion_tokens: int | None = field(
+        default=None, metadata={"help": "Longest answer; by default 128."}
     )
-    parser.add_argument(
-        "--completion-tokens", type=int, default=None, help="longest answer; by default 128"
-    )
-    parser.add_argument(
-        "--shared-tokens",
-        type=int,
+    shared_tokens: int = field(
         default=0,
-        help="tokens that the prompts of a batch begin with alike: the schema, with "
-        "group_by_columns (default: 0, every question on another database)",
+        metadata={
+            "help": "Tokens that the prompts of a batch begin with alike: the schema, with "
+            "group_by_columns. By default every question is on another database."
+        },
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    json: bool = option_of(DoctorOptions, "json")
 
 
-def run(arguments: dict[str, Any], console: Any) -> int:
+def run(given: EstimateOptions, console: Any) -> int:
     """Run the command.
 
     Returns:
@@ -89,9 +77,9 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.memory.training_setup import get_training_setup
     from sense_trl.model_traits import load_model_config
 
-    card, available = _get_device(arguments)
-    stage = _get_stage(arguments)
-    options = _read_options(stage, arguments)
+    card, available = _get_device(given)
+    stage = _get_stage(given)
+    options = _read_options(stage, given)
     model = _get_model_arguments(options)
     check_model_arguments(model, use_cpu=options.use_cpu)
     config, adapter = load_model_config(options.model_name_or_path)
@@ -106,9 +94,9 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         config,
         adapter=adapter,
         on_gpu=card is not None or not options.use_cpu,
-        prompt_tokens=arguments["prompt_tokens"],
-        completion_tokens=arguments["completion_tokens"],
-        shared_tokens=arguments["shared_tokens"],
+        prompt_tokens=given.prompt_tokens,
+        completion_tokens=given.completion_tokens,
+        shared_tokens=given.shared_tokens,
         teacher_config=teacher_config,
     )
     estimate = estimate_memory(setup, config, teacher_config=teacher_config)
@@ -116,7 +104,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     changes: list[MemoryChange] = []
     if available is not None and not fits:
         changes = find_changes(setup, config, available, teacher_config=teacher_config)
-    if arguments["json"]:
+    if given.json:
         text = _as_json(setup, estimate, card, available, changes)
     else:
         text = _as_text(setup, estimate, card, available, changes)
@@ -127,21 +115,21 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 # ---------------------------------------------------------------------- input
 
 
-def _get_stage(arguments: dict[str, Any]) -> str:
+def _get_stage(given: EstimateOptions) -> str:
     from pathlib import Path
 
     from sense_trl.memory.training_setup import STAGES
 
-    stage = arguments["stage"] or Path(arguments["config"]).stem
+    stage = given.stage or Path(given.config).stem
     if stage not in STAGES:
         raise InputError(
-            f"`config` {arguments['config']!r} is named after no training stage; say with --stage "
+            f"`config` {given.config!r} is named after no training stage; say with --stage "
             f"which it is: {', '.join(STAGES)}."
         )
     return str(stage)
 
 
-def _read_options(stage: str, arguments: dict[str, Any]) -> argparse.Namespace:
+def _read_options(stage: str, given: EstimateOptions) -> argparse.Namespace:
     """All options of the stage, with their defaults.
 
     They are not made into TRL's config objects, which refuse bfloat16 where there is no GPU for it.
@@ -151,26 +139,24 @@ def _read_options(stage: str, arguments: dict[str, Any]) -> argparse.Namespace:
     from sense_trl.cli import stages
     from sense_trl.cli.recipes import resolve_config
 
-    path = resolve_config(arguments["config"])
+    path = resolve_config(given.config)
     parser = next(known for known in stages.STAGES if known.name == stage).make_parser()
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
     # A file in another encoding than UTF-8 is a ValueError.
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"`config` {arguments['config']!r} cannot be read: {error}.") from error
+        raise InputError(f"`config` {given.config!r} cannot be read: {error}.") from error
     if not isinstance(values, dict):
-        raise InputError(
-            f"`config` {arguments['config']!r} holds no options; expected NAME: VALUE."
-        )
+        raise InputError(f"`config` {given.config!r} holds no options; expected NAME: VALUE.")
     values.pop("env", None)
     if unknown := parser.set_defaults_with_config(**values):
         raise InputError(
-            f"`config` {arguments['config']!r} has options that the stage {stage!r} does not know: "
+            f"`config` {given.config!r} has options that the stage {stage!r} does not know: "
             f"{unknown[::2]}. Correct or remove them."
         )
     flags: list[str] = []
-    for item in arguments["set"]:
+    for item in given.set:
         name, separator, value = item.partition("=")
         if not separator:
             raise InputError(f"`set` has {item!r}; expected NAME=VALUE, e.g. max_length=4096.")
@@ -189,12 +175,13 @@ def _get_model_arguments(options: argparse.Namespace) -> Any:
     )
 
 
-def _get_device(arguments: dict[str, Any]) -> tuple[Card | None, int | None]:
+def _get_device(given: EstimateOptions) -> tuple[Card | None, int | None]:
     from sense_trl.memory.cards import CARDS
 
-    name = arguments["card"]
+    name, memory = given.card, given.memory_gb
+    if name is not None and memory is not None:
+        raise InputError(f"`card` is {name!r} and `memory_gb` {memory:g}; expected one of them.")
     if name is None:
-        memory = arguments["memory_gb"]
         if memory is None:
             return None, None
         if not 0 < memory < math.inf:
@@ -267,3 +254,16 @@ def _as_json(
         ],
     }
     return json.dumps(data, indent=1)
+
+
+COMMAND: Final = Command(
+    "estimate",
+    "memory and time of a training on a card, before it runs",
+    run,
+    (EstimateOptions,),
+    description="Estimate the memory of a training by part, and the time of a step, from the YAML "
+    "file of the stage and the model's config.json; no weights are read and no GPU is needed. With "
+    "a card, or its memory, say whether it fits and which options would make it fit. Exit code 1 "
+    "if it does not. For a stage that starts from what another one will have written, name that "
+    "one's model: --set model_name_or_path=MODEL use_peft=true lora_r=16.",
+)

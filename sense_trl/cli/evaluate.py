@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
+import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import check_writable, write_text_atomically
-from sense_trl.cli.arguments import (
-    add_data_arguments,
-    add_execution_arguments,
-    add_extract_argument,
-    hint_at_chat,
-    take_limits,
-)
-from sense_trl.cli.stage import STAGE_EPILOG
+from sense_trl.cli.arguments import get_limits, hint_at_chat
+from sense_trl.cli.command import Command
+from sense_trl.cli.verify import VerifyOptions
 from sense_trl.errors import InputError
+from sense_trl.options import (
+    DataOptions,
+    ExtractOptions,
+    PromptOptions,
+    VerificationOptions,
+    option_of,
+)
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
@@ -31,80 +33,53 @@ if TYPE_CHECKING:
     from sense_trl.verification.comparison import Semantics
     from sense_trl.verification.suite.verifier import SuiteVerifier
 
-__all__ = ["add_parser", "run"]
+__all__ = ["COMMAND", "open_suite"]
 
 _MAX_ERROR_CLASSES: Final = 8
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command and its flags; imports nothing heavy."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "evaluate",
-        help="score predictions, with intervals, and write a report",
-        description="Execute predicted SQL and gold SQL in sandboxed worker processes and print "
-        "execution accuracy under three comparisons (strict, and as the official scripts of Spider "
-        "and BIRD), exact-set match, accuracy by hardness and the most frequent errors. Several "
-        "prediction files are runs on the same questions; each is compared with the one before "
-        "it. --output writes evaluation.json, report.html and report.md.",
-        epilog=STAGE_EPILOG,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
+@dataclass(kw_only=True)
+class EvaluateOptions(VerificationOptions, ExtractOptions, DataOptions):
+    """Predictions, what is measured, and where the report goes."""
+
+    predictions: list[str] = option_of(
+        VerifyOptions,
         "predictions",
-        nargs="+",
-        help="plain text with one SQL query per line in the order of the questions, JSON Lines "
-        "with question_id and sql, a JSON array, or BIRD's object of position to query. Of "
-        "a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and exact-set "
-        "match cut at the first tab, as the official script does",
+        note="Of a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and "
+        "exact-set match cut at the first tab, as the official script does.",
     )
-    add_data_arguments(parser, needs_text=False)
-    add_extract_argument(parser)
-    parser.add_argument(
-        "--tables",
+    questions: str = option_of(VerifyOptions, "questions")
+    tables_json: str | None = option_of(
+        PromptOptions, "tables_json", note="Official exact-set match needs its foreign keys."
+    )
+    soft_f1: bool = field(default=False, metadata={"help": "Measure Soft-F1."})
+    efficiency: int | None = field(
         default=None,
-        help="tables.json of Spider or BIRD, whose foreign keys official exact-set match needs",
+        metadata={
+            "help": "Measure VES and R-VES, running each correct query so many times (BIRD's "
+            "scripts: 100)."
+        },
     )
-    suite = parser.add_mutually_exclusive_group()
-    suite.add_argument(
-        "--suite",
-        type=int,
+    compare_with: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "evaluation.json of earlier runs on the same questions, to compare with.",
+            "metavar": "JSON",
+        },
+    )
+    run_name: list[str] | None = field(
         default=None,
-        metavar="K",
-        help="verify on K generated neighbours of each database, too (8 is a good number)",
+        metadata={
+            "help": "Label of each run; by default the name of its file or folder.",
+            "aliases": ["--name"],
+        },
     )
-    suite.add_argument(
-        "--suite-dir",
-        default=None,
-        help="verify on an official test suite, too: <db_id>/*.sqlite, under Spider's comparison",
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for evaluation.json, report.html and report.md."}
     )
-    parser.add_argument("--soft-f1", action="store_true", help="measure Soft-F1")
-    parser.add_argument(
-        "--efficiency",
-        type=int,
-        default=None,
-        metavar="N",
-        help="measure VES and R-VES, running each correct query N times (BIRD's scripts: 100)",
-    )
-    parser.add_argument(
-        "--compare",
-        nargs="+",
-        default=[],
-        metavar="JSON",
-        help="evaluation.json of earlier runs on the same questions, to compare with",
-    )
-    parser.add_argument(
-        "--name",
-        nargs="+",
-        default=None,
-        help="label of each run; by default the name of its file or folder",
-    )
-    parser.add_argument(
-        "--output", default=None, help="folder for evaluation.json, report.html and report.md"
-    )
-    add_execution_arguments(parser, kept="results of slow gold queries and chosen neighbours")
 
 
-def run(arguments: dict[str, Any], console: Any) -> int:
+def run(options: EvaluateOptions, console: Any) -> int:
     """Run the command.
 
     Returns:
@@ -123,28 +98,28 @@ def run(arguments: dict[str, Any], console: Any) -> int:
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
-    if arguments["output"] is not None:
-        check_writable(arguments["output"], "output")
-    limits = take_limits(arguments)
-    schemas = None if arguments["tables"] is None else load_spider_schemas(arguments["tables"])
-    with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
+    if options.output_dir is not None:
+        check_writable(options.output_dir, "output_dir")
+    limits = get_limits(options)
+    schemas = None if options.tables_json is None else load_spider_schemas(options.tables_json)
+    with DatabaseCatalog.from_path(options.database, limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
-        questions = load_questions(arguments["questions"], default_db_id=only, needs_text=False)
-        runs = [EvaluationReport.load(path) for path in arguments["compare"]]
-        for path, earlier in zip(arguments["compare"], runs, strict=True):
+        questions = load_questions(options.questions, default_db_id=only, needs_text=False)
+        runs = [EvaluationReport.load(path) for path in options.compare_with]
+        for path, earlier in zip(options.compare_with, runs, strict=True):
             _check_questions(path, earlier, questions)
-        paths = arguments["predictions"]
-        names = _get_names(paths, arguments["name"])
-        extract = arguments["extract"]
+        paths = options.predictions
+        names = _get_names(paths, options.run_name)
+        extract = options.extract
         answers = [_read(path, questions, "strict", extract) for path in paths]
         spider_answers = [_read(path, questions, "spider", extract) for path in paths]
         for path, predictions in zip(paths, answers, strict=True):
-            hint_at_chat(console, path, predictions.values(), arguments)
+            hint_at_chat(console, path, predictions.values(), options)
         with (
             SQLVerifier(
-                catalog, num_workers=arguments["num_workers"], cache_dir=arguments["cache_dir"]
+                catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
             ) as verifier,
-            open_suite(catalog, schemas, arguments) as suite_verifier,
+            open_suite(catalog, schemas, options) as suite_verifier,
         ):
             for name, predictions, spider_predictions in zip(
                 names, answers, spider_answers, strict=True
@@ -159,17 +134,17 @@ def run(arguments: dict[str, Any], console: Any) -> int:
                         spider_predictions=spider_predictions,
                         schemas=schemas,
                         suite_verifier=suite_verifier,
-                        soft_f1=arguments["soft_f1"],
-                        efficiency_repetitions=arguments["efficiency"],
+                        soft_f1=options.soft_f1,
+                        efficiency_repetitions=options.efficiency,
                     )
-                runs.append(_note_suite(report, arguments))
+                runs.append(_note_suite(report, options))
         # First, because it needs no disk; what cannot be printed is written all the same.
         try:
             print(_format(runs), flush=True)  # noqa: T201 - the result of the command
         finally:
-            if arguments["output"] is not None:
-                _write(Path(arguments["output"]), runs, len(names), catalog)
-                console.print(f"report: {arguments['output']}", soft_wrap=True, highlight=False)
+            if options.output_dir is not None:
+                _write(Path(options.output_dir), runs, len(names), catalog)
+                console.print(f"report: {options.output_dir}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -189,7 +164,8 @@ def _get_names(paths: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """The label of each run: unique, also as part of a file name."""
     if given is not None and len(given) != len(paths):
         raise InputError(
-            f"`name` has {len(given)} labels for {len(paths)} prediction files; give one for each"
+            f"`run_name` has {len(given)} labels for {len(paths)} prediction files; give one for "
+            "each"
         )
     files = [Path(path).absolute() for path in paths]
     # Files of one name tend to lie in folders named after their models.
@@ -197,7 +173,9 @@ def _get_names(paths: Sequence[str], given: Sequence[str] | None) -> list[str]:
     for names in candidates:
         if len(set(map(_as_file_name, names))) == len(paths):
             return list(names)
-    raise InputError(f"`name`: {candidates[0]} do not tell the runs apart; give labels that differ")
+    raise InputError(
+        f"`run_name`: {candidates[0]} do not tell the runs apart; give labels that differ"
+    )
 
 
 def _as_file_name(name: str) -> str:
@@ -208,7 +186,7 @@ def _check_questions(path: str, run: EvaluationReport, questions: Sequence[Quest
     asked = [(q.question_id, q.db_id, q.gold_sql, q.level) for q in questions]
     if [(r.question_id, r.db_id, r.gold_sql, r.level) for r in run.records] != asked:
         raise InputError(
-            f"`compare` {path} answers other questions than `questions` has (or in another "
+            f"`compare_with` {path} answers other questions than `questions` has (or in another "
             "order); evaluate both runs on the same file"
         )
 
@@ -217,26 +195,28 @@ def _check_questions(path: str, run: EvaluationReport, questions: Sequence[Quest
 def open_suite(
     catalog: DatabaseCatalog,
     schemas: Mapping[str, DatabaseSchema] | None,
-    arguments: dict[str, Any],
+    options: VerificationOptions,
 ) -> Iterator[SuiteVerifier | None]:
     """What verifies on further instances, if that is asked for."""
     from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
 
-    num_instances = arguments["suite"]
-    if num_instances is None and arguments["suite_dir"] is None:
+    num_instances = options.suite
+    if num_instances is None and options.suite_dir is None:
         yield None
         return
-    options = {"num_workers": arguments["num_workers"], "cache_dir": arguments["cache_dir"]}
-    if num_instances is None:
-        files = get_suite_files(arguments["suite_dir"])
-        verifier = SuiteVerifier(catalog, suite_files=files, semantics="spider", **options)
+    make = functools.partial(
+        SuiteVerifier, catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
+    )
+    if options.suite_dir is not None:
+        verifier = make(suite_files=get_suite_files(options.suite_dir), semantics="spider")
     else:
+        assert num_instances is not None, "one of the two is given"
         settings = SuiteSettings(
             num_instances=num_instances,
             max_candidates=max(SuiteSettings().max_candidates, 3 * num_instances),
         )
         keys = {db_id: schema.foreign_key_columns for db_id, schema in (schemas or {}).items()}
-        verifier = SuiteVerifier(catalog, settings=settings, foreign_keys=keys, **options)
+        verifier = make(settings=settings, foreign_keys=keys)
     with verifier:
         yield verifier
 
@@ -244,11 +224,11 @@ def open_suite(
 # ---------------------------------------------------------------------- output
 
 
-def _note_suite(report: EvaluationReport, arguments: dict[str, Any]) -> EvaluationReport:
+def _note_suite(report: EvaluationReport, options: VerificationOptions) -> EvaluationReport:
     """Say in the report which instances its suite accuracy is over."""
-    if arguments["suite"] is not None:
-        note = f"On the database and {arguments['suite']} generated neighbours, strict."
-    elif arguments["suite_dir"] is not None:
+    if options.suite is not None:
+        note = f"On the database and {options.suite} generated neighbours, strict."
+    elif options.suite_dir is not None:
         note = "On the database and the instances of an official suite, as Spider compares."
     else:
         return report
@@ -301,3 +281,16 @@ def _align(table: ReportSection) -> str:
         for line in lines
     ]
     return "\n".join([*aligned, table.note])
+
+
+COMMAND: Final = Command(
+    "evaluate",
+    "score predictions, with intervals, and write a report",
+    run,
+    (EvaluateOptions,),
+    description="Execute predicted SQL and gold SQL in sandboxed worker processes and print "
+    "execution accuracy under three comparisons (strict, and as the official scripts of Spider and "
+    "BIRD), exact-set match, accuracy by hardness and the most frequent errors. Several prediction "
+    "files are runs on the same questions; each is compared with the one before it. --output_dir "
+    "writes evaluation.json, report.html and report.md.",
+)

@@ -5,61 +5,51 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from sense_trl._files import is_refusal
 from sense_trl._version import __version__
 from sense_trl.cli import (
     ask,
+    checkpoints,
     completion,
     doctor,
     estimate,
     evaluate,
-    merge,
+    jobs,
     pairs,
-    prune,
-    quickstart,
     recipes,
-    recurse,
     stages,
     synth,
     teacher,
     verify,
 )
+from sense_trl.cli.command import Command
+from sense_trl.cli.parser import OptionParser
 from sense_trl.cli.stage import Stage
 from sense_trl.errors import SenseTRLError
 
-
-class Command(Protocol):
-    """A module of this package."""
-
-    def add_parser(self, commands: Any) -> None:
-        """Add the command and its flags; imports nothing heavy."""
-
-    def run(self, arguments: dict[str, Any], console: Any) -> int:
-        """Run the command and return its exit code."""
-
-
 COMMANDS: dict[str, Command] = {
-    "quickstart": quickstart,
-    "recipes": recipes,
-    "ask": ask,
-    "evaluate": evaluate,
-    "pairs": pairs,
-    "verify": verify,
-    "teacher": teacher,
-    "synth": synth,
-    "recurse": recurse,
-    "estimate": estimate,
-    "prune": prune,
-    "merge": merge,
-    "doctor": doctor,
-    "completion": completion,
+    command.name: command
+    for command in (
+        jobs.QUICKSTART,
+        recipes.COMMAND,
+        ask.COMMAND,
+        evaluate.COMMAND,
+        pairs.COMMAND,
+        verify.COMMAND,
+        teacher.COMMAND,
+        synth.COMMAND,
+        jobs.RECURSE,
+        estimate.COMMAND,
+        checkpoints.PRUNE,
+        checkpoints.MERGE,
+        doctor.COMMAND,
+        completion.COMMAND,
+    )
 }
 
 EXIT_OK = 0
@@ -67,9 +57,9 @@ EXIT_INPUT = 2  # argparse uses 2 for unusable arguments too
 EXIT_INTERRUPTED = 130
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OptionParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="sense-trl",
         description="From a database and questions to a better text-to-SQL model.",
         epilog="pairs and evaluate with --config FILE run that stage of a recipe: they sample from "
@@ -77,8 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sense-trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS.values():
-        module.add_parser(commands)
+    for command in COMMANDS.values():
+        command.add_parser(commands)
     stages.add_parsers(commands)
     return parser
 
@@ -99,8 +89,9 @@ def main(argv: Sequence[str] | None = None, *, stage: Stage | None = None) -> in
     if stage is not None:
         run = functools.partial(stage.run, argv)
     else:
-        arguments = vars(make_parser().parse_args(argv))
-        run = functools.partial(COMMANDS[arguments.pop("command")].run, arguments)
+        given = vars(make_parser().parse_args(argv))
+        command: Command = given.pop("chosen")
+        run = functools.partial(command.run_with, given)
     # Read by libraries when they are imported, so set before. A user's own setting wins.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sense_trl.cli.stages import STAGES
+from sense_trl.cli.command import Command
 from sense_trl.errors import InputError
 
-__all__ = ["Recipe", "add_parser", "load_recipes", "resolve_config", "run"]
+__all__ = ["COMMAND", "Recipe", "load_recipes", "resolve_config"]
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # A row of the table in the README of the recipes: | [NAME](NAME/README.md) | MACHINE |
 _TABLE_ROW: Final = re.compile(r"^\| \[(?P<name>[^\]]+)\]\([^)]+\) \| (?P<machine>.+) \|$", re.M)
-_STAGE_ORDER: Final = [stage.name for stage in STAGES]
+_STAGE_ORDER: Final = ("sft", "pairs", "dpo", "kd", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +93,20 @@ def resolve_config(config: str) -> Path:
 # -------------------------------------------------------------------------------- command
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command and its flags; imports nothing heavy."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "recipes",
-        help="the recipes of this package; print or copy their YAML files",
-        description="List the recipes that come with this package, the machine that each is made "
-        "for, and its stages; with NAME, print the YAML files of one. A stage runs as "
-        "`sense-trl STAGE --config NAME/STAGE`, and any flag given there wins over the file.",
+@dataclass(kw_only=True)
+class RecipesOptions:
+    """Which recipe, and what becomes of its files."""
+
+    name: str | None = field(
+        default=None, metadata={"help": "A recipe.", "positional": True, "metavar": "NAME"}
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
-    parser.add_argument(
-        "--copy", metavar="DIR", help="copy the YAML files of NAME there, for editing"
+    copy: str | None = field(
+        default=None,
+        metadata={"help": "Copy the YAML files of NAME there, for editing.", "metavar": "DIR"},
     )
 
 
-def run(arguments: dict[str, Any], console: Any) -> int:
+def run(options: RecipesOptions, console: Any) -> int:
     """Run the command.
 
     Returns:
@@ -119,7 +116,7 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         InputError: there is no such recipe, or the folder has such files.
     """
     recipes = load_recipes()
-    name, copy = arguments["name"], arguments["copy"]
+    name, copy = options.name, options.copy
     if name is None and copy is not None:
         raise InputError(f"`name` is missing; expected one of {', '.join(recipes)} to copy.")
     if name is None:
@@ -165,3 +162,14 @@ def _copy(recipe: Recipe, folder: Path) -> str:
     except OSError as error:
         raise InputError(f"`copy` {str(folder)!r} cannot be written: {error}.") from error
     return "\n".join(str(target) for target in targets)
+
+
+COMMAND: Final = Command(
+    "recipes",
+    "the recipes of this package; print or copy their YAML files",
+    run,
+    (RecipesOptions,),
+    description="List the recipes that come with this package, the machine that each is made for, "
+    "and its stages; with NAME, print the YAML files of one. A stage runs as `sense-trl STAGE "
+    "--config NAME/STAGE`, and any flag given there wins over the file.",
+)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.quickstart import quieten_libraries
 from sense_trl.cli.stage_help import format_stage_help
+from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:

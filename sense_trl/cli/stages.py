@@ -61,7 +61,7 @@ class PairsFile:
 def _get_sft_types() -> tuple[type, ...]:
     from trl import ModelConfig
 
-    from sense_trl.task import DataArguments
+    from sense_trl.options import DataArguments
     from sense_trl.trainers import SenseSFTConfig
 
     return DataArguments, SenseSFTConfig, ModelConfig
@@ -112,7 +112,7 @@ def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
 def _get_kd_types() -> tuple[type, ...]:
     from trl import ModelConfig
 
-    from sense_trl.task import DataArguments
+    from sense_trl.options import DataArguments
     from sense_trl.trainers import KIDConfig
 
     return DataArguments, KIDConfig, ModelConfig
@@ -125,8 +125,8 @@ def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
 
 
 def _get_pairs_types() -> tuple[type, ...]:
+    from sense_trl.options import DataArguments
     from sense_trl.steps.stages import GenerationArguments, PairArguments
-    from sense_trl.task import DataArguments
 
     return DataArguments, GenerationArguments, PairArguments
 
@@ -138,8 +138,8 @@ def _pairs(data: Any, generation: Any, pairs: Any, console: Console) -> None:
 
 
 def _get_evaluate_types() -> tuple[type, ...]:
+    from sense_trl.options import DataArguments
     from sense_trl.steps.stages import EvaluationArguments, GenerationArguments
-    from sense_trl.task import DataArguments
 
     return DataArguments, GenerationArguments, EvaluationArguments
 

@@ -1,13 +1,15 @@
-"""What models and databases hold, in a terminal."""
+"""What models and databases hold, in a terminal, and what libraries are not to tell it."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from sense_trl.database.engine import QueryResult
 
-__all__ = ["format_result", "make_visible"]
+__all__ = ["format_result", "make_visible", "quieten_libraries"]
 
 # A value may be a megabyte long, and rich takes a second for a tenth of it.
 _MAX_CELL_LENGTH: Final = 300
@@ -48,6 +50,20 @@ def make_visible(text: str) -> str:
 
     shown = show_text(text)
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in shown)
+
+
+def quieten_libraries() -> None:
+    """Hide what libraries tell their developers; errors and our own messages stay."""
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # It announces, as a warning, that an optional faster kernel is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _format_cell(value: object) -> str:

@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl._files import check_writable_file, write_text_atomically
-from sense_trl.cli.arguments import (
-    add_data_arguments,
-    add_execution_arguments,
-    add_extract_argument,
-    hint_at_chat,
-    take_limits,
-)
+from sense_trl.cli.arguments import get_limits, hint_at_chat
+from sense_trl.cli.command import Command
+from sense_trl.options import DataOptions, ExecutionOptions, ExtractOptions, option_of
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.verification.judging import Verification
 
-__all__ = ["add_parser", "run"]
+__all__ = ["COMMAND"]
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command and its flags; imports nothing heavy."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "verify",
-        help="execute predictions and compare them with gold",
-        description="Execute predicted SQL and gold SQL on their databases, in sandboxed worker "
-        "processes, and say for each prediction whether it is correct, wrong or undetermined, and "
-        "why. Prints counts; --output writes one line of JSON per question.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+@dataclass(kw_only=True)
+class VerifyOptions(ExecutionOptions, ExtractOptions, DataOptions):
+    """Predictions, and how they are compared."""
+
+    predictions: str = field(
+        metadata={
+            "help": "Plain text with one SQL query per line in the order of the questions, JSON "
+            "Lines with question_id and sql, a JSON array, or BIRD's object of position to query. "
+            "A database that it names has to be the question's.",
+            "positional": True,
+        }
     )
-    parser.add_argument(
-        "predictions",
-        help="plain text with one SQL query per line in the order of the questions, JSON Lines "
-        "with question_id and sql, a JSON array, or BIRD's object of position to query. A "
-        "database that it names has to be the question's",
+    questions: str = option_of(
+        DataOptions, "questions", note="Or lines of gold SQL, a tab and the db_id."
     )
-    add_data_arguments(parser, needs_text=False)
-    add_extract_argument(parser)
-    parser.add_argument(
-        "--semantics",
-        choices=("strict", "spider", "bird"),
+    semantics: Literal["strict", "spider", "bird"] = field(
         default="strict",
-        help="how results are compared; spider and bird reproduce the official evaluators",
+        metadata={
+            "help": "How results are compared; spider and bird reproduce the official evaluators."
+        },
     )
-    add_execution_arguments(parser)
-    parser.add_argument("--output", default=None, help="where to write the verdicts, as JSON Lines")
+    output: str | None = field(
+        default=None, metadata={"help": "Where to write the verdicts, as JSON Lines."}
+    )
 
 
-def run(arguments: dict[str, Any], console: Any) -> int:
+def run(options: VerifyOptions, console: Any) -> int:
     """Run the command.
 
     Returns:
@@ -68,19 +62,19 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     from sense_trl.verification.judging import VerificationRequest
     from sense_trl.verification.verifier import SQLVerifier
 
-    if arguments["output"] is not None:
-        check_writable_file(arguments["output"], "output")
-    limits = take_limits(arguments)
-    with DatabaseCatalog.from_path(arguments["database"], limits=limits) as catalog:
+    if options.output is not None:
+        check_writable_file(options.output, "output")
+    limits = get_limits(options)
+    with DatabaseCatalog.from_path(options.database, limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
-        questions = load_questions(arguments["questions"], default_db_id=only, needs_text=False)
+        questions = load_questions(options.questions, default_db_id=only, needs_text=False)
         predictions = load_predictions(
-            arguments["predictions"],
+            options.predictions,
             questions,
-            semantics=arguments["semantics"],
-            extract=arguments["extract"],
+            semantics=options.semantics,
+            extract=options.extract,
         )
-        hint_at_chat(console, arguments["predictions"], predictions, arguments)
+        hint_at_chat(console, options.predictions, predictions, options)
         requests = [
             VerificationRequest(question.db_id, sql, question.gold_sql)
             for question, sql in zip(questions, predictions, strict=True)
@@ -88,9 +82,9 @@ def run(arguments: dict[str, Any], console: Any) -> int:
         with (
             SQLVerifier(
                 catalog,
-                semantics=arguments["semantics"],
-                num_workers=arguments["num_workers"],
-                cache_dir=arguments["cache_dir"],
+                semantics=options.semantics,
+                num_workers=options.num_workers,
+                cache_dir=options.cache_dir,
             ) as verifier,
             stage_bar(console, "Verifying", len(requests)) as bar,
         ):
@@ -99,10 +93,10 @@ def run(arguments: dict[str, Any], console: Any) -> int:
     try:
         print(_summary(verifications), flush=True)  # noqa: T201 - the result of the command
     finally:
-        if arguments["output"] is not None:
+        if options.output is not None:
             lines = map(_record, questions, predictions, verifications)
-            write_text_atomically(arguments["output"], "".join(lines))
-            console.print(f"verdicts: {arguments['output']}", soft_wrap=True, highlight=False)
+            write_text_atomically(options.output, "".join(lines))
+            console.print(f"verdicts: {options.output}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -135,3 +129,14 @@ def _summary(verifications: Sequence[Verification]) -> str:
         if verdict is not Verdict.CORRECT:
             lines += [f"  {reason:<30}{number:>7}" for reason, number in reasons.most_common()]
     return "\n".join(lines)
+
+
+COMMAND: Final = Command(
+    "verify",
+    "execute predictions and compare them with gold",
+    run,
+    (VerifyOptions,),
+    description="Execute predicted SQL and gold SQL on their databases, in sandboxed worker "
+    "processes, and say for each prediction whether it is correct, wrong or undetermined, and why. "
+    "Prints counts; --output writes one line of JSON per question.",
+)

@@ -6,25 +6,19 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from sense_trl.errors import InputError
+from sense_trl.options import DataArguments, PromptOptions, option_of
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
 @dataclass
-class OwnDataConfig:
+class OwnDataConfig(PromptOptions):
     """Which data and model, and what every such command needs; one flag per field."""
 
-    database: str | None = field(
-        default=None,
-        metadata={"help": "Your database file (or folder). The embedded nycflights if not given."},
+    database: str | None = option_of(
+        DataArguments, "database", default=None, note="The embedded nycflights if not given."
     )
-    questions: str | None = field(
-        default=None,
-        metadata={
-            "help": "Your questions with gold SQL (.jsonl: question, gold_sql, optionally db_id "
-            "and split)."
-        },
-    )
+    questions: str | None = option_of(DataArguments, "questions", default=None)
     model: str | None = field(
         default=None,
         metadata={
@@ -37,9 +31,6 @@ class OwnDataConfig:
     max_train_questions: int | None = field(
         default=None, metadata={"help": "Train on at most this many questions, drawn at random."}
     )
-    schema_style: str = field(
-        default="compact", metadata={"help": "How the schema is written: compact, codes, ddl."}
-    )
     batch_size: int = field(
         default=64, metadata={"help": "Completions written at the same time when generating."}
     )
@@ -47,13 +38,7 @@ class OwnDataConfig:
         default=2048,
         metadata={"help": "Longest prompt plus answer in tokens; longer ones stop the run."},
     )
-    max_unusable_fraction: float = field(
-        default=0.0,
-        metadata={
-            "help": "Largest share of questions that may be left out because their database is "
-            "missing or their gold query fails."
-        },
-    )
+    max_unusable_fraction: float = option_of(DataArguments, "max_unusable_fraction")
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import load_tokenizer
 from sense_trl.jobs.pretrained import get_smollm2
 from sense_trl.jobs.quickstart_config import QuickstartConfig
+from sense_trl.options import DataArguments, PromptOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pairs.dataset import read_account, read_pairs
@@ -58,7 +59,6 @@ from sense_trl.steps.progress import (
 from sense_trl.steps.sampling import sample_candidates
 from sense_trl.steps.training import get_unattended_options, train_dpo, train_sft
 from sense_trl.task import (
-    DataArguments,
     TextToSQLTask,
     draw_questions,
     load_task,
@@ -170,7 +170,7 @@ class _Quickstart:
             DataArguments(
                 database,
                 questions,
-                schema_style=config.schema_style,
+                **get_values(PromptOptions, config),
                 max_unusable_fraction=config.max_unusable_fraction,
             )
         )
@@ -393,6 +393,8 @@ class _Quickstart:
             "database": fingerprint_databases(map(task.catalog.path, task.schemas)),
             "questions": fingerprint_file(questions) if questions else "embedded",
         }
+        if settings["tables_json"] is not None:
+            settings["tables_json"] = fingerprint_file(settings["tables_json"])
         folder = RunFolder(self.output, "quickstart", settings)
         if self.config.overwrite:
             folder.clear([model, *map(task.catalog.path, task.schemas), questions or model])
@@ -482,8 +484,8 @@ class _Quickstart:
         if best < _WEAK:
             epochs = self.config.get_sft_epochs(num_train)
             self.console.print(
-                f"Most answers are still wrong. In this order: fine-tune longer (--sft-epochs "
-                f"{4 * epochs:g}, now {epochs:g}; with another --output-dir), give more questions "
+                f"Most answers are still wrong. In this order: fine-tune longer (--sft_epochs "
+                f"{4 * epochs:g}, now {epochs:g}; with another --output_dir), give more questions "
                 "(sense-trl synth explore writes some), take a larger --model.",
                 style="yellow",
                 markup=False,
@@ -505,12 +507,13 @@ class _Quickstart:
         if config.database is not None:
             command += ["--database", config.database]
             if len({record.db_id for record in runs[0].records}) > 1:
-                command += ["--db-id", runs[0].records[0].db_id]
-        if config.schema_style != "compact":
-            command += ["--schema-style", config.schema_style]
+                command += ["--db_id", runs[0].records[0].db_id]
+        for option in fields(PromptOptions):
+            if (value := getattr(config, option.name)) != option.default:
+                command += [f"--{option.name}", str(value)]
         # What `ask` takes without being told.
         if config.max_new_tokens > 128:
-            command += ["--max-new-tokens", str(config.max_new_tokens)]
+            command += ["--max_new_tokens", str(config.max_new_tokens)]
         return shlex.join(command)
 
 

@@ -17,6 +17,7 @@ from sense_trl.generation.transformers_generator import load_tokenizer
 from sense_trl.jobs.learner import TransformersLearner
 from sense_trl.jobs.pretrained import get_smollm2
 from sense_trl.jobs.recursion_config import RecursionConfig
+from sense_trl.options import DataArguments, PromptOptions, get_values
 from sense_trl.questions import Question, split_questions
 from sense_trl.run_folder import (
     RunFolder,
@@ -34,7 +35,7 @@ from sense_trl.synthesis.recursive.recursion import (
     get_best_round,
     has_fallen,
 )
-from sense_trl.task import DataArguments, TextToSQLTask, draw_questions, load_task
+from sense_trl.task import TextToSQLTask, draw_questions, load_task
 from sense_trl.verification.suite.instances import SuiteSettings
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier
@@ -117,8 +118,7 @@ def _load_data(
     arguments = DataArguments(
         database,
         questions,
-        config.tables_json,
-        schema_style=config.schema_style,
+        **get_values(PromptOptions, config),
         max_unusable_fraction=config.max_unusable_fraction,
     )
     task = dev_task = load_task(arguments)

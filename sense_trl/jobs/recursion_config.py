@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from sense_trl.errors import InputError
 from sense_trl.jobs.own_data_config import OwnDataConfig
+from sense_trl.jobs.quickstart_config import QuickstartConfig
+from sense_trl.options import option_of
 
 if TYPE_CHECKING:
     from sense_trl.synthesis.recursive.data import RecursionSettings
@@ -23,14 +25,7 @@ class RecursionConfig(OwnDataConfig):
             "databases or others of `database`. A share of `questions` if not given."
         },
     )
-    tables_json: str | None = field(
-        default=None,
-        metadata={"help": "Spider's tables.json, for the foreign keys that its files lack."},
-    )
-    output_dir: str = field(
-        default="runs/recurse",
-        metadata={"help": "Folder for everything the run writes; a second run there continues."},
-    )
+    output_dir: str = option_of(QuickstartConfig, "output_dir", default="runs/recurse")
     dev_fraction: float = field(
         default=0.3,
         metadata={"help": "Share of `questions` held out, if neither `dev_questions` nor a split."},

@@ -23,54 +23,110 @@ class PreferencePairConfig:
     The defaults are those of SENSE's release ("grouped-any-limit1": any correct with any erroneous
     query of one question, at most one pair), with gold as the chosen side.
 
-    Attributes:
-        policy: which correct query meets which erroneous one; see `sense_trl.pairs.policies`.
-        limit: pairs per question at most; with `num_rejected` above 1, chosen queries with their
-            group of rejected ones.
-        chosen_sources: whose correct queries may be chosen: "gold", "strong", "weak", or "any" for
-            all of them. Gold is verified like any other.
-        rejected_sources: whose erroneous queries may be rejected: "strong", "weak", or "any".
-        seed: for the policy's draws and for mutants.
-        num_rejected: rejected queries per chosen one, at most.
-        spread_rejected: whether each rejected query has a row of its own, as `DPOTrainer` wants.
-            Otherwise a chosen query has one row whose rejected columns are lists.
-        distance: what "nearest" and "farthest" measure; see `sense_trl.pairs.distance`.
-        class_weights: weight by error class, for "hard_first"; the others keep theirs
-            (`policies.CLASS_WEIGHTS`).
-        deduplicate_by: when two queries of one side count as one: "text" by canonical text,
-            "normal_form" also by normal form, "result" also, for erroneous ones that ran, by what
-            they return.
-        prefer_novel: choose queries whose normal form differs from gold's, where there are any.
-        completion: "sql" trains on the query alone; "text" on all that the model wrote, its chain
-            of thought included.
-        prompt_format: "conversational" (lists of messages) or "plain" (strings).
-        num_mutants: neighbours of gold to try as rejected ones (`rejected_source="mutation"`) for
-            a question without an erroneous candidate; 0 for none.
-        weighting: "uniform" gives every pair the weight 1; "question" gives every question the
-            same sum. Both have a mean of 1 over the dataset.
-        classify_results: whether `result_class` says how the rows of the rejected query differ from
-            gold's; runs both once more.
-
     Raises:
         InputError: a value is none of those above, or two exclude each other.
     """
 
-    policy: str = "grouped_any"
-    limit: int = 1
-    chosen_sources: tuple[str, ...] = ("gold",)
-    rejected_sources: tuple[str, ...] = ("weak",)
-    seed: int = 0
-    num_rejected: int = 1
-    spread_rejected: bool = True
-    distance: Literal["tokens", "tree"] = "tokens"
-    class_weights: Mapping[str, float] = field(default_factory=dict)
-    deduplicate_by: Literal["text", "normal_form", "result"] = "text"
-    prefer_novel: bool = False
-    completion: Literal["sql", "text"] = "sql"
-    prompt_format: Literal["conversational", "plain"] = "conversational"
-    num_mutants: int = 0
-    weighting: Literal["uniform", "question"] = "uniform"
-    classify_results: bool = False
+    policy: str = field(
+        default="grouped_any",
+        metadata={
+            "help": "Which correct query meets which erroneous one; see "
+            "`sense_trl.pairs.policies`.",
+            "choices": POLICY_NAMES,
+        },
+    )
+    limit: int = field(
+        default=1,
+        metadata={
+            "help": "Pairs per question at most; with `num_rejected` above 1, chosen queries "
+            "with their group of rejected ones."
+        },
+    )
+    chosen_sources: tuple[str, ...] = field(
+        default=("gold",),
+        metadata={
+            "help": "Whose correct queries may be chosen; any for all of them. Gold is verified "
+            "like any other.",
+            "choices": (*SOURCES, ANY_SOURCE),
+        },
+    )
+    rejected_sources: tuple[str, ...] = field(
+        default=("weak",),
+        metadata={
+            "help": "Whose erroneous queries may be rejected.",
+            "choices": (*SOURCES[1:], ANY_SOURCE),
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the policy's draws and of mutants."})
+    num_rejected: int = field(
+        default=1, metadata={"help": "Rejected queries per chosen one, at most."}
+    )
+    spread_rejected: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether each rejected query has a row of its own, as `DPOTrainer` wants. "
+            "Otherwise a chosen query has one row whose rejected columns are lists."
+        },
+    )
+    distance: Literal["tokens", "tree"] = field(
+        default="tokens",
+        metadata={
+            "help": "What the policies nearest and farthest measure; see "
+            "`sense_trl.pairs.distance`."
+        },
+    )
+    class_weights: Mapping[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Weight by error class, for hard_first; the others keep theirs "
+            "(`policies.CLASS_WEIGHTS`).",
+            "metavar": "CLASS=WEIGHT",
+        },
+    )
+    deduplicate_by: Literal["text", "normal_form", "result"] = field(
+        default="text",
+        metadata={
+            "help": "When two queries of one side count as one: by canonical text, also by "
+            "normal form, or also, for erroneous ones that ran, by what they return."
+        },
+    )
+    prefer_novel: bool = field(
+        default=False,
+        metadata={
+            "help": "Choose queries whose normal form differs from gold's, where there are any."
+        },
+    )
+    completion: Literal["sql", "text"] = field(
+        default="sql",
+        metadata={
+            "help": "Train on the query alone, or on all that the model wrote, its chain of "
+            "thought included."
+        },
+    )
+    prompt_format: Literal["conversational", "plain"] = field(
+        default="conversational", metadata={"help": "Rows as lists of messages, or as strings."}
+    )
+    num_mutants: int = field(
+        default=0,
+        metadata={
+            "help": 'Neighbours of gold to try as rejected ones (`rejected_source="mutation"`) '
+            "for a question without an erroneous candidate; 0 for none."
+        },
+    )
+    weighting: Literal["uniform", "question"] = field(
+        default="uniform",
+        metadata={
+            "help": "What `pair_weight` makes equal: every pair has the weight 1, or every "
+            "question the same sum. Both have a mean of 1 over the dataset."
+        },
+    )
+    classify_results: bool = field(
+        default=False,
+        metadata={
+            "help": "Say in `result_class` how the rows of the rejected query differ from "
+            "gold's; runs both once more."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.policy not in POLICY_NAMES:

@@ -21,6 +21,7 @@ from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
+from sense_trl.options import DataArguments, GeneratorOptions
 from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.run_folder import (
@@ -35,7 +36,7 @@ from sense_trl.steps.generator import check_generator_options, load_generator
 from sense_trl.steps.processes import get_processes
 from sense_trl.steps.progress import progress_callback, stage_bar
 from sense_trl.steps.sampling import sample_candidates
-from sense_trl.task import DataArguments, TextToSQLTask, load_task
+from sense_trl.task import TextToSQLTask, load_task
 from sense_trl.verification.verifier import SQLVerifier
 
 if TYPE_CHECKING:
@@ -46,60 +47,21 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GenerationArguments:
+class GenerationArguments(GeneratorOptions):
     """Which model writes SQL, and how."""
 
-    model_name_or_path: str = field(
-        metadata={
-            "help": "Model folder, adapter folder or hub id with a chat template; with `base_url` "
-            "the server's name of the model."
-        }
-    )
     output_dir: str = field(metadata={"help": "Folder for what the stage writes."})
     num_generations: int = field(default=1, metadata={"help": "Completions per question."})
     temperature: float = field(default=0.0, metadata={"help": "0 decodes greedily."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus share of sampling."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Longest answer in tokens."})
     batch_size: int = field(default=64, metadata={"help": "Completions written together."})
     generation_seed: int = field(default=0, metadata={"help": "Seed of sampling."})
-    generation_dtype: str = field(
-        default="auto",
-        metadata={"help": "Type of the weights: auto, float32 (fastest on CPUs), bfloat16."},
-    )
-    load_in_4bit: bool = field(
-        default=False,
-        metadata={
-            "help": "Hold the weights in 4 bits (NF4, double quantisation) and multiply them in "
-            "`generation_dtype`: a quarter of the memory."
-        },
-    )
-    base_url: str | None = field(
-        default=None,
-        metadata={
-            "help": "OpenAI-compatible server that runs the model, e.g. http://localhost:8000/v1."
-        },
-    )
-    api_key_env: str | None = field(
-        default=None, metadata={"help": "Environment variable that holds the server's key."}
-    )
-    use_vllm: bool = field(
-        default=False, metadata={"help": "Sample with vLLM in this process (install it first)."}
-    )
-    fold_system_message: bool = field(
-        default=False,
-        metadata={
-            "help": "Put the system's text, the schema, in front of the question: for a chat "
-            "template without a system role. A model that was trained with it needs it no more."
-        },
-    )
     candidate_source: str = field(
         default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
     )
 
     def __post_init__(self) -> None:
-        check_generator_options(
-            base_url=self.base_url, use_vllm=self.use_vllm, load_in_4bit=self.load_in_4bit
-        )
+        check_generator_options(self)
         if self.candidate_source not in ("weak", "strong"):
             raise InputError(
                 f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."
@@ -107,16 +69,7 @@ class GenerationArguments:
 
     def get_generator(self) -> SQLGenerator:
         """The model, loaded or at its server."""
-        return load_generator(
-            self.model_name_or_path,
-            base_url=self.base_url,
-            api_key_env=self.api_key_env,
-            use_vllm=self.use_vllm,
-            dtype=self.generation_dtype,
-            load_in_4bit=self.load_in_4bit,
-            batch_size=self.batch_size,
-            fold_system_message=self.fold_system_message,
-        )
+        return load_generator(self, batch_size=self.batch_size)
 
     def sampling(self) -> SamplingConfig:
         """These arguments as a `SamplingConfig`."""

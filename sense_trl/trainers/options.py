@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sense_trl.errors import InputError
+from sense_trl.options import ChatTemplateOptions
 from sense_trl.template_date import check_template_date
 
 _PREFIX_SHARING = {"auto": "auto", "true": True, "false": False, True: True, False: False}
@@ -36,7 +37,7 @@ def get_checked_args(args: Any, model: Any, config_class: type[Any], name: str) 
 
 
 @dataclass
-class SenseOptions:
+class SenseOptions(ChatTemplateOptions):
     """Fields of `SenseSFTConfig` and `SenseDPOConfig`; a base class in front of TRL's config."""
 
     # A string, because transformers' parser of command lines knows no `bool | str`.
@@ -94,24 +95,6 @@ class SenseOptions:
             "help": "Largest share of the examples of a dataset that may be left out because they "
             "exceed `max_length`. With more, training does not start. The default, 0, leaves out "
             "nothing unasked."
-        },
-    )
-
-    fold_system_message: bool = field(
-        default=False,
-        metadata={
-            "help": "Put the text of a system message in front of the user's: for a chat template "
-            "without a system role, which is refused otherwise. The tokenizer that is saved with "
-            "the model does so as well, so that the model is asked as it was trained."
-        },
-    )
-    template_date: str | None = field(
-        default=None,
-        metadata={
-            "help": "Day, e.g. '2026-11-29', that a chat template which writes today's date is "
-            "told: a run that is resumed and the caches of another day then have the same tokens. "
-            "Left out, it is that of `teacher_cache`, or today, and the log says which. Templates "
-            "without a date do not read it."
         },
     )
     require_end_token: bool = field(

@@ -12,7 +12,6 @@ import tiny_models
 from conftest import FreshDB
 
 from sense_trl import prompts
-from sense_trl.cli.ask import _STYLES
 from sense_trl.cli.main import COMMANDS, main
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion
@@ -45,9 +44,14 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
     return make
 
 
-def test_it_is_a_command_and_knows_the_styles_of_schemas() -> None:
+def test_it_is_a_command_and_names_the_styles_of_schemas(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert "ask" in COMMANDS
-    assert tuple(SCHEMA_STYLES) == _STYLES
+    with pytest.raises(SystemExit):
+        main(["ask", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"How a schema is written: {', '.join(SCHEMA_STYLES)}." in printed
 
 
 def test_sql_and_rows_are_shown(

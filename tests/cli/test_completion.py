@@ -15,11 +15,11 @@ from sense_trl.cli.main import COMMANDS, EXIT_OK, main
 def test_every_command_and_the_flags_of_the_stages_are_known() -> None:
     words = get_words()
     assert {*COMMANDS, "sft", "dpo", "kd"} <= words.keys()
-    assert {"--config", "--card", "--memory-gb"} <= set(words["estimate"])
+    assert {"--config", "--card", "--memory_gb"} <= set(words["estimate"])
     # Of SenseDPOConfig, TRL's ModelConfig and the launch.
     assert {"--config", "--dpop_lambda", "--lora_r", "--dry_run"} <= set(words["dpo"])
     # With and without a model.
-    assert {"--soft-f1", "--config", "--run_name"} <= set(words["evaluate"])
+    assert {"--soft_f1", "--config", "--run_name"} <= set(words["evaluate"])
     assert all(word == word.strip("'\"$ ") for found in words.values() for word in found)
 
 

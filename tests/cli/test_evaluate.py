@@ -176,7 +176,7 @@ def test_tabs_are_cut_where_the_official_script_cuts(folder: Path) -> None:
     [
         (["gone.sql"], "gone.sql"),
         (["questions.jsonl"], "line 1: no field `sql`, `predicted_sql`, `prediction`"),
-        (["weak.sql", "--name", "a", "b"], "`name` has 2 labels for 1 prediction files"),
+        (["weak.sql", "--name", "a", "b"], "`run_name` has 2 labels for 1 prediction files"),
         (["weak.sql", "weak.sql"], "do not tell the runs apart"),
         (["weak.sql", "--suite", "0"], "`num_instances` must be an integer >= 1, got 0"),
         (["weak.sql", "--suite-dir", "gone"], "gone is no folder"),
@@ -184,7 +184,7 @@ def test_tabs_are_cut_where_the_official_script_cuts(folder: Path) -> None:
         (["weak.sql", "--efficiency", "1"], "`efficiency_repetitions` is 1"),
         (["weak.sql", "--compare", "gone.json"], "is no readable evaluation"),
         (["weak.sql", "--timeout-s", "0"], "`timeout_s`"),
-        (["weak.sql", "--output", "weak.sql"], "`output` 'weak.sql' is a file"),
+        (["weak.sql", "--output", "weak.sql"], "`output_dir` 'weak.sql' is a file"),
     ],
 )
 def test_unusable_input_is_named(
@@ -239,7 +239,7 @@ def test_a_folder_that_takes_nothing_is_refused_before_anything_runs(
     (folder / "file").touch()
     for output in (folder / "file", folder / "file" / "deeper"):
         assert _evaluate(folder, str(folder / "weak.sql"), "--output", str(output)) == EXIT_INPUT
-        assert f"`output` '{output}' is " in capsys.readouterr().err
+        assert f"`output_dir` '{output}' is " in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -47,24 +47,23 @@ def _rows(folder: Path, output: str = "out") -> list[dict[str, object]]:
 def test_the_parser_knows_every_policy_source_and_setting() -> None:
     from dataclasses import fields
 
-    from sense_trl.cli import pairs
     from sense_trl.cli.main import make_parser
+    from sense_trl.cli.parser import build_options
     from sense_trl.pairs import PreferencePairConfig
-    from sense_trl.pairs.config import ANY_SOURCE, SOURCES
     from sense_trl.pairs.policies import POLICY_NAMES
 
-    assert pairs._POLICIES == POLICY_NAMES
-    assert (*SOURCES, ANY_SOURCE) == pairs._SOURCES
-    required = ["--questions", "q", "--database", "d", "--output-dir", "o"]
-    given = vars(make_parser().parse_args(["pairs", "build", *required]))
-    default = PreferencePairConfig()
-    for field in fields(PreferencePairConfig):
-        value = given[field.name]
-        if field.name == "class_weights":
-            value = dict(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        assert value == getattr(default, field.name)
+    def parse(*flags: str) -> PreferencePairConfig:
+        required = ["--questions", "q", "--database", "d", "--output-dir", "o"]
+        given = vars(make_parser().parse_args(["pairs", "build", *required, *flags]))
+        return build_options(PreferencePairConfig, given)
+
+    assert parse() == PreferencePairConfig()
+    for policy in POLICY_NAMES:
+        assert parse("--policy", policy).policy == policy
+    flags = [f"--{field.name}" for field in fields(PreferencePairConfig) if field.type == "bool"]
+    switched = parse(*flags, "--spread_rejected", "false", "--class_weights", "wrong_column=2")
+    assert switched.prefer_novel and switched.classify_results and not switched.spread_rejected
+    assert switched.class_weights == {"wrong_column": 2.0}
 
 
 def test_pairs_come_from_prediction_and_candidate_files(folder: Path, capsys) -> None:
@@ -169,7 +168,7 @@ def test_inspect_shows_both_results_and_disarms_escape_sequences(
 def test_inspect_and_stats_read_lists_of_rejected_queries(folder: Path, capsys) -> None:
     (folder / "other.sql").write_text("SELECT 5\n\n\n")
     weak = ["--weak", str(folder / "tiny" / "predictions.sql"), f"other={folder / 'other.sql'}"]
-    assert _build(folder, *weak, "--num-rejected", "2", "--list-rejected") == EXIT_OK
+    assert _build(folder, *weak, "--num-rejected", "2", "--spread_rejected=false") == EXIT_OK
     assert ["weak", "2"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     flags = ["--error-class", "extra_condition"]
     assert main(["pairs", "inspect", str(folder / "out"), *flags]) == EXIT_OK

@@ -137,9 +137,9 @@ def test_from_database_to_report_and_a_crash_in_each_stage_changes_nothing(
         (
             (0, 1, 1),
             {"schema_style": "ddl", "max_new_tokens": 200},
-            "--model 'my runs/sft' --schema-style ddl --max-new-tokens 200",
+            "--model 'my runs/sft' --schema_style ddl --max_new_tokens 200",
         ),
-        ((0, 1), {"database": "d.db", "questions": "q"}, "/sft' --database d.db --db-id a"),
+        ((0, 1), {"database": "d.db", "questions": "q"}, "/sft' --database d.db --db_id a"),
         ((1, 1, 0), {}, None),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_weak_result_says_what_to_try(inputs: dict[str, Any]) -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     run_quickstart(QuickstartConfig(**{**inputs, "sft_epochs": 1, "max_pairs": 1}), console)
     text = console.export_text()
-    assert "--sft-epochs 4, now 1" in text
+    assert "--sft_epochs 4, now 1" in text
     assert "sense-trl ask" not in text
 
 
@@ -290,7 +290,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         main(["quickstart", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all("--" + name.replace("_", "-") in text for name in QuickstartConfig.__annotations__)
+    assert all("--" + name in text for name in QuickstartConfig.__annotations__)
 
 
 @pytest.mark.slow

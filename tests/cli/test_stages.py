@@ -60,8 +60,8 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(
     assert settings["lr_scheduler_type"] == "cosine"
     assert "save_steps" not in settings
     tokenizer = tiny_models.build_tiny_tokenizer()
+    from sense_trl.options import DataArguments
     from sense_trl.steps.stages import load_rows
-    from sense_trl.task import DataArguments
 
     rows = load_rows(DataArguments(settings["database"], settings["questions"]))
     lengths = [

@@ -8,10 +8,11 @@ import pytest
 import tiny_models
 from datasets import Dataset
 
+from sense_trl.options import DataArguments
 from sense_trl.pairs import PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.steps.rewrites import rewrite_gold
-from sense_trl.task import DataArguments, load_task
+from sense_trl.task import load_task
 from sense_trl.trainers import KIDConfig, KIDTrainer
 from sense_trl.verification.verifier import SQLVerifier
 

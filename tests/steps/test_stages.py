@@ -12,6 +12,7 @@ import tiny_models
 from rich.console import Console
 
 from sense_trl.errors import InputError, ModelError
+from sense_trl.options import DataArguments
 from sense_trl.run_folder import RunFolder, fingerprint_model
 from sense_trl.steps.stages import (
     EvaluationArguments,
@@ -25,7 +26,6 @@ from sense_trl.steps.stages import (
     load_rows,
     sft,
 )
-from sense_trl.task import DataArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 

@@ -14,40 +14,45 @@ class ExplorationConfig:
     """How a database is explored."""
 
     num_per_database: int = field(
-        default=200, metadata={"help": "questions to make for each database"}
+        default=200,
+        metadata={
+            "help": "Questions to make for each database.",
+            "aliases": ["--per_database"],
+        },
     )
     min_columns: int = field(
-        default=3, metadata={"help": "columns that a walk over the schema visits, at least"}
+        default=3, metadata={"help": "Columns that a walk over the schema visits, at least."}
     )
     max_columns: int = field(
-        default=8, metadata={"help": "columns that a walk over the schema visits, at most"}
+        default=8, metadata={"help": "Columns that a walk over the schema visits, at most."}
     )
     restart: float = field(
-        default=0.15, metadata={"help": "probability that a walk goes back to its start"}
+        default=0.15, metadata={"help": "Probability that a walk goes back to its start."}
     )
     weighted_share: float = field(
         default=0.5,
-        metadata={"help": "share of walks that go by how often seed queries join two columns"},
+        metadata={"help": "Share of walks that go by how often seed queries join two columns."},
     )
     template_share: float = field(
         default=0.5,
-        metadata={"help": "share of queries filled into templates of seed queries, if there are"},
+        metadata={"help": "Share of queries filled into templates of seed queries, if there are."},
     )
     max_per_template: int = field(
-        default=2, metadata={"help": "questions of a database whose SQL differs in constants only"}
+        default=2, metadata={"help": "Questions of a database whose SQL differs in constants only."}
     )
     max_per_shape: int = field(
         default=8,
-        metadata={"help": "questions of a database whose SQL differs in names and constants only"},
+        metadata={"help": "Questions of a database whose SQL differs in names and constants only."},
     )
     max_attempts_per_question: int = field(
-        default=30, metadata={"help": "queries drawn for each question asked for, before giving up"}
+        default=30,
+        metadata={"help": "Queries drawn for each question asked for, before giving up."},
     )
     max_unusable_fraction: float = field(
         default=0.0,
-        metadata={"help": "share of the seed questions whose SQL may be unreadable"},
+        metadata={"help": "Share of the seed questions whose SQL may be unreadable."},
     )
-    seed: int = field(default=0, metadata={"help": "another seed gives other questions"})
+    seed: int = field(default=0, metadata={"help": "Another seed gives other questions."})
 
     def __post_init__(self) -> None:
         for name in (

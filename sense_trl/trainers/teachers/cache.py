@@ -271,7 +271,7 @@ class TeacherCache:
             raise InputError(
                 f"`divergence` is {getattr(function, '__name__', function)}, but the teacher cache "
                 f"{str(self.path)!r} holds samples, from which forward_kl alone can be estimated. "
-                "Use forward_kl, or a cache made with `--top-k`."
+                "Use forward_kl, or a cache made with `--top_k`."
             )
 
     def _find(self, row: TokenRow) -> tuple[Any, range] | None:

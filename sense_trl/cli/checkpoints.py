@@ -1,0 +1,135 @@
+"""`sense-trl merge` and `sense-trl prune`: checkpoints made of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from sense_trl.checkpoints.gguf import GGUF_HELP
+from sense_trl.cli.command import Command
+from sense_trl.options import option_of
+
+__all__ = ["MERGE", "PRUNE"]
+
+
+@dataclass
+class MergeOptions:
+    """What is merged, and into what."""
+
+    adapter: str = field(metadata={"help": "Folder with adapter_config.json.", "positional": True})
+    output: str = field(metadata={"help": "New folder for the checkpoint."})
+    base: str | None = field(
+        default=None,
+        metadata={"help": "Folder or hub id of the base; by default the adapter's own."},
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = field(
+        default="bfloat16", metadata={"help": "Type of the merged weights."}
+    )
+    evaluation: str | None = field(
+        default=None,
+        metadata={"help": "evaluation.json, whose tables go into the model card."},
+    )
+    training_data: str | None = field(
+        default=None, metadata={"help": "A sentence about it, for the model card."}
+    )
+
+
+def merge(options: MergeOptions, console: Any) -> int:
+    """Run `sense-trl merge`.
+
+    Returns:
+        0 when the merged checkpoint is in place.
+
+    Raises:
+        SenseTRLError: unusable input, or a merged model with other outputs (exit code 2).
+    """
+    from sense_trl.checkpoints.merge import merge_adapter
+
+    with console.status("Merging"):
+        check = merge_adapter(
+            options.adapter,
+            output=options.output,
+            base=options.base,
+            dtype=options.dtype,
+            evaluation=options.evaluation,
+            training_data=options.training_data,
+        )
+    print(  # noqa: T201 - the result of the command
+        f"{options.output}: outputs differ from base and adapter by {check.distance:.4f} "
+        f"(rounding explains {check.tolerance}); the adapter changes them by "
+        f"{check.adapter_distance:.4f}"
+    )
+    if check.rounds_adapter_away:
+        console.print(
+            f"warning: rounding to {options.dtype} changes the outputs about as much as the "
+            "adapter does. Merge with --dtype float32 (or float16) to keep what was learned.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    return 0
+
+
+@dataclass
+class PruneOptions:
+    """What is pruned, and by how much."""
+
+    model: str = field(
+        metadata={
+            "help": "Folder or hub id; an adapter has to be merged first.",
+            "positional": True,
+        }
+    )
+    num_layers: int = field(metadata={"help": "Layers to keep."})
+    output: str = option_of(MergeOptions, "output")
+
+
+def prune(options: PruneOptions, console: Any) -> int:
+    """Run `sense-trl prune`.
+
+    Returns:
+        0 when the student is written.
+
+    Raises:
+        InputError: the folder holds something, or the model cannot be pruned so (exit code 2).
+    """
+    from sense_trl.checkpoints.pruning import prune_layers
+    from sense_trl.generation.transformers_generator import load_model, load_tokenizer
+    from sense_trl.run_folder import check_new_folder
+
+    output = options.output
+    check_new_folder(output)
+    with console.status("Pruning"):
+        tokenizer = load_tokenizer(options.model)
+        model = load_model(options.model, dtype="auto")
+        student = prune_layers(model, options.num_layers)
+        student.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    print(  # noqa: T201 - the result of the command
+        f"{output}: {student.config.num_hidden_layers} of {model.config.num_hidden_layers} layers, "
+        f"{student.num_parameters() / 1e6:.0f} of {model.num_parameters() / 1e6:.0f} million "
+        "parameters"
+    )
+    return 0
+
+
+MERGE: Final = Command(
+    "merge",
+    "merge an adapter into its 16-bit base, with a model card",
+    merge,
+    (MergeOptions,),
+    description="Add the adapter that a training wrote to its base in 16 bits (also if it was "
+    "trained on 4-bit weights), write the checkpoint with tokenizer and model card, read it back, "
+    "and compare its outputs with those of base and adapter. The folder appears only if they are "
+    "the same up to rounding.",
+    epilog=GGUF_HELP.format(folder="OUTPUT"),
+)
+PRUNE: Final = Command(
+    "prune",
+    "make a smaller student of a model, by leaving out layers in its middle",
+    prune,
+    (PruneOptions,),
+    description="Write a copy of a model without a block of layers in its middle, with the "
+    "tokenizer. It has to be trained before it is of use (sense-trl kd, with the model as the "
+    "teacher); the more layers are left out, the longer. For families without a small sibling.",
+)

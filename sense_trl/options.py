@@ -1,0 +1,289 @@
+"""Options that several commands, stages and settings take: groups of fields, each described once.
+
+An option is a field of a dataclass, and `metadata["help"]` describes it. The command line, its
+help, the checks of YAML files and the tables in docs/ are made from that. A dataclass that inherits
+a group has its options; `option_of` takes a single one, perhaps with another default.
+
+Other keys of the metadata that the command line reads: `choices`; `positional`, for an argument
+without a flag; `aliases`, further flags; and `metavar`, which stands for the value in the help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
+from typing import Any, Final
+
+from sense_trl.errors import InputError
+
+__all__ = [
+    "ChatTemplateOptions",
+    "DataArguments",
+    "DataOptions",
+    "DatabaseOptions",
+    "EndpointOptions",
+    "ExecutionOptions",
+    "ExtractOptions",
+    "GeneratorOptions",
+    "PromptOptions",
+    "SuiteOptions",
+    "VerificationOptions",
+    "get_values",
+    "option_of",
+]
+
+OTHER_LIMITS: Final = (
+    "max_steps",
+    "max_rows",
+    "max_cell_bytes",
+    "max_result_bytes",
+    "memory_limit_bytes",
+)
+"""The fields of `ExecutionLimits` beside `timeout_s`."""
+
+
+def option_of(kind: type, name: str, *, default: Any = MISSING, note: str = "") -> Any:
+    """A field like that of another dataclass, described there.
+
+    Args:
+        kind: the dataclass that describes the option.
+        name: of its field.
+        default: if it is another one here.
+        note: what more there is to say here; ends the description.
+
+    Example:
+        >>> @dataclass
+        ... class Options:
+        ...     timeout_s: float = option_of(ExecutionOptions, "timeout_s", default=5.0)
+        >>> Options().timeout_s, fields(Options)[0].metadata["help"]
+        (5.0, 'Seconds each query may run.')
+    """
+    (known,) = (option for option in fields(kind) if option.name == name)
+    text = f"{known.metadata['help']} {note}".rstrip()
+    metadata = {**known.metadata, "help": text}
+    if default is MISSING and known.default_factory is not MISSING:
+        return field(default_factory=known.default_factory, metadata=metadata)
+    return field(default=known.default if default is MISSING else default, metadata=metadata)
+
+
+def get_values(kind: type, source: Any) -> dict[str, Any]:
+    """The options of a group, by name, out of a dataclass that has them.
+
+    Example:
+        >>> get_values(PromptOptions, DataArguments("d", "q", schema_style="ddl"))
+        {'tables_json': None, 'schema_style': 'ddl'}
+    """
+    return {option.name: getattr(source, option.name) for option in fields(kind)}
+
+
+@dataclass
+class DatabaseOptions:
+    """Where the databases are."""
+
+    database: str = field(
+        metadata={
+            "help": "A database file (.sqlite, .db, .duckdb), a folder of them, or the root of a "
+            "Spider or BIRD download."
+        }
+    )
+
+
+@dataclass
+class DataOptions(DatabaseOptions):
+    """The questions and the databases they are asked of."""
+
+    questions: str = field(
+        metadata={
+            "help": "Questions with gold SQL, as .jsonl or .json: `question` and `gold_sql` (or "
+            "Spider's `query`, BIRD's `SQL`), with `db_id` where there are several databases."
+        }
+    )
+
+
+@dataclass(kw_only=True)
+class ChatTemplateOptions:
+    """How a chat template writes a prompt."""
+
+    fold_system_message: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the system's text, the schema, in front of the question: for a chat "
+            "template without a system role, which is refused otherwise. A model that was trained "
+            "with it does so by itself."
+        },
+    )
+    template_date: str | None = field(
+        default=None,
+        metadata={
+            "help": "Day, e.g. 2026-11-29, that a chat template which writes today's date is told: "
+            "a run that is resumed and the caches of another day then have the same tokens. Left "
+            "out, it is that of the teacher's cache, or today, and the log says which. Templates "
+            "without a date do not read it."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class PromptOptions:
+    """How a question is put to a model."""
+
+    tables_json: str | None = field(
+        default=None,
+        metadata={
+            "help": "tables.json of Spider or BIRD, whose schemas are used: many of Spider's "
+            "database files declare no foreign keys."
+        },
+    )
+    schema_style: str = field(
+        default="compact", metadata={"help": "How a schema is written: compact, codes, ddl."}
+    )
+
+
+@dataclass
+class DataArguments(PromptOptions, DataOptions):
+    """Which databases and questions to work on, and how a question is put."""
+
+    split: str | None = field(
+        default=None,
+        metadata={"help": "Use only questions whose `split` is this; all if not given."},
+    )
+    max_questions: int | None = field(
+        default=None,
+        metadata={
+            "help": "Use a random subset of this many questions, drawn with `subset_seed`. All if "
+            "not given."
+        },
+    )
+    subset_seed: int = field(
+        default=0, metadata={"help": "Seed of the subset that `max_questions` draws."}
+    )
+    max_unusable_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Largest share of questions that may be left out because their database is "
+            "missing or their gold query fails. Each one is named. Above it the run stops."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class ExtractOptions:
+    """What predictions are."""
+
+    extract: bool = field(
+        default=False,
+        metadata={
+            "help": "Take the SQL out of each prediction first: out of fences, tags, JSON and "
+            "prose, without reasoning."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class ExecutionOptions:
+    """How SQL is executed."""
+
+    num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Worker processes; 0 runs queries in this process, without a way to stop some "
+            "of them."
+        },
+    )
+    timeout_s: float = field(default=30.0, metadata={"help": "Seconds each query may run."})
+    query_limit: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Other limits of each query: max_steps, max_rows, max_cell_bytes, "
+            "max_result_bytes, memory_limit_bytes.",
+            "metavar": "NAME=NUMBER",
+        },
+    )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder to keep results of slow gold queries and chosen neighbours in."},
+    )
+
+
+@dataclass(kw_only=True)
+class SuiteOptions:
+    """Further instances of each database, on which queries have to agree, too."""
+
+    suite: int | None = field(
+        default=None,
+        metadata={
+            "help": "Verify on so many generated neighbours of each database, too (8 is a good "
+            "number)."
+        },
+    )
+    suite_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Verify on an official test suite, too: <db_id>/*.sqlite, under Spider's "
+            "comparison."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.suite is not None and self.suite_dir is not None:
+            raise InputError(
+                f"`suite` is {self.suite} and `suite_dir` {self.suite_dir!r}; expected one of them."
+            )
+
+
+@dataclass(kw_only=True)
+class VerificationOptions(SuiteOptions, ExecutionOptions):
+    """How queries are executed and verified."""
+
+
+@dataclass
+class GeneratorOptions:
+    """Which model writes SQL."""
+
+    model_name_or_path: str = field(
+        metadata={
+            "help": "Model folder, adapter folder or hub id with a chat template; with `base_url` "
+            "the server's name of the model."
+        }
+    )
+    _: KW_ONLY
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest answer in tokens."})
+    generation_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Type of the weights: auto, float32 (fastest on CPUs), bfloat16.",
+            "aliases": ["--dtype"],
+        },
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "Hold the weights in 4 bits (NF4, double quantisation) and multiply them in "
+            "`generation_dtype`: a quarter of the memory."
+        },
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "OpenAI-compatible server that runs the model, e.g. http://localhost:8000/v1."
+        },
+    )
+    api_key_env: str | None = field(
+        default=None, metadata={"help": "Environment variable that holds the server's key."}
+    )
+    use_vllm: bool = field(
+        default=False, metadata={"help": "Sample with vLLM in this process (install it first)."}
+    )
+    fold_system_message: bool = option_of(ChatTemplateOptions, "fold_system_message")
+
+
+@dataclass(kw_only=True)
+class EndpointOptions:
+    """A model behind an OpenAI-compatible server."""
+
+    model_name_or_path: str | None = option_of(GeneratorOptions, "model_name_or_path", default=None)
+    base_url: str | None = option_of(GeneratorOptions, "base_url")
+    api_key_env: str | None = option_of(GeneratorOptions, "api_key_env")
+    concurrency: int = field(default=16, metadata={"help": "Requests under way at a time."})
+    request_timeout_s: float = field(
+        default=120.0, metadata={"help": "Seconds one request may take."}
+    )

@@ -1,0 +1,124 @@
+"""Flags made of dataclasses, and dataclasses made of flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sense_trl.cli.main import COMMANDS
+from sense_trl.cli.parser import OptionParser, build_options, get_class
+from sense_trl.errors import InputError
+
+
+@dataclass(kw_only=True)
+class Options:
+    file: str = field(metadata={"help": "One 100 % file.", "positional": True})
+    num_rows: int = field(metadata={"help": "Rows.", "aliases": ["--rows"]})
+    share: float | None = field(default=None, metadata={"help": "Share."})
+    style: Literal["a", "b"] | None = field(default=None, metadata={"help": "Style."})
+    names: tuple[str, ...] = field(default=("x",), metadata={"help": "Names."})
+    weights: Mapping[str, float] = field(default_factory=dict, metadata={"help": "Weights."})
+    fast_mode: bool = field(default=False, metadata={"help": "Fast."})
+    spread_out: bool = field(default=True, metadata={"help": "Spread."})
+
+
+def _parse(*arguments: str) -> Options:
+    given_ = vars(OptionParser((Options,)).parse_args([*arguments]))
+    return build_options(Options, given_)
+
+
+def test_every_kind_of_field_is_read() -> None:
+    found = _parse(
+        *("f.txt", "--num_rows", "3", "--share", "0.5", "--style", "b", "--names", "a", "b"),
+        *("--names", "c", "--weights", "x=1", "y=0.25", "--fast_mode"),
+    )
+    expected = Options(
+        file="f.txt", num_rows=3, share=0.5, style="b", names=("a", "b", "c"), fast_mode=True,
+        weights={"x": 1.0, "y": 0.25},
+    )  # fmt: skip
+    assert found == expected
+    assert _parse("f", "--rows", "3") == Options(file="f", num_rows=3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["--num_rows=3", "--num-rows=3"]),
+    st.sampled_from(["--fast_mode", "--fast-mode=yes", "--fast-mode True", "--fast_mode true"]),
+    st.sampled_from(["--spread_out false", "--spread-out=no", "--no-spread-out", "--spread=no"]),
+    st.permutations(range(4)),
+)
+def test_the_spelling_and_the_order_do_not_matter(
+    rows: str, fast: str, spread: str, order: list[int]
+) -> None:
+    parts = [rows.split(), fast.split(), spread.split(), ["a-b.txt"]]
+    if spread == "--spread=no":
+        parts[2] = ["--spread_out=no"]
+    found = _parse(*(word for index in order for word in parts[index]))
+    assert found == Options(file="a-b.txt", num_rows=3, fast_mode=True, spread_out=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_rows": 1.5}, "`num_rows` is 1.5 .*expected a whole number"),
+        ({"num_rows": True}, "`num_rows` is True"),
+        ({"share": "many"}, "`share` is 'many' .*expected a number"),
+        ({"share": [0.1]}, r"`share` is \[0.1\]"),
+        ({"weights": ["x"]}, "`weights` is 'x'; expected .*x=1"),
+        ({"weights": ["x=y"]}, "`weights` is 'x=y'"),
+    ],
+)
+def test_values_of_another_type_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_options(Options, {"file": "f", "num_rows": 1, **values})
+
+
+def test_what_a_file_says_is_taken() -> None:
+    values = {"share": "1e-2", "names": "one", "weights": {"x": 2.0}, "num_rows": 2}
+    found = build_options(Options, {"file": "f", **values})
+    assert (found.share, found.names, found.weights) == (0.01, ("one",), {"x": 2.0})
+
+
+def test_the_help_shows_one_spelling_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parse("--help")
+    printed = capsys.readouterr().out
+    assert "--num_rows NUM_ROWS" in printed and "One 100 % file." in printed
+    assert "(default: True)" in printed and "(default: x)" in printed
+    assert not {"--num-rows", "--rows ", "--no_spread_out", "(default: False)"} & {*printed.split()}
+
+
+def test_what_takes_long_to_import_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "sense_trl.cli.parser.importlib.import_module",
+        lambda name: asked.append(name) or __import__,
+    )
+    OptionParser(("somewhere:Options",))
+    assert not asked
+    assert get_class(Options) is Options
+
+
+def _all_options() -> list[tuple[str, Any]]:
+    found = []
+    for command in COMMANDS.values():
+        for part in command.actions or (command,):
+            for kind in map(get_class, part.options):
+                found += [(kind.__name__, option) for option in kind.__dataclass_fields__.values()]
+    return found
+
+
+def test_every_option_is_described_once() -> None:
+    described: dict[str, set[str]] = {}
+    for kind, option in _all_options():
+        text = option.metadata["help"]
+        # A name keeps its case.
+        assert text[0].isupper() or "." in text.split()[0] or text.startswith("cDPO"), text
+        assert text.endswith("."), (kind, option.name)
+        described.setdefault(text, set()).add(option.name)
+    assert not {text: names for text, names in described.items() if len(names) > 1}
