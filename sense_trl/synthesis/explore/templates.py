@@ -500,7 +500,8 @@ class _Filling:
         )
         if isinstance(left, exp.Count):
             return exp.Literal.number(self._rng.randint(1, _MAX_GROUP_SIZE))
-        column = None if left is None else left.find(exp.Column)
+        # An argument of a function that sqlglot does not know has a text beside it.
+        column = left.find(exp.Column) if isinstance(left, exp.Expression) else None
         facts = None if column is None else self._facts.columns[self._columns[column.name]]
         if facts is None:
             return None

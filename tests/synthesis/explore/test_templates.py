@@ -129,6 +129,13 @@ def test_bounds_come_in_order(facts: DatabaseFacts) -> None:
             assert float(between.args["low"].name) <= float(between.args["high"].name), sql
 
 
+def test_constants_of_a_function_that_is_not_known_have_no_column(facts: DatabaseFacts) -> None:
+    sql = "SELECT name FROM singer WHERE instr(name, zeroblob(9)) > 1 AND age > 3"
+    template = TemplateMiner(facts.graph).mine(sql)
+    assert template is not None
+    assert fill_template(template, facts, facts.graph.columns, random.Random(0)) is None
+
+
 def test_what_does_not_fit_is_not_filled(
     facts: DatabaseFacts, fresh_db: Callable[..., Path]
 ) -> None:
