@@ -408,16 +408,16 @@ def _check_file(path: Path) -> None:
 def _read_tables(connection: Any) -> tuple[TableInfo, ...]:
     where = f"WHERE database_name = '{_ALIAS}' AND schema_name = 'main'"
     entries = connection.execute(
-        f"SELECT table_name, table_oid, false FROM duckdb_tables() {where} AND NOT internal "
-        f"UNION ALL SELECT view_name, view_oid, true FROM duckdb_views() {where} AND NOT internal "
-        "ORDER BY 2"
+        "SELECT table_name, table_oid, false, coalesce(comment, '') FROM duckdb_tables() "
+        f"{where} AND NOT internal UNION ALL SELECT view_name, view_oid, true, "
+        f"coalesce(comment, '') FROM duckdb_views() {where} AND NOT internal ORDER BY 2"
     ).fetchall()
-    described: dict[str, list[tuple[str, str, bool]]] = {}
-    for table, column, type_, nullable in connection.execute(
-        "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
-        f"{where} ORDER BY table_oid, column_index"
+    described: dict[str, list[tuple[str, str, bool, str]]] = {}
+    for table, column, type_, nullable, comment in connection.execute(
+        "SELECT table_name, column_name, data_type, is_nullable, coalesce(comment, '') "
+        f"FROM duckdb_columns() {where} ORDER BY table_oid, column_index"
     ).fetchall():
-        described.setdefault(table, []).append((column, type_, not nullable))
+        described.setdefault(table, []).append((column, type_, not nullable, comment))
     primary_keys: dict[str, list[str]] = {}
     foreign_keys: dict[str, list[ForeignKeyInfo]] = {}
     for table, kind, columns, referenced_table, referenced_columns in connection.execute(
@@ -433,13 +433,16 @@ def _read_tables(connection: Any) -> tuple[TableInfo, ...]:
         TableInfo(
             name,
             tuple(
-                ColumnInfo(column, type_, not_null, _position(primary_keys.get(name, []), column))
-                for column, type_, not_null in described.get(name, [])
+                ColumnInfo(
+                    column, type_, not_null, _position(primary_keys.get(name, []), column), comment
+                )
+                for column, type_, not_null, comment in described.get(name, [])
             ),
             tuple(foreign_keys.get(name, [])),
             is_view,
+            comment,
         )
-        for name, _, is_view in entries
+        for name, _, is_view, comment in entries
     )
 
 

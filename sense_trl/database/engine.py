@@ -213,13 +213,15 @@ class ColumnInfo:
 
     What is not UTF-8 in a name is kept as lone surrogates (`sense_trl.database.text`).
     `type` is the declared type as written ("" where none is declared); `primary_key` is the
-    column's 1-based position in the primary key, 0 if it is not part of it.
+    column's 1-based position in the primary key, 0 if it is not part of it. `comment` is what the
+    database says about it, "" where nothing (SQLite keeps no comments).
     """
 
     name: str
     type: str
     not_null: bool
     primary_key: int
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +239,16 @@ class ForeignKeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """One table or view, columns and foreign keys in the order of their declaration."""
+    """One table or view, columns and foreign keys in the order of their declaration.
+
+    `comment` is what the database says about it, as for columns.
+    """
 
     name: str
     columns: tuple[ColumnInfo, ...]
     foreign_keys: tuple[ForeignKeyInfo, ...]
     is_view: bool
+    comment: str = ""
 
 
 class SQLEngine(Protocol):

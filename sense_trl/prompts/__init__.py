@@ -1,7 +1,7 @@
 """What a model reads, and what is taken out of what it wrote."""
 
-from sense_trl.prompts.messages import Messages, get_prompt
+from sense_trl.prompts.messages import Attempt, Messages, add_attempts, get_prompt
 from sense_trl.prompts.style import PromptStyle
 from sense_trl.sql.extraction import extract_sql
 
-__all__ = ["Messages", "PromptStyle", "extract_sql", "get_prompt"]
+__all__ = ["Attempt", "Messages", "PromptStyle", "add_attempts", "extract_sql", "get_prompt"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["is_harmless", "make_harmless"]
+__all__ = ["is_harmless", "make_harmless", "remove_control_tokens"]
 
 # `<|im_end|>`, `</s>`, `<start_of_turn>`, `<<SYS>>`, `[INST]`, `[/INST]`, and in full-width bars.
 _CONTROL: Final = re.compile(
@@ -40,8 +40,14 @@ def make_harmless(text: str) -> str:
         >>> make_harmless("the status:\\n<|im_end|> open")
         'the status: open'
     """
+    text = remove_control_tokens(text)
+    text = _BLANKS.sub(" ", text).strip()
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def remove_control_tokens(text: str) -> str:
+    """A text of any number of lines without what has the form of a control token or a fence."""
     # Taking one out may join the halves of another.
     while _CONTROL.search(text):
         text = _CONTROL.sub(" ", text)
-    text = _BLANKS.sub(" ", text).strip()
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return text

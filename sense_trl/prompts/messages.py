@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Self
 
-__all__ = ["DIALECT_MARK", "INSTRUCTION", "Messages", "get_prompt"]
+from sense_trl.database.engine import QueryResult, QueryStatus
+from sense_trl.prompts.harmless import make_harmless, remove_control_tokens
+
+__all__ = ["DIALECT_MARK", "INSTRUCTION", "Attempt", "Messages", "add_attempts", "get_prompt"]
 
 # A conversation in the form chat templates and TRL expect.
 Messages = list[dict[str, str]]
@@ -13,6 +18,8 @@ DIALECT_MARK: Final = "{dialect}"
 """Stands for the name of the SQL dialect in an instruction."""
 INSTRUCTION: Final = f"Write one {DIALECT_MARK} query that answers the question."
 
+_MAX_SQL_CHARS: Final = 4_000
+_MAX_PROBLEM_CHARS: Final = 300
 _DIALECT_NAMES: Final = {"sqlite": "SQLite", "duckdb": "DuckDB", "postgres": "PostgreSQL"}
 
 
@@ -48,3 +55,50 @@ def get_prompt(
         {"role": "system", "content": f"{asked}\n\n{schema_text}"},
         {"role": "user", "content": "\n".join(filter(None, parts))},
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A query that did not answer the question, and what the database said.
+
+    Attributes:
+        sql: as the model wrote it.
+        problem: the database's error, or that there are no rows.
+    """
+
+    sql: str
+    problem: str
+
+    @classmethod
+    def of(cls, sql: str, result: QueryResult) -> Self | None:
+        """What went wrong with a query; `None` if it gave rows.
+
+        Of a result without a row nothing is known to be wrong, but that is what a value that is
+        spelt otherwise looks like.
+        """
+        if result.ok:
+            return None if result.rows else cls(sql, "The query runs, but finds no rows.")
+        if result.status is QueryStatus.TIMEOUT:
+            return cls(sql, "The query takes too long.")
+        if result.status is QueryStatus.TOO_LARGE:
+            return cls(sql, "The result of the query is too large.")
+        return cls(sql, f"The database says: {result.error}")
+
+
+def add_attempts(messages: Messages, attempts: Iterable[Attempt]) -> Messages:
+    """The conversation after queries that failed: each as the answer, with what the database said.
+
+    Queries and errors are cut, and control tokens taken out of them: a model wrote the one, and the
+    other quotes it.
+    """
+    turns = []
+    for attempt in attempts:
+        problem = make_harmless(attempt.problem)[:_MAX_PROBLEM_CHARS]
+        turns += [
+            {
+                "role": "assistant",
+                "content": remove_control_tokens(attempt.sql)[:_MAX_SQL_CHARS].strip(),
+            },
+            {"role": "user", "content": f"{problem}\nWrite the query that answers the question."},
+        ]
+    return [*messages, *turns]

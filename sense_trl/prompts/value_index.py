@@ -115,11 +115,12 @@ def normalise(text: str) -> str:
 def _fold(text: str) -> str:
     if text.isascii():
         return text.lower()
-    parts = unicodedata.normalize("NFKD", text.casefold())
-    if any(map(unicodedata.combining, parts)):
-        parts = "".join(c for c in parts if not unicodedata.combining(c))
-    # Hangul is taken apart by NFKD.
-    return unicodedata.normalize("NFC", parts)
+    # What is taken apart may have another lower case than the whole.
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
+    if any(map(unicodedata.combining, text)):
+        text = "".join(c for c in text if not unicodedata.combining(c))
+    # Hangul is taken apart as well.
+    return unicodedata.normalize("NFC", text)
 
 
 # ---------------------------------------------------------------------- building

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,9 +14,16 @@ from typing import Final
 from sense_trl._closing import Closing
 from sense_trl._files import cache_folder, sha256_of
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.database.engine import SQLEngine
-from sense_trl.errors import DatabaseError
-from sense_trl.prompts.messages import Messages, get_prompt
+from sense_trl.errors import DatabaseError, InputError
+from sense_trl.prompts.harmless import make_harmless
+from sense_trl.prompts.linking import (
+    NameLinker,
+    SchemaChoice,
+    SchemaChooser,
+    SchemaLinker,
+    find_named_items,
+)
+from sense_trl.prompts.messages import Attempt, Messages, add_attempts, get_prompt
 from sense_trl.prompts.privacy import PrivacyRules, Sensitivity
 from sense_trl.prompts.style import PromptStyle
 from sense_trl.prompts.value_index import (
@@ -26,8 +33,15 @@ from sense_trl.prompts.value_index import (
     build_value_index,
     normalise,
 )
-from sense_trl.prompts.values import ChosenValues, choose_values, get_key
-from sense_trl.schema.formats import format_literal, format_notes, format_schema, quote_name
+from sense_trl.prompts.values import ChosenValues, ColumnKey, choose_values, get_key
+from sense_trl.schema.data_dictionary import find_dictionary
+from sense_trl.schema.formats import (
+    Descriptions,
+    format_literal,
+    format_notes,
+    format_schema,
+    quote_name,
+)
 from sense_trl.schema.naming import get_words, plural, singular
 from sense_trl.schema.schema import DatabaseSchema, get_schema
 
@@ -50,7 +64,9 @@ class PromptParts:
         evidence: external knowledge.
         matched_values: values that the question names.
         question: the question.
+        attempts: queries that failed before, each with what the database said.
         dialect: sqlglot name of the dialect that is asked for.
+        left_out: what of the schema is not shown, to keep to `max_schema_tokens`.
     """
 
     instruction: str
@@ -58,12 +74,14 @@ class PromptParts:
     evidence: str
     matched_values: str
     question: str
+    attempts: tuple[Attempt, ...]
     dialect: str
+    left_out: str = ""
 
     @property
     def messages(self) -> Messages:
         """The conversation."""
-        return get_prompt(
+        messages = get_prompt(
             self.question,
             self.schema,
             dialect=self.dialect,
@@ -71,23 +89,45 @@ class PromptParts:
             matched_values=self.matched_values,
             instruction=self.instruction,
         )
+        return add_attempts(messages, self.attempts)
 
 
 class PromptWriter(Closing):
     """Writes prompts of one style for the databases of a catalog.
 
-    What a database shows of itself (values, the index of its values) is read when it is first
-    asked about, and again where its file has changed.
+    What a database shows of itself (values, descriptions, the index of its values) is read when it
+    is first asked about, and again where its file has changed.
 
     Args:
         catalog: the databases; it stays open.
         style: how prompts are written.
         schemas: schemas by `db_id` that are used in place of the databases' own, such as those of
             Spider's tables.json.
+        description_source: where tables and columns are described, besides the databases
+            themselves and what BIRD has beside them; see `find_dictionary`.
+        count_tokens: the number of tokens of a text, for the style's `max_schema_tokens`.
+        make_linker: what chooses parts of a schema that is larger; made once for each database
+            from its schema and descriptions.
         cache_dir: where indices of values are kept, a file for each content of a database;
             `cache_folder()` if not given.
         on_progress: called with the `db_id`, a table and the number of its rows read so far, while
             an index is built.
+
+    Raises:
+        InputError: the style limits the tokens of the schema, and `count_tokens` is missing.
+
+    Example:
+        >>> import sqlite3, tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> connection = sqlite3.connect(folder / "pets.sqlite")
+        >>> _ = connection.execute("CREATE TABLE pet AS SELECT 'Rex' AS name, 'dog' AS kind")
+        >>> connection.close()
+        >>> catalog = DatabaseCatalog.from_path(folder)
+        >>> style = PromptStyle(num_matched_values=3)
+        >>> with catalog, PromptWriter(catalog, style, cache_dir=folder / "cache") as writer:
+        ...     print(writer.get_messages("pets", "How many dogs are there?")[1]["content"])
+        Values that may be meant: pet.kind = 'dog'
+        How many dogs are there?
     """
 
     def __init__(
@@ -96,17 +136,31 @@ class PromptWriter(Closing):
         style: PromptStyle | None = None,
         *,
         schemas: Mapping[str, DatabaseSchema] | None = None,
+        description_source: str | os.PathLike[str] | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        make_linker: Callable[[DatabaseSchema, Descriptions], SchemaLinker] = NameLinker,
         cache_dir: str | os.PathLike[str] | None = None,
         on_progress: Callable[[str, str, int], None] | None = None,
     ) -> None:
         self.catalog: Final = catalog
         self.style: Final = style or PromptStyle()
+        if self.style.max_schema_tokens is not None and count_tokens is None:
+            raise InputError(
+                f"`max_schema_tokens` is {self.style.max_schema_tokens}, but there is nothing to "
+                "count tokens with. Give `count_tokens`, e.g. "
+                "`lambda text: len(tokenizer(text)['input_ids'])`."
+            )
         self._schemas = dict(schemas or {})
         self._rules = PrivacyRules(self.style.shown_columns, self.style.hidden_columns)
+        self._description_source = None if description_source is None else Path(description_source)
+        self._count_tokens = count_tokens
+        self._make_linker = make_linker
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._on_progress = on_progress
         self._contents: dict[str, _DatabaseContent] = {}
         self._indices: dict[Path, ValueIndex] = {}
+
+    # ------------------------------------------------------------------ prompts
 
     def get_schema(self, db_id: str) -> DatabaseSchema:
         """The schema of a database, as prompts show it."""
@@ -115,47 +169,81 @@ class PromptWriter(Closing):
         return self._schemas[db_id]
 
     def get_schema_text(self, db_id: str) -> str:
-        """The schema with values, the same for all questions on a database."""
-        if self.style.num_values == 0:
-            return format_schema(self.get_schema(db_id), style=self.style.schema_style)
+        """The whole schema with values and descriptions, the same for all questions."""
         return self._get_content(db_id).schema_text
 
     def get_left_out(self, db_id: str) -> Mapping[str, int]:
-        """How many columns and values are not shown, by reason."""
-        return self._get_content(db_id).chosen.left_out
+        """How many columns, values and descriptions are not shown, or cut, by reason."""
+        return self._get_content(db_id).left_out
 
-    def get_parts(self, db_id: str, question: str, *, evidence: str | None = None) -> PromptParts:
+    def get_parts(
+        self,
+        db_id: str,
+        question: str,
+        *,
+        evidence: str | None = None,
+        gold_sql: str | None = None,
+        attempts: Iterable[Attempt] = (),
+    ) -> PromptParts:
         """The parts of the prompt of a question.
 
+        Args:
+            db_id: the database.
+            question: as the user typed it.
+            evidence: external knowledge.
+            gold_sql: in training, the query whose tables and columns are shown however wide the
+                schema is.
+            attempts: queries that failed before.
+
         Raises:
-            InputError: there is no such database.
+            InputError: there is no such database, or a description does not fit it.
             DatabaseError: it cannot be read.
         """
+        content = self._get_content(db_id)
+        asked = f"{evidence or ''}\n{question}"
+        matches = self.find_values(db_id, asked)
+        schema = self.get_schema(db_id)
+        text, left_out = content.schema_text, ""
+        if content.chooser is not None:
+            kept = set() if gold_sql is None else find_named_items(gold_sql, schema)
+            choice = content.chooser.choose(asked, matches=matches, kept=kept)
+            schema, text, left_out = choice.schema, choice.text, _describe_left_out(choice)
         return PromptParts(
             self.style.full_instruction,
-            self.get_schema_text(db_id),
+            text,
             evidence or "",
-            self._get_matched_values(db_id, question, evidence),
+            _write_matches(matches, schema),
             question,
-            self.get_schema(db_id).dialect,
+            tuple(attempts),
+            schema.dialect,
+            left_out,
         )
 
-    def get_messages(self, db_id: str, question: str, *, evidence: str | None = None) -> Messages:
+    def get_messages(
+        self,
+        db_id: str,
+        question: str,
+        *,
+        evidence: str | None = None,
+        gold_sql: str | None = None,
+        attempts: Iterable[Attempt] = (),
+    ) -> Messages:
         """The prompt of a question; see `get_parts`."""
-        return self.get_parts(db_id, question, evidence=evidence).messages
+        return self.get_parts(
+            db_id, question, evidence=evidence, gold_sql=gold_sql, attempts=attempts
+        ).messages
 
     def find_values(self, db_id: str, text: str) -> list[ValueMatch]:
         """The values of a database that a text names and that may be shown, the best first."""
         wanted = self.style.num_matched_values
         if wanted == 0:
             return []
-        index = self._get_index(db_id)
-        sensitivity = self._get_content(db_id).chosen.sensitivity
+        content = self._get_content(db_id)
+        index = self._get_index(db_id, content)
         found = []
         columns: Counter[str] = Counter()
-        names = self._get_content(db_id).names
-        for match in index.find(text, max_matches=_SPARE * wanted, names=names):
-            judged = sensitivity.get(get_key(match.table, match.column), Sensitivity.NONE)
+        for match in index.find(text, max_matches=_SPARE * wanted, names=content.names):
+            judged = content.sensitivity.get(get_key(match.table, match.column), Sensitivity.NONE)
             # Whoever has typed all of it learns nothing but where it stands.
             is_shown = judged is Sensitivity.NONE or match.score == 1
             if is_shown and len(match.value) <= self.style.max_value_chars:
@@ -163,6 +251,12 @@ class PromptWriter(Closing):
                 if columns[match.value] <= _MAX_OF_VALUE:
                     found.append(match)
         return found[:wanted]
+
+    def prepare(self, db_id: str) -> None:
+        """Read what prompts on a database show, and build its index, before it is asked about."""
+        content = self._get_content(db_id)
+        if self.style.num_matched_values:
+            self._get_index(db_id, content)
 
     def close(self) -> None:
         """Close the indices; the catalog stays open."""
@@ -172,57 +266,97 @@ class PromptWriter(Closing):
 
     # ------------------------------------------------------------------ what a database holds
 
-    def _get_matched_values(self, db_id: str, question: str, evidence: str | None) -> str:
-        matches = self.find_values(db_id, f"{evidence or ''}\n{question}")
-        if not matches:
-            return ""
-        schema = self.get_schema(db_id)
-        spelling = {
-            get_key(table.name, column.name): f"{quote_name(table.name)}.{quote_name(column.name)}"
-            for table in schema.tables
-            for column in table.columns
-        }
-        shown = [
-            f"{spelling[key]} = {format_literal(match.value)}"
-            for match in matches
-            if (key := get_key(match.table, match.column)) in spelling
-        ]
-        return f"Values that may be meant: {', '.join(shown)}" if shown else ""
-
     def _get_content(self, db_id: str) -> _DatabaseContent:
         """What is known of a database in its present state."""
+        style = self.style
         path = self.catalog.path(db_id)
-        state = _get_state(path)
+        # A schema that was given has nothing to do with the state of the file.
+        reads_values = style.num_values > 0 or style.num_matched_values > 0
+        state = _get_state(path) if reads_values or style.descriptions else ()
         content = self._contents.get(db_id)
         if content is None or content.state != state:
-            engine = self.catalog.engine(db_id)
-            chosen = choose_values(
-                engine,
-                num_values=self.style.num_values,
-                max_chars=self.style.max_value_chars,
-                rules=self._rules,
-            )
-            text = self._write_schema(db_id, chosen)
-            content = _DatabaseContent(state, chosen, text, _get_names(self.get_schema(db_id)))
+            schema = self.get_schema(db_id)
+            chosen = ChosenValues({})
+            if reads_values:
+                chosen = choose_values(
+                    self.catalog.engine(db_id),
+                    num_values=style.num_values,
+                    max_chars=style.max_value_chars,
+                    rules=self._rules,
+                )
+            left_out = Counter(chosen.left_out)
+            descriptions = self._read_descriptions(db_id, left_out) if style.descriptions else {}
+            content = self._make_content(state, schema, chosen, descriptions, left_out)
             self._contents[db_id] = content
         return content
 
-    def _write_schema(self, db_id: str, chosen: ChosenValues) -> str:
-        schema = self.get_schema(db_id)
-        values = {
-            (table.name, column.name): chosen.values[key]
-            for table in schema.tables
-            for column in table.columns
-            if (key := get_key(table.name, column.name)) in chosen.values
-        }
-        if self.style.schema_style != "compact":
-            return format_schema(schema, style=self.style.schema_style, sample_values=values)
-        return "\n".join(
-            filter(None, (format_schema(schema, style="compact"), format_notes(schema, values)))
-        )
+    def _make_content(
+        self,
+        state: tuple[object, ...],
+        schema: DatabaseSchema,
+        chosen: ChosenValues,
+        descriptions: Mapping[ColumnKey, str],
+        left_out: Mapping[str, int],
+    ) -> _DatabaseContent:
+        # By the names of the schema, which tables.json may spell otherwise than the database.
+        values: dict[tuple[str, str], Sequence[object]] = {}
+        texts: dict[tuple[str, str], str] = {}
+        for table in schema.tables:
+            for name in ("", *(column.name for column in table.columns)):
+                key = get_key(table.name, name)
+                if key in chosen.values:
+                    values[table.name, name] = chosen.values[key]
+                if key in descriptions:
+                    texts[table.name, name] = descriptions[key]
+        style = self.style.schema_style
 
-    def _get_index(self, db_id: str) -> ValueIndex:
-        content = self._get_content(db_id)
+        def write(part: DatabaseSchema) -> str:
+            if style != "compact":
+                return format_schema(part, style=style, sample_values=values, descriptions=texts)
+            notes = format_notes(part, values, texts)
+            return format_schema(part, style=style) + (f"\n{notes}" if notes else "")
+
+        chooser = None
+        if self.style.max_schema_tokens is not None and self._count_tokens is not None:
+            chooser = SchemaChooser(
+                schema,
+                self._make_linker(schema, texts),
+                max_tokens=self.style.max_schema_tokens,
+                count_tokens=self._count_tokens,
+                write=write,
+            )
+            if not chooser.fits:
+                logger.warning(
+                    "The schema of %r takes %d tokens, `max_schema_tokens` is %d: of each question "
+                    "the tables that it seems to be about are shown.",
+                    schema.db_id,
+                    chooser.num_tokens,
+                    self.style.max_schema_tokens,
+                )
+        names = _get_names(schema)
+        text = write(schema)
+        return _DatabaseContent(state, text, names, chosen.sensitivity, left_out, chooser)
+
+    def _read_descriptions(self, db_id: str, left_out: Counter[str]) -> dict[ColumnKey, str]:
+        """One line for each table and column that is described, by names in lower case."""
+        # Comments are the database's own, whatever schema prompts show.
+        own = get_schema(self.catalog.engine(db_id), db_id)
+        source = self._description_source
+        dictionary = find_dictionary(own, self.catalog.path(db_id), source)
+        limit = self.style.max_description_chars
+        texts = {}
+        for table, entry in dictionary.tables.items():
+            told = {"": entry.meaning, **{name: c.text for name, c in entry.columns.items()}}
+            for name, text in told.items():
+                text = make_harmless(text)
+                if len(text) > limit:
+                    left_out["descriptions cut"] += 1
+                    text = text[: limit - 3].rstrip() + "..."
+                if text:
+                    texts[get_key(table, name)] = text
+        return texts
+
+    def _get_index(self, db_id: str, content: _DatabaseContent) -> ValueIndex:
         if content.index_path is None:
             content.index_path = self._find_index_path(db_id, content)
         path = content.index_path
@@ -231,34 +365,24 @@ class PromptWriter(Closing):
                 self._indices[path] = ValueIndex(path)
             except DatabaseError:
                 # There is none, or it is damaged.
-                self._build_index(db_id, path, self._get_secrets(content))
+                report = self._on_progress
+                build_value_index(
+                    self.catalog.engine(db_id),
+                    path,
+                    excluded=content.secrets,
+                    on_progress=None if report is None else lambda t, n: report(db_id, t, n),
+                )
                 self._indices[path] = ValueIndex(path)
         return self._indices[path]
-
-    def _build_index(self, db_id: str, path: Path, secrets: Sequence[tuple[str, str]]) -> None:
-        engine: SQLEngine = self.catalog.engine(db_id)
-        report = self._on_progress
-        build_value_index(
-            engine,
-            path,
-            excluded=secrets,
-            on_progress=None if report is None else lambda table, n: report(db_id, table, n),
-        )
 
     def _find_index_path(self, db_id: str, content: _DatabaseContent) -> Path:
         """Named by all that its content depends on."""
         identity = hashlib.sha256()
-        path = self.catalog.path(db_id)
-        for file in (path, Path(f"{path}-wal"), Path(f"{path}.wal")):
+        for file in _get_files(self.catalog.path(db_id)):
             identity.update((sha256_of(file) if file.is_file() else "-").encode())
-        identity.update(repr((INDEX_FORMAT, self._get_secrets(content))).encode())
+        identity.update(repr((INDEX_FORMAT, content.secrets)).encode())
         folder = (self._cache_dir or cache_folder()) / "values"
         return folder / f"{identity.hexdigest()[:40]}.sqlite"
-
-    @staticmethod
-    def _get_secrets(content: _DatabaseContent) -> list[tuple[str, str]]:
-        judged = content.chosen.sensitivity.items()
-        return sorted(key for key, sensitivity in judged if sensitivity is Sensitivity.SECRET)
 
 
 @dataclass(slots=True)
@@ -266,10 +390,42 @@ class _DatabaseContent:
     """What was read of a database in one state of its file."""
 
     state: tuple[object, ...]
-    chosen: ChosenValues
     schema_text: str
     names: frozenset[str]
+    sensitivity: Mapping[ColumnKey, Sensitivity]
+    left_out: Mapping[str, int]
+    chooser: SchemaChooser | None
     index_path: Path | None = None
+
+    @property
+    def secrets(self) -> list[ColumnKey]:
+        """The columns of which nothing may be known."""
+        return sorted(k for k, judged in self.sensitivity.items() if judged is Sensitivity.SECRET)
+
+
+def _write_matches(matches: Sequence[ValueMatch], schema: DatabaseSchema) -> str:
+    if not matches:
+        return ""
+    spelling = {
+        get_key(table.name, column.name): f"{quote_name(table.name)}.{quote_name(column.name)}"
+        for table in schema.tables
+        for column in table.columns
+    }
+    shown = [
+        f"{spelling[key]} = {format_literal(match.value)}"
+        for match in matches
+        if (key := get_key(match.table, match.column)) in spelling
+    ]
+    return f"Values that may be meant: {', '.join(shown)}" if shown else ""
+
+
+def _describe_left_out(choice: SchemaChoice) -> str:
+    parts = []
+    if tables := choice.left_out_tables:
+        parts.append(f"{len(tables)} tables ({', '.join(tables[:5])}{', ...' * (len(tables) > 5)})")
+    if choice.num_left_out_columns:
+        parts.append(f"{choice.num_left_out_columns} columns of the others")
+    return " and ".join(parts)
 
 
 def _get_names(schema: DatabaseSchema) -> frozenset[str]:
@@ -280,10 +436,15 @@ def _get_names(schema: DatabaseSchema) -> frozenset[str]:
     return frozenset(other for word in words for other in (word, singular(word), plural(word)))
 
 
+def _get_files(path: Path) -> tuple[Path, Path, Path]:
+    """A database and its log, as SQLite and as DuckDB name it."""
+    return path, Path(f"{path}-wal"), Path(f"{path}.wal")
+
+
 def _get_state(path: Path) -> tuple[object, ...]:
     """Changes whenever a database's file or its log does."""
     states: list[object] = []
-    for file in (path, Path(f"{path}-wal"), Path(f"{path}.wal")):
+    for file in _get_files(path):
         try:
             stat = os.stat(file)
         except FileNotFoundError:

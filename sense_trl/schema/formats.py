@@ -25,6 +25,8 @@ SCHEMA_STYLES: tuple[str, ...] = get_args(SchemaStyle)
 
 # (table, column) to a few values that occur in it.
 SampleValues = Mapping[tuple[str, str], Sequence[object]]
+# (table, column) to what it holds, and (table, "") to what the table does; one line each.
+Descriptions = Mapping[tuple[str, str], str]
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _LINE_BREAKS = re.compile(r"\s*[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
@@ -49,6 +51,7 @@ def format_schema(
     *,
     style: str = "compact",
     sample_values: SampleValues | None = None,
+    descriptions: Descriptions | None = None,
 ) -> str:
     """Write `schema` as prompt text.
 
@@ -57,39 +60,48 @@ def format_schema(
 
     Args:
         style: `"compact"`, `"codes"` or `"ddl"`.
-        sample_values: values to show per column (`codes` and `ddl`; `compact` has no place).
+        sample_values: values to show per column (`codes` and `ddl`; `compact` has no place, see
+            `format_notes`).
+        descriptions: what tables and columns hold, likewise.
 
     Raises:
-        InputError: unknown style, or sample values for `compact`.
+        InputError: unknown style, or sample values or descriptions for `compact`.
     """
     if style not in _STYLES:
         raise InputError(f"`style` is {style!r}; expected one of {', '.join(SCHEMA_STYLES)}.")
-    if sample_values and style == "compact":
-        raise InputError(
-            '`sample_values` were given with `style="compact"`, which shows none. '
-            'Use "codes" or "ddl".'
-        )
-    return show_text(_STYLES[style](schema, sample_values or {}))
+    for name, given in (("sample_values", sample_values), ("descriptions", descriptions)):
+        if given and style == "compact":
+            raise InputError(
+                f'`{name}` were given with `style="compact"`, which shows none. '
+                'Use "codes" or "ddl".'
+            )
+    return show_text(_STYLES[style](schema, sample_values or {}, descriptions or {}))
 
 
-def format_notes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
-    """What the style `compact` has no place for: a line for each column that has values.
+def format_notes(
+    schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions
+) -> str:
+    """What the style `compact` has no place for: a line for each table and column with something.
 
     Args:
         schema: the tables, in whose order the lines stand.
         sample_values: values by table and column, as the schema writes them.
+        descriptions: texts by table and column, and by table and "".
 
     Returns:
         Lines such as `singer.country: 'France', 'Peru'`; "" where there are none.
     """
-    lines = [
-        f"{quote_name(table.name)}.{quote_name(column.name)}: "
-        f"{', '.join(map(format_literal, values))}"
-        for table in schema.tables
-        for column in table.columns
-        if (values := sample_values.get((table.name, column.name)))
-    ]
-    return show_text("\n".join(["values:", *lines])) if lines else ""
+    lines = []
+    for table in schema.tables:
+        if text := descriptions.get((table.name, "")):
+            lines.append(f"{quote_name(table.name)}: {text}")
+        for column in table.columns:
+            key = (table.name, column.name)
+            values = ", ".join(map(format_literal, sample_values.get(key, ())))
+            if facts := " | ".join(filter(None, (descriptions.get(key), values))):
+                lines.append(f"{quote_name(table.name)}.{quote_name(column.name)}: {facts}")
+    heading = "columns:" if descriptions else "values:"
+    return show_text("\n".join([heading, *lines])) if lines else ""
 
 
 def quote_name(name: str) -> str:
@@ -120,7 +132,9 @@ def _key_line(table: str, key: ForeignKeyInfo) -> str:
     )
 
 
-def _compact(schema: DatabaseSchema, sample_values: SampleValues) -> str:
+def _compact(
+    schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions
+) -> str:
     lines = [
         f"{quote_name(t.name)}({', '.join(quote_name(c.name) for c in t.columns)})"
         for t in schema.tables
@@ -128,7 +142,7 @@ def _compact(schema: DatabaseSchema, sample_values: SampleValues) -> str:
     return "\n".join(lines + _key_lines(schema))
 
 
-def _codes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
+def _codes(schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions) -> str:
     lines = []
     for table in schema.tables:
         parts = []
@@ -136,23 +150,32 @@ def _codes(schema: DatabaseSchema, sample_values: SampleValues) -> str:
             facts = [column.type.lower()] if column.type else []
             if column.primary_key:
                 facts.append("primary key")
-            values = sample_values.get((table.name, column.name))
-            if values:
+            if text := descriptions.get((table.name, column.name)):
+                facts.append(text)
+            if values := sample_values.get((table.name, column.name)):
                 facts.append("values: " + ", ".join(format_literal(v) for v in values))
             note = f" ({' | '.join(facts)})" if facts else ""
             parts.append(quote_name(column.name) + note)
-        lines.append(f"table {quote_name(table.name)}, columns = [ {', '.join(parts)} ]")
+        meaning = descriptions.get((table.name, ""))
+        about = f" ({meaning})" if meaning else ""
+        lines.append(f"table {quote_name(table.name)}{about}, columns = [ {', '.join(parts)} ]")
     keys = _key_lines(schema)
     if keys:
         lines += ["foreign keys:", *keys]
     return "\n".join(lines)
 
 
-def _ddl(schema: DatabaseSchema, sample_values: SampleValues) -> str:
-    return "\n\n".join(_create_table(schema, t, sample_values) for t in schema.tables)
+def _ddl(schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions) -> str:
+    created = (_create_table(schema, t, sample_values, descriptions) for t in schema.tables)
+    return "\n\n".join(created)
 
 
-def _create_table(schema: DatabaseSchema, table: TableInfo, sample_values: SampleValues) -> str:
+def _create_table(
+    schema: DatabaseSchema,
+    table: TableInfo,
+    sample_values: SampleValues,
+    descriptions: Descriptions,
+) -> str:
     primary = sorted((c for c in table.columns if c.primary_key), key=lambda c: c.primary_key)
     # Each line with the comment that follows its comma.
     lines: list[tuple[str, str]] = []
@@ -162,9 +185,10 @@ def _create_table(schema: DatabaseSchema, table: TableInfo, sample_values: Sampl
             text += " PRIMARY KEY"
         elif column.not_null:
             text += " NOT NULL"
-        values = sample_values.get((table.name, column.name))
-        note = "  -- " + ", ".join(format_literal(v) for v in values) if values else ""
-        lines.append((text, note))
+        name = (table.name, column.name)
+        values = ", ".join(map(format_literal, sample_values.get(name, ())))
+        facts = "; ".join(filter(None, (descriptions.get(name), values)))
+        lines.append((text, f"  -- {facts}" if facts else ""))
     if len(primary) > 1:
         lines.append((f"PRIMARY KEY ({', '.join(quote_name(c.name) for c in primary)})", ""))
     for key in table.foreign_keys:
@@ -181,7 +205,10 @@ def _create_table(schema: DatabaseSchema, table: TableInfo, sample_values: Sampl
     body = "\n".join(
         f"  {text}{',' if i < len(lines) - 1 else ''}{note}" for i, (text, note) in enumerate(lines)
     )
-    return f"CREATE {'VIEW' if table.is_view else 'TABLE'} {quote_name(table.name)} (\n{body}\n);"
+    meaning = descriptions.get((table.name, ""))
+    about = f"  -- {meaning}" if meaning else ""
+    kind = "VIEW" if table.is_view else "TABLE"
+    return f"CREATE {kind} {quote_name(table.name)} ({about}\n{body}\n);"
 
 
 def format_literal(value: object) -> str:
@@ -202,7 +229,7 @@ def format_literal(value: object) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-_STYLES: dict[str, Callable[[DatabaseSchema, SampleValues], str]] = {
+_STYLES: dict[str, Callable[[DatabaseSchema, SampleValues, Descriptions], str]] = {
     "compact": _compact,
     "codes": _codes,
     "ddl": _ddl,

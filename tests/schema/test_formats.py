@@ -73,6 +73,8 @@ def test_an_unknown_style_and_unusable_values_are_refused() -> None:
         format_schema(SCHEMA, style="xml")
     with pytest.raises(InputError, match="shows none"):
         format_schema(SCHEMA, sample_values={("singer", "id"): [1]})
+    with pytest.raises(InputError, match="`descriptions` were given"):
+        format_schema(SCHEMA, descriptions={("singer", "id"): "a number"})
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,20 @@
-"""`DataDictionary`: what the tables and columns of a database mean, for people to read and correct.
+"""`extract_dictionary`: a model says what the tables and columns of a database mean.
 
-A model is shown one table at a time, with values, and says what it holds. The result is a JSON file
-that is meant to be edited: what it says goes into every later prompt and question.
+It is shown one table at a time, with values. The result is a JSON file that is meant to be edited:
+what it says goes into every later prompt and question.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from sense_trl._files import write_text_atomically
-from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
 from sense_trl.prompts import Messages
+from sense_trl.schema.data_dictionary import ColumnEntry, DataDictionary, TableEntry
 from sense_trl.schema.formats import format_schema
 from sense_trl.schema.graph import ColumnName
 from sense_trl.schema.naming import get_words
@@ -25,7 +22,7 @@ from sense_trl.synthesis.answers import find_json, is_refusal, is_text
 from sense_trl.synthesis.explore.facts import DatabaseFacts
 from sense_trl.synthesis.explore.phrases import PhraseBook
 
-__all__ = ["ColumnEntry", "DataDictionary", "TableEntry", "extract_dictionary"]
+__all__ = ["extract_dictionary", "get_phrases"]
 
 NUM_SAMPLE_VALUES: Final = 4
 _MAX_CHARS: Final = 300
@@ -52,99 +49,20 @@ Name every column. Leave "format" empty where nothing is to be said. Do not make
 that the values do not show."""
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnEntry:
-    """What a column holds; "" and () where nothing is known."""
-
-    meaning: str = ""
-    format: str = ""
-    synonyms: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TableEntry:
-    """What one row of a table is, and its columns by name."""
-
-    meaning: str = ""
-    synonyms: tuple[str, ...] = ()
-    columns: Mapping[str, ColumnEntry] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class DataDictionary:
-    """The entries of a database.
-
-    Attributes:
-        db_id: the database.
-        tables: by name.
-    """
-
-    db_id: str
-    tables: Mapping[str, TableEntry]
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, indented to be edited; the file is replaced whole."""
-        write_text_atomically(path, json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> DataDictionary:
-        """Read a file of `save` after it may have been edited.
-
-        Raises:
-            InputError: not a file, no JSON, or a field that is not known or of another type; the
-                message says where.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"`path` is {str(path)!r}, which is not a file.")
-        try:
-            record = json.loads(path.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise InputError(f"{path}: invalid JSON ({error}).") from error
-        record = _checked(record, dict, str(path), {"db_id", "tables"})
-        tables = {}
-        for table, entry in _checked(record.get("tables", {}), dict, f"{path}, tables").items():
-            place = f"{path}, tables.{table}"
-            entry = _checked(entry, dict, place, {"meaning", "synonyms", "columns"})
-            columns = _checked(entry.get("columns", {}), dict, f"{place}.columns")
-            tables[table] = TableEntry(
-                _checked(entry.get("meaning", ""), str, f"{place}.meaning"),
-                _checked_list(entry.get("synonyms", []), f"{place}.synonyms"),
-                {name: _load_column(c, f"{place}.columns.{name}") for name, c in columns.items()},
-            )
-        return cls(_checked(record.get("db_id", ""), str, f"{path}, db_id"), tables)
-
-    def get_phrases(self) -> PhraseBook:
-        """Names for questions: the synonyms, and the words of the identifier."""
-        tables = {
-            name: [_words(name), *entry.synonyms]
-            for name, entry in self.tables.items()
-            if entry.synonyms
-        }
-        columns = {
-            ColumnName(table, name): [_words(name), *column.synonyms]
-            for table, entry in self.tables.items()
-            for name, column in entry.columns.items()
-            if column.synonyms
-        }
-        return PhraseBook(tables=tables, columns=columns)
-
-    def describe(self, columns: Iterable[ColumnName]) -> str:
-        """What is known of some columns and their tables, a line each; "" if nothing is."""
-        lines = []
-        wanted = list(columns)
-        for table in dict.fromkeys(column.table for column in wanted):
-            entry = self.tables.get(table, TableEntry())
-            if entry.meaning:
-                lines.append(f"{table}: {entry.meaning}")
-            for name in (column for column in wanted if column.table == table):
-                known = entry.columns.get(name.column, ColumnEntry())
-                facts = [known.meaning, known.format and f"format: {known.format}"]
-                if known.synonyms:
-                    facts.append(f"also called {', '.join(known.synonyms)}")
-                if any(facts):
-                    lines.append(f"{name}: {'; '.join(filter(None, facts))}")
-        return "\n".join(lines)
+def get_phrases(dictionary: DataDictionary) -> PhraseBook:
+    """Names for questions: the synonyms, and the words of the identifier."""
+    tables = {
+        name: [_words(name), *entry.synonyms]
+        for name, entry in dictionary.tables.items()
+        if entry.synonyms
+    }
+    columns = {
+        ColumnName(table, name): [_words(name), *column.synonyms]
+        for table, entry in dictionary.tables.items()
+        for name, column in entry.columns.items()
+        if column.synonyms
+    }
+    return PhraseBook(tables=tables, columns=columns)
 
 
 def extract_dictionary(
@@ -251,32 +169,3 @@ def _texts(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _words(identifier: str) -> str:
     return " ".join(get_words(identifier)) or identifier
-
-
-def _load_column(value: Any, place: str) -> ColumnEntry:
-    entry = _checked(value, dict, place, {"meaning", "format", "synonyms"})
-    return ColumnEntry(
-        _checked(entry.get("meaning", ""), str, f"{place}.meaning"),
-        _checked(entry.get("format", ""), str, f"{place}.format"),
-        _checked_list(entry.get("synonyms", []), f"{place}.synonyms"),
-    )
-
-
-def _checked(value: Any, kind: type[Any], place: str, fields: set[str] | None = None) -> Any:
-    if type(value) is not kind:
-        raise InputError(f"{place}: expected {_KINDS[kind]}, got {value!r}.")
-    if fields is not None and not value.keys() <= fields:
-        unknown = sorted(value.keys() - fields)
-        raise InputError(f"{place}: unknown field {unknown[0]!r}; expected {sorted(fields)}.")
-    return value
-
-
-def _checked_list(value: Any, place: str) -> tuple[str, ...]:
-    return tuple(_checked(item, str, place) for item in _checked(value, list, place))
-
-
-_KINDS: Final[dict[type[Any], str]] = {
-    dict: "an object",
-    str: "a string",
-    list: "a list of strings",
-}

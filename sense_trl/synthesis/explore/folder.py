@@ -27,13 +27,14 @@ from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.prompts import Messages, get_prompt
 from sense_trl.questions import Question
+from sense_trl.schema.data_dictionary import DataDictionary
 from sense_trl.schema.foreign_keys import InferredForeignKey, infer_foreign_keys
 from sense_trl.schema.formats import format_schema
 from sense_trl.schema.graph import SchemaGraph
 from sense_trl.schema.schema import DatabaseSchema, get_schema
 from sense_trl.synthesis.example import SynthesizedExample, load_examples, write_examples
 from sense_trl.synthesis.explore.config import ExplorationConfig
-from sense_trl.synthesis.explore.data_dictionary import DataDictionary, extract_dictionary
+from sense_trl.synthesis.explore.data_dictionary import extract_dictionary, get_phrases
 from sense_trl.synthesis.explore.exploration import ExplorationAccount, explore_database
 from sense_trl.synthesis.explore.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.explore.instructions import explore_with_model
@@ -265,7 +266,7 @@ class _Folder:
                 self._config,
                 templates=self._get_templates(),
                 evaluation=evaluation,
-                phrases=None if dictionary is None else dictionary.get_phrases(),
+                phrases=None if dictionary is None else get_phrases(dictionary),
                 account=account,
             )
         return explore_with_model(

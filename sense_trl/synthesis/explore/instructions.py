@@ -16,13 +16,14 @@ from typing import Any, Final
 
 from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
 from sense_trl.prompts import Messages, extract_sql
+from sense_trl.schema.data_dictionary import DataDictionary
 from sense_trl.schema.formats import format_schema
 from sense_trl.schema.graph import ColumnName
 from sense_trl.sql.parsing import SQLParseError
 from sense_trl.synthesis.answers import find_json, is_refusal, is_text
 from sense_trl.synthesis.example import Provenance, SynthesizedExample
 from sense_trl.synthesis.explore.config import ExplorationConfig
-from sense_trl.synthesis.explore.data_dictionary import NUM_SAMPLE_VALUES, DataDictionary
+from sense_trl.synthesis.explore.data_dictionary import NUM_SAMPLE_VALUES
 from sense_trl.synthesis.explore.exploration import (
     ExplorationAccount,
     get_draw_seed,

@@ -16,13 +16,9 @@ from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.openai_generator import OpenAIGenerator
+from sense_trl.schema.data_dictionary import ColumnEntry, DataDictionary, TableEntry
 from sense_trl.schema.graph import ColumnName
-from sense_trl.synthesis.explore.data_dictionary import (
-    ColumnEntry,
-    DataDictionary,
-    TableEntry,
-    extract_dictionary,
-)
+from sense_trl.synthesis.explore.data_dictionary import extract_dictionary, get_phrases
 from sense_trl.synthesis.explore.facts import DatabaseFacts, get_database_facts
 
 SINGER = {
@@ -102,7 +98,7 @@ def test_an_edited_file_is_read_back(tmp_path: Path, facts: DatabaseFacts) -> No
     )
     edited = DataDictionary.load(path)
     assert edited.tables["t"].columns["c"] == ColumnEntry(synonyms=("age in years",))
-    phrases = edited.get_phrases()
+    phrases = get_phrases(edited)
     said = {phrases.get_column(ColumnName("t", "c"), random.Random(seed)) for seed in range(20)}
     assert said == {"c", "age in years"}
     assert phrases.get_table("t", FirstChoice()) == "t"

@@ -16,9 +16,9 @@ from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.openai_generator import OpenAIGenerator
 from sense_trl.questions import Question, load_questions
+from sense_trl.schema.data_dictionary import DataDictionary
 from sense_trl.synthesis.example import load_examples
 from sense_trl.synthesis.explore.config import ExplorationConfig
-from sense_trl.synthesis.explore.data_dictionary import DataDictionary
 from sense_trl.synthesis.explore.folder import ModelOptions, explore_databases
 
 CONFIG = ExplorationConfig(num_per_database=8)

@@ -17,9 +17,9 @@ from sense_trl.database.engine import ExecutionLimits
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.openai_generator import OpenAIGenerator
 from sense_trl.questions import Question
+from sense_trl.schema.data_dictionary import ColumnEntry, DataDictionary, TableEntry
 from sense_trl.synthesis.example import SynthesizedExample
 from sense_trl.synthesis.explore.config import ExplorationConfig
-from sense_trl.synthesis.explore.data_dictionary import ColumnEntry, DataDictionary, TableEntry
 from sense_trl.synthesis.explore.exploration import ExplorationAccount
 from sense_trl.synthesis.explore.facts import DatabaseFacts, get_database_facts
 from sense_trl.synthesis.explore.instructions import (
