@@ -3,10 +3,13 @@
 accelerate launch recipes/train_dpo.py --config recipes/spider-smollm2/dpo.yaml
 """
 
+import sys
+
+from sense_trl.cli import main as command_line
 from sense_trl.cli.stages import DPO
 
 make_parser = DPO.make_parser
 main = DPO.main
 
 if __name__ == "__main__":
-    DPO.run_script()
+    sys.exit(command_line.main([DPO.name, *sys.argv[1:]]))

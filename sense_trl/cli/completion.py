@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 from sense_trl.cli.command import Command
-from sense_trl.cli.parser import OptionParser
+from sense_trl.cli.parser import get_class
+from sense_trl.cli.recipes import load_recipes
+from sense_trl.cli.source import read_options
+from sense_trl.cli.stages import STAGES
 
-__all__ = ["COMMAND", "get_words"]
+__all__ = ["get_words", "make_command"]
 
 _INSTALL: Final = """\
 Once per shell, and again after an update:
@@ -46,13 +50,21 @@ class CompletionOptions:
     )
 
 
-def run(options: CompletionOptions, console: Any) -> int:
-    """Run the command.
+def make_command(commands: Mapping[str, Command]) -> Command:
+    """The command, for these and itself."""
+    return Command(
+        "completion",
+        "print a script with which a shell completes commands and flags",
+        functools.partial(_run, commands),
+        (CompletionOptions,),
+        description="Print a script with which a shell completes the commands and flags of "
+        "sense-trl, those of the training stages included.",
+        epilog=_INSTALL,
+    )
 
-    Returns:
-        0.
-    """
-    words = get_words()
+
+def _run(commands: Mapping[str, Command], options: CompletionOptions, console: Any) -> int:
+    words = get_words(commands)
     if options.shell == "fish":
         script = _format_fish(words)
     else:
@@ -61,18 +73,14 @@ def run(options: CompletionOptions, console: Any) -> int:
     return 0
 
 
-def get_words() -> dict[str, list[str]]:
+def get_words(commands: Mapping[str, Command]) -> dict[str, list[str]]:
     """Commands, with the flags and the actions of each, sorted."""
-    from sense_trl.cli import stages
-    from sense_trl.cli.main import make_parser
-    from sense_trl.cli.recipes import load_recipes
-
-    words = {name: _collect(parser) for name, parser in _get_commands(make_parser()).items()}
-    for stage in stages.STAGES:
+    words = {name: _collect(command) for name, command in commands.items()}
+    for stage in STAGES:
         # --config is read before the flags are.
-        words.setdefault(stage.name, set()).update(
-            _collect(stage.make_parser()), {"--config", "--help_all"}
-        )
+        found = words.setdefault(stage.name, {"--help"})
+        found |= {"--config", "--help_all"}
+        found |= {f"--{name}" for kind in stage.all_options for name in read_options(kind)}
     for recipe in load_recipes().values():
         words["recipes"].add(recipe.name)
         for name in words.keys() & set(recipe.stages):
@@ -80,24 +88,12 @@ def get_words() -> dict[str, list[str]]:
     return {name: sorted(found) for name, found in sorted(words.items())}
 
 
-def _get_commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    return {
-        name: command
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
-        for name, command in action.choices.items()
-    }
-
-
-def _collect(parser: argparse.ArgumentParser) -> set[str]:
-    """The long flags of a command and of its actions, and the names of these."""
-    if isinstance(parser, OptionParser):
-        parser.fill()
-    words = {flag for action in parser._actions for flag in action.option_strings}
-    words = {word for word in words if word.startswith("--")}
-    for name, command in _get_commands(parser).items():
-        words |= {name} | _collect(command)
-    return words
+def _collect(command: Command) -> set[str]:
+    """The flags of a command and of its actions, and the names of these."""
+    words = {"--help"}
+    for kind in map(get_class, command.options):
+        words |= {f"--{f.name}" for f in fields(kind) if not f.metadata.get("positional")}
+    return words.union(*({action.name} | _collect(action) for action in command.actions))
 
 
 def _format_bash(words: dict[str, list[str]]) -> str:
@@ -111,14 +107,3 @@ def _format_fish(words: dict[str, list[str]]) -> str:
         condition = f"-n '__fish_seen_subcommand_from {name}'"
         lines.append(f"complete -c sense-trl {condition} -a '{' '.join(found)}'")
     return "\n".join(lines) + "\n"
-
-
-COMMAND: Final = Command(
-    "completion",
-    "print a script with which a shell completes commands and flags",
-    run,
-    (CompletionOptions,),
-    description="Print a script with which a shell completes the commands and flags of sense-trl, "
-    "those of the training stages included.",
-    epilog=_INSTALL,
-)

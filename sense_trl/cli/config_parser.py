@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from trl import TrlParser
 
+from sense_trl.cli.parser import check_number, print_one_spelling
 from sense_trl.cli.recipes import resolve_config
 from sense_trl.errors import InputError
 
 __all__ = ["ConfigParser"]
-
-_NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
 
 
 class ConfigParser(TrlParser):  # type: ignore[misc]
@@ -22,6 +21,10 @@ class ConfigParser(TrlParser):  # type: ignore[misc]
     argparse converts and checks text only, so that a list in the YAML file would get as far as the
     training.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        print_one_spelling(self)
 
     def parse_args_and_config(self, args: Iterable[str] | None = None, **options: Any) -> Any:
         """TRL's, with the file of a recipe where `--config` names no other.
@@ -55,9 +58,5 @@ def _check(action: Any, value: Any) -> None:
     if value is None:
         if action.required:
             raise InputError(f"`{action.dest}` is null in the YAML file; it is required.")
-        return
-    if action.type not in _NUMBERS or action.nargs is not None or isinstance(value, str):
-        return
-    types, expected = _NUMBERS[action.type]
-    if isinstance(value, bool) or not isinstance(value, types):
-        raise InputError(f"`{action.dest}` is {value!r} in the YAML file, expected {expected}.")
+    elif action.nargs is None and not isinstance(value, str):
+        check_number(action.dest, value, action.type)

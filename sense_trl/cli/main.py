@@ -29,7 +29,6 @@ from sense_trl.cli import (
 )
 from sense_trl.cli.command import Command
 from sense_trl.cli.parser import OptionParser
-from sense_trl.cli.stage import Stage
 from sense_trl.errors import SenseTRLError
 
 COMMANDS: dict[str, Command] = {
@@ -48,9 +47,9 @@ COMMANDS: dict[str, Command] = {
         checkpoints.PRUNE,
         checkpoints.MERGE,
         doctor.COMMAND,
-        completion.COMMAND,
     )
 }
+COMMANDS["completion"] = completion.make_command(COMMANDS)
 
 EXIT_OK = 0
 EXIT_INPUT = 2  # argparse uses 2 for unusable arguments too
@@ -73,21 +72,18 @@ def make_parser() -> OptionParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, *, stage: Stage | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
         argv: arguments; those of this process if not given.
-        stage: what they belong to, if they do not begin with a command.
 
     Returns:
         0 if all went well, 2 for unusable input, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if stage is None and (stage := stages.find_stage(argv)) is not None:
-        argv = argv[1:]
-    if stage is not None:
-        run = functools.partial(stage.run, argv)
+    if (stage := stages.find_stage(argv)) is not None:
+        run = functools.partial(stage.run, argv[1:])
     else:
         given = vars(make_parser().parse_args(argv))
         command: Command = given.pop("chosen")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sense_trl.cli.parser import get_class
 from sense_trl.cli.stage_help import format_stage_help
 from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.errors import InputError
@@ -69,24 +70,29 @@ class Stage:
     Attributes:
         name: of the command, and of the stage's YAML file.
         help: one line.
-        get_argument_types: the dataclasses that its arguments fill. Imports what defines them, so
-            it is called when the command runs.
+        options: the dataclasses that its arguments fill, as `MODULE:CLASS`: they take long to
+            import.
         main: runs the stage on them and a console.
         describe: says what `main` would work on.
     """
 
     name: str
     help: str
-    get_argument_types: Callable[[], tuple[type, ...]]
+    options: tuple[str, ...]
     main: Callable[..., None]
     describe: Callable[..., str]
+
+    @property
+    def all_options(self) -> tuple[str, ...]:
+        """The dataclasses, that of where the stage runs included."""
+        return (*self.options, f"{__name__}:LaunchArguments")
 
     def make_parser(self) -> Any:
         """Parser of the command line and of the YAML file behind `--config`, as TRL's scripts'."""
         from sense_trl.cli.config_parser import ConfigParser
 
         return ConfigParser(
-            (*self.get_argument_types(), LaunchArguments),
+            tuple(map(get_class, self.all_options)),
             prog=f"sense-trl {self.name}",
             description=f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
             "file of --config instead, or in the recipe of --config RECIPE/STAGE; a flag given "
@@ -104,7 +110,7 @@ class Stage:
         """
         arguments = split_config_flag(arguments)
         if {"-h", "--help"}.intersection(arguments):
-            print(format_stage_help(self.name, self.help))  # noqa: T201 - the result
+            print(format_stage_help(self.name, self.help, self.all_options))  # noqa: T201 - the result
             return 0
         if _FULL_HELP in arguments:
             self.make_parser().print_help()
@@ -122,12 +128,6 @@ class Stage:
             quieten_libraries()
             self.main(*groups, console)
         return 0
-
-    def run_script(self) -> None:
-        """Run the stage as a script of its own: this process's arguments, then its end."""
-        from sense_trl.cli.main import main
-
-        sys.exit(main(stage=self))
 
 
 def resolve_accelerate_config(name: str) -> Path:

@@ -58,15 +58,6 @@ class PairsFile:
     )
 
 
-def _get_sft_types() -> tuple[type, ...]:
-    from trl import ModelConfig
-
-    from sense_trl.options import DataArguments
-    from sense_trl.trainers import SenseSFTConfig
-
-    return DataArguments, SenseSFTConfig, ModelConfig
-
-
 def _sft(data: Any, training: Any, model: Any, console: Console) -> None:
     from sense_trl.steps.stages import sft
 
@@ -88,14 +79,6 @@ def _describe_gold(stage: str, data: Any, training: Any, model: Any) -> str:
     return describe_training(stage, load_rows(data), model, training)
 
 
-def _get_dpo_types() -> tuple[type, ...]:
-    from trl import ModelConfig
-
-    from sense_trl.trainers import SenseDPOConfig
-
-    return PairsFile, SenseDPOConfig, ModelConfig
-
-
 def _dpo(file: PairsFile, training: Any, model: Any, console: Console) -> None:
     from sense_trl.steps.stages import dpo
 
@@ -109,39 +92,16 @@ def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
     return describe_training("dpo", load_pairs(file.pairs, file.columns), model, training)
 
 
-def _get_kd_types() -> tuple[type, ...]:
-    from trl import ModelConfig
-
-    from sense_trl.options import DataArguments
-    from sense_trl.trainers import KIDConfig
-
-    return DataArguments, KIDConfig, ModelConfig
-
-
 def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
     from sense_trl.steps.stages import kd
 
     kd(data, model, training, console)
 
 
-def _get_pairs_types() -> tuple[type, ...]:
-    from sense_trl.options import DataArguments
-    from sense_trl.steps.stages import GenerationArguments, PairArguments
-
-    return DataArguments, GenerationArguments, PairArguments
-
-
 def _pairs(data: Any, generation: Any, pairs: Any, console: Console) -> None:
     from sense_trl.steps.stages import build_pairs
 
     print(build_pairs(data, generation, pairs, console))  # noqa: T201 - the result
-
-
-def _get_evaluate_types() -> tuple[type, ...]:
-    from sense_trl.options import DataArguments
-    from sense_trl.steps.stages import EvaluationArguments, GenerationArguments
-
-    return DataArguments, GenerationArguments, EvaluationArguments
 
 
 def _evaluate(data: Any, generation: Any, evaluation: Any, console: Console) -> None:
@@ -156,22 +116,42 @@ def _describe_generation(data: Any, generation: Any, _: Any) -> str:
     return describe_generation(data, generation)
 
 
-SFT: Final = Stage("sft", "fine-tune a model on gold SQL", _get_sft_types, _sft, _describe_sft)
+_DATA: Final = "sense_trl.options:DataArguments"
+_MODEL: Final = "trl:ModelConfig"
+_GENERATION: Final = "sense_trl.steps.stages:GenerationArguments"
+
+SFT: Final = Stage(
+    "sft",
+    "fine-tune a model on gold SQL",
+    (_DATA, "sense_trl.trainers:SenseSFTConfig", _MODEL),
+    _sft,
+    _describe_sft,
+)
 PAIRS: Final = Stage(
     "pairs",
     "sample SQL from a model, execute it and build preference pairs",
-    _get_pairs_types,
+    (_DATA, _GENERATION, "sense_trl.steps.stages:PairArguments"),
     _pairs,
     _describe_generation,
 )
-DPO: Final = Stage("dpo", "train a model on preference pairs", _get_dpo_types, _dpo, _describe_dpo)
+DPO: Final = Stage(
+    "dpo",
+    "train a model on preference pairs",
+    (f"{__name__}:PairsFile", "sense_trl.trainers:SenseDPOConfig", _MODEL),
+    _dpo,
+    _describe_dpo,
+)
 KD: Final = Stage(
-    "kd", "distil a teacher from imperfect data (KID)", _get_kd_types, _kd, _describe_sft
+    "kd",
+    "distil a teacher from imperfect data (KID)",
+    (_DATA, "sense_trl.trainers:KIDConfig", _MODEL),
+    _kd,
+    _describe_kd,
 )
 EVALUATE: Final = Stage(
     "evaluate",
     "predict SQL with a model, execute it and report",
-    _get_evaluate_types,
+    (_DATA, _GENERATION, "sense_trl.steps.stages:EvaluationArguments"),
     _evaluate,
     _describe_generation,
 )

@@ -10,7 +10,7 @@ from typing import ClassVar
 from trl import DPOConfig
 
 from sense_trl.errors import InputError
-from sense_trl.losses.divergence import DIVERGENCES
+from sense_trl.options import option_of
 from sense_trl.trainers.compat.trl import (
     LABEL_SMOOTHING_READERS,
     get_trl_loss_types,
@@ -107,21 +107,18 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         },
     )
 
-    kd_weight: float = field(
+    kd_weight: float = option_of(
+        TeacherOptions,
+        "kd_weight",
         default=0.0,
-        metadata={
-            "help": "Weight of the divergence from a teacher on the chosen answers, beside "
-            "`loss_weights`. 0, the default, needs no teacher. Each answer counts as the mean over "
-            "its tokens, times its pair weight."
-        },
+        note="It is of the chosen answers, beside `loss_weights`; 0, the default, needs no "
+        "teacher. Each answer counts as the mean over its tokens, times its pair weight.",
     )
-    kd_loss_type: str = field(
+    kd_loss_type: str = option_of(
+        TeacherOptions,
+        "kd_loss_type",
         default="forward_kl",
-        metadata={
-            "help": "Divergence of student and teacher at each token of the chosen answers: "
-            + ", ".join(f"'{name}'" for name in sorted(DIVERGENCES))
-            + ". The default has the student cover what the teacher may say; our choice."
-        },
+        note="The default has the student cover what the teacher may say; our choice.",
     )
 
     # Read by transformers' parser of command lines: text in braces becomes a dictionary.

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from sense_trl.errors import InputError, ModelError
-from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
+from sense_trl.losses.divergence import Divergence, get_divergence
 from sense_trl.trainers.compat.trl import create_model_from_path
 from sense_trl.trainers.rows.token_rows import get_token_row
 from sense_trl.trainers.sharing.heads import get_vocab_size
@@ -63,9 +63,8 @@ class TeacherOptions:
     kd_loss_type: str = field(
         default="reverse_kl",
         metadata={
-            "help": "Divergence of student and teacher at each token: "
-            + ", ".join(f"'{name}'" for name in sorted(DIVERGENCES))
-            + "."
+            "help": "Divergence of student and teacher at each token: adaptive_kl, forward_kl, "
+            "generalized_jsd, reverse_kl, skew_kl, skew_reverse_kl, total_variation."
         },
     )
     kd_loss_kwargs: dict[str, Any] | str | None = field(

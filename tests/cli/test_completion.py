@@ -13,7 +13,7 @@ from sense_trl.cli.main import COMMANDS, EXIT_OK, main
 
 
 def test_every_command_and_the_flags_of_the_stages_are_known() -> None:
-    words = get_words()
+    words = get_words(COMMANDS)
     assert {*COMMANDS, "sft", "dpo", "kd"} <= words.keys()
     assert {"--config", "--card", "--memory_gb"} <= set(words["estimate"])
     # Of SenseDPOConfig, TRL's ModelConfig and the launch.
@@ -31,7 +31,7 @@ def test_bash_completes_with_the_script(capsys, monkeypatch, line: str, expected
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
     words = {"estimate": ["--card"], "merge": ["--base", "--evaluation"]}
-    monkeypatch.setattr("sense_trl.cli.completion.get_words", lambda: words)
+    monkeypatch.setattr("sense_trl.cli.completion.get_words", lambda _: words)
     assert main(["completion", "bash"]) == EXIT_OK
     script = capsys.readouterr().out
     typed = line.split(" ")
@@ -47,7 +47,7 @@ def test_bash_completes_with_the_script(capsys, monkeypatch, line: str, expected
 
 
 def test_zsh_reads_the_script_of_bash_and_fish_its_own(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sense_trl.cli.completion.get_words", lambda: {"merge": ["--base"]})
+    monkeypatch.setattr("sense_trl.cli.completion.get_words", lambda _: {"merge": ["--base"]})
     assert main(["completion", "zsh"]) == EXIT_OK
     text = capsys.readouterr().out
     assert "bashcompinit" in text and "complete -o default -F _sense_trl sense-trl" in text
@@ -56,7 +56,7 @@ def test_zsh_reads_the_script_of_bash_and_fish_its_own(capsys, monkeypatch) -> N
 
 
 def test_recipes_are_completed_where_they_are_taken() -> None:
-    words = get_words()
+    words = get_words(COMMANDS)
     assert {"--copy", "qwen2.5-coder-7b-16gb"} <= set(words["recipes"])
     assert "qwen2.5-coder-7b-16gb/dpo" in words["dpo"]
     assert "qwen2.5-coder-7b-16gb/evaluate" in words["evaluate"]

@@ -78,6 +78,19 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(
     assert sorted(recipe.rglob("*")) == before
 
 
+def test_a_dry_run_of_distillation_counts_the_teacher(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    flags = ["--model_name_or_path", str(recipe / "model" / "llama"), "--load_in_4bit", "no"]
+    printed = []
+    for stage in ("kd", "sft"):
+        assert main([stage, "--config", f"{stage}.yaml", *flags, "--dry-run"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert re.search("^teacher", printed[0], re.MULTILINE)
+    assert not re.search("^teacher .*[1-9]", printed[1], re.MULTILINE)
+
+
 def test_a_dry_run_counts_pairs_of_text(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,8 +174,8 @@ def test_a_script_of_the_checkout_runs_its_stage(
         (["sft", "--config", "typo.yaml"], "max_qestions"),
         (["sft", "--config=typo.yaml"], "max_qestions"),
         (["sft", "--config"], "`--config` stands last"),
-        (["sft", "--config", "steps.yaml"], r"`max_steps` is 1.5 .*, expected a whole number"),
-        (["sft", "--config", "rate.yaml"], r"`learning_rate` is \[0.1\] .*, expected a number"),
+        (["sft", "--config", "steps.yaml"], r"`max_steps` is 1.5 .*; expected a whole number"),
+        (["sft", "--config", "rate.yaml"], r"`learning_rate` is \[0.1\] .*; expected a number"),
         (["sft", "--config", "null.yaml"], "`database` is null"),
         (["sft", "--config", "sft.yaml", "--use_cpu", "false"], "bf16|float32"),
         (
@@ -242,7 +255,7 @@ def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.Monk
         stage_module, "_parse", lambda *_, **__: (stage_module.LaunchArguments("zero2"),)
     )
     ran: list[int] = []
-    stage = stage_module.Stage("sft", "x", tuple, lambda *_: ran.append(1), lambda *_: "")
+    stage = stage_module.Stage("sft", "x", (), lambda *_: ran.append(1), lambda *_: "")
     assert stage.run([], None) == 0
     assert (len(started), ran) == (2, [1])
 
