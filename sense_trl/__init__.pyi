@@ -115,9 +115,6 @@ from .memory.estimate import (
 )
 from .pairs.answers import select_verified_answers as select_verified_answers
 from .pairs.builder import (
-    PairBuildResult as PairBuildResult,
-)
-from .pairs.builder import (
     PreferencePairConfig as PreferencePairConfig,
 )
 from .pairs.builder import (
@@ -173,6 +170,7 @@ from .synthesis.strong.config import (
 from .synthesis.strong.data import (
     build_strong_data as build_strong_data,
 )
+from .task import make_task as make_task
 from .trainers.kid_config import (
     KIDConfig as KIDConfig,
 )
@@ -238,7 +236,6 @@ __all__ = [
     "KIDTrainer",
     "LiveTeacher",
     "OpenAIGenerator",
-    "PairBuildResult",
     "PreferencePairConfig",
     "PrefixTree",
     "PromptStyle",
@@ -290,6 +287,7 @@ __all__ = [
     "get_schema",
     "get_sql_execution_reward",
     "load_questions",
+    "make_task",
     "masked_mean",
     "merge_adapter",
     "mutate_sql",

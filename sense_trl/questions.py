@@ -19,6 +19,7 @@ from typing import Any
 
 from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
+from sense_trl.sql.dialects import Dialects, get_dialect
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
 
 # Questions that one error names.
@@ -278,7 +279,7 @@ def _checked(value: str, name: str, place: str) -> str:
 
 
 def split_questions(
-    questions: Iterable[Question], *, test_fraction: float = 0.3, seed: int = 0, dialect: str
+    questions: Iterable[Question], *, test_fraction: float = 0.3, seed: int = 0, dialect: Dialects
 ) -> tuple[list[Question], list[Question]]:
     """Split into train and test so that no gold query and no question stands on both sides.
 
@@ -292,7 +293,7 @@ def split_questions(
     Args:
         test_fraction: share of the questions without a split that should go to test, in (0, 1).
         seed: another seed gives another split.
-        dialect: the sqlglot dialect of the gold SQL.
+        dialect: the sqlglot dialect of the gold SQL, or a function that tells it by `db_id`.
 
     Raises:
         InputError: `test_fraction` outside (0, 1), an unknown split, one side empty, or a declared
@@ -352,7 +353,7 @@ def _split_name(question: Question) -> str:
     return name
 
 
-def _groups(questions: Iterable[Question], dialect: str) -> list[tuple[str, list[Question]]]:
+def _groups(questions: Iterable[Question], dialect: Dialects) -> list[tuple[str, list[Question]]]:
     """(key, questions) of the finest grouping that parts no gold query and no wording."""
     keyed = [(_gold_key(question, dialect), question) for question in questions]
     # Union-find. The smallest gold query of a group leads it, whatever the order of the questions.
@@ -373,9 +374,9 @@ def _groups(questions: Iterable[Question], dialect: str) -> list[tuple[str, list
     return list(groups.items())
 
 
-def _gold_key(question: Question, dialect: str) -> str:
+def _gold_key(question: Question, dialect: Dialects) -> str:
     try:
-        canonical = canonical_sql(question.gold_sql, dialect)
+        canonical = canonical_sql(question.gold_sql, get_dialect(dialect, question.db_id))
     except SQLParseError:
         # A gold query that sqlglot cannot parse may still run; its text is then its identity.
         canonical = " ".join(question.gold_sql.split()).lower()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sense_trl.schema import (
     get_schema,
     load_spider_schemas,
 )
+from sense_trl.sql.spans import SCHEMA_ITEMS, get_maskable_spans
 from sense_trl.verification.gold import find_contradictory_gold, find_unusable_gold
 from sense_trl.verification.verifier import SQLVerifier
 
@@ -34,7 +35,8 @@ class TextToSQLTask:
 
     Attributes:
         catalog: the databases.
-        questions: usable questions: the database exists and the gold query runs.
+        questions: usable questions: the database exists and, where `load_task` has looked, the gold
+            query runs.
         schemas: schema per database of these questions.
         schema_style: how schemas are written into prompts.
         unusable: question id to the reason it was left out.
@@ -54,21 +56,33 @@ class TextToSQLTask:
             question.question, text, dialect=schema.dialect, evidence=question.evidence
         )
 
-    @property
-    def dialect(self) -> str:
-        """The one SQL dialect of the databases."""
-        return next(iter(self.schemas.values())).dialect
+    def select(self, questions: Sequence[Question]) -> TextToSQLTask:
+        """The same task with some of its questions."""
+        return replace(self, questions=tuple(questions))
 
-    def prompt_completion_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        """Rows `{db_id, prompt, completion}` (conversational) for fine-tuning on gold."""
-        return [
-            {
+    def prompt_completion_rows(
+        self, questions: Sequence[Question], *, mask_spans: bool = False
+    ) -> list[dict[str, Any]]:
+        """Rows `{db_id, prompt, completion}` (conversational) for fine-tuning on gold.
+
+        Args:
+            questions: of the task.
+            mask_spans: whether to add `mask_spans`, in which `KIDTrainer` finds the schema items
+                and literals of an answer: a list of `[start, end]` in characters.
+        """
+        rows = []
+        for question in questions:
+            row: dict[str, Any] = {
                 "db_id": question.db_id,
                 "prompt": self.get_messages(question),
                 "completion": [{"role": "assistant", "content": question.gold_sql}],
             }
-            for question in questions
-        ]
+            if mask_spans:
+                dialect = self.catalog.dialect(question.db_id)
+                spans = get_maskable_spans(question.gold_sql, dialect, kinds=SCHEMA_ITEMS)
+                row["mask_spans"] = [[span.start, span.end] for span in spans]
+            rows.append(row)
+        return rows
 
 
 def load_task(arguments: DataArguments) -> TextToSQLTask:
@@ -79,11 +93,7 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
             `max_unusable_fraction` allows, each named with the reason.
         DatabaseError: a database cannot be read.
     """
-    if arguments.schema_style not in SCHEMA_STYLES:
-        raise InputError(
-            f"`schema_style` is {arguments.schema_style!r}; expected one of "
-            f"{', '.join(SCHEMA_STYLES)}."
-        )
+    _check_style(arguments.schema_style)
     catalog = DatabaseCatalog.from_path(arguments.database)
     only = catalog.db_ids[0] if len(catalog.db_ids) == 1 else None
     questions = load_questions(arguments.questions, default_db_id=only)
@@ -122,8 +132,58 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
             arguments.questions,
             shown,
         )
-    schemas = read_schemas(catalog, {q.db_id for q in usable}, arguments.tables_json)
-    return TextToSQLTask(catalog, usable, schemas, arguments.schema_style, unusable)
+    return make_task(
+        catalog,
+        usable,
+        tables_json=arguments.tables_json,
+        schema_style=arguments.schema_style,
+        unusable=unusable,
+    )
+
+
+def make_task(
+    catalog: DatabaseCatalog,
+    questions: Sequence[Question],
+    *,
+    tables_json: str | None = None,
+    schema_style: str = "compact",
+    unusable: Mapping[str, str] | None = None,
+) -> TextToSQLTask:
+    """Put together a task whose gold queries are not looked at.
+
+    Args:
+        catalog: the databases.
+        questions: on some of them.
+        tables_json: Spider's, for schemas with all foreign keys.
+        schema_style: how schemas are written into prompts.
+        unusable: question id to the reason, for questions that were left out.
+
+    Raises:
+        InputError: an unknown style or `db_id`, or a `tables_json` that cannot be read.
+        DatabaseError: a database cannot be read, or has no tables.
+
+    Example:
+        >>> import sqlite3, tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> connection = sqlite3.connect(folder / "pets.sqlite")
+        >>> _ = connection.execute("CREATE TABLE pet (name TEXT, age INTEGER)")
+        >>> connection.close()
+        >>> question = Question("q1", "pets", "How old is Rex?", "SELECT age FROM pet")
+        >>> with DatabaseCatalog.from_path(folder) as catalog:
+        ...     task = make_task(catalog, [question])
+        >>> task.get_messages(question)[0]["content"].splitlines()[-1]
+        'pet(name, age)'
+    """
+    _check_style(schema_style)
+    schemas = read_schemas(catalog, {q.db_id for q in questions}, tables_json)
+    return TextToSQLTask(catalog, tuple(questions), schemas, schema_style, dict(unusable or {}))
+
+
+def _check_style(schema_style: str) -> None:
+    if schema_style not in SCHEMA_STYLES:
+        raise InputError(
+            f"`schema_style` is {schema_style!r}; expected one of {', '.join(SCHEMA_STYLES)}."
+        )
 
 
 def draw_questions(
@@ -153,7 +213,10 @@ def read_schemas(
     """
     declared = load_spider_schemas(Path(tables_json)) if tables_json else {}
     schemas = {
-        db_id: declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
+        # The file says nothing of a dialect: Spider's databases may have been converted.
+        db_id: replace(declared[db_id], dialect=catalog.dialect(db_id))
+        if db_id in declared
+        else get_schema(catalog.engine(db_id), db_id)
         for db_id in sorted(db_ids)
     }
     for db_id, schema in schemas.items():

@@ -18,10 +18,8 @@ from sense_trl import (
     SQLVerifier,
     build_preference_pairs,
     evaluate_sql,
-    format_schema,
-    get_prompt,
-    get_schema,
     load_questions,
+    make_task,
 )
 from sense_trl.cli.recipes import load_recipes, resolve_config
 from sense_trl.evaluation.soft_f1 import soft_f1
@@ -34,15 +32,12 @@ assert importlib.util.find_spec("torch") is None, "this environment has torch: t
 folder = files("sense_trl") / "data" / "nycflights"
 catalog = DatabaseCatalog.from_path(str(folder / "nycflights.sqlite"))
 questions = load_questions(str(folder / "questions.jsonl"))
-schema = format_schema(get_schema(catalog.engine("nycflights")))
 candidates = [
     Candidate(q.question_id, 0, f"SELECT * FROM ({q.gold_sql}) LIMIT 0", "", "weak", "none")
     for q in questions
 ]
 with SQLVerifier(catalog) as verifier:
-    result = build_preference_pairs(
-        questions, candidates, verifier, get_messages=lambda q: get_prompt(q.question, schema)
-    )
+    result = build_preference_pairs(make_task(catalog, questions), candidates, verifier)
     report = evaluate_sql(questions, {q.question_id: q.gold_sql for q in questions}, verifier)
 assert len(result.dataset) == len(questions), result.summary()
 assert report.execution_accuracy == 1.0, report.summary()

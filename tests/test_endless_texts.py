@@ -15,6 +15,7 @@ from sense_trl.evaluation.evaluate import evaluate_sql
 from sense_trl.pairs import Candidate, PreferencePairConfig, build_preference_pairs
 from sense_trl.questions import Question
 from sense_trl.rewards import get_sql_execution_reward
+from sense_trl.task import make_task
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
 SCRIPT = """
@@ -62,14 +63,12 @@ def test_an_evaluation_scores_them(verifier: SQLVerifier) -> None:
 def test_pairs_are_built_from_them(verifier: SQLVerifier, settings: dict[str, Any]) -> None:
     started = time.process_time()
     built = build_preference_pairs(
-        [Question("q", "pets", "Which?", GOLD)],
+        make_task(verifier.catalog, [Question("q", "pets", "Which?", GOLD)]),
         [
             Candidate(question_id="q", sample=i, sql=text, text=text, source="weak", model="m")
             for i, text in enumerate(TEXTS)
         ],
         verifier,
-        catalog=verifier.catalog,
-        get_messages=lambda question: [{"role": "user", "content": question.question}],
         config=PreferencePairConfig(**settings),
     )
     assert len(built.dataset) >= 1

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "prompts": {"database", "schema", "sql"},
     "generation": {"prompts"},
     "verification": {"database", "sql", "questions"},
-    "pairs": {"verification", "prompts", "sql", "questions"},
+    "pairs": {"verification", "database", "prompts", "sql", "questions", "task"},
     "rewards": {"verification", "prompts", "database"},
     "synthesis": {
         "pairs",
@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "collators": {"prefix_tree"},
     "trainers": {"losses", "prefix_tree", "collators"},
     "evaluation": SQL_HALF,
-    "task": {"database", "schema", "prompts", "questions", "verification"},
+    "task": {"database", "schema", "sql", "prompts", "questions", "verification"},
     "checkpoints": TENSOR_HALF | {"evaluation", "generation", "memory", "run_folder"},
     "memory": TENSOR_HALF,
     "steps": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task"},

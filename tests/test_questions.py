@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -163,6 +164,20 @@ def test_paraphrases_that_differ_in_case_and_layout_stay_together() -> None:
         assert {"a", "b"} <= {q.question_id for q in train} or {"a", "b"} <= {
             q.question_id for q in test
         }
+
+
+def test_gold_is_read_in_the_dialect_of_its_database() -> None:
+    # DuckDB divides integers so; SQLite knows no `//`, and goes by the wording.
+    pair = [Question(x, "duck", f"{x}?", f"SELECT {x}.a // 2 FROM t AS {x}") for x in "xy"]
+    rest = _questions([1, 2, 3, 4])
+    dialects = {"duck": "duckdb", rest[0].db_id: "sqlite"}
+
+    def is_parted(dialect: Any, seed: int) -> bool:
+        train, _ = split_questions([*pair, *rest], test_fraction=0.4, seed=seed, dialect=dialect)
+        return len({"x", "y"} & {q.question_id for q in train}) == 1
+
+    assert any(is_parted("sqlite", seed) for seed in range(8))
+    assert not any(is_parted(dialects.__getitem__, seed) for seed in range(8))
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,7 @@ import duckdb
 import pytest
 from conftest import FreshDB
 
+from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.errors import DatabaseError, InputError
 from sense_trl.options import DataArguments
 from sense_trl.task import load_task
@@ -145,3 +146,31 @@ def test_spider_layout_uses_the_keys_of_tables_json(
     )
     text = task.get_messages(next(q for q in task.questions if q.db_id == "world_1"))[0]["content"]
     assert "city.CountryCode = country.Code" in text
+
+
+def test_each_database_has_its_dialect(fresh_db: FreshDB, tmp_path: Path) -> None:
+    lite = fresh_db(SCRIPT, name="pets")
+    convert_sqlite(lite, tmp_path / "shop.duckdb")
+    records: list[dict[str, object]] = [
+        {"question": "lite", "gold_sql": "SELECT id / 2 FROM pet", "db_id": "pets"},
+        # SQLite knows no `//`.
+        {"question": "duck", "gold_sql": "SELECT id // 2 FROM pet", "db_id": "shop"},
+    ]
+    tables = {
+        "db_id": "shop", "table_names_original": ["pet"], "column_types": ["text", "number"],
+        "column_names_original": [[-1, "*"], [0, "id"]], "primary_keys": [], "foreign_keys": [],
+    }  # fmt: skip
+    tables_json = tmp_path / "tables.json"
+    tables_json.write_text(json.dumps([tables]))
+    questions = _write(tmp_path, records)
+    task = load_task(DataArguments(str(tmp_path), questions, tables_json=str(tables_json)))
+    assert {db_id: schema.dialect for db_id, schema in task.schemas.items()} == {
+        "pets": "sqlite",
+        "shop": "duckdb",
+    }
+    lite_row, duck_row = task.prompt_completion_rows(task.questions, mask_spans=True)
+    assert lite_row["mask_spans"] == [[7, 9], [12, 13], [19, 22]]
+    assert duck_row["mask_spans"] == [[7, 9], [13, 14], [20, 23]]
+    only = task.select(task.questions[1:])
+    assert [q.question for q in only.questions] == ["duck"]
+    assert only.get_messages(task.questions[1]) == duck_row["prompt"]

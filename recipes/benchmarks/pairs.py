@@ -46,7 +46,9 @@ from sense_trl.pairs import (
     PreferencePairConfig,
     build_preference_pairs,
 )
+from sense_trl.prompts import Messages
 from sense_trl.questions import Question, load_questions
+from sense_trl.task import TextToSQLTask, make_task
 from sense_trl.verification import SQLVerifier
 
 MODELS = (
@@ -85,7 +87,7 @@ def build_real(data: Path, databases: Path) -> None:
     start, start_cpu = time.perf_counter(), sum(os.times()[:4])
     with DatabaseCatalog.from_path(databases) as catalog, SQLVerifier(catalog) as verifier:
         result = build_preference_pairs(
-            questions, candidates, verifier, get_messages=_messages, config=config, catalog=catalog
+            make_task(catalog, questions), candidates, verifier, config=config
         )
     seconds, cpu = time.perf_counter() - start, sum(os.times()[:4]) - start_cpu
     with_pair = len(set(result.dataset["question_id"]))
@@ -243,19 +245,13 @@ def build_at_scale(scratch: Path, *, num_questions: int, num_candidates: int) ->
         for number in range(num_questions)
     ]
     candidates = _cheap_candidates(questions, num_candidates)
-    schema = "item(id, name, price)\n" * 150
     with DatabaseCatalog.from_path(scratch) as catalog, SQLVerifier(catalog) as verifier:
         start = time.perf_counter()
         result = build_preference_pairs(
-            questions,
+            _LongTask(catalog, tuple(questions), {}, "compact", {}),
             candidates,
             verifier,
-            get_messages=lambda q: [
-                {"role": "system", "content": schema},
-                {"role": "user", "content": q.question},
-            ],
             config=PreferencePairConfig(limit=1, deduplicate_by="normal_form"),
-            catalog=catalog,
             shard_folder=scratch / "shards",
         )
         result.save(scratch)
@@ -269,6 +265,16 @@ def build_at_scale(scratch: Path, *, num_questions: int, num_candidates: int) ->
     )
     _print_counts("verdicts", result.verdicts)
     assert own < 2000, "more than 2 GB"
+
+
+class _LongTask(TextToSQLTask):
+    """One whose prompts are as long as those of a large schema."""
+
+    def get_messages(self, question: Question) -> Messages:
+        return [
+            {"role": "system", "content": "item(id, name, price)\n" * 150},
+            {"role": "user", "content": question.question},
+        ]
 
 
 _SCALE_DATABASES = ("books", "games", "films", "songs")
@@ -288,10 +294,6 @@ def _cheap_candidates(questions: list[Question], count: int) -> Iterator[Candida
 
 
 # ---------------------------------------------------------------------- command
-
-
-def _messages(question: Question) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question.question}]
 
 
 def _print_counts(title: str, counts: dict[str, int] | Counter[str]) -> None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.pairs import Candidate, PreferencePairConfig
     from sense_trl.questions import Question
-    from sense_trl.schema import DatabaseSchema
     from sense_trl.task import TextToSQLTask
 
 __all__ = ["COMMAND"]
@@ -106,7 +105,7 @@ def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> 
         only = catalog.db_ids[0] if len(catalog) == 1 else None
         questions = load_questions(options.questions, default_db_id=only)
         candidates = list(_read_candidates(options, questions, console))
-        task = _make_task(catalog, questions, declared or {}, options)
+        task = _make_task(catalog, questions, options)
         _claim(folder, config, task, options)
         if (folder / _CARD).exists():
             console.print(f"{folder} is finished; nothing to do.", markup=False)
@@ -121,13 +120,10 @@ def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> 
             stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
         ):
             result = build_preference_pairs(
-                task.questions,
+                task,
                 candidates,
                 verifier,
-                get_messages=task.get_messages,
                 config=config,
-                dialect=task.dialect,
-                catalog=catalog,
                 suite_verifier=suite_verifier,
                 shard_folder=folder / "shards",
                 on_progress=bar.advance,
@@ -145,35 +141,25 @@ def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> 
 
 
 def _make_task(
-    catalog: DatabaseCatalog,
-    questions: Sequence[Question],
-    declared: Mapping[str, DatabaseSchema],
-    options: BuildOptions,
+    catalog: DatabaseCatalog, questions: Sequence[Question], options: BuildOptions
 ) -> TextToSQLTask:
     """Questions with the schemas of their databases; gold is for the builder to judge."""
-    from sense_trl.schema import SCHEMA_STYLES, get_schema
-    from sense_trl.task import TextToSQLTask
+    from sense_trl.task import make_task
+    from sense_trl.verification.gold import find_missing_databases
 
-    style = options.schema_style
-    if style not in SCHEMA_STYLES:
-        raise InputError(
-            f"`schema_style` is {style!r}; expected one of {', '.join(SCHEMA_STYLES)}."
-        )
     unusable = {}
     if options.skip_missing_databases:
-        unusable = {
-            q.question_id: f"the database {q.db_id!r} is not there"
-            for q in questions
-            if q.db_id not in catalog
-        }
-    usable = tuple(q for q in questions if q.question_id not in unusable)
+        unusable = find_missing_databases(catalog, questions)
+    usable = [question for question in questions if question.question_id not in unusable]
     if not usable:
         raise InputError("`questions` holds no question whose database is there.")
-    schemas = {
-        db_id: declared.get(db_id) or get_schema(catalog.engine(db_id), db_id)
-        for db_id in sorted({question.db_id for question in usable})
-    }
-    return TextToSQLTask(catalog, usable, schemas, style, unusable)
+    return make_task(
+        catalog,
+        usable,
+        tables_json=options.tables_json,
+        schema_style=options.schema_style,
+        unusable=unusable,
+    )
 
 
 def _read_candidates(
@@ -289,7 +275,6 @@ def answers(options: AnswersOptions, console: Any) -> int:
                 verifier,
                 limit=options.limit,
                 seed=options.seed,
-                dialect=catalog.engine(usable[0].db_id).dialect if usable else "sqlite",
                 on_progress=bar.advance,
             )
             bar.set(len(candidates))

@@ -178,7 +178,7 @@ class _Quickstart:
             task.questions,
             test_fraction=config.test_fraction,
             seed=config.seed,
-            dialect=task.dialect,
+            dialect=task.catalog.dialect,
         )
         limits = {"max_train_questions": train, "max_test_questions": test}
         train, test = (
@@ -263,15 +263,12 @@ class _Quickstart:
         if not account.exists():
             with self._stage("pairs"), self._bar("Execute, build pairs", len(candidates)) as bar:
                 result = build_preference_pairs(
-                    train,
+                    task.select(train),
                     candidates,
                     verifier,
-                    get_messages=task.get_messages,
                     config=PreferencePairConfig(
                         limit=self.config.pairs_per_question, seed=self.config.seed
                     ),
-                    dialect=task.dialect,
-                    catalog=task.catalog,
                     on_progress=bar.advance,
                 )
                 bar.set(len(candidates))

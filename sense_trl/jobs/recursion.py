@@ -26,6 +26,7 @@ from sense_trl.run_folder import (
     fingerprint_model,
 )
 from sense_trl.schema import format_schema
+from sense_trl.sql.dialects import Dialects
 from sense_trl.synthesis.filters.contamination import find_evaluated
 from sense_trl.synthesis.recursive.recursion import (
     BASE,
@@ -90,7 +91,7 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
                     for db_id, schema in task.schemas.items()
                 },
                 task.get_messages,
-                task.dialect,
+                task.catalog.dialect,
             ),
             config.get_settings(),
             output,
@@ -127,13 +128,13 @@ def _load_data(
             task.questions,
             test_fraction=config.dev_fraction,
             seed=config.seed,
-            dialect=task.dialect,
+            dialect=task.catalog.dialect,
         )
     else:
         arguments.questions = config.dev_questions
         dev_task = load_task(arguments)
         gold, dev = list(task.questions), list(dev_task.questions)
-        _check_apart(gold, dev, task.dialect)
+        _check_apart(gold, dev, task.catalog.dialect)
     gold = draw_questions(
         gold, config.max_train_questions, config.seed, argument="max_train_questions"
     )
@@ -141,7 +142,7 @@ def _load_data(
     return task, gold, dev_task, dev
 
 
-def _check_apart(gold: Sequence[Question], dev: Sequence[Question], dialect: str) -> None:
+def _check_apart(gold: Sequence[Question], dev: Sequence[Question], dialect: Dialects) -> None:
     """Refuse questions that would be trained and evaluated on, however they are spelled."""
     for trained, evaluated in find_evaluated(gold, dev, dialect=dialect).items():
         raise InputError(

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from sense_trl.errors import InputError
-from sense_trl.pairs.builder import find_fault, group_by_question, identify_query
+from sense_trl.pairs.builder import find_fault, group_by_question
 from sense_trl.pairs.candidates import Candidate
+from sense_trl.pairs.databases import identify_query
 from sense_trl.pairs.policies import question_rng
 from sense_trl.questions import Question
 from sense_trl.verification.verifier import SQLVerifier, Verdict, VerificationRequest
@@ -27,7 +28,6 @@ def select_verified_answers(
     *,
     limit: int = 1,
     seed: int = 0,
-    dialect: str = "sqlite",
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Question]:
     """Questions whose `gold_sql` is an answer that a model wrote and execution found right.
@@ -42,7 +42,6 @@ def select_verified_answers(
         verifier: executes and compares.
         limit: answers per question at most.
         seed: of the draw, which does not depend on the order of questions or candidates.
-        dialect: sqlglot dialect, for finding duplicates.
         on_progress: called with the number of answers verified since the last call.
 
     Returns:
@@ -72,6 +71,7 @@ def select_verified_answers(
     groups = group_by_question(questions, candidates)
     asked: list[tuple[Question, str]] = []
     for question in questions:
+        dialect = verifier.catalog.dialect(question.db_id)
         distinct: dict[str, str] = {}
         for candidate in groups[question.question_id]:
             if find_fault(candidate) is None:

@@ -20,7 +20,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -29,16 +28,15 @@ from sense_trl.errors import InputError
 from sense_trl.pairs.account import DropReason, PairAccount
 from sense_trl.pairs.candidates import Candidate
 from sense_trl.pairs.config import PreferencePairConfig
-from sense_trl.pairs.databases import Catalog, Databases
+from sense_trl.pairs.databases import Databases
 from sense_trl.pairs.dataset import HASH_FIELD, make_dataset, make_rows, make_table
 from sense_trl.pairs.distance import token_distance, tree_distance
 from sense_trl.pairs.policies import CLASS_WEIGHTS, get_policy, group_by_chosen, question_rng
 from sense_trl.pairs.shards import ShardFolder
 from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
-from sense_trl.sql.parsing import SQLParseError, canonical_sql
-from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.taxonomy import ErrorClass
+from sense_trl.task import TextToSQLTask
 from sense_trl.verification.gold import find_undetermined_gold
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import (
@@ -121,14 +119,11 @@ class PairBuildResult:
 
 
 def build_preference_pairs(
-    questions: Sequence[Question],
+    task: TextToSQLTask,
     candidates: Iterable[Candidate],
     verifier: SQLVerifier,
     *,
-    get_messages: Callable[[Question], Messages],
     config: PreferencePairConfig | None = None,
-    dialect: str = "sqlite",
-    catalog: Catalog | None = None,
     suite_verifier: SuiteVerifier | None = None,
     shard_folder: str | Path | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -136,14 +131,11 @@ def build_preference_pairs(
     """Execute candidates and pair correct with erroneous ones (SENSE, arXiv 2408.03256).
 
     Args:
-        questions: with their gold SQL.
+        task: questions with their gold SQL, their databases, and prompts: those that the
+            candidates were sampled with.
         candidates: of those questions, from any source.
         verifier: executes and compares.
-        get_messages: the prompt of a question; the same that the candidates were sampled with.
         config: policy, sources and form of the rows; SENSE's defaults if not given.
-        dialect: sqlglot dialect, for finding duplicates.
-        catalog: the databases of the questions. Without it `error_classes` stays empty, and
-            settings that need schemas or rows are refused.
         suite_verifier: a second opinion: a chosen query that is not gold must be correct to it too.
         shard_folder: keeps finished parts of the work, so that a build that was interrupted
             continues when it is called again with the same arguments, and gives the same dataset
@@ -162,27 +154,20 @@ def build_preference_pairs(
         question; the same input gives the same rows.
 
     Raises:
-        InputError: a candidate for a question that is not given, two questions with one id, or
-            a setting that needs `catalog`.
+        InputError: a candidate for a question that is not given, or two questions with one id.
     """
     config = config or PreferencePairConfig()
-    if catalog is None and config.needs_catalog:
-        raise InputError(
-            f"`{config.needs_catalog[0]}` is {getattr(config, config.needs_catalog[0])!r}, which "
-            "needs the schemas and rows of the databases. Pass `catalog`."
-        )
-    groups = group_by_question(questions, candidates)
+    groups = group_by_question(task.questions, candidates)
     builder = _Builder(
         verifier=verifier,
         suite_verifier=suite_verifier,
-        databases=None if catalog is None else Databases(catalog, dialect),
-        get_messages=get_messages,
+        databases=Databases(task.catalog),
+        get_messages=task.get_messages,
         config=config,
-        dialect=dialect,
     )
     shards = None if shard_folder is None else ShardFolder(shard_folder)
     account, tables = PairAccount(), []
-    ordered = sorted(questions, key=lambda question: question.question_id)
+    ordered = sorted(task.questions, key=lambda question: question.question_id)
     for start in range(0, len(ordered), _QUESTIONS_PER_SHARD):
         part = {q: groups[q.question_id] for q in ordered[start : start + _QUESTIONS_PER_SHARD]}
         table, own = _build_part(builder, part, shards, on_progress)
@@ -250,17 +235,15 @@ class _Builder:
 
     verifier: SQLVerifier
     suite_verifier: SuiteVerifier | None
-    databases: Databases | None
+    databases: Databases
     get_messages: Callable[[Question], Messages]
     config: PreferencePairConfig
-    dialect: str
 
     def identity(self, part: Mapping[Question, Sequence[Candidate]]) -> list[Any]:
         """All that the rows of these questions depend on, but for the databases."""
         return [
             self.config.as_json(),
-            self.dialect,
-            [self.databases is not None, self.suite_verifier is not None],
+            self.suite_verifier is not None,
             [
                 [asdict(question), self.get_messages(question), [asdict(c) for c in group]]
                 for question, group in part.items()
@@ -325,13 +308,13 @@ class _Builder:
         A candidate equal to gold is left out where gold itself may be chosen, and where its source
         may not be.
         """
-        gold = identify_query(question.gold_sql, self.dialect)
+        gold = self.databases.identify(question.db_id, question.gold_sql)
         seen: set[tuple[str, str]] = set()
         kept = []
         for candidate in group:
             reason = self._unusable(candidate)
             if reason is None:
-                identity = identify_query(candidate.sql, self.dialect)
+                identity = self.databases.identify(question.db_id, candidate.sql)
                 if identity == gold and (
                     "gold" in self.config.chosen_sources
                     or candidate.source not in self.config.chosen_sources
@@ -400,7 +383,6 @@ class _Builder:
         """Give mutants that are wrong to questions that have a correct query and no erroneous."""
         if self.config.num_mutants == 0:
             return {}
-        assert self.databases is not None
         lonely = {s.question: s for s in sides if s.correct and not s.erroneous}
         mutants = {
             question: self.databases.mutants(question, self.config.num_mutants, self.config.seed)
@@ -441,10 +423,9 @@ class _Builder:
         seen: set[object] = set()
         kept = []
         for candidate in candidates:
-            text = identify_query(candidate.sql, self.dialect)
+            text = self.databases.identify(question.db_id, candidate.sql)
             form = None
             if self.config.deduplicate_by != "text":
-                assert self.databases is not None
                 form = self.databases.normal_form(question.db_id, candidate.sql)
             if text in seen:
                 account.dropped_candidates[DropReason.CANDIDATE_DUPLICATE] += 1
@@ -466,7 +447,6 @@ class _Builder:
         candidates = self._distinct(question, candidates, account)
         if self.config.deduplicate_by != "result" or len(candidates) < 2:
             return candidates
-        assert self.databases is not None
         seen: set[str] = set()
         kept = []
         for candidate in candidates:
@@ -490,9 +470,10 @@ class _Builder:
         classes = _OnDemand(lambda candidate: self._error_classes(question, candidate))
         results = _OnDemand(lambda candidate: self._result_class(question, candidate))
         distance = _DISTANCES[config.distance]
+        dialect = self.databases.dialect(question.db_id)
         policy = get_policy(
             config.policy,
-            distance=lambda left, right: distance(left, right, self.dialect),
+            distance=lambda left, right: distance(left, right, dialect),
             classes=classes,
             weights={**CLASS_WEIGHTS, **config.class_weights},
         )
@@ -521,19 +502,15 @@ class _Builder:
         ]
 
     def _error_classes(self, question: Question, candidate: Candidate) -> tuple[ErrorClass, ...]:
-        if self.databases is None:
-            return ()
         return self.databases.error_classes(question.db_id, candidate.sql, question.gold_sql)
 
     def _result_class(self, question: Question, candidate: Candidate) -> str:
         if not self.config.classify_results:
             return ""
-        assert self.databases is not None
         return self.databases.result_class(question.db_id, candidate.sql, question.gold_sql)
 
     def _novel(self, side: _Sides) -> list[Candidate]:
         """Those that say something else than gold does, or all if none does."""
-        assert self.databases is not None
         gold = self.databases.normal_form(side.question.db_id, side.question.gold_sql)
         novel = [
             candidate
@@ -587,19 +564,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-# Texts that are longer are one with none but themselves.
-_MAX_IDENTITY_CHARS: Final = 100_000
-
-
-@lru_cache(maxsize=16_384)
-def identify_query(sql: str, dialect: str) -> str:
-    """A text that two queries share if they differ in layout alone."""
-    try:
-        return canonical_sql(sql, dialect)
-    except SQLParseError:
-        if len(sql) > _MAX_IDENTITY_CHARS:
-            return sql
-        # White space within quotes tells texts apart; that between tokens does not.
-        return "\n".join(token.text for token in scan_tokens(sql) if token.text.strip())

@@ -157,18 +157,6 @@ class PreferencePairConfig:
                 "`chosen_sources` and set `num_mutants` to 0."
             )
 
-    @property
-    def needs_catalog(self) -> tuple[str, ...]:
-        """The settings that need the schemas or rows of the databases."""
-        needed = {
-            "policy": self.policy in ("hard_first", "one_per_error_class"),
-            "deduplicate_by": self.deduplicate_by != "text",
-            "prefer_novel": self.prefer_novel,
-            "num_mutants": self.num_mutants > 0,
-            "classify_results": self.classify_results,
-        }
-        return tuple(name for name, is_needed in needed.items() if is_needed)
-
     def as_json(self) -> dict[str, Any]:
         """All settings as plain JSON data."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

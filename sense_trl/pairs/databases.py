@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol, TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import QueryResult
 from sense_trl.pairs.candidates import Candidate
 from sense_trl.questions import Question
 from sense_trl.sql.mutation import mutate_sql
 from sense_trl.sql.normal_form import Query, get_normal_form
-from sense_trl.sql.parsing import SQLParseError, parse_sql
+from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
+from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 from sense_trl.sql.taxonomy import ErrorClass, classify_errors, classify_results
 
-__all__ = ["Catalog", "Databases"]
+__all__ = ["Databases", "identify_query"]
 
 Columns: TypeAlias = Mapping[str, Mapping[str, str]]
 """Declared type of each column, by table and column."""
@@ -26,42 +30,41 @@ _MAX_STEPS: Final = 5_000_000
 _MAX_ROWS: Final = 10_000
 
 
-class Catalog(Protocol):
-    """Opens databases by name; a `DatabaseCatalog`."""
-
-    def engine(self, db_id: str) -> Any:
-        """The engine of one database."""
-
-
 class Databases:
     """Answers questions about queries that need the schema or the rows of their database.
 
     Args:
         catalog: opens the databases.
-        dialect: sqlglot dialect of all queries.
     """
 
-    def __init__(self, catalog: Catalog, dialect: str) -> None:
+    def __init__(self, catalog: DatabaseCatalog) -> None:
         self._catalog = catalog
-        self._dialect = dialect
         self._columns: dict[str, Columns] = {}
         self._names: dict[str, SchemaNames] = {}
         self._foreign_keys: dict[str, list[tuple[str, str, str, str]]] = {}
 
+    def dialect(self, db_id: str) -> str:
+        """The sqlglot dialect of the queries on a database."""
+        return self._catalog.dialect(db_id)
+
+    def identify(self, db_id: str, sql: str) -> str:
+        """What a query on a database has in common with the same in another spelling."""
+        return identify_query(sql, self.dialect(db_id))
+
     def error_classes(self, db_id: str, sql: str, gold_sql: str) -> tuple[ErrorClass, ...]:
         """How a query differs from gold; () also where sqlglot cannot read gold."""
+        dialect, columns = self.dialect(db_id), self._get_columns(db_id)
         try:
-            return classify_errors(sql, gold_sql, self._dialect, columns=self._get_columns(db_id))
+            return classify_errors(sql, gold_sql, dialect, columns=columns)
         except SQLParseError:
             return ()
 
     def normal_form(self, db_id: str, sql: str) -> Query | None:
         """The query without its spelling, `None` where it has no such form."""
+        dialect = self.dialect(db_id)
         try:
-            tree = parse_sql(sql, self._dialect)
-            return get_normal_form(
-                tree, QueryNames(tree, self._get_names(db_id)), dialect=self._dialect
-            )
+            tree = parse_sql(sql, dialect)
+            return get_normal_form(tree, QueryNames(tree, self._get_names(db_id)), dialect=dialect)
         except SQLParseError:
             return None
 
@@ -87,7 +90,7 @@ class Databases:
         rows = (len(result.columns), sorted(map(repr, result.rows)))
         return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _execute(self, db_id: str, sql: str) -> Any:
+    def _execute(self, db_id: str, sql: str) -> QueryResult:
         engine = self._catalog.engine(db_id)
         limits = replace(engine.limits, max_steps=_MAX_STEPS, max_rows=_MAX_ROWS)
         return engine.execute(sql, limits=limits)
@@ -97,7 +100,7 @@ class Databases:
         try:
             mutants = mutate_sql(
                 question.gold_sql,
-                self._dialect,
+                self.dialect(question.db_id),
                 columns=self._get_columns(question.db_id),
                 foreign_keys=self._foreign_keys[question.db_id],
                 seed=seed,
@@ -141,3 +144,19 @@ class Databases:
                 if f"{table.name}{own}{key.referenced_table}{referenced}".isprintable()
             ]
         return self._columns[db_id]
+
+
+# Texts that are longer are one with none but themselves.
+_MAX_IDENTITY_CHARS: Final = 100_000
+
+
+@lru_cache(maxsize=16_384)
+def identify_query(sql: str, dialect: str) -> str:
+    """A text that two queries share if they differ in layout alone."""
+    try:
+        return canonical_sql(sql, dialect)
+    except SQLParseError:
+        if len(sql) > _MAX_IDENTITY_CHARS:
+            return sql
+        # White space within quotes tells texts apart; that between tokens does not.
+        return "\n".join(token.text for token in scan_tokens(sql) if token.text.strip())

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sense_trl.pairs.candidates import Candidate, CandidateFile
 from sense_trl.prompts import extract_sql
 from sense_trl.questions import Question
-from sense_trl.sql.spans import SCHEMA_ITEMS, get_maskable_spans
 from sense_trl.task import TextToSQLTask
 
 if TYPE_CHECKING:
@@ -74,9 +73,5 @@ def rewrite_gold(
 def _get_rows(
     task: TextToSQLTask, questions: Sequence[Question], trainer: KIDTrainer
 ) -> list[dict[str, Any]]:
-    rows = task.prompt_completion_rows(questions)
-    if trainer.args.mask_unit == "schema_item":
-        for row, question in zip(rows, questions, strict=True):
-            spans = get_maskable_spans(question.gold_sql, task.dialect, kinds=SCHEMA_ITEMS)
-            row["mask_spans"] = [[span.start, span.end] for span in spans]
-    return rows
+    masks_items = trainer.args.mask_unit == "schema_item"
+    return task.prompt_completion_rows(questions, mask_spans=masks_items)

@@ -30,7 +30,6 @@ from sense_trl.run_folder import (
     fingerprint_file,
     fingerprint_model,
 )
-from sense_trl.sql.spans import SCHEMA_ITEMS, get_maskable_spans
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.generator import check_generator_options, load_generator
 from sense_trl.steps.processes import get_processes
@@ -261,14 +260,7 @@ def build_pairs(
         stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
     ):
         result = build_preference_pairs(
-            task.questions,
-            candidates,
-            verifier,
-            get_messages=task.get_messages,
-            config=pair_config,
-            dialect=task.dialect,
-            catalog=task.catalog,
-            on_progress=bar.advance,
+            task, candidates, verifier, config=pair_config, on_progress=bar.advance
         )
         bar.set(len(candidates))
     result.save(folder, unusable_questions=task.unusable)
@@ -392,8 +384,7 @@ def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Data
 
     Args:
         data: the questions.
-        mask_spans: whether to add the column `mask_spans`, in which `KIDTrainer` finds the schema
-            items and literals of an answer: a list of `[start, end]` in characters.
+        mask_spans: see `TextToSQLTask.prompt_completion_rows`.
 
     Raises:
         InputError: see `load_task`.
@@ -401,14 +392,8 @@ def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Data
     import datasets
 
     task = load_task(data)
-    rows = datasets.Dataset.from_list(task.prompt_completion_rows(task.questions))
-    if mask_spans:
-        found = [
-            get_maskable_spans(q.gold_sql, task.dialect, kinds=SCHEMA_ITEMS) for q in task.questions
-        ]
-        spans = [[[span.start, span.end] for span in row] for row in found]
-        rows = rows.add_column("mask_spans", spans)
-    return rows
+    rows = task.prompt_completion_rows(task.questions, mask_spans=mask_spans)
+    return datasets.Dataset.from_list(rows)
 
 
 def _identify(rows: datasets.Dataset) -> dict[str, str]:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.errors import InputError
 from sense_trl.pairs import (
     Candidate,
@@ -21,6 +22,7 @@ from sense_trl.pairs.dataset import read_pairs
 from sense_trl.pairs.policies import grouped_any, question_rng
 from sense_trl.prompts import get_prompt
 from sense_trl.questions import Question
+from sense_trl.task import make_task
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
@@ -50,16 +52,15 @@ def _candidate(question_id: str, sql: str, sample: int = 0, **fields: object) ->
 
 
 def _build(catalog: DatabaseCatalog, candidates: list[Candidate], /, **config: object):  # type: ignore[no-untyped-def]
-    given = ("suite_verifier", "shard_folder", "on_progress", "catalog")
+    given = ("suite_verifier", "shard_folder", "on_progress")
     arguments = {name: config.pop(name) for name in given if name in config}
     with SQLVerifier(catalog, num_workers=0) as verifier:
         return build_preference_pairs(
-            QUESTIONS,
+            make_task(catalog, QUESTIONS),
             candidates,
             verifier,
-            get_messages=lambda q: get_prompt(q.question, "pet(id, name, age)"),
             config=PreferencePairConfig(**config),  # type: ignore[arg-type]
-            **{"catalog": catalog, **arguments},  # type: ignore[arg-type]
+            **arguments,  # type: ignore[arg-type]
         )
 
 
@@ -258,8 +259,6 @@ def test_error_classes_are_named_where_the_schema_is_known(catalog: DatabaseCata
     assert row["error_classes"] == ["unknown_column", "wrong_column", "extra_select_column",
                                     "wrong_operator"]  # fmt: skip
     assert row["rejected_verdict"] == "wrong"
-    (row,) = _build(catalog, wrong, catalog=None).dataset.to_list()
-    assert row["error_classes"] == []
 
 
 def test_result_classes_say_how_the_rows_differ_where_they_are_asked_for(
@@ -274,25 +273,35 @@ def test_result_classes_say_how_the_rows_differ_where_they_are_asked_for(
     found = {row["rejected_sql"]: row["result_class"] for row in rows}
     assert found == {wrong[0].sql: "superset", wrong[1].sql: ""}
     assert _build(catalog, wrong).dataset["result_class"][:] == [""]
-    with pytest.raises(InputError, match="classify_results"):
-        _build(catalog, wrong, catalog=None, **options)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"policy": "hard_first"},
-        {"policy": "one_per_error_class"},
-        {"deduplicate_by": "result"},
-        {"prefer_novel": True},
-        {"num_mutants": 3},
-    ],
-)
-def test_what_needs_schemas_or_rows_is_refused_without(
-    catalog: DatabaseCatalog, config: dict[str, object]
-) -> None:
-    with pytest.raises(InputError, match=f"`{next(iter(config))}` is .* Pass `catalog`"):
-        _build(catalog, [], catalog=None, **config)
+def test_the_dialect_is_that_of_each_database(fresh_db: FreshDB) -> None:
+    lite = fresh_db(PETS, name="pets")
+    convert_sqlite(lite, lite.with_name("shop.duckdb"))
+    gold = "SELECT name FROM pet WHERE age > 4"
+    questions = [Question(f"of {db_id}", db_id, "Who?", gold) for db_id in ("pets", "shop")]
+    # DuckDB divides integers so; SQLite knows no `//`.
+    texts = [f"SELECT {x}.id, {x}.age // 2 FROM pet AS {x}" for x in "xy"]
+    candidates = [
+        _candidate(question.question_id, sql, number)
+        for question in questions
+        for number, sql in enumerate(texts)
+    ]
+    with (
+        DatabaseCatalog.from_path(lite.parent) as catalog,
+        SQLVerifier(catalog, num_workers=1) as verifier,
+    ):
+        task = make_task(catalog, questions)
+        config = PreferencePairConfig(limit=9, deduplicate_by="normal_form")
+        result = build_preference_pairs(task, candidates, verifier, config=config)
+    assert result.dropped_candidates == {DropReason.CANDIDATE_DUPLICATE: 1}
+    rows = [(row["db_id"], row["rejected_sql"], row["error_classes"]) for row in result.dataset]
+    assert rows == [
+        ("pets", texts[0], ["does_not_parse"]),
+        ("pets", texts[1], ["does_not_parse"]),
+        ("shop", texts[0], ["wrong_column", "extra_select_column", "missing_condition"]),
+    ]
+    assert "duckdb" in str(task.get_messages(questions[1])).lower()
 
 
 def test_duplicates_go_by_text_then_by_form_then_by_result(catalog: DatabaseCatalog) -> None:

@@ -16,6 +16,7 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.pairs import Candidate, PreferencePairConfig, build_preference_pairs
 from sense_trl.questions import Question
+from sense_trl.task import make_task
 from sense_trl.verification.verifier import SQLVerifier
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT {k} UNION ALL SELECT x + 1 FROM c) SELECT SUM(x) FROM c"
@@ -120,12 +121,10 @@ def test_no_label_is_wrong(catalog: DatabaseCatalog, num_cases: int) -> None:
     assert len(candidates) == num_cases
     with SQLVerifier(catalog) as verifier:
         result = build_preference_pairs(
-            questions,
+            make_task(catalog, questions),
             candidates,
             verifier,
-            get_messages=lambda q: [{"role": "user", "content": q.question}],
             config=PreferencePairConfig(chosen_sources=("any",), limit=99),
-            catalog=catalog,
         )
     rows = result.dataset.to_list()
     chosen = Counter(truth.get(r["chosen_candidate_id"], "gold") for r in rows)
@@ -151,12 +150,10 @@ def test_labels_of_real_predictions_hold_by_plain_sqlite(
     some = {question.question_id for question in questions[::12]}
     with DatabaseCatalog.from_path(spider_databases) as catalog, SQLVerifier(catalog) as verifier:
         result = build_preference_pairs(
-            [question for question in questions if question.question_id in some],
+            make_task(catalog, [q for q in questions if q.question_id in some]),
             [candidate for candidate in candidates if candidate.question_id in some],
             verifier,
-            get_messages=lambda q: [{"role": "user", "content": q.question}],
             config=PreferencePairConfig(chosen_sources=("any",), limit=99),
-            catalog=catalog,
         )
     outcomes = benchmark.check_labels(result, spider_databases)
     assert sum(outcomes.values()) == len(result.dataset) > 100

@@ -10,8 +10,8 @@ from conftest import FreshDB
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.pairs import Candidate, PreferencePairConfig, build_preference_pairs
-from sense_trl.prompts import get_prompt
 from sense_trl.questions import Question
+from sense_trl.task import make_task
 from sense_trl.verification.verifier import SQLVerifier
 
 # TRL 1.16 and peft 0.21 use names of this option that transformers 5.23 deprecates.
@@ -39,16 +39,14 @@ def test_both_trainers_take_the_file_as_it_is(
         SQLVerifier(catalog, num_workers=0) as verifier,
     ):
         build_preference_pairs(
-            questions,
+            make_task(catalog, questions),
             candidates,
             verifier,
-            get_messages=lambda q: get_prompt(q.question, "pet(age)"),
             config=PreferencePairConfig(
                 num_rejected=3,
                 prompt_format=prompt_format,  # type: ignore[arg-type]
                 weighting="question",
             ),
-            catalog=catalog,
         ).save(tmp_path)
     rows = datasets.Dataset.from_parquet(
         str(tmp_path / "pairs.parquet"), cache_dir=str(tmp_path / "cache")

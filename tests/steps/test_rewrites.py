@@ -69,13 +69,7 @@ def test_rewrites_that_fail_are_rejected_and_are_not_made_twice(task, build_trai
         candidate.sql not in (q.gold_sql for q in task.questions) for candidate in candidates
     )
     with SQLVerifier(task.catalog, num_workers=0) as verifier:
-        result = build_preference_pairs(
-            task.questions,
-            candidates,
-            verifier,
-            get_messages=task.get_messages,
-            config=PreferencePairConfig(),
-        )
+        result = build_preference_pairs(task, candidates, verifier, config=PreferencePairConfig())
     rows = result.dataset.to_list()
     assert [row["chosen_sql"] for row in rows] == [q.gold_sql for q in task.questions]
     assert [row["rejected_sql"] for row in rows] == [candidate.sql for candidate in candidates]

@@ -17,8 +17,13 @@ from typing import Final
 
 from sense_trl.errors import InputError
 from sense_trl.questions import Question
+from sense_trl.sql.dialects import Dialects, get_dialect
 from sense_trl.sql.parsing import SQLParseError
-from sense_trl.synthesis.filters.normal_template import TemplateIndex, get_normal_template
+from sense_trl.synthesis.filters.normal_template import (
+    NormalTemplate,
+    TemplateIndex,
+    get_normal_template,
+)
 
 __all__ = ["Contamination", "EvaluationIndex", "find_evaluated", "normalize_question"]
 
@@ -56,7 +61,7 @@ class EvaluationIndex:
 
     Args:
         questions: the evaluation sets.
-        dialect: sqlglot dialect of all SQL.
+        dialect: sqlglot dialect of all SQL, or a function that tells it by `db_id`.
         min_similarity: share in (0, 1] from which on a question is a near-duplicate.
 
     Raises:
@@ -70,7 +75,7 @@ class EvaluationIndex:
     """
 
     def __init__(
-        self, questions: Iterable[Question], *, dialect: str, min_similarity: float = 0.6
+        self, questions: Iterable[Question], *, dialect: Dialects, min_similarity: float = 0.6
     ) -> None:
         if not 0.0 < min_similarity <= 1.0:
             raise InputError(
@@ -86,10 +91,11 @@ class EvaluationIndex:
         for question in questions:
             self._add(question)
 
-    def find(self, question: str, sql: str) -> Contamination | None:
+    def find(self, question: str, sql: str, db_id: str = "") -> Contamination | None:
         """What an example is too close to, the nearest kind first; `None` if to nothing.
 
-        SQL that cannot be parsed has no template and is compared by its question alone.
+        SQL that cannot be parsed has no template and is compared by its question alone. `db_id`
+        matters where each database has its dialect.
         """
         wording = normalize_question(question)
         if wording in self._wordings:
@@ -98,7 +104,8 @@ class EvaluationIndex:
         if similarity >= self._min_similarity:
             return Contamination("similar_question", question_id, similarity)
         try:
-            found = self._templates.find(get_normal_template(sql, self._dialect))
+            template = get_normal_template(sql, get_dialect(self._dialect, db_id))
+            found = self._templates.find(template)
         except SQLParseError:
             return None
         return None if found is None else Contamination("same_template", found, None)
@@ -112,7 +119,8 @@ class EvaluationIndex:
                 self._with_ngram[ngram].append(len(self._ngrams))
             self._ngrams.append((question.question_id, ngrams))
         with contextlib.suppress(SQLParseError):
-            template = get_normal_template(question.gold_sql, self._dialect)
+            dialect = get_dialect(self._dialect, question.db_id)
+            template = get_normal_template(question.gold_sql, dialect)
             self._templates.add(template, question.question_id)
 
     def _most_similar(self, wording: str) -> tuple[float, str]:
@@ -128,7 +136,7 @@ class EvaluationIndex:
 
 
 def find_evaluated(
-    questions: Iterable[Question], evaluated: Iterable[Question], *, dialect: str
+    questions: Iterable[Question], evaluated: Iterable[Question], *, dialect: Dialects
 ) -> dict[str, str]:
     """Which questions are evaluation questions on the same database, however they are spelled.
 
@@ -138,7 +146,8 @@ def find_evaluated(
     Args:
         questions: to train on.
         evaluated: the evaluation questions.
-        dialect: sqlglot dialect of all SQL; what cannot be parsed is compared by its wording.
+        dialect: sqlglot dialect of all SQL, or a function that tells it by `db_id`; what cannot be
+            parsed is compared by its wording.
 
     Returns:
         The id of an evaluation question by that of the question which it is.
@@ -151,18 +160,21 @@ def find_evaluated(
     """
     wordings: dict[tuple[str, str], str] = {}
     queries: dict[str, TemplateIndex] = defaultdict(TemplateIndex)
+
+    def read(question: Question) -> NormalTemplate:
+        own = get_dialect(dialect, question.db_id)
+        return get_normal_template(question.gold_sql, own, keeps_constants=True)
+
     for question in evaluated:
         wordings.setdefault((question.db_id, _wording(question)), question.question_id)
         with contextlib.suppress(SQLParseError):
-            query = get_normal_template(question.gold_sql, dialect, keeps_constants=True)
-            queries[question.db_id].add(query, question.question_id)
+            queries[question.db_id].add(read(question), question.question_id)
     found = {}
     for question in questions:
         same = wordings.get((question.db_id, _wording(question)))
         if same is None and question.db_id in queries:
             with contextlib.suppress(SQLParseError):
-                query = get_normal_template(question.gold_sql, dialect, keeps_constants=True)
-                same = queries[question.db_id].find(query)
+                same = queries[question.db_id].find(read(question))
         if same is not None:
             found[question.question_id] = same
     return found

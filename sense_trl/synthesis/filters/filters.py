@@ -28,6 +28,7 @@ from sqlglot import exp
 
 from sense_trl.database.engine import QueryStatus
 from sense_trl.errors import InputError
+from sense_trl.sql.dialects import Dialects, get_dialect
 from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
 from sense_trl.synthesis.example import SynthesizedExample
 from sense_trl.synthesis.filters.contamination import EvaluationIndex, normalize_question
@@ -190,21 +191,21 @@ class OneSelectFilter:
     Reasons: `"unparsable"` (also for several statements, and none), `"not_a_query"`.
 
     Args:
-        dialect: sqlglot dialect of the SQL.
+        dialect: sqlglot dialect of the SQL, or a function that tells it by `db_id`.
     """
 
     name = "one_select"
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: Dialects) -> None:
         self._dialect = dialect
 
     def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
         """One verdict per example."""
-        return [self._check(example.sql) for example in examples]
+        return [self._check(example) for example in examples]
 
-    def _check(self, sql: str) -> FilterVerdict:
+    def _check(self, example: SynthesizedExample) -> FilterVerdict:
         try:
-            tree = parse_sql(sql, self._dialect)
+            tree = parse_sql(example.sql, get_dialect(self._dialect, example.db_id))
         except SQLParseError as error:
             return FilterVerdict(False, "unparsable", str(error))
         if not isinstance(tree, exp.Query) or tree.find(*_WRITES) is not None:
@@ -234,7 +235,7 @@ class ContaminationFilter:
         return [self._check(example) for example in examples]
 
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
-        found = self._index.find(example.question, example.sql)
+        found = self._index.find(example.question, example.sql, example.db_id)
         return PASSED if found is None else FilterVerdict(False, found.kind, found.question_id)
 
 
@@ -244,13 +245,13 @@ class DuplicateFilter:
     Reasons: `"empty_question"`, `"duplicate_question"`, `"duplicate_sql"`.
 
     Args:
-        dialect: sqlglot dialect of the SQL.
+        dialect: sqlglot dialect of the SQL, or a function that tells it by `db_id`.
         per_database: whether the same question may be asked of another database.
     """
 
     name = "duplicate"
 
-    def __init__(self, dialect: str, *, per_database: bool = True) -> None:
+    def __init__(self, dialect: Dialects, *, per_database: bool = True) -> None:
         self._dialect = dialect
         self._per_database = per_database
         self._seen: set[tuple[str, str, str]] = set()
@@ -264,9 +265,10 @@ class DuplicateFilter:
         if not wording:
             return FilterVerdict(False, "empty_question")
         place = example.db_id if self._per_database else ""
+        dialect = get_dialect(self._dialect, example.db_id)
         keys = [
             (place, "question", wording),
-            (place, "sql", _canonical(example.sql, self._dialect)),
+            (place, "sql", _canonical(example.sql, dialect)),
         ]
         for key in keys:
             if key in self._seen:
@@ -281,7 +283,7 @@ class TemplateCapFilter:
     Reason: `"template_full"`; the detail is the template (`get_sql_template`).
 
     Args:
-        dialect: sqlglot dialect of the SQL.
+        dialect: sqlglot dialect of the SQL, or a function that tells it by `db_id`.
         max_per_template: how many.
 
     Raises:
@@ -290,7 +292,7 @@ class TemplateCapFilter:
 
     name = "template_cap"
 
-    def __init__(self, dialect: str, max_per_template: int) -> None:
+    def __init__(self, dialect: Dialects, max_per_template: int) -> None:
         if max_per_template < 1:
             raise InputError(f"`max_per_template` is {max_per_template}; expected at least 1.")
         self._dialect = dialect
@@ -303,7 +305,7 @@ class TemplateCapFilter:
 
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
         try:
-            template = get_sql_template(example.sql, self._dialect)
+            template = get_sql_template(example.sql, get_dialect(self._dialect, example.db_id))
         except SQLParseError:
             template = example.sql
         key = (example.db_id, template)

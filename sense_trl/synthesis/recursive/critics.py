@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
+from sense_trl.sql.dialects import get_dialect
 from sense_trl.sql.parsing import SQLParseError, canonical_sql
 from sense_trl.synthesis.example import Provenance, SynthesizedExample
 from sense_trl.synthesis.filters.agreement import RoundTripFilter, SelfConsistencyFilter
@@ -107,7 +108,7 @@ class Critics:
                 sql,
                 question.db_id,
                 question.level,
-                self._get_origin(sql, generator, sampling, _BY_GOLD),
+                self._get_origin(question.db_id, sql, generator, sampling, _BY_GOLD),
             )
             for (question, sql), verification in zip(answers, verifications, strict=True)
             if verification.verdict is Verdict.CORRECT
@@ -152,7 +153,9 @@ class Critics:
             for completion in group
         ]
         examples = [
-            SynthesizedExample(*pair, db_id, None, self._get_origin(pair[1], generator, sampling))
+            SynthesizedExample(
+                *pair, db_id, None, self._get_origin(db_id, pair[1], generator, sampling)
+            )
             for db_id, pair in pairs
             if pair is not None
         ]
@@ -213,20 +216,21 @@ class Critics:
 
     def _get_key(self, example: SynthesizedExample) -> tuple[str, str, str]:
         try:
-            sql = canonical_sql(example.sql, self._data.dialect)
+            sql = canonical_sql(example.sql, get_dialect(self._data.dialect, example.db_id))
         except SQLParseError:
             sql = example.sql
         return example.db_id, example.question, sql
 
     def _get_origin(
         self,
+        db_id: str,
         sql: str,
         generator: SQLGenerator,
         sampling: SamplingConfig,
         verdicts: Mapping[str, str] | None = None,
     ) -> Provenance:
         try:
-            template = get_sql_template(sql, self._data.dialect)
+            template = get_sql_template(sql, get_dialect(self._data.dialect, db_id))
         except SQLParseError:
             template = None
         return Provenance(

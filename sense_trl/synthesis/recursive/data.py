@@ -11,6 +11,7 @@ from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.prompts import Messages
 from sense_trl.questions import Question
+from sense_trl.sql.dialects import Dialects, get_dialect
 from sense_trl.synthesis.example import SynthesizedExample
 from sense_trl.synthesis.recursive.invention import get_invention_prompt
 
@@ -110,14 +111,14 @@ class RecursionData:
         dev: held-out questions. Nothing is kept that is close to one of them.
         schema_texts: by `db_id` of the training questions, as prompts show the schema.
         get_messages: the prompt that asks for the answer to a question.
-        dialect: sqlglot dialect of all SQL.
+        dialect: sqlglot dialect of all SQL, or a function that tells it by `db_id`.
     """
 
     gold: Sequence[Question]
     dev: Sequence[Question]
     schema_texts: Mapping[str, str]
     get_messages: Callable[[Question], Messages]
-    dialect: str
+    dialect: Dialects
 
     def draw_examples(self, db_id: str, count: int, rng: random.Random) -> list[Question]:
         """Gold examples for a prompt: of the database itself as far as it has any."""
@@ -128,7 +129,8 @@ class RecursionData:
 
     def get_invention_prompt(self, db_id: str, examples: Sequence[Question]) -> Messages:
         """The prompt that asks for a question about a database, and its SQL."""
-        return get_invention_prompt(self.schema_texts[db_id], examples, dialect=self.dialect)
+        dialect = get_dialect(self.dialect, db_id)
+        return get_invention_prompt(self.schema_texts[db_id], examples, dialect=dialect)
 
     def as_question(self, example: SynthesizedExample) -> Question:
         """The example as a question, with the evidence of the training question it answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -47,6 +48,24 @@ def verifier(fresh_db: Callable[..., Path]) -> Iterator[SQLVerifier]:
     path = fresh_db(PETS, name="pets")
     with DatabaseCatalog.from_path(path) as catalog, SQLVerifier(catalog, num_workers=0) as made:
         yield made
+
+
+def test_sql_is_read_in_the_dialect_of_its_database() -> None:
+    dialects = {"pets": "sqlite", "duck": "duckdb"}.__getitem__
+    texts = [f"SELECT {x}.age // 2 FROM pet AS {x}" for x in "xy"]
+    of_duck = [replace(example(sql, f"{sql}?"), db_id="duck") for sql in texts]
+
+    def check(a_filter: ExampleFilter, examples: Sequence[SynthesizedExample]) -> list[str]:
+        return [verdict.reason for verdict in a_filter.check(examples)]
+
+    assert check(OneSelectFilter(dialects), [example(texts[0])]) == ["unparsable"]
+    assert check(OneSelectFilter(dialects), of_duck) == ["passed", "passed"]
+    assert check(DuplicateFilter(dialects), of_duck) == ["passed", "duplicate_sql"]
+    assert check(TemplateCapFilter(dialects, 1), of_duck) == ["passed", "template_full"]
+    dev = [Question("d", "duck", "Other?", texts[0])]
+    index = EvaluationIndex(dev, dialect=dialects)
+    assert check(ContaminationFilter(index), of_duck[1:]) == ["same_template"]
+    assert check(ContaminationFilter(index), [example(texts[1])]) == ["passed"]
 
 
 def reason(a_filter: ExampleFilter, sql: str, question: str = "Which pets are there?") -> str:
