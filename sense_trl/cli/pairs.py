@@ -90,11 +90,10 @@ def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> 
 
     from sense_trl.cli.evaluate import open_suite
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.pairs import build_preference_pairs
     from sense_trl.pairs.card import format_card
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
-    from sense_trl.steps.progress import stage_bar
+    from sense_trl.steps import work
     from sense_trl.verification.verifier import SQLVerifier
 
     folder = Path(options.output_dir)
@@ -112,26 +111,24 @@ def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> 
             shutil.rmtree(folder / "shards", ignore_errors=True)
             return stats(StatsOptions(str(folder)), console)
         candidates = [c for c in candidates if c.question_id not in task.unusable]
+        # Writing takes no time worth a bar.
+        datasets.disable_progress_bars()
         with (
             SQLVerifier(
                 catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
             ) as verifier,
             open_suite(catalog, declared, options) as suite_verifier,
-            stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
         ):
-            result = build_preference_pairs(
+            result = work.pair(
                 task,
                 candidates,
                 verifier,
-                config=config,
+                config,
+                folder,
+                console,
                 suite_verifier=suite_verifier,
                 shard_folder=folder / "shards",
-                on_progress=bar.advance,
             )
-            bar.set(len(candidates))
-    # Writing takes no time worth a bar.
-    datasets.disable_progress_bars()
-    result.save(folder, unusable_questions=task.unusable)
     card = format_card(
         result.dataset, result.summary(), config.as_json(), title="Text-to-SQL preference pairs"
     )

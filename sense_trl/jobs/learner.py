@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from sense_trl._files import holds_json, write_text_atomically
 from sense_trl.checkpoints.starting_model import load_unquantized_model
-from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import TransformersGenerator
 from sense_trl.jobs.recursion_config import RecursionConfig
 from sense_trl.questions import Question
+from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
-from sense_trl.steps.progress import progress_callback, stage_bar
-from sense_trl.steps.sampling import sample_candidates
+from sense_trl.steps.progress import stage_bar
 from sense_trl.steps.training import get_unattended_options, train_sft
 from sense_trl.synthesis.recursive.recursion import DevScore
 from sense_trl.synthesis.recursive.training_rows import TrainingRow
@@ -70,36 +67,6 @@ class TransformersLearner:
 
     def train(self, rows: Sequence[TrainingRow], folder: Path) -> None:
         """Fine-tune the base model into `folder`, unless its metrics, written last, are there."""
-        if not holds_json(folder / "metrics.json"):
-            self._train(rows, folder)
-            gc.collect()
-        # Also those that a crash left behind a finished training.
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-
-    def evaluate(self, model: Path, folder: Path) -> DevScore:
-        """Answer the dev questions greedily and execute the answers."""
-        path = folder / "evaluation.json"
-        if not path.exists():
-            generator = TransformersGenerator(model, batch_size=self.config.batch_size)
-            with stage_bar(self.console, f"Evaluate {folder.name}", len(self.dev)) as bar:
-                file = sample_candidates(
-                    self.dev_task,
-                    self.dev,
-                    generator,
-                    SamplingConfig(max_new_tokens=self.config.max_new_tokens),
-                    folder / "predictions.jsonl",
-                    source="weak",
-                    chunk_size=self.config.batch_size,
-                    on_progress=bar.advance,
-                )
-            predictions = {candidate.question_id: candidate.sql for candidate in file}
-            evaluate_sql(self.dev, predictions, self.verifier, name=folder.name).save(path)
-        report = EvaluationReport.load(path)
-        interval = report.interval
-        return DevScore(report.execution_accuracy, interval.low, interval.high, len(self.dev))
-
-    def _train(self, rows: Sequence[TrainingRow], folder: Path) -> None:
         import datasets
 
         from sense_trl.trainers import SenseSFTConfig
@@ -129,9 +96,34 @@ class TransformersLearner:
                 seed=config.seed,
             ),
         )
-        with stage_bar(self.console, f"Train {folder.parent.name}", arguments.max_steps) as bar:
+
+        def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(
                 self.base_model, use_cpu=arguments.use_cpu, lora_r=config.lora_r
             )
-            metrics = train_sft(start, dataset, arguments, callbacks=[progress_callback(bar)])
-        write_text_atomically(folder / "metrics.json", json.dumps(metrics, indent=1))
+            return train_sft(start, dataset, arguments, callbacks=[callback])
+
+        title = f"Train {folder.parent.name}"
+        work.train(folder, run, arguments.max_steps, self.console, title, keeps_checkpoints=False)
+
+    def evaluate(self, model: Path, folder: Path) -> DevScore:
+        """Answer the dev questions greedily and execute the answers."""
+        path = folder / "evaluation.json"
+        if path.exists():
+            report = EvaluationReport.load(path)
+        else:
+            file = work.predict(
+                self.dev_task,
+                self.dev,
+                lambda: TransformersGenerator(model, batch_size=self.config.batch_size),
+                SamplingConfig(max_new_tokens=self.config.max_new_tokens),
+                folder / "predictions.jsonl",
+                self.console,
+                f"Predict {folder.name}",
+                batch_size=self.config.batch_size,
+            )
+            report = work.evaluate(
+                self.dev, file, self.verifier, path, self.console, name=folder.name
+            )
+        interval = report.interval
+        return DevScore(report.execution_accuracy, interval.low, interval.high, len(self.dev))

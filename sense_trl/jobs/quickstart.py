@@ -8,14 +8,12 @@ continue in the middle.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,23 +21,23 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from sense_trl._files import holds_json, read_json, write_text_atomically
+from sense_trl._files import read_json, write_text_atomically
 from sense_trl._version import __version__
 from sense_trl.chat_template import check_chat_template
 from sense_trl.checkpoints.starting_model import load_unquantized_model
-from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import (
     ReportSection,
     describe_change,
     preview_results,
     write_html_report,
 )
-from sense_trl.generation.generator import SamplingConfig
+from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.generation.transformers_generator import load_tokenizer
 from sense_trl.jobs.pretrained import get_smollm2
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.options import DataArguments, PromptOptions, get_values
-from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
+from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pairs.dataset import read_account, read_pairs
 from sense_trl.questions import Question, split_questions
@@ -49,14 +47,9 @@ from sense_trl.run_folder import (
     fingerprint_file,
     fingerprint_model,
 )
+from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
-from sense_trl.steps.progress import (
-    StageBar,
-    peak_memory_bytes,
-    progress_callback,
-    stage_bar,
-)
-from sense_trl.steps.sampling import sample_candidates
+from sense_trl.steps.progress import peak_memory_bytes
 from sense_trl.steps.training import get_unattended_options, train_dpo, train_sft
 from sense_trl.task import (
     TextToSQLTask,
@@ -197,20 +190,18 @@ class _Quickstart:
         verifier: SQLVerifier,
     ) -> EvaluationReport:
         path = self.output / f"evaluation-{key}.json"
-        if not path.exists():
-            with self._stage(f"evaluate {key}"):
-                with self._bar(f"Evaluate {key}", len(questions)) as bar:
-                    file = self._generate(
-                        model,
-                        task,
-                        questions,
-                        SamplingConfig(max_new_tokens=self.config.max_new_tokens),
-                        self.output / f"predictions-{key}.jsonl",
-                        bar,
-                    )
-                predictions = {candidate.question_id: candidate.sql for candidate in file}
-                evaluate_sql(questions, predictions, verifier, name=name).save(path)
-        return EvaluationReport.load(path)
+        if path.exists():
+            return EvaluationReport.load(path)
+        with self._stage(f"evaluate {key}"):
+            file = self._predict(
+                model,
+                task,
+                questions,
+                SamplingConfig(max_new_tokens=self.config.max_new_tokens),
+                self.output / f"predictions-{key}.jsonl",
+                f"Predict {key}",
+            )
+            return work.evaluate(questions, file, verifier, path, self.console, name=name)
 
     def _supervised(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> Path:
         import datasets
@@ -228,27 +219,24 @@ class _Quickstart:
         )
         lora_r = config.lora_r if _num_parameters(model) > _FULL_FINE_TUNING_LIMIT else None
 
-        def train_stage(callback: Any) -> dict[str, Any]:
+        def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=lora_r)
             return train_sft(start, rows, arguments, callbacks=[callback])
 
-        self._train("sft", "Supervised fine-tuning", arguments.max_steps, train_stage)
+        self._train("sft", "Supervised fine-tuning", arguments.max_steps, run)
         return folder
 
     def _sample(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> CandidateFile:
-        path = self.output / "candidates.jsonl"
         config = self.config
-        file = CandidateFile(path) if path.exists() else None
-        if file is not None and all(q.question_id in file for q in train):
-            return file
         sampling = SamplingConfig(
             num_generations=config.num_generations,
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
         )
-        with self._stage("sample"), self._bar("Sample candidates", len(train)) as bar:
-            return self._generate(model, task, train, sampling, path, bar)
+        path = self.output / "candidates.jsonl"
+        with nullcontext() if work.is_predicted(path, train) else self._stage("sample"):
+            return self._predict(model, task, train, sampling, path, "Sample candidates")
 
     def _pairs(
         self,
@@ -261,18 +249,13 @@ class _Quickstart:
 
         path, account = self.output / "pairs.parquet", self.output / "pairs.json"
         if not account.exists():
-            with self._stage("pairs"), self._bar("Execute, build pairs", len(candidates)) as bar:
-                result = build_preference_pairs(
-                    task.select(train),
-                    candidates,
-                    verifier,
-                    config=PreferencePairConfig(
-                        limit=self.config.pairs_per_question, seed=self.config.seed
-                    ),
-                    on_progress=bar.advance,
+            config = PreferencePairConfig(
+                limit=self.config.pairs_per_question, seed=self.config.seed
+            )
+            with self._stage("pairs"):
+                work.pair(
+                    task.select(train), candidates, verifier, config, self.output, self.console
                 )
-                bar.set(len(candidates))
-                result.save(self.output)
         summary = read_account(account)
         if summary["num_pairs"] == 0:
             return None, summary
@@ -299,39 +282,41 @@ class _Quickstart:
             **self._get_options("dpo", len(pairs), config.dpo_epochs, config.dpo_batch_size),
         )
 
-        def train_stage(callback: Any) -> dict[str, Any]:
+        def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(weak, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
             return train_dpo(start, pairs, arguments, callbacks=[callback])
 
-        self._train("dpo", "Preference training", arguments.max_steps, train_stage)
+        self._train("dpo", "Preference training", arguments.max_steps, run)
         return folder
 
     # Shared by the stages
 
-    def _generate(
+    def _predict(
         self,
         model: Path,
         task: TextToSQLTask,
         questions: Sequence[Question],
         sampling: SamplingConfig,
         path: Path,
-        bar: StageBar,
+        title: str,
     ) -> CandidateFile:
-        from sense_trl.generation.transformers_generator import TransformersGenerator
+        def open_generator() -> SQLGenerator:
+            from sense_trl.generation.transformers_generator import TransformersGenerator
 
-        # An evaluation takes the checkpoint as it is, a few more seconds or not.
-        dtype = "auto" if sampling.temperature == 0 else fastest_sampling_dtype()
-        generator = TransformersGenerator(model, batch_size=self.config.batch_size, dtype=dtype)
-        return sample_candidates(
+            # An evaluation takes the checkpoint as it is, a few more seconds or not.
+            dtype = "auto" if sampling.temperature == 0 else fastest_sampling_dtype()
+            return TransformersGenerator(model, batch_size=batch_size, dtype=dtype)
+
+        batch_size = self.config.batch_size
+        return work.predict(
             task,
             questions,
-            generator,
+            open_generator,
             sampling,
             path,
-            source="weak",
-            # Enough questions to fill a batch: what a crash can cost is one chunk.
-            chunk_size=max(1, self.config.batch_size // sampling.num_generations),
-            on_progress=bar.advance,
+            self.console,
+            title,
+            batch_size=batch_size,
         )
 
     def _get_options(self, key: str, num_rows: int, num_epochs: float, batch: int) -> Any:
@@ -346,18 +331,11 @@ class _Quickstart:
         )
 
     def _train(
-        self, key: str, title: str, steps: int, train: Callable[[Any], dict[str, Any]]
+        self, key: str, title: str, steps: int, run: Callable[[Any], dict[str, Any]]
     ) -> None:
-        """Run a training stage unless its metrics, written last, are there."""
-        done = self.output / key / "metrics.json"
-        if not holds_json(done):
-            with self._stage(key), self._bar(title, steps) as bar:
-                metrics = train(progress_callback(bar))
-            write_text_atomically(done, json.dumps(metrics, indent=1))
-        # Those of a run that was killed here, too.
-        for checkpoint in done.parent.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        gc.collect()
+        folder = self.output / key
+        with nullcontext() if work.is_trained(folder) else self._stage(key):
+            work.train(folder, run, steps, self.console, title, keeps_checkpoints=False)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -372,11 +350,6 @@ class _Quickstart:
             entry["peak_memory_bytes"] = max(entry["peak_memory_bytes"], peak_memory_bytes())
             if self._claimed:
                 write_text_atomically(path, json.dumps(self.costs, indent=1))
-
-    @contextmanager
-    def _bar(self, title: str, total: int) -> Iterator[StageBar]:
-        with stage_bar(self.console, title, total) as bar:
-            yield bar
 
     def _claim_output(self, model: Path, task: TextToSQLTask) -> None:
         """Make the output folder this run's, or refuse one that holds something else."""

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sense_trl._files import holds_json, write_text_atomically
 from sense_trl.checkpoints.starting_model import (
     check_model_arguments,
     load_starting_model,
 )
 from sense_trl.errors import InputError
-from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.options import DataArguments, GeneratorOptions
-from sense_trl.pairs.builder import PreferencePairConfig, build_preference_pairs
+from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.run_folder import (
     RunFolder,
@@ -30,11 +29,10 @@ from sense_trl.run_folder import (
     fingerprint_file,
     fingerprint_model,
 )
+from sense_trl.steps import work
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.generator import check_generator_options, load_generator
 from sense_trl.steps.processes import get_processes
-from sense_trl.steps.progress import progress_callback, stage_bar
-from sense_trl.steps.sampling import sample_candidates
 from sense_trl.task import TextToSQLTask, load_task
 from sense_trl.verification.verifier import SQLVerifier
 
@@ -183,8 +181,8 @@ _DECISIVE = (
 _NOT_DECISIVE = ("reference_cache",)
 
 
-def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, str]) -> bool:
-    """Claim `config.output_dir`; whether the training there is finished already."""
+def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, str]) -> None:
+    """Claim `config.output_dir` for a training with these settings."""
     trls = next(base for base in type(config).__mro__ if base.__module__.startswith("trl."))
     ours = {option.name for option in fields(config)} - {option.name for option in fields(trls)}
     names = sorted({*_DECISIVE, *ours} - {*_NOT_DECISIVE})
@@ -194,15 +192,6 @@ def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, 
         if settings.get(name) is not None:
             settings[name] = fingerprint_model(str(settings[name]))
     RunFolder(config.output_dir, kind, settings).claim()
-    return holds_json(Path(config.output_dir) / _DONE)
-
-
-_DONE = "metrics.json"
-
-
-def _finish_training(config: Any, metrics: dict[str, Any]) -> None:
-    if get_processes().is_main:
-        write_text_atomically(Path(config.output_dir) / _DONE, json.dumps(metrics, indent=1))
 
 
 def _write_candidates(
@@ -210,25 +199,17 @@ def _write_candidates(
 ) -> CandidateFile:
     """Sample what the file does not hold yet; the processes of `accelerate launch` take turns."""
     keep_freed_memory()
-    processes = get_processes()
-    sampling = arguments.sampling()
-    path = Path(arguments.output_dir) / file
-    done = CandidateFile(path)
-    if all(question.question_id in done for question in task.questions):
-        return done
-    generator = arguments.get_generator()
-    with stage_bar(console, title, len(task.questions)) as bar:
-        return sample_candidates(
-            task,
-            task.questions,
-            generator,
-            sampling,
-            path,
-            source=arguments.candidate_source,
-            chunk_size=max(1, arguments.batch_size // sampling.num_generations),
-            processes=processes,
-            on_progress=bar.advance,
-        )
+    return work.predict(
+        task,
+        task.questions,
+        arguments.get_generator,
+        arguments.sampling(),
+        Path(arguments.output_dir) / file,
+        console,
+        title,
+        batch_size=arguments.batch_size,
+        source=arguments.candidate_source,
+    )
 
 
 def build_pairs(
@@ -255,15 +236,8 @@ def build_pairs(
     )
     if not get_processes().is_main:
         return path
-    with (
-        SQLVerifier(task.catalog) as verifier,
-        stage_bar(console, "Execute, build pairs", len(candidates)) as bar,
-    ):
-        result = build_preference_pairs(
-            task, candidates, verifier, config=pair_config, on_progress=bar.advance
-        )
-        bar.set(len(candidates))
-    result.save(folder, unusable_questions=task.unusable)
+    with SQLVerifier(task.catalog) as verifier:
+        result = work.pair(task, candidates, verifier, pair_config, folder, console)
     counts = {k: v for k, v in result.summary().items() if k != "gold_problems"}
     console.print_json(data=counts)
     return path
@@ -293,24 +267,19 @@ def evaluate(
     file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
     if not get_processes().is_main:
         return None
-    predictions = {candidate.question_id: candidate.sql for candidate in file}
-    with (
-        SQLVerifier(task.catalog) as verifier,
-        stage_bar(console, "Execute", len(predictions)) as bar,
-    ):
-        report = evaluate_sql(
+    with SQLVerifier(task.catalog) as verifier:
+        report = work.evaluate(
             task.questions,
-            predictions,
+            file,
             verifier,
+            folder / "evaluation.json",
+            console,
             name=evaluation.run_name,
-            on_progress=bar.advance,
         )
     runs = [*earlier, report]
-    # First, because it needs no disk.
     for before in runs[:-1]:
         console.print(describe_change(before, report))
     console.print_json(data=report.summary())
-    report.save(folder / "evaluation.json")
     write_html_report(
         folder / "report.html",
         runs,
@@ -467,14 +436,18 @@ def _train(
     console: Console,
 ) -> None:
     """Run a training in its folder, unless it is finished there."""
-    if _claim_training(kind, config, model, identity):
-        console.print(f"{config.output_dir} is finished; nothing to do.", markup=False)
+    _claim_training(kind, config, model, identity)
+    folder = Path(config.output_dir)
+    if work.is_trained(folder):
+        console.print(f"{folder} is finished; nothing to do.", markup=False)
         return
     keep_freed_memory()
     start = load_starting_model(model, use_cpu=config.use_cpu)
-    with stage_bar(console, title, count_steps(config, len(rows))) as bar:
-        metrics = train(start, rows, config, callbacks=[progress_callback(bar)])
-    _finish_training(config, metrics)
+
+    def run(callback: Any) -> dict[str, Any]:
+        return train(start, rows, config, callbacks=[callback])
+
+    work.train(folder, run, count_steps(config, len(rows)), console, title)
 
 
 def count_steps(config: Any, num_rows: int) -> int:

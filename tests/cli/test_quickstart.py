@@ -20,6 +20,7 @@ from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
 from sense_trl.jobs import quickstart as quickstart_module
 from sense_trl.jobs.quickstart import run_quickstart
 from sense_trl.jobs.quickstart_config import QuickstartConfig
+from sense_trl.steps import work
 from sense_trl.steps.sampling import sample_candidates
 from sense_trl.verification.verifier import Verdict
 
@@ -112,9 +113,9 @@ def test_from_database_to_report_and_a_crash_in_each_stage_changes_nothing(
     for key, steps in (("sft", 3), ("sample", 0), ("dpo", 1)):
         with monkeypatch.context() as patch:
             if key == "sample":
-                patch.setattr(quickstart_module, "sample_candidates", _crashing_sampling)
+                patch.setattr(work, "sample_candidates", _crashing_sampling)
             else:
-                patch.setattr(quickstart_module, "progress_callback", _crash_after(steps))
+                patch.setattr(work, "progress_callback", _crash_after(steps))
             with pytest.raises(_Stop):
                 _run(crashed)
     _run(crashed)

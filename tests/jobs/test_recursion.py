@@ -17,10 +17,10 @@ from rich.console import Console
 
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion
-from sense_trl.jobs import learner as learner_module
 from sense_trl.jobs.learner import TransformersLearner
 from sense_trl.jobs.recursion import _load_data, run_recursion
 from sense_trl.jobs.recursion_config import RecursionConfig
+from sense_trl.steps import work
 from sense_trl.steps.sampling import sample_candidates
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -150,11 +150,11 @@ def test_a_crash_in_training_and_prediction_of_any_round_changes_nothing(
     crashed = tmp_path / "crashed"
     for number in range(2):
         with monkeypatch.context() as patch, pytest.raises(_Stop):
-            patch.setattr(learner_module, "progress_callback", _crash_in_training)
+            patch.setattr(work, "progress_callback", _crash_in_training)
             _run(inputs, output_dir=str(crashed))
         assert list((crashed / f"round-{number}" / "model").glob("checkpoint-*"))
         with monkeypatch.context() as patch, pytest.raises(_Stop):
-            patch.setattr(learner_module, "sample_candidates", _crash_in_prediction)
+            patch.setattr(work, "sample_candidates", _crash_in_prediction)
             _run(inputs, output_dir=str(crashed))
     assert _run(inputs, output_dir=str(crashed)) == rounds
     assert _files(crashed) == _files(whole)

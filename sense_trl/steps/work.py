@@ -1,0 +1,170 @@
+"""What every job is made of: `predict`, `pair`, `train` and `evaluate`.
+
+Each leaves its result in files, and does only what is not there yet.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from sense_trl._files import holds_json, write_text_atomically
+from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.generation.generator import SamplingConfig, SQLGenerator
+from sense_trl.pairs.builder import PairBuildResult, PreferencePairConfig, build_preference_pairs
+from sense_trl.pairs.candidates import Candidate, CandidateFile
+from sense_trl.questions import Question
+from sense_trl.steps.processes import get_processes
+from sense_trl.steps.progress import progress_callback, stage_bar
+from sense_trl.steps.sampling import sample_candidates
+from sense_trl.task import TextToSQLTask
+from sense_trl.verification.verifier import SQLVerifier
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+__all__ = ["evaluate", "is_predicted", "is_trained", "pair", "predict", "train"]
+
+_METRICS = "metrics.json"
+
+
+def is_predicted(path: Path, questions: Sequence[Question]) -> bool:
+    """Whether a file of candidates holds answers to all questions."""
+    done = CandidateFile(path)
+    return all(question.question_id in done for question in questions)
+
+
+def predict(
+    task: TextToSQLTask,
+    questions: Sequence[Question],
+    open_generator: Callable[[], SQLGenerator],
+    sampling: SamplingConfig,
+    path: Path,
+    console: Console,
+    title: str,
+    *,
+    batch_size: int,
+    source: str = "weak",
+) -> CandidateFile:
+    """Have a model answer questions, into a file of candidates.
+
+    Processes of `accelerate launch` take turns; see `sample_candidates`.
+
+    Args:
+        task: writes the prompts.
+        questions: what is asked; those that the file holds are not asked again.
+        open_generator: loads the model; not called where nothing is missing.
+        sampling: how.
+        path: the file, written as answers come.
+        console: where a bar called `title` is shown.
+        title: name of the bar.
+        batch_size: completions written together: what a crash can cost.
+        source: what the candidates are recorded as, weak or strong.
+    """
+    if is_predicted(path, questions):
+        return CandidateFile(path)
+    generator = open_generator()
+    with stage_bar(console, title, len(questions)) as bar:
+        return sample_candidates(
+            task,
+            questions,
+            generator,
+            sampling,
+            path,
+            source=source,
+            chunk_size=max(1, batch_size // sampling.num_generations),
+            processes=get_processes(),
+            on_progress=bar.advance,
+        )
+
+
+def pair(
+    task: TextToSQLTask,
+    candidates: Collection[Candidate],
+    verifier: SQLVerifier,
+    config: PreferencePairConfig,
+    folder: Path,
+    console: Console,
+    **options: Any,
+) -> PairBuildResult:
+    """Execute candidates and pair them; writes `pairs.parquet` and the account `pairs.json`.
+
+    Args:
+        task: the questions, and their prompts.
+        candidates: what models wrote.
+        verifier: over the task's databases.
+        config: how.
+        folder: where the pairs are written.
+        console: where a bar is shown.
+        options: further ones of `build_preference_pairs`.
+    """
+    with stage_bar(console, "Execute, build pairs", len(candidates)) as bar:
+        result = build_preference_pairs(
+            task, candidates, verifier, config=config, on_progress=bar.advance, **options
+        )
+        bar.set(len(candidates))
+    result.save(folder, unusable_questions=task.unusable)
+    return result
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a training in this folder has ended: its metrics are written last."""
+    return holds_json(folder / _METRICS)
+
+
+def train(
+    folder: Path,
+    run: Callable[[TrainerCallback], dict[str, Any]],
+    num_steps: int,
+    console: Console,
+    title: str,
+    *,
+    keeps_checkpoints: bool = True,
+) -> None:
+    """Run a training unless it has ended, and write its metrics.
+
+    Args:
+        folder: where the training saves.
+        run: trains and saves, telling the given callback of its progress; returns metrics.
+        num_steps: optimizer steps, for the bar.
+        console: where a bar called `title` is shown.
+        title: name of the bar.
+        keeps_checkpoints: whether those of the training stay when it has ended.
+    """
+    if not is_trained(folder):
+        with stage_bar(console, title, num_steps) as bar:
+            metrics = run(progress_callback(bar))
+        if get_processes().is_main:
+            write_text_atomically(folder / _METRICS, json.dumps(metrics, indent=1))
+    # Those of a run that was killed here, too.
+    for checkpoint in [] if keeps_checkpoints else folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    gc.collect()
+
+
+def evaluate(
+    questions: Sequence[Question],
+    predictions: CandidateFile,
+    verifier: SQLVerifier,
+    path: Path,
+    console: Console,
+    *,
+    name: str,
+) -> EvaluationReport:
+    """Execute predictions and compare them with gold; writes the report to `path`."""
+    with stage_bar(console, f"Execute {name}", len(questions)) as bar:
+        report = evaluate_sql(
+            questions,
+            {candidate.question_id: candidate.sql for candidate in predictions},
+            verifier,
+            name=name,
+            on_progress=bar.advance,
+        )
+    report.save(path)
+    return report
