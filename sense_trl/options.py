@@ -16,6 +16,7 @@ from typing import Any, Final
 from sense_trl.errors import InputError
 
 __all__ = [
+    "CandidateOptions",
     "ChatTemplateOptions",
     "DataArguments",
     "DataOptions",
@@ -24,6 +25,8 @@ __all__ = [
     "ExecutionOptions",
     "ExtractOptions",
     "GeneratorOptions",
+    "OutputOptions",
+    "PredictionOptions",
     "PromptOptions",
     "SuiteOptions",
     "VerificationOptions",
@@ -97,6 +100,13 @@ class DataOptions(DatabaseOptions):
             "Spider's `query`, BIRD's `SQL`), with `db_id` where there are several databases."
         }
     )
+
+
+@dataclass
+class OutputOptions:
+    """Where results go."""
+
+    output_dir: str = field(metadata={"help": "Folder for what is written."})
 
 
 @dataclass(kw_only=True)
@@ -175,6 +185,43 @@ class ExtractOptions:
             "help": "Take the SQL out of each prediction first: out of fences, tags, JSON and "
             "prose, without reasoning."
         },
+    )
+
+
+@dataclass(kw_only=True)
+class PredictionOptions(ExtractOptions):
+    """A file of predictions."""
+
+    predictions: str = field(
+        metadata={
+            "help": "Plain text with one SQL query per line in the order of the questions, JSON "
+            "Lines with question_id and sql, a JSON array, or BIRD's object of position to query. "
+            "A database that it names has to be the question's. Questions may be lines of gold "
+            "SQL, a tab and the db_id.",
+            "positional": True,
+        }
+    )
+
+
+@dataclass(kw_only=True)
+class CandidateOptions(ExtractOptions):
+    """Files of candidates."""
+
+    candidates: list[str] = field(
+        default_factory=list,
+        metadata={"help": "candidates.jsonl of samplers.", "metavar": "FILE"},
+    )
+    weak: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Predictions of weak models, in the layouts that `sense-trl verify` reads; a "
+            "model is named by the folder of its file if not here.",
+            "metavar": "[NAME=]FILE",
+        },
+    )
+    strong: list[str] = field(
+        default_factory=list,
+        metadata={"help": "The same of strong models.", "metavar": "[NAME=]FILE"},
     )
 
 
@@ -274,6 +321,22 @@ class GeneratorOptions:
         default=False, metadata={"help": "Sample with vLLM in this process (install it first)."}
     )
     fold_system_message: bool = option_of(ChatTemplateOptions, "fold_system_message")
+
+    def check(self) -> None:
+        """Refuse options of which one would be ignored.
+
+        Raises:
+            InputError: there are such.
+        """
+        if self.use_vllm and self.base_url is not None:
+            raise InputError(
+                f"`use_vllm` is given with `base_url` {self.base_url!r}; choose one of them."
+            )
+        if self.load_in_4bit and (self.use_vllm or self.base_url is not None):
+            raise InputError(
+                "`load_in_4bit` is true, but with `use_vllm` or `base_url` the weights are loaded "
+                "elsewhere. Leave it out, and name a quantised checkpoint there."
+            )
 
 
 @dataclass(kw_only=True)

@@ -39,20 +39,21 @@ def check_command(command: str) -> None:
     """
     program, *arguments = shlex.split(command, comments=True)
     if program == "sense-trl":
-        stage = stages.find_stage(arguments)
-        if stage is None:
+        found = stages.find_stage(arguments)
+        if found is None:
             make_parser().parse_args(arguments)
             return
+        stage, arguments = found
     else:
         assert program in ("accelerate", "python")
         arguments = arguments[1:] if program == "accelerate" else arguments
         if arguments[0] not in SCRIPTS:
             _load_parser(ROOT / arguments[0]).parse_args(arguments[1:])
             return
-        stage = SCRIPTS[arguments[0]]
-    arguments = split_config_flag(arguments[1:])
-    assert arguments[0] == "--config"
-    assert resolve_config(arguments[1]).is_file()
+        stage, arguments = SCRIPTS[arguments[0]], arguments[1:]
+    arguments = split_config_flag(arguments)
+    if "--config" in arguments or stage.needs_trl:
+        assert resolve_config(arguments[arguments.index("--config") + 1]).is_file()
     # Without a GPU transformers refuses what recipes for GPUs say.
     cpu = ["--use_cpu", "true"] if stage.name in ("sft", "dpo", "kd") else []
     *_, launch = stage.make_parser().parse_args_and_config([*arguments, *cpu])

@@ -134,22 +134,11 @@ def _read_options(stage: str, given: EstimateOptions) -> argparse.Namespace:
 
     They are not made into TRL's config objects, which refuse bfloat16 where there is no GPU for it.
     """
-    import yaml  # type: ignore[import-untyped]
-
     from sense_trl.cli import stages
-    from sense_trl.cli.recipes import resolve_config
+    from sense_trl.cli.parser import read_config
 
-    path = resolve_config(given.config)
+    values = read_config(given.config)
     parser = next(known for known in stages.STAGES if known.name == stage).make_parser()
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    # A file in another encoding than UTF-8 is a ValueError.
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"`config` {given.config!r} cannot be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"`config` {given.config!r} holds no options; expected NAME: VALUE.")
-    values.pop("env", None)
     if unknown := parser.set_defaults_with_config(**values):
         raise InputError(
             f"`config` {given.config!r} has options that the stage {stage!r} does not know: "

@@ -1,92 +1,37 @@
-"""`sense-trl evaluate`: every score of predictions, with intervals, as a table and as a report."""
+"""`sense-trl evaluate FILES`: every score of predictions, as a table and as a report."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import check_writable, write_text_atomically
-from sense_trl.cli.arguments import get_limits, hint_at_chat
-from sense_trl.cli.command import Command
-from sense_trl.cli.verify import VerifyOptions
+from sense_trl.cli.terminal import hint_at_chat
 from sense_trl.errors import InputError
-from sense_trl.options import (
-    DataOptions,
-    ExtractOptions,
-    PromptOptions,
-    VerificationOptions,
-    option_of,
-)
+from sense_trl.options import DataArguments
+from sense_trl.steps.arguments import EvaluationArguments
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.evaluation.records import EvaluationReport
     from sense_trl.evaluation.report import ReportSection
     from sense_trl.questions import Question
-    from sense_trl.schema import DatabaseSchema
     from sense_trl.verification.comparison import Semantics
-    from sense_trl.verification.suite.verifier import SuiteVerifier
 
-__all__ = ["COMMAND", "open_suite"]
+__all__ = ["evaluate_files"]
 
 _MAX_ERROR_CLASSES: Final = 8
 
 
-@dataclass(kw_only=True)
-class EvaluateOptions(VerificationOptions, ExtractOptions, DataOptions):
-    """Predictions, what is measured, and where the report goes."""
-
-    predictions: list[str] = option_of(
-        VerifyOptions,
-        "predictions",
-        note="Of a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and "
-        "exact-set match cut at the first tab, as the official script does.",
-    )
-    questions: str = option_of(VerifyOptions, "questions")
-    tables_json: str | None = option_of(
-        PromptOptions, "tables_json", note="Official exact-set match needs its foreign keys."
-    )
-    soft_f1: bool = field(default=False, metadata={"help": "Measure Soft-F1."})
-    efficiency: int | None = field(
-        default=None,
-        metadata={
-            "help": "Measure VES and R-VES, running each correct query so many times (BIRD's "
-            "scripts: 100)."
-        },
-    )
-    compare_with: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "evaluation.json of earlier runs on the same questions, to compare with.",
-            "metavar": "JSON",
-        },
-    )
-    run_name: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Label of each run; by default the name of its file or folder.",
-            "aliases": ["--name"],
-        },
-    )
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for evaluation.json, report.html and report.md."}
-    )
-
-
-def run(options: EvaluateOptions, console: Any) -> int:
-    """Run the command.
-
-    Returns:
-        0 when every prediction was evaluated, whatever the scores are.
+def evaluate_files(data: DataArguments, options: EvaluationArguments, console: Any) -> None:
+    """Score files of predictions.
 
     Raises:
-        SenseTRLError: unusable input (exit code 2).
+        SenseTRLError: unusable input.
     """
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.evaluation.evaluate import evaluate_sql
@@ -94,17 +39,16 @@ def run(options: EvaluateOptions, console: Any) -> int:
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
     from sense_trl.steps.progress import stage_bar
-    from sense_trl.verification.verifier import SQLVerifier
+    from sense_trl.steps.verification import get_limits, get_suite_notes, open_verifiers
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
     if options.output_dir is not None:
         check_writable(options.output_dir, "output_dir")
-    limits = get_limits(options)
-    schemas = None if options.tables_json is None else load_spider_schemas(options.tables_json)
-    with DatabaseCatalog.from_path(options.database, limits=limits) as catalog:
+    schemas = None if data.tables_json is None else load_spider_schemas(data.tables_json)
+    with DatabaseCatalog.from_path(data.database, limits=get_limits(options)) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
-        questions = load_questions(options.questions, default_db_id=only, needs_text=False)
+        questions = load_questions(data.questions, default_db_id=only, needs_text=False)
         runs = [EvaluationReport.load(path) for path in options.compare_with]
         for path, earlier in zip(options.compare_with, runs, strict=True):
             _check_questions(path, earlier, questions)
@@ -115,12 +59,7 @@ def run(options: EvaluateOptions, console: Any) -> int:
         spider_answers = [_read(path, questions, "spider", extract) for path in paths]
         for path, predictions in zip(paths, answers, strict=True):
             hint_at_chat(console, path, predictions.values(), options)
-        with (
-            SQLVerifier(
-                catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
-            ) as verifier,
-            open_suite(catalog, schemas, options) as suite_verifier,
-        ):
+        with open_verifiers(catalog, options, schemas) as (verifier, suite_verifier):
             for name, predictions, spider_predictions in zip(
                 names, answers, spider_answers, strict=True
             ):
@@ -137,7 +76,8 @@ def run(options: EvaluateOptions, console: Any) -> int:
                         soft_f1=options.soft_f1,
                         efficiency_repetitions=options.efficiency,
                     )
-                runs.append(_note_suite(report, options))
+                notes = {**report.notes, **get_suite_notes(options)}
+                runs.append(replace(report, notes=notes))
         # First, because it needs no disk; what cannot be printed is written all the same.
         try:
             print(_format(runs), flush=True)  # noqa: T201 - the result of the command
@@ -145,7 +85,6 @@ def run(options: EvaluateOptions, console: Any) -> int:
             if options.output_dir is not None:
                 _write(Path(options.output_dir), runs, len(names), catalog)
                 console.print(f"report: {options.output_dir}", soft_wrap=True, highlight=False)
-    return 0
 
 
 # ---------------------------------------------------------------------- input
@@ -191,48 +130,7 @@ def _check_questions(path: str, run: EvaluationReport, questions: Sequence[Quest
         )
 
 
-@contextmanager
-def open_suite(
-    catalog: DatabaseCatalog,
-    schemas: Mapping[str, DatabaseSchema] | None,
-    options: VerificationOptions,
-) -> Iterator[SuiteVerifier | None]:
-    """What verifies on further instances, if that is asked for."""
-    from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
-
-    num_instances = options.suite
-    if num_instances is None and options.suite_dir is None:
-        yield None
-        return
-    make = functools.partial(
-        SuiteVerifier, catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
-    )
-    if options.suite_dir is not None:
-        verifier = make(suite_files=get_suite_files(options.suite_dir), semantics="spider")
-    else:
-        assert num_instances is not None, "one of the two is given"
-        settings = SuiteSettings(
-            num_instances=num_instances,
-            max_candidates=max(SuiteSettings().max_candidates, 3 * num_instances),
-        )
-        keys = {db_id: schema.foreign_key_columns for db_id, schema in (schemas or {}).items()}
-        verifier = make(settings=settings, foreign_keys=keys)
-    with verifier:
-        yield verifier
-
-
 # ---------------------------------------------------------------------- output
-
-
-def _note_suite(report: EvaluationReport, options: VerificationOptions) -> EvaluationReport:
-    """Say in the report which instances its suite accuracy is over."""
-    if options.suite is not None:
-        note = f"On the database and {options.suite} generated neighbours, strict."
-    elif options.suite_dir is not None:
-        note = "On the database and the instances of an official suite, as Spider compares."
-    else:
-        return report
-    return replace(report, notes={**report.notes, "suite": note})
 
 
 def _write(
@@ -281,16 +179,3 @@ def _align(table: ReportSection) -> str:
         for line in lines
     ]
     return "\n".join([*aligned, table.note])
-
-
-COMMAND: Final = Command(
-    "evaluate",
-    "score predictions, with intervals, and write a report",
-    run,
-    (EvaluateOptions,),
-    description="Execute predicted SQL and gold SQL in sandboxed worker processes and print "
-    "execution accuracy under three comparisons (strict, and as the official scripts of Spider and "
-    "BIRD), exact-set match, accuracy by hardness and the most frequent errors. Several prediction "
-    "files are runs on the same questions; each is compared with the one before it. --output_dir "
-    "writes evaluation.json, report.html and report.md.",
-)

@@ -18,10 +18,9 @@ from sense_trl.cli import (
     completion,
     doctor,
     estimate,
-    evaluate,
     jobs,
+    list_recipes,
     pairs,
-    recipes,
     stages,
     synth,
     teacher,
@@ -35,9 +34,8 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         jobs.QUICKSTART,
-        recipes.COMMAND,
+        list_recipes.COMMAND,
         ask.COMMAND,
-        evaluate.COMMAND,
         pairs.COMMAND,
         verify.COMMAND,
         teacher.COMMAND,
@@ -61,8 +59,6 @@ def make_parser() -> OptionParser:
     parser = OptionParser(
         prog="sense-trl",
         description="From a database and questions to a better text-to-SQL model.",
-        epilog="pairs and evaluate with --config FILE run that stage of a recipe: they sample from "
-        "the model first.",
     )
     parser.add_argument("--version", action="version", version=f"sense-trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -82,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 for unusable input, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if (stage := stages.find_stage(argv)) is not None:
-        run = functools.partial(stage.run, argv[1:])
+    if (found := stages.find_stage(argv)) is not None:
+        stage, arguments = found
+        run = functools.partial(stage.run, arguments)
     else:
         given = vars(make_parser().parse_args(argv))
         command: Command = given.pop("chosen")

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl._files import check_writable_file, write_text_atomically
-from sense_trl.cli.arguments import get_limits, hint_at_chat, name_first
 from sense_trl.cli.ask import AskOptions
 from sense_trl.cli.command import Command
-from sense_trl.cli.terminal import format_result, make_visible
+from sense_trl.cli.terminal import format_result, hint_at_chat, make_visible, name_first
 from sense_trl.errors import InputError
 from sense_trl.options import (
+    CandidateOptions,
+    DataArguments,
     DataOptions,
     ExecutionOptions,
-    ExtractOptions,
-    PromptOptions,
-    VerificationOptions,
     option_of,
 )
+from sense_trl.steps.arguments import PairArguments
 
 if TYPE_CHECKING:
     import datasets
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.task import TextToSQLTask
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "build_from_files"]
 
 # The last file of a build: where it is, everything else is.
 _CARD: Final = "README.md"
@@ -42,82 +41,45 @@ _CARD: Final = "README.md"
 # ---------------------------------------------------------------------- build
 
 
-@dataclass(kw_only=True)
-class CandidateOptions(ExtractOptions):
-    """Where candidates are."""
-
-    candidates: list[str] = field(
-        default_factory=list,
-        metadata={"help": "candidates.jsonl of samplers.", "metavar": "FILE"},
-    )
-    weak: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Predictions of weak models, in the layouts that `sense-trl verify` reads; a "
-            "model is named by the folder of its file if not here.",
-            "metavar": "[NAME=]FILE",
-        },
-    )
-    strong: list[str] = field(
-        default_factory=list,
-        metadata={"help": "The same of strong models.", "metavar": "[NAME=]FILE"},
-    )
-
-
-@dataclass(kw_only=True)
-class BuildOptions(VerificationOptions, CandidateOptions, PromptOptions, DataOptions):
-    """Candidates, and where their pairs go."""
-
-    output_dir: str = field(metadata={"help": "Folder for the dataset."})
-    skip_missing_databases: bool = field(
-        default=False,
-        metadata={
-            "help": "Leave out questions whose database is not there, and name them in pairs.json."
-        },
-    )
-
-
-def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> int:
-    """Run `sense-trl pairs build`.
-
-    Returns:
-        0 when the dataset is there.
+def build_from_files(
+    data: DataArguments, config: PreferencePairConfig, options: PairArguments, console: Any
+) -> None:
+    """Build pairs from files of candidates, and print what became of them.
 
     Raises:
-        SenseTRLError: unusable input (exit code 2).
+        SenseTRLError: unusable input.
     """
     import datasets
 
-    from sense_trl.cli.evaluate import open_suite
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.pairs.card import format_card
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
     from sense_trl.steps import work
-    from sense_trl.verification.verifier import SQLVerifier
+    from sense_trl.steps.verification import get_limits, open_verifiers
 
+    if options.output_dir is None:
+        raise InputError("`output_dir` is missing; name the folder for the dataset.")
     folder = Path(options.output_dir)
-    tables = options.tables_json
+    tables = data.tables_json
     declared = None if tables is None else load_spider_schemas(tables)
     limits = get_limits(options)
-    with DatabaseCatalog.from_path(options.database, limits=limits) as catalog:
+    with DatabaseCatalog.from_path(data.database, limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
-        questions = load_questions(options.questions, default_db_id=only)
+        questions = load_questions(data.questions, default_db_id=only)
         candidates = list(_read_candidates(options, questions, console))
-        task = _make_task(catalog, questions, options)
-        _claim(folder, config, task, options)
+        task = _make_task(catalog, questions, data, options)
+        _claim(folder, config, task, data, options)
         if (folder / _CARD).exists():
             console.print(f"{folder} is finished; nothing to do.", markup=False)
             shutil.rmtree(folder / "shards", ignore_errors=True)
-            return stats(StatsOptions(str(folder)), console)
+            stats(StatsOptions(str(folder)), console)
+            return
         candidates = [c for c in candidates if c.question_id not in task.unusable]
         # Writing takes no time worth a bar.
         datasets.disable_progress_bars()
         with (
-            SQLVerifier(
-                catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
-            ) as verifier,
-            open_suite(catalog, declared, options) as suite_verifier,
+            open_verifiers(catalog, options, declared) as (verifier, suite_verifier),
         ):
             result = work.pair(
                 task,
@@ -134,11 +96,14 @@ def build(options: BuildOptions, config: PreferencePairConfig, console: Any) -> 
     )
     write_text_atomically(folder / _CARD, card)
     shutil.rmtree(folder / "shards")
-    return stats(StatsOptions(str(folder)), console)
+    stats(StatsOptions(str(folder)), console)
 
 
 def _make_task(
-    catalog: DatabaseCatalog, questions: Sequence[Question], options: BuildOptions
+    catalog: DatabaseCatalog,
+    questions: Sequence[Question],
+    data: DataArguments,
+    options: PairArguments,
 ) -> TextToSQLTask:
     """Questions with the schemas of their databases; gold is for the builder to judge."""
     from sense_trl.task import make_task
@@ -153,8 +118,8 @@ def _make_task(
     return make_task(
         catalog,
         usable,
-        tables_json=options.tables_json,
-        schema_style=options.schema_style,
+        tables_json=data.tables_json,
+        schema_style=data.schema_style,
         unusable=unusable,
     )
 
@@ -188,7 +153,11 @@ def _split_name(text: str) -> tuple[str, str]:
 
 
 def _claim(
-    folder: Path, config: PreferencePairConfig, task: TextToSQLTask, options: BuildOptions
+    folder: Path,
+    config: PreferencePairConfig,
+    task: TextToSQLTask,
+    data: DataArguments,
+    options: PairArguments,
 ) -> None:
     """Refuse a folder that holds a build with other settings or other input."""
     from sense_trl.run_folder import RunFolder, fingerprint_databases, fingerprint_file
@@ -197,18 +166,19 @@ def _claim(
         pairs = (_split_name(text) for text in getattr(options, name))
         return [(model, fingerprint_file(path)) for model, path in pairs]
 
-    tables = options.tables_json
+    tables = data.tables_json
     settings = {
         **config.as_json(),
-        "questions": fingerprint_file(options.questions),
+        "questions": fingerprint_file(data.questions),
         "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
         "candidates": [fingerprint_file(path) for path in options.candidates],
         "weak": fingerprints("weak"),
         "strong": fingerprints("strong"),
         "tables_json": None if tables is None else fingerprint_file(tables),
+        "schema_style": data.schema_style,
         **{
             name: getattr(options, name)
-            for name in ("schema_style", "skip_missing_databases", "suite", "timeout_s")
+            for name in ("skip_missing_databases", "suite", "timeout_s")
         },
         # A folder whose settings name no limits was built with the default ones.
         **({"query_limit": sorted(options.query_limit)} if options.query_limit else {}),
@@ -251,6 +221,7 @@ def answers(options: AnswersOptions, console: Any) -> int:
     from sense_trl.pairs import select_verified_answers
     from sense_trl.questions import load_questions, write_questions
     from sense_trl.steps.progress import stage_bar
+    from sense_trl.steps.verification import get_limits
     from sense_trl.verification.verifier import SQLVerifier
 
     check_writable_file(options.output, "output")
@@ -507,16 +478,6 @@ COMMAND: Final = Command(
     "build, inspect and count preference pairs",
     description="Preference pairs from candidate SQL of any origin.",
     actions=(
-        Command(
-            "build",
-            "build a preference dataset",
-            build,
-            (BuildOptions, "sense_trl.pairs.config:PreferencePairConfig"),
-            description="Execute candidates in sandboxed worker processes, pair right with wrong "
-            "ones, and write pairs.parquet, pairs.json (what was left out, and why) and a dataset "
-            "card. No model is needed. An interrupted build continues when the same command is "
-            "given again.",
-        ),
         Command(
             "answers",
             "keep a model's right answers, to fine-tune on",

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final
 
+from sense_trl.cli.recipes import resolve_config
 from sense_trl.errors import InputError
 
-__all__ = ["OptionParser", "build_options", "check_number", "get_class", "print_one_spelling"]
+__all__ = [
+    "OptionParser",
+    "build_options",
+    "check_number",
+    "get_class",
+    "print_one_spelling",
+    "read_config",
+]
 
 _NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
 _TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
@@ -28,22 +37,43 @@ class OptionParser(argparse.ArgumentParser):
 
     Args:
         kinds: dataclasses, or `MODULE:CLASS` for what takes long to import: it is when something is
-            parsed or the help is printed.
+            parsed or the help is printed. Two may share a field that is described alike.
+        takes_config: whether options may stand in a YAML file, which `--config` names; then only
+            `parse_args_and_config` knows what is missing.
+        optional: those of `kinds` that are left out where their first field is not given.
         options: of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, kinds: Sequence[type | str] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[type | str] = (),
+        *,
+        takes_config: bool = False,
+        optional: Collection[type | str] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self._kinds = [*kinds]
+        self._kinds = kinds
+        self._optional = optional
+        self._takes_config = takes_config
+        self._is_filled = False
+        self._described: dict[str, str] = {}
         self._switches: set[str] = set()
 
     def fill(self) -> None:
         """Add the flags of the dataclasses, if that is still to be done."""
-        kinds, self._kinds = self._kinds, []
-        for kind in map(get_class, kinds):
+        if self._is_filled:
+            return
+        self._is_filled = True
+        if self._takes_config:
+            text = "YAML file with options, or RECIPE/STAGE; a flag given here wins over it."
+            self.add_argument("--config", default=argparse.SUPPRESS, help=text)
+        for kind in map(get_class, self._kinds):
             hints = typing.get_type_hints(kind)
             for option in fields(kind):
-                if option.init:
+                text = option.metadata["help"]
+                if option.init and self._described.get(option.name) != text:
+                    self._described[option.name] = text
                     self._add_option(option, hints[option.name])
         print_one_spelling(self)
 
@@ -64,7 +94,7 @@ class OptionParser(argparse.ArgumentParser):
             hidden = {**keywords, "help": argparse.SUPPRESS, "dest": option.name}
             self.add_argument(f"--no_{option.name}", action="store_false", **hidden)
             return
-        is_required = option.default is MISSING and option.default_factory is MISSING
+        is_required = _is_required(option) and not self._takes_config
         choices = option.metadata.get("choices")
         if (origin := typing.get_origin(kind)) is typing.Literal:
             kind, choices = str, typing.get_args(kind)
@@ -87,6 +117,58 @@ class OptionParser(argparse.ArgumentParser):
         self.fill()
         given = sys.argv[1:] if args is None else args
         return super().parse_known_args(self._spell(given), namespace)
+
+    def parse_args_and_config(
+        self, args: Sequence[str] | None = None, *, return_remaining_strings: bool = False
+    ) -> tuple[Any, ...]:
+        """The dataclasses of a command line and of the YAML file that it names.
+
+        Args:
+            args: the command line; that of this process if not given.
+            return_remaining_strings: whether to pass over what is in no dataclass.
+
+        Raises:
+            InputError: the file cannot be read or has other options, or a value is refused.
+        """
+        if return_remaining_strings:
+            given = vars(self.parse_known_args(args)[0])
+        else:
+            given = vars(self.parse_args(args))
+        if (config := given.pop("config", None)) is not None:
+            values = read_config(config)
+            unknown = [name for name in values if name not in self._described]
+            if unknown and not return_remaining_strings:
+                raise InputError(
+                    f"`config` {config!r} has options that are not known here: "
+                    f"{', '.join(map(repr, unknown))}. Correct or remove them."
+                )
+            given = {**values, **given}
+        return tuple(self._build(kind, given) for kind in self._kinds)
+
+    def _build(self, kind: type | str, given: Mapping[str, Any]) -> Any:
+        options = [option for option in fields(get_class(kind)) if option.init]
+        first = options[0].name
+        if kind in self._optional and first not in given:
+            others = {
+                option.name
+                for other in self._kinds
+                if other is not kind
+                for option in fields(get_class(other))
+            }
+            for option in options:
+                if option.name in given and option.name not in others:
+                    raise InputError(
+                        f"`{option.name}` is given without `{first}`, which it is an option of. "
+                        f"Give `{first}`, or leave it out."
+                    )
+            return None
+        for option in options:
+            if option.name in given and given[option.name] is None and _is_required(option):
+                raise InputError(f"`{option.name}` is null in the YAML file; it is required.")
+        missing = [f"--{o.name}" for o in options if _is_required(o) and o.name not in given]
+        if missing:
+            self.error(f"the following arguments are required: {', '.join(missing)}")
+        return build_options(get_class(kind), given)
 
     def format_help(self) -> str:
         """argparse's."""
@@ -152,6 +234,32 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         ) from None
 
 
+def read_config(config: str) -> dict[str, Any]:
+    """The options of a YAML file; what it has as `env` is put into the environment.
+
+    Args:
+        config: see `resolve_config`.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        with open(resolve_config(config), encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    # A file in another encoding than UTF-8 is a ValueError.
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"`config` {config!r} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"`config` {config!r} holds no options; expected NAME: VALUE.")
+    for name, value in (values.pop("env", None) or {}).items():
+        os.environ[name] = str(value)
+    return values
+
+
 def check_number(name: str, value: Any, kind: Any) -> Any:
     """The value of an option; of a number in text, the number.
 
@@ -189,6 +297,10 @@ def print_one_spelling(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         if action.option_strings and action.option_strings[0].startswith("--"):
             action.option_strings = action.option_strings[:1]
+
+
+def _is_required(option: Field[Any]) -> bool:
+    return option.default is MISSING and option.default_factory is MISSING
 
 
 def _is_positional(option: Field[Any]) -> bool:

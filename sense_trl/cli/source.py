@@ -23,11 +23,13 @@ class Option(NamedTuple):
         help: its description; empty where that is not written out as text.
         title: first line about the dataclass that declares it.
         is_ours: whether that is one of this package.
+        is_positional: whether it has no flag.
     """
 
     help: str
     title: str
     is_ours: bool
+    is_positional: bool
 
 
 @functools.cache
@@ -51,31 +53,34 @@ def read_options(kind: str) -> dict[str, Option]:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             is_field = "ClassVar" not in ast.unparse(statement.annotation)
             if is_field and statement.target.id != "_":
-                text = _read_help(module, statement.value)
-                options[statement.target.id] = Option(text, title, module.startswith("sense_trl"))
+                text, is_positional = _read_metadata(module, statement.value)
+                options[statement.target.id] = Option(
+                    text, title, module.startswith("sense_trl"), is_positional
+                )
     return options
 
 
-def _read_help(module: str, value: ast.expr | None) -> str:
+def _read_metadata(module: str, value: ast.expr | None) -> tuple[str, bool]:
+    """The description of a field, and whether it is positional."""
     if not isinstance(value, ast.Call):
-        return ""
+        return "", False
     if isinstance(value.func, ast.Name) and value.func.id == "option_of":
         kind, name = value.args
         assert isinstance(kind, ast.Name) and isinstance(name, ast.Constant)
-        text = read_options(f"{module}:{kind.id}")[str(name.value)].help
+        known = read_options(f"{module}:{kind.id}")[str(name.value)]
         notes = [ast.literal_eval(k.value) for k in value.keywords if k.arg == "note"]
-        return " ".join([text, *notes])
+        return " ".join([known.help, *notes]), known.is_positional
     for keyword in value.keywords:
         if keyword.arg == "metadata" and isinstance(keyword.value, ast.Dict):
-            for key, text_node in zip(keyword.value.keys, keyword.value.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == "help":
-                    return _read_text(text_node)
-    return ""
+            pairs = zip(keyword.value.keys, keyword.value.values, strict=True)
+            found = {key.value: node for key, node in pairs if isinstance(key, ast.Constant)}
+            return _read_text(found.get("help")), "positional" in found
+    return "", False
 
 
-def _read_text(node: ast.expr) -> str:
+def _read_text(node: ast.expr | None) -> str:
     try:
-        return str(ast.literal_eval(node))
+        return "" if node is None else str(ast.literal_eval(node))
     except ValueError:
         return ""
 

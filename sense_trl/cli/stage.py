@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.parser import get_class
+from sense_trl.cli.parser import OptionParser, get_class
 from sense_trl.cli.stage_help import format_stage_help
 from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.errors import InputError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "STAGE_EPILOG",
     "LaunchArguments",
     "Stage",
     "resolve_accelerate_config",
@@ -30,12 +29,6 @@ __all__ = [
 _ACCELERATE_CONFIGS: Final = Path(__file__).resolve().parents[1] / "data" / "accelerate"
 _HERE: Final = "none"
 _FULL_HELP: Final = "--help_all"
-
-STAGE_EPILOG: Final = (
-    "With --config FILE or --config RECIPE/STAGE this is a stage of a recipe, which samples from "
-    "the model first; %(prog)s --config --help lists its options."
-)
-"""Ends the help of a command that is a stage as well."""
 
 
 @dataclass
@@ -74,6 +67,9 @@ class Stage:
             import.
         main: runs the stage on them and a console.
         describe: says what `main` would work on.
+        optional: those of `options` that are left out where their first field is not given.
+        usage: other command lines that it takes, for its help.
+        needs_trl: whether its options are TRL's, too, which TRL's parser reads.
     """
 
     name: str
@@ -81,6 +77,9 @@ class Stage:
     options: tuple[str, ...]
     main: Callable[..., None]
     describe: Callable[..., str]
+    optional: tuple[str, ...] = ()
+    usage: tuple[str, ...] = ()
+    needs_trl: bool = True
 
     @property
     def all_options(self) -> tuple[str, ...]:
@@ -89,15 +88,19 @@ class Stage:
 
     def make_parser(self) -> Any:
         """Parser of the command line and of the YAML file behind `--config`, as TRL's scripts'."""
-        from sense_trl.cli.config_parser import ConfigParser
-
-        return ConfigParser(
-            tuple(map(get_class, self.all_options)),
-            prog=f"sense-trl {self.name}",
-            description=f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
+        texts = {
+            "prog": f"sense-trl {self.name}",
+            "description": f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
             "file of --config instead, or in the recipe of --config RECIPE/STAGE; a flag given "
             "here wins over it.",
-        )
+        }
+        if not self.needs_trl:
+            return OptionParser(
+                self.all_options, takes_config=True, optional=self.optional, **texts
+            )
+        from sense_trl.cli.config_parser import ConfigParser
+
+        return ConfigParser(tuple(map(get_class, self.all_options)), **texts)
 
     def run(self, arguments: Sequence[str], console: Console) -> int:
         """Run the stage with a command line, here or under `accelerate launch`.
@@ -110,7 +113,7 @@ class Stage:
         """
         arguments = split_config_flag(arguments)
         if {"-h", "--help"}.intersection(arguments):
-            print(format_stage_help(self.name, self.help, self.all_options))  # noqa: T201 - the result
+            print(format_stage_help(self.name, self.help, self.all_options, self.usage))  # noqa: T201 - the result
             return 0
         if _FULL_HELP in arguments:
             self.make_parser().print_help()
@@ -125,7 +128,9 @@ class Stage:
             print(_format_settings(groups))  # noqa: T201 - the result of the command
             print(self.describe(*groups))  # noqa: T201
         else:
-            quieten_libraries()
+            # Files of predictions are read without these libraries.
+            if self.needs_trl or all(group is not None for group in groups):
+                quieten_libraries()
             self.main(*groups, console)
         return 0
 
@@ -167,9 +172,7 @@ def _launch(name: str, arguments: Sequence[str], launch: LaunchArguments) -> int
 
 def _get_launch_arguments(arguments: Sequence[str]) -> LaunchArguments:
     """Only where to run: reading the training arguments would occupy a GPU."""
-    from sense_trl.cli.config_parser import ConfigParser
-
-    parser = ConfigParser((LaunchArguments,), add_help=False, allow_abbrev=False)
+    parser = OptionParser((LaunchArguments,), takes_config=True, add_help=False, allow_abbrev=False)
     launch: LaunchArguments = _parse(parser, arguments, return_remaining_strings=True)[0]
     return launch
 
@@ -193,7 +196,7 @@ def _format_settings(groups: Sequence[Any]) -> str:
     import yaml
 
     changed = {}
-    for group in groups:
+    for group in filter(None, groups):
         for option in dataclasses.fields(group):
             default = option.default
             if option.default_factory is not dataclasses.MISSING:

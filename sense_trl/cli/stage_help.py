@@ -45,13 +45,16 @@ def get_shown_options(stage: str, kinds: Sequence[str]) -> dict[str, Option]:
     return options
 
 
-def format_stage_help(stage: str, purpose: str, kinds: Sequence[str]) -> str:
+def format_stage_help(
+    stage: str, purpose: str, kinds: Sequence[str], usage: Sequence[str] = ()
+) -> str:
     """The short help of a stage.
 
     Args:
         stage: name of the stage.
         purpose: one line that says what it does.
         kinds: its dataclasses, as `MODULE:CLASS`.
+        usage: other command lines that it takes.
     """
     text = (
         f"{purpose[0].upper()}{purpose[1:]}. The options stand in a YAML file, as FILE or as "
@@ -60,6 +63,7 @@ def format_stage_help(stage: str, purpose: str, kinds: Sequence[str]) -> str:
     )
     lines = [
         f"usage: sense-trl {stage} --config FILE_OR_RECIPE [--option VALUE ...]",
+        *(f"       sense-trl {line}" for line in usage),
         "",
         *textwrap.wrap(text, _WIDTH),
     ]
@@ -81,7 +85,7 @@ def _format_option(name: str, option: Option) -> list[str]:
     """The flag and the first sentence about it."""
     text = _END_OF_SENTENCE.split(option.help)[0].removesuffix(".")
     first, *more = textwrap.wrap(text, _WIDTH - _INDENT) or [""]
-    flag = f"  --{name}"
+    flag = f"  {name.upper()}" if option.is_positional else f"  --{name}"
     fits = len(flag) < _INDENT
     lines = [f"{flag:<{_INDENT - 1}} {first}"] if fits else [flag]
     return lines + [" " * _INDENT + part for part in (more if fits else [first, *more])]

@@ -7,10 +7,11 @@ The same stages run as `python -m sense_trl sft`, as `recipes/train_sft.py` in a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.stage import Stage, split_config_flag
+from sense_trl.cli.stage import Stage
+from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,22 +20,24 @@ __all__ = ["DPO", "EVALUATE", "KD", "PAIRS", "SFT", "STAGES", "add_parsers", "fi
 
 
 def add_parsers(commands: Any) -> None:
-    """Name the training stages in the help of `sense-trl`; `find_stage` runs them."""
+    """Name the stages in the help of `sense-trl`; `find_stage` runs them."""
     for stage in STAGES:
-        if stage.name not in _WITH_CONFIG_ONLY:
+        if stage is not PAIRS:
             commands.add_parser(stage.name, help=stage.help, add_help=False)
 
 
-def find_stage(argv: Sequence[str]) -> Stage | None:
-    """The stage that a command line of `sense-trl` runs, if it runs one.
+def find_stage(argv: Sequence[str]) -> tuple[Stage, list[str]] | None:
+    """The stage that a command line of `sense-trl` runs, with its arguments, if it runs one.
 
-    `pairs` and `evaluate` have a life without a model, too; with `--config` they are stages.
+    `pairs` has actions; the stage is `build`, which may be left out.
     """
     found = next((stage for stage in STAGES if argv and stage.name == argv[0]), None)
-    has_config = "--config" in split_config_flag(argv)
-    if found is None or (found.name in _WITH_CONFIG_ONLY and not has_config):
+    if found is None:
         return None
-    return found
+    arguments = [*argv[1:]]
+    if found is PAIRS and arguments and not arguments[0].startswith("-"):
+        return (found, arguments[1:]) if arguments[0] == "build" else None
+    return found, arguments
 
 
 @dataclass
@@ -98,27 +101,69 @@ def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
     kd(data, model, training, console)
 
 
-def _pairs(data: Any, generation: Any, pairs: Any, console: Console) -> None:
+def _pairs(data: Any, generation: Any, config: Any, options: Any, console: Console) -> None:
+    from sense_trl.cli.pairs import build_from_files
     from sense_trl.steps.stages import build_pairs
 
-    print(build_pairs(data, generation, pairs, console))  # noqa: T201 - the result
+    files = [*options.candidates, *options.weak, *options.strong]
+    if generation is None:
+        _check_unused(data, "split", "max_questions", "subset_seed", "max_unusable_fraction")
+        build_from_files(data, config, options, console)
+        return
+    _check_one_source(files, "candidates", generation)
+    print(build_pairs(data, generation, config, console, options))  # noqa: T201 - the result
 
 
 def _evaluate(data: Any, generation: Any, evaluation: Any, console: Console) -> None:
+    if generation is None:
+        from sense_trl.cli.evaluate import evaluate_files
+
+        if not evaluation.predictions:
+            raise InputError(
+                "`predictions` are missing: name files of them, or a model that predicts as "
+                "`model_name_or_path`."
+            )
+        unused = ("split", "max_questions", "subset_seed", "schema_style", "max_unusable_fraction")
+        _check_unused(data, *unused)
+        evaluate_files(data, evaluation, console)
+        return
     from sense_trl.steps.stages import evaluate
 
+    _check_one_source(evaluation.predictions, "predictions", generation)
     evaluate(data, generation, evaluation, console)
 
 
-def _describe_generation(data: Any, generation: Any, _: Any) -> str:
+def _check_one_source(files: Sequence[str], name: str, generation: Any) -> None:
+    """A model writes what is not in files."""
+    if files:
+        raise InputError(
+            f"`{name}` are given, {', '.join(files)}, and `model_name_or_path` is "
+            f"{generation.model_name_or_path!r}; expected files or a model. Leave one of them out."
+        )
+
+
+def _check_unused(data: Any, *names: str) -> None:
+    """Options that would be ignored, because all that is in files is read and no model asked."""
+    for option in fields(data):
+        value = getattr(data, option.name)
+        if option.name in names and value != option.default:
+            raise InputError(
+                f"`{option.name}` is {value!r}, but files are read, and as they are. Leave it out, "
+                "or give a model as `model_name_or_path`."
+            )
+
+
+def _describe_generation(data: Any, generation: Any, *_: Any) -> str:
     from sense_trl.steps.dry_run import describe_generation
 
+    if generation is None:
+        raise InputError("`dry_run` says what is sampled, but there is no `model_name_or_path`.")
     return describe_generation(data, generation)
 
 
 _DATA: Final = "sense_trl.options:DataArguments"
 _MODEL: Final = "trl:ModelConfig"
-_GENERATION: Final = "sense_trl.steps.stages:GenerationArguments"
+_GENERATION: Final = "sense_trl.steps.arguments:GenerationArguments"
 
 SFT: Final = Stage(
     "sft",
@@ -129,10 +174,21 @@ SFT: Final = Stage(
 )
 PAIRS: Final = Stage(
     "pairs",
-    "sample SQL from a model, execute it and build preference pairs",
-    (_DATA, _GENERATION, "sense_trl.steps.stages:PairArguments"),
+    "build preference pairs of SQL that a model samples, or of files of candidates",
+    (
+        _DATA,
+        _GENERATION,
+        "sense_trl.pairs.config:PreferencePairConfig",
+        "sense_trl.steps.arguments:PairArguments",
+    ),
     _pairs,
     _describe_generation,
+    optional=(_GENERATION,),
+    usage=(
+        "pairs [build] --weak [NAME=]FILE ... [--option VALUE ...]",
+        "pairs inspect|stats|answers ...",
+    ),
+    needs_trl=False,
 )
 DPO: Final = Stage(
     "dpo",
@@ -150,11 +206,13 @@ KD: Final = Stage(
 )
 EVALUATE: Final = Stage(
     "evaluate",
-    "predict SQL with a model, execute it and report",
-    (_DATA, _GENERATION, "sense_trl.steps.stages:EvaluationArguments"),
+    "score predictions of a model, or of files, with intervals, and write a report",
+    (_DATA, _GENERATION, "sense_trl.steps.arguments:EvaluationArguments"),
     _evaluate,
     _describe_generation,
+    optional=(_GENERATION,),
+    usage=("evaluate PREDICTIONS ... [--option VALUE ...]",),
+    needs_trl=False,
 )
 
 STAGES: Final = (SFT, PAIRS, DPO, KD, EVALUATE)
-_WITH_CONFIG_ONLY: Final = ("pairs", "evaluate")

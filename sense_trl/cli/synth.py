@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.arguments import get_generator, name_first
 from sense_trl.cli.command import Command
+from sense_trl.cli.terminal import name_first
 from sense_trl.errors import InputError
 from sense_trl.options import (
     DatabaseOptions,
@@ -20,6 +20,7 @@ from sense_trl.synthesis.explore.config import ExplorationConfig
 from sense_trl.synthesis.strong.config import StrongDataConfig
 
 if TYPE_CHECKING:
+    from sense_trl.generation.openai_generator import OpenAIGenerator
     from sense_trl.synthesis.explore.folder import ExplorationResult, ModelOptions
 
 __all__ = ["COMMAND"]
@@ -120,8 +121,37 @@ def explore(
     return 0
 
 
+def _get_generator(options: EndpointOptions) -> OpenAIGenerator | None:
+    """The model that the options name.
+
+    Returns:
+        None where neither `model_name_or_path` nor `base_url` was given.
+
+    Raises:
+        InputError: one of the two was.
+    """
+    if options.model_name_or_path is None and options.base_url is None:
+        return None
+    for name in ("model_name_or_path", "base_url"):
+        if getattr(options, name) is None:
+            raise InputError(
+                f"`{name}` is missing: a model needs both --model_name_or_path and --base_url. "
+                "Leave both out to work without one."
+            )
+    assert options.model_name_or_path is not None and options.base_url is not None
+    from sense_trl.generation.openai_generator import OpenAIGenerator
+
+    return OpenAIGenerator(
+        options.model_name_or_path,
+        options.base_url,
+        api_key_env=options.api_key_env,
+        concurrency=options.concurrency,
+        timeout_s=options.request_timeout_s,
+    )
+
+
 def _get_model(endpoint: WritingOptions, seed: int) -> ModelOptions | None:
-    generator = get_generator(endpoint)
+    generator = _get_generator(endpoint)
     if generator is None:
         return None
     from sense_trl.generation.generator import SamplingConfig
@@ -197,7 +227,7 @@ def strong(
     from sense_trl.steps.progress import stage_bar
     from sense_trl.synthesis.strong.data import build_strong_data
 
-    generator = get_generator(endpoint)
+    generator = _get_generator(endpoint)
     if generator is None:
         raise InputError("`model_name_or_path` and `base_url` are missing; name the strong model.")
     # Which database a question is of does not matter: each answer invents its own.

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from sense_trl.database.engine import QueryResult
+    from sense_trl.options import ExtractOptions
 
-__all__ = ["format_result", "make_visible", "quieten_libraries"]
+__all__ = [
+    "format_result",
+    "hint_at_chat",
+    "make_visible",
+    "name_first",
+    "quieten_libraries",
+]
 
 # A value may be a megabyte long, and rich takes a second for a tenth of it.
 _MAX_CELL_LENGTH: Final = 300
+# Predictions with more than SQL from which on a file looks like answers of a chat model.
+_MIN_CHAT_SHARE: Final = 0.05
 
 
 def format_result(result: QueryResult, max_rows: int, *, max_width: int | None = None) -> Any:
@@ -50,6 +61,30 @@ def make_visible(text: str) -> str:
 
     shown = show_text(text)
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in shown)
+
+
+def hint_at_chat(
+    console: Any, path: str, predictions: Collection[str], options: ExtractOptions
+) -> None:
+    """Say so where many predictions hold more than SQL and `--extract` was not given."""
+    from sense_trl.evaluation.predictions import count_chat
+
+    if options.extract:
+        return
+    num_chat = count_chat(list(predictions))
+    if num_chat > _MIN_CHAT_SHARE * len(predictions):
+        console.print(
+            f"hint: {num_chat} of {len(predictions)} predictions in {path} hold more than SQL "
+            "(fences, tags, a label or prose); --extract takes the SQL out",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+
+def name_first(names: Collection[str]) -> str:
+    """The first five of some names, and whether there are more."""
+    return ", ".join([*islice(names, 5), *(["..."] if len(names) > 5 else [])])
 
 
 def quieten_libraries() -> None:

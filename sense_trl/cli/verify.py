@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl._files import check_writable_file, write_text_atomically
-from sense_trl.cli.arguments import get_limits, hint_at_chat
 from sense_trl.cli.command import Command
-from sense_trl.options import DataOptions, ExecutionOptions, ExtractOptions, option_of
+from sense_trl.cli.terminal import hint_at_chat
+from sense_trl.options import DataOptions, ExecutionOptions, PredictionOptions
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
@@ -21,20 +21,9 @@ __all__ = ["COMMAND"]
 
 
 @dataclass(kw_only=True)
-class VerifyOptions(ExecutionOptions, ExtractOptions, DataOptions):
+class VerifyOptions(ExecutionOptions, PredictionOptions, DataOptions):
     """Predictions, and how they are compared."""
 
-    predictions: str = field(
-        metadata={
-            "help": "Plain text with one SQL query per line in the order of the questions, JSON "
-            "Lines with question_id and sql, a JSON array, or BIRD's object of position to query. "
-            "A database that it names has to be the question's.",
-            "positional": True,
-        }
-    )
-    questions: str = option_of(
-        DataOptions, "questions", note="Or lines of gold SQL, a tab and the db_id."
-    )
     semantics: Literal["strict", "spider", "bird"] = field(
         default="strict",
         metadata={
@@ -59,6 +48,7 @@ def run(options: VerifyOptions, console: Any) -> int:
     from sense_trl.evaluation.predictions import load_predictions
     from sense_trl.questions import load_questions
     from sense_trl.steps.progress import stage_bar
+    from sense_trl.steps.verification import get_limits
     from sense_trl.verification.judging import VerificationRequest
     from sense_trl.verification.verifier import SQLVerifier
 

@@ -18,7 +18,8 @@ from sense_trl.memory.micro_batches import Example, TrainingExamples
 from sense_trl.memory.training_setup import get_training_setup
 from sense_trl.model_traits import load_model_config
 from sense_trl.options import DataArguments
-from sense_trl.steps.stages import GenerationArguments, count_steps
+from sense_trl.steps.arguments import GenerationArguments
+from sense_trl.steps.stages import count_steps
 from sense_trl.task import load_task
 from sense_trl.trainers.rows.formats import prepare_chat_template
 from sense_trl.trainers.rows.several_rejected import split_rejected_lists

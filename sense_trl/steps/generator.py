@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.checkpoints.starting_model import get_adapter_base, load_for_generation
-from sense_trl.errors import InputError
 from sense_trl.options import GeneratorOptions
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def load_generator(options: GeneratorOptions, *, batch_size: int) -> SQLGenerato
         InputError: options that do not go together.
         ModelError: there is no such model or tokenizer.
     """
-    check_generator_options(options)
+    options.check()
     name, dtype = options.model_name_or_path, options.generation_dtype
     folds = options.fold_system_message
     if options.base_url is not None:
@@ -56,20 +55,3 @@ def load_generator(options: GeneratorOptions, *, batch_size: int) -> SQLGenerato
         name=Path(name).name,
         fold_system_message=folds,
     )
-
-
-def check_generator_options(options: GeneratorOptions) -> None:
-    """Refuse options of which one would be ignored.
-
-    Raises:
-        InputError: there are such.
-    """
-    if options.use_vllm and options.base_url is not None:
-        raise InputError(
-            f"`use_vllm` is given with `base_url` {options.base_url!r}; choose one of them."
-        )
-    if options.load_in_4bit and (options.use_vllm or options.base_url is not None):
-        raise InputError(
-            "`load_in_4bit` is true, but with `use_vllm` or `base_url` the weights are loaded "
-            "elsewhere. Leave it out, and name a quantised checkpoint there."
-        )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ from sense_trl.checkpoints.starting_model import (
 from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
-from sense_trl.generation.generator import SamplingConfig, SQLGenerator
-from sense_trl.options import DataArguments, GeneratorOptions
+from sense_trl.options import DataArguments, SuiteOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.run_folder import (
@@ -29,111 +28,19 @@ from sense_trl.run_folder import (
     fingerprint_file,
     fingerprint_model,
 )
+from sense_trl.schema import load_spider_schemas
 from sense_trl.steps import work
+from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments, PairArguments
 from sense_trl.steps.cpu import keep_freed_memory
-from sense_trl.steps.generator import check_generator_options, load_generator
 from sense_trl.steps.processes import get_processes
+from sense_trl.steps.verification import get_suite_notes, open_verifiers
 from sense_trl.task import TextToSQLTask, load_task
-from sense_trl.verification.verifier import SQLVerifier
 
 if TYPE_CHECKING:
     import datasets
     from trl import ModelConfig
 
     from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
-
-
-@dataclass
-class GenerationArguments(GeneratorOptions):
-    """Which model writes SQL, and how."""
-
-    output_dir: str = field(metadata={"help": "Folder for what the stage writes."})
-    num_generations: int = field(default=1, metadata={"help": "Completions per question."})
-    temperature: float = field(default=0.0, metadata={"help": "0 decodes greedily."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus share of sampling."})
-    batch_size: int = field(default=64, metadata={"help": "Completions written together."})
-    generation_seed: int = field(default=0, metadata={"help": "Seed of sampling."})
-    candidate_source: str = field(
-        default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
-    )
-
-    def __post_init__(self) -> None:
-        check_generator_options(self)
-        if self.candidate_source not in ("weak", "strong"):
-            raise InputError(
-                f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."
-            )
-
-    def get_generator(self) -> SQLGenerator:
-        """The model, loaded or at its server."""
-        return load_generator(self, batch_size=self.batch_size)
-
-    def sampling(self) -> SamplingConfig:
-        """These arguments as a `SamplingConfig`."""
-        return SamplingConfig(
-            num_generations=self.num_generations,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_new_tokens=self.max_new_tokens,
-            seed=self.generation_seed,
-        )
-
-
-@dataclass
-class PairArguments:
-    """How candidates become pairs."""
-
-    policy: str = field(default="grouped_any", metadata={"help": "Pair policy."})
-    limit: int = field(default=1, metadata={"help": "Pairs per question at most."})
-    chosen_sources: list[str] = field(
-        default_factory=lambda: ["gold"],
-        metadata={"help": "Whose correct SQL may be chosen: gold, strong, weak."},
-    )
-    rejected_sources: list[str] = field(
-        default_factory=lambda: ["weak"],
-        metadata={"help": "Whose erroneous SQL may be rejected: strong, weak."},
-    )
-    num_rejected: int = field(
-        default=1, metadata={"help": "Rejected queries per chosen one at most, a row each."}
-    )
-    distance: str = field(
-        default="tokens",
-        metadata={"help": "What the policies nearest and farthest measure: tokens or tree."},
-    )
-    deduplicate_by: str = field(
-        default="text",
-        metadata={"help": "What makes two queries one: text, normal_form or result."},
-    )
-    num_mutants: int = field(
-        default=0,
-        metadata={"help": "Mutants of gold to try where a question has no erroneous sample."},
-    )
-    pair_seed: int = field(default=0, metadata={"help": "Seed of the policy's draws."})
-
-    def config(self) -> PreferencePairConfig:
-        """These arguments as a `PreferencePairConfig`."""
-        return PreferencePairConfig(
-            policy=self.policy,
-            limit=self.limit,
-            chosen_sources=tuple(self.chosen_sources),
-            rejected_sources=tuple(self.rejected_sources),
-            num_rejected=self.num_rejected,
-            distance=self.distance,  # type: ignore[arg-type]  # checked there
-            deduplicate_by=self.deduplicate_by,  # type: ignore[arg-type]
-            num_mutants=self.num_mutants,
-            seed=self.pair_seed,
-        )
-
-
-@dataclass
-class EvaluationArguments:
-    """What an evaluation is called and compared with."""
-
-    run_name: str = field(default="model", metadata={"help": "Label of this run in the report."})
-    compare_with: list[str] = field(
-        default_factory=list,
-        metadata={"help": "evaluation.json files of earlier runs on the same questions."},
-    )
 
 
 def _settings(
@@ -215,8 +122,9 @@ def _write_candidates(
 def build_pairs(
     data: DataArguments,
     generation: GenerationArguments,
-    pairs: PairArguments,
+    config: PreferencePairConfig,
     console: Console,
+    options: PairArguments | None = None,
 ) -> Path:
     """Sample from a weak model, execute, pair; returns the path of `pairs.parquet`.
 
@@ -226,18 +134,24 @@ def build_pairs(
     folder = Path(generation.output_dir)
     path = folder / "pairs.parquet"
     # Refused before anything is sampled.
-    pair_config = pairs.config()
+    options = PairArguments() if options is None else options
     generation.sampling()
     task = load_task(data)
-    settings = {**_settings(task, data, generation), **asdict(pairs)}
+    settings = {
+        **_settings(task, data, generation),
+        **config.as_json(),
+        **get_values(SuiteOptions, options),
+    }
     RunFolder(folder, "pairs", settings, facts=_get_facts(generation)).claim()
     candidates = _write_candidates(
         task, generation, console, "candidates.jsonl", "Sample candidates"
     )
     if not get_processes().is_main:
         return path
-    with SQLVerifier(task.catalog) as verifier:
-        result = work.pair(task, candidates, verifier, pair_config, folder, console)
+    with open_verifiers(task.catalog, options, task.schemas) as (verifier, suite_verifier):
+        result = work.pair(
+            task, candidates, verifier, config, folder, console, suite_verifier=suite_verifier
+        )
     counts = {k: v for k, v in result.summary().items() if k != "gold_problems"}
     console.print_json(data=counts)
     return path
@@ -258,6 +172,12 @@ def evaluate(
             f"`num_generations` is {generation.num_generations}; an evaluation predicts once per "
             "question. Leave it at 1."
         )
+    if evaluation.run_name is not None and len(evaluation.run_name) != 1:
+        raise InputError(
+            f"`run_name` is {evaluation.run_name}; expected one label for the one model."
+        )
+    name = evaluation.run_name[0] if evaluation.run_name else "model"
+    schemas = load_spider_schemas(data.tables_json) if data.tables_json else None
     folder = Path(generation.output_dir)
     task = load_task(data)
     # Label and comparison are about the report alone and may change from call to call.
@@ -267,14 +187,19 @@ def evaluate(
     file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
     if not get_processes().is_main:
         return None
-    with SQLVerifier(task.catalog) as verifier:
+    with open_verifiers(task.catalog, evaluation, schemas) as (verifier, suite_verifier):
         report = work.evaluate(
             task.questions,
             file,
             verifier,
             folder / "evaluation.json",
             console,
-            name=evaluation.run_name,
+            name=name,
+            notes=get_suite_notes(evaluation),
+            schemas=schemas,
+            suite_verifier=suite_verifier,
+            soft_f1=evaluation.soft_f1,
+            efficiency_repetitions=evaluation.efficiency,
         )
     runs = [*earlier, report]
     for before in runs[:-1]:
@@ -283,7 +208,7 @@ def evaluate(
     write_html_report(
         folder / "report.html",
         runs,
-        title=f"Text-to-SQL: {evaluation.run_name}",
+        title=f"Text-to-SQL: {name}",
         subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
         previews=preview_results(runs, task.catalog),
     )

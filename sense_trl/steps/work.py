@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +157,21 @@ def evaluate(
     console: Console,
     *,
     name: str,
+    notes: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> EvaluationReport:
-    """Execute predictions and compare them with gold; writes the report to `path`."""
+    """Execute predictions and compare them with gold; writes the report to `path`.
+
+    Args:
+        questions: what was asked.
+        predictions: one of each question.
+        verifier: over their databases.
+        path: of the report.
+        console: where a bar is shown.
+        name: label of the report.
+        notes: of scores, by their names.
+        options: further ones of `evaluate_sql`.
+    """
     with stage_bar(console, f"Execute {name}", len(questions)) as bar:
         report = evaluate_sql(
             questions,
@@ -165,6 +179,8 @@ def evaluate(
             verifier,
             name=name,
             on_progress=bar.advance,
+            **options,
         )
+    report = replace(report, notes={**report.notes, **(notes or {})})
     report.save(path)
     return report

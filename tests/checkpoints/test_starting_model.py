@@ -22,7 +22,8 @@ from sense_trl.checkpoints.starting_model import (
 )
 from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import SamplingConfig
-from sense_trl.steps.stages import GenerationArguments, dpo
+from sense_trl.steps.arguments import GenerationArguments
+from sense_trl.steps.stages import dpo
 from sense_trl.steps.training import train_dpo, train_sft
 from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 

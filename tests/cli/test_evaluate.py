@@ -138,7 +138,7 @@ def test_keys_of_tables_json_are_taken(folder: Path, capsys, monkeypatch) -> Non
             given.append(foreign_keys)
             super().__init__(*arguments, foreign_keys=foreign_keys, **options)
 
-    monkeypatch.setattr("sense_trl.verification.suite.verifier.SuiteVerifier", Recording)
+    monkeypatch.setattr("sense_trl.steps.verification.SuiteVerifier", Recording)
     tables = [
         {
             "db_id": "pets",

@@ -47,15 +47,15 @@ def _rows(folder: Path, output: str = "out") -> list[dict[str, object]]:
 def test_the_parser_knows_every_policy_source_and_setting() -> None:
     from dataclasses import fields
 
-    from sense_trl.cli.main import make_parser
-    from sense_trl.cli.parser import build_options
+    from sense_trl.cli.stages import PAIRS
     from sense_trl.pairs import PreferencePairConfig
     from sense_trl.pairs.policies import POLICY_NAMES
 
     def parse(*flags: str) -> PreferencePairConfig:
         required = ["--questions", "q", "--database", "d", "--output-dir", "o"]
-        given = vars(make_parser().parse_args(["pairs", "build", *required, *flags]))
-        return build_options(PreferencePairConfig, given)
+        groups = PAIRS.make_parser().parse_args_and_config([*required, *flags])
+        (config,) = (group for group in groups if isinstance(group, PreferencePairConfig))
+        return config
 
     assert parse() == PreferencePairConfig()
     for policy in POLICY_NAMES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sense_trl.cli.main import COMMANDS
 from sense_trl.cli.parser import OptionParser, build_options, get_class
+from sense_trl.cli.stages import STAGES
 from sense_trl.errors import InputError
 
 
@@ -109,7 +110,11 @@ def _all_options() -> list[tuple[str, Any]]:
     for command in COMMANDS.values():
         for part in command.actions or (command,):
             for kind in map(get_class, part.options):
-                found += [(kind.__name__, option) for option in kind.__dataclass_fields__.values()]
+                found += [(kind.__name__, option) for option in fields(kind)]
+    for stage in STAGES:
+        for kind in map(get_class, stage.options):
+            if kind.__module__.startswith("sense_trl") and not stage.needs_trl:
+                found += [(kind.__name__, option) for option in fields(kind)]
     return found
 
 

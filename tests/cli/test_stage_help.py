@@ -57,8 +57,8 @@ def test_the_short_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert f"usage: sense-trl {arguments[0]} --config" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     (stage,) = (stage for stage in stages.STAGES if stage.name == arguments[0])
-    for option in get_shown_options(stage.name, stage.all_options):
-        assert f"  --{option}" in done.stdout
+    for name, option in get_shown_options(stage.name, stage.all_options).items():
+        assert f"  {name.upper() if option.is_positional else '--' + name}" in done.stdout
 
 
 def test_the_full_help_has_the_options_of_the_libraries(

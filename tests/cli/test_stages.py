@@ -16,6 +16,7 @@ from sense_trl.cli import stage as stage_module
 from sense_trl.cli import stages
 from sense_trl.cli.main import main
 from sense_trl.cli.stage import resolve_accelerate_config
+from sense_trl.evaluation import EvaluationReport
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
@@ -213,13 +214,65 @@ def test_unusable_input_is_one_message_and_exit_code_2(
     assert re.search(message, error)
 
 
-def test_pairs_and_evaluate_keep_their_lives_without_a_model() -> None:
-    assert stages.find_stage(["evaluate", "predictions.sql"]) is None
+def test_files_and_models_have_one_grammar() -> None:
+    for files in (["predictions.sql"], ["--config", "e.yaml"]):
+        assert stages.find_stage(["evaluate", *files]) == (stages.EVALUATE, files)
     assert stages.find_stage(["pairs", "stats", "runs"]) is None
-    assert stages.find_stage(["pairs", "--config=pairs.yaml"]) is stages.PAIRS
-    assert stages.find_stage(["evaluate", "--config", "e.yaml"]) is stages.EVALUATE
-    assert stages.find_stage(["dpo"]) is stages.DPO
+    for build in ([], ["build"]):
+        flags = ["--config=pairs.yaml"]
+        assert stages.find_stage(["pairs", *build, *flags]) == (stages.PAIRS, flags)
+    assert stages.find_stage(["dpo"]) == (stages.DPO, [])
     assert stages.find_stage([]) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "p.sql", *("--model_name_or_path", "m"), "--output_dir", "o"], "files or a"),
+        (["evaluate", "p.sql", "--temperature", "1.0"], "`temperature` is given without `model"),
+        (["evaluate", "p.sql", "--split", "dev"], "`split` is 'dev', but files are read"),
+        (["evaluate"], "`predictions` are missing"),
+        (["pairs", "--weak", "p.sql", "--num-generations", "4"], "`num_generations` is given with"),
+        (["pairs", "--weak", "p.sql"], "`output_dir` is missing"),
+        (
+            ["pairs", *("--weak", "p", "--model_name_or_path", "m"), "--output-dir", "o"],
+            "or a model",
+        ),
+    ],
+)
+def test_a_model_and_files_exclude_each_other(
+    arguments: list[str], message: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--database", str(recipe / "pets.sqlite"), "--questions", str(recipe / "q.jsonl")]
+    assert main([*arguments, *data]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_missing_on_the_command_line_and_in_the_file_is_named(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    (recipe / "part.yaml").write_text("model_name_or_path: model\nquestions: q.jsonl\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--config", "part.yaml"])
+    assert "required: --database" in capsys.readouterr().err
+
+
+def test_a_model_is_measured_as_files_are(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recipe)
+    model = ["--model_name_or_path", str(recipe / "model" / "llama")]
+    more = ["--soft-f1", "--suite=2", "--run-name", "mine", "--num-workers=0"]
+    assert main(["evaluate", "--config", "evaluate.yaml", *model, *more]) == 0
+    report = EvaluationReport.load(recipe / "evaluate" / "evaluation.json")
+    assert report.name == "mine" and "generated neighbours" in report.notes["suite"]
+    assert report.get_score("soft_f1") is not None
+    predictions = str(recipe / "evaluate" / "predictions.jsonl")
+    files = ["--database", str(recipe / "pets.sqlite"), "--questions", str(recipe / "q.jsonl")]
+    assert main(["evaluate", predictions, *files, *more, "--output-dir", "again"]) == 0
+    again = EvaluationReport.load(recipe / "again" / "evaluation.json")
+    assert again.records == report.records
 
 
 def test_tracking_is_what_report_to_says(recipe: Path) -> None:

@@ -81,11 +81,12 @@ def _make_chain(reproduce: ModuleType, arguments: Namespace) -> Any:
 
 
 def _check(step: Any) -> None:
-    stage = stages.find_stage(step.command)
-    if stage is None:
+    found = stages.find_stage(step.command)
+    if found is None:
         make_parser().parse_args(list(step.command))
     else:
-        stage.make_parser().parse_args_and_config([*step.command[1:]])
+        stage, flags = found
+        stage.make_parser().parse_args_and_config(flags)
 
 
 def test_every_command_parses_and_no_two_steps_share_a_result(

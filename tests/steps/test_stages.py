@@ -13,11 +13,10 @@ from rich.console import Console
 
 from sense_trl.errors import InputError, ModelError
 from sense_trl.options import DataArguments
+from sense_trl.pairs import PreferencePairConfig
 from sense_trl.run_folder import RunFolder, fingerprint_model
+from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments
 from sense_trl.steps.stages import (
-    EvaluationArguments,
-    GenerationArguments,
-    PairArguments,
     build_pairs,
     dpo,
     evaluate,
@@ -105,11 +104,11 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
     generation = GenerationArguments(
         model, str(tmp_path / "pairs"), num_generations=4, temperature=1.0, max_new_tokens=6
     )
-    pairs = build_pairs(data, generation, PairArguments(), QUIET)
+    pairs = build_pairs(data, generation, PreferencePairConfig(), QUIET)
     first = pairs.read_bytes()
-    assert build_pairs(data, generation, PairArguments(), QUIET).read_bytes() == first
+    assert build_pairs(data, generation, PreferencePairConfig(), QUIET).read_bytes() == first
     with pytest.raises(InputError, match="limit was 1, now 2"):
-        build_pairs(data, generation, PairArguments(limit=2), QUIET)
+        build_pairs(data, generation, PreferencePairConfig(limit=2), QUIET)
 
     folder = tmp_path / "dpo"
     dpo(
@@ -122,17 +121,17 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
     for name, path in (("before", model), ("after", str(folder))):
         arguments = GenerationArguments(path, str(tmp_path / name), max_new_tokens=6)
         earlier = [str(tmp_path / "before" / "evaluation.json")] if runs else []
-        runs.append(evaluate(data, arguments, EvaluationArguments(name, earlier), QUIET))
+        runs.append(evaluate(data, arguments, EvaluationArguments([name], earlier), QUIET))
     assert [len(run.records) for run in runs] == [6, 6]
     assert "before" in (tmp_path / "after" / "report.html").read_text()
     # The label belongs to the report: changing it predicts nothing again and refuses nothing.
-    evaluate(data, arguments, EvaluationArguments("renamed"), QUIET)
+    evaluate(data, arguments, EvaluationArguments(["renamed"]), QUIET)
 
     # Another model at the same path is another model.
     weights = Path(model) / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     with pytest.raises(InputError, match="model_name_or_path was"):
-        build_pairs(data, generation, PairArguments(), QUIET)
+        build_pairs(data, generation, PreferencePairConfig(), QUIET)
 
 
 def test_distillation_finishes_once_and_refuses_another_teacher(
@@ -286,10 +285,10 @@ def test_how_to_build_pairs_is_checked_before_anything_is_sampled(
     folder = tmp_path / "pairs"
     generation = GenerationArguments(model, str(folder))
     with pytest.raises(InputError, match="`policy` is 'nearer'"):
-        build_pairs(data, generation, PairArguments(policy="nearer"), QUIET)
+        build_pairs(data, generation, PreferencePairConfig(policy="nearer"), QUIET)
     generation.max_new_tokens = 0
     with pytest.raises(InputError, match="`max_new_tokens` is 0"):
-        build_pairs(data, generation, PairArguments(), QUIET)
+        build_pairs(data, generation, PreferencePairConfig(), QUIET)
     assert not folder.exists()
 
 
@@ -315,7 +314,7 @@ def test_pairs_come_from_a_server_too(data: DataArguments, tmp_path: Path) -> No
             "big-model", str(tmp_path / "pairs"), num_generations=4, temperature=0.5,
             base_url=server.url,
         )  # fmt: skip
-        path = build_pairs(data, generation, PairArguments(), QUIET)
+        path = build_pairs(data, generation, PreferencePairConfig(), QUIET)
     rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache")).to_list()
     assert rows
     assert {row["rejected_source"] for row in rows} == {"weak"}
@@ -342,12 +341,12 @@ def test_an_interrupted_sampling_continues_at_another_address_and_pays_nothing_t
         chat_server.serve(lambda r: count(r) if len(first.seen) < 6 else OVER) as first,
         pytest.raises(ModelError, match="quota"),
     ):
-        build_pairs(data, arguments(first, batch_size=2), PairArguments(), QUIET)
+        build_pairs(data, arguments(first, batch_size=2), PreferencePairConfig(), QUIET)
     with chat_server.serve(count) as second:
         with pytest.raises(InputError, match=r"temperature was 0\.5, now 0\.6"):
-            build_pairs(data, arguments(second, temperature=0.6), PairArguments(), QUIET)
-        build_pairs(data, arguments(second), PairArguments(), QUIET)
-        assert build_pairs(data, arguments(second), PairArguments(), QUIET).exists()
+            build_pairs(data, arguments(second, temperature=0.6), PreferencePairConfig(), QUIET)
+        build_pairs(data, arguments(second), PreferencePairConfig(), QUIET)
+        assert build_pairs(data, arguments(second), PreferencePairConfig(), QUIET).exists()
         # Of two samples a request gives one: the server does not know `n`.
         assert len(paid) == 2 * 6
     marker = json.loads((tmp_path / "pairs" / "settings.json").read_text())

@@ -1,0 +1,110 @@
+"""What the stages take beside data, training and model; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+
+from sense_trl.errors import InputError
+from sense_trl.generation.generator import SamplingConfig, SQLGenerator
+from sense_trl.options import (
+    CandidateOptions,
+    ExtractOptions,
+    GeneratorOptions,
+    OutputOptions,
+    PredictionOptions,
+    VerificationOptions,
+    option_of,
+)
+
+__all__ = ["EvaluationArguments", "GenerationArguments", "PairArguments"]
+
+
+@dataclass
+class GenerationArguments(GeneratorOptions):
+    """Which model writes SQL, and how."""
+
+    output_dir: str = option_of(OutputOptions, "output_dir")
+    num_generations: int = field(default=1, metadata={"help": "Completions per question."})
+    temperature: float = field(
+        default=0.0, metadata={"help": "Temperature of sampling; 0 decodes greedily."}
+    )
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus share of sampling."})
+    batch_size: int = field(default=64, metadata={"help": "Completions written together."})
+    generation_seed: int = field(default=0, metadata={"help": "Seed of sampling."})
+    candidate_source: str = field(
+        default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
+    )
+
+    def __post_init__(self) -> None:
+        self.check()
+        if self.candidate_source not in ("weak", "strong"):
+            raise InputError(
+                f"`candidate_source` is {self.candidate_source!r}; expected weak or strong."
+            )
+
+    def get_generator(self) -> SQLGenerator:
+        """The model, loaded or at its server."""
+        from sense_trl.steps.generator import load_generator
+
+        return load_generator(self, batch_size=self.batch_size)
+
+    def sampling(self) -> SamplingConfig:
+        """These arguments as a `SamplingConfig`."""
+        return SamplingConfig(
+            num_generations=self.num_generations,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.generation_seed,
+        )
+
+
+@dataclass(kw_only=True)
+class PairArguments(VerificationOptions, CandidateOptions):
+    """Candidates of files instead of a model's, and how all are verified."""
+
+    skip_missing_databases: bool = field(
+        default=False,
+        metadata={
+            "help": "With files, leave out questions whose database is not there, and name them in "
+            "pairs.json."
+        },
+    )
+    output_dir: str | None = option_of(OutputOptions, "output_dir", default=None)
+
+
+@dataclass
+class EvaluationArguments(VerificationOptions, ExtractOptions):
+    """Predictions of files instead of a model's, what is measured, and where the report goes."""
+
+    run_name: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Label of each run; by default the name of its file or folder.",
+            "aliases": ["--name"],
+        },
+    )
+    compare_with: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "evaluation.json of earlier runs on the same questions, to compare with.",
+            "metavar": "JSON",
+        },
+    )
+    _: KW_ONLY
+    predictions: list[str] = option_of(
+        PredictionOptions,
+        "predictions",
+        default=(),
+        note="Of a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and "
+        "exact-set match cut at the first tab, as the official script does.",
+    )
+    soft_f1: bool = field(default=False, metadata={"help": "Measure Soft-F1."})
+    efficiency: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure VES and R-VES, running each correct query so many times (BIRD's "
+            "scripts: 100)."
+        },
+    )
+    output_dir: str | None = option_of(OutputOptions, "output_dir", default=None)

@@ -1,0 +1,102 @@
+"""What options of execution and verification are made into."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import ExecutionLimits
+from sense_trl.errors import InputError
+from sense_trl.options import OTHER_LIMITS, ExecutionOptions, VerificationOptions
+from sense_trl.schema import DatabaseSchema
+from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
+from sense_trl.verification.verifier import SQLVerifier
+
+__all__ = ["get_limits", "get_suite_notes", "open_verifiers"]
+
+
+def get_limits(options: ExecutionOptions) -> ExecutionLimits:
+    """The limits that the options name.
+
+    Raises:
+        InputError: an unknown limit, one that is named twice, or a value that is out of range.
+    """
+    limits: dict[str, int] = {}
+    for text in options.query_limit:
+        name, _, number = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in OTHER_LIMITS or name in limits:
+            raise InputError(
+                f"`query_limit` is {text!r}; expected NAME=NUMBER with NAME one of "
+                f"{', '.join(OTHER_LIMITS)}, each at most once."
+            )
+        try:
+            limits[name] = int(number.replace("_", ""))
+        except ValueError:
+            raise InputError(
+                f"`query_limit` is {text!r}; expected a whole number behind {name}=."
+            ) from None
+    return ExecutionLimits(timeout_s=options.timeout_s, **limits)
+
+
+@contextmanager
+def open_verifiers(
+    catalog: DatabaseCatalog,
+    options: VerificationOptions,
+    schemas: Mapping[str, DatabaseSchema] | None,
+) -> Iterator[tuple[SQLVerifier, SuiteVerifier | None]]:
+    """What verifies on the databases, and on further instances, if that is asked for.
+
+    Args:
+        catalog: the databases.
+        options: how they are executed, and which instances.
+        schemas: keys that the databases do not declare, by `db_id`.
+    """
+    verifier = SQLVerifier(
+        catalog,
+        limits=get_limits(options),
+        num_workers=options.num_workers,
+        cache_dir=options.cache_dir,
+    )
+    with verifier, _open_suite(catalog, schemas, options) as suite_verifier:
+        yield verifier, suite_verifier
+
+
+@contextmanager
+def _open_suite(
+    catalog: DatabaseCatalog,
+    schemas: Mapping[str, DatabaseSchema] | None,
+    options: VerificationOptions,
+) -> Iterator[SuiteVerifier | None]:
+    num_instances = options.suite
+    if num_instances is None and options.suite_dir is None:
+        yield None
+        return
+    make = functools.partial(
+        SuiteVerifier, catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
+    )
+    if options.suite_dir is not None:
+        verifier = make(suite_files=get_suite_files(options.suite_dir), semantics="spider")
+    else:
+        assert num_instances is not None, "one of the two is given"
+        settings = SuiteSettings(
+            num_instances=num_instances,
+            max_candidates=max(SuiteSettings().max_candidates, 3 * num_instances),
+        )
+        keys = {db_id: schema.foreign_key_columns for db_id, schema in (schemas or {}).items()}
+        verifier = make(settings=settings, foreign_keys=keys)
+    with verifier:
+        yield verifier
+
+
+def get_suite_notes(options: VerificationOptions) -> dict[str, str]:
+    """The note of a report that says which instances its suite accuracy is over."""
+    if options.suite is not None:
+        note = f"On the database and {options.suite} generated neighbours, strict."
+    elif options.suite_dir is not None:
+        note = "On the database and the instances of an official suite, as Spider compares."
+    else:
+        return {}
+    return {"suite": note}
