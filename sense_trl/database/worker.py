@@ -42,13 +42,11 @@ from sense_trl.database.process import (
     serve_messages,
 )
 from sense_trl.database.sqlite_engine import set_process_heap_limit
+from sense_trl.database.watch import GRACE_S
 from sense_trl.errors import DatabaseError, InputError
 
 __all__ = ["EngineCache", "EngineWorker", "IsolatedEngine", "limit_worker_memory"]
 
-# A worker that has not answered this long after the query's own limit hangs in an operation that
-# the engine cannot interrupt, and is killed.
-GRACE_S: Final = 0.25
 _MAX_OPEN_ENGINES: Final = 64
 # Opening a database and reading its schema take milliseconds, on a network's disk seconds.
 _SCHEMA_TIMEOUT_S: Final = 60.0
@@ -516,9 +514,14 @@ def _decode_value(value: object) -> object:
 
 
 class EngineCache:
-    """The engines that a worker keeps open, the least recently used closed first."""
+    """The engines that a worker keeps open, the least recently used closed first.
 
-    def __init__(self) -> None:
+    Args:
+        open_one: opens the engine over a file.
+    """
+
+    def __init__(self, open_one: Callable[[Path], SQLEngine] = open_engine) -> None:
+        self._open_one = open_one
         self._engines: OrderedDict[str, SQLEngine] = OrderedDict()
 
     def get(self, path: str) -> SQLEngine:
@@ -529,7 +532,7 @@ class EngineCache:
         """
         engine = self._engines.get(path)
         if engine is None:
-            engine = self._engines[path] = open_engine(Path(path))
+            engine = self._engines[path] = self._open_one(Path(path))
             if len(self._engines) > _MAX_OPEN_ENGINES:
                 self._engines.popitem(last=False)[1].close()
         self._engines.move_to_end(path)

@@ -13,16 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sense_trl.database.engine import (
     OUT_OF_MEMORY,
-    ExecutionLimits,
     QueryStatus,
-    SQLEngine,
 )
 from sense_trl.database.process import serve_messages
-from sense_trl.database.worker import GRACE_S, EngineCache, limit_worker_memory, unpack_limits
+from sense_trl.database.watch import QueryWatch, WatchedEngine
+from sense_trl.database.worker import EngineCache, limit_worker_memory, unpack_limits
 from sense_trl.errors import DatabaseError
 from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.gold_cache import GoldCache
@@ -38,9 +37,7 @@ __all__ = ["pack_settings", "serve", "unpack_verification"]
 
 # Results are sent when this much time has passed since the last ones, and at the end of a chunk.
 _FLUSH_S: Final = 0.1
-_WATCH_S: Final = 0.05
 _ALIVE_S: Final = 1.0
-_T = TypeVar("_T")
 
 
 def pack_settings(limits: tuple[object, ...], cache_folder: Path | None) -> list[str]:
@@ -76,35 +73,27 @@ def unpack_verification(packed: tuple[Any, ...]) -> tuple[int, Verification]:
     )
 
 
-class _Watch:
-    """Ends the process when a query outlives its limit in an operation that nothing interrupts.
+class _Watch(QueryWatch):
+    """Sends what is finished, and says every second that this process lives.
 
-    The database library runs without Python's lock, so this thread runs while a query hangs. It
-    first delivers what is finished and names the item that hangs.
+    When a query hangs it first delivers what is finished and names the item that hangs.
     """
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
         self._lock = threading.Lock()
-        self._deadline: float | None = None
         self._finished: list[tuple[object, ...]] = []
         self._flushed_at = 0.0
         self._busy = False
         # The item in work, and whether gold or the prediction runs.
         self.index = -1
         self.in_gold = False
-        threading.Thread(target=self._run, daemon=True).start()
+        super().__init__()
 
     def begin(self) -> None:
         with self._lock:
             self._busy = True
             self._flushed_at = time.perf_counter()
-
-    def query_starts(self, timeout_s: float) -> None:
-        self._deadline = time.perf_counter() + timeout_s + GRACE_S
-
-    def query_ends(self) -> None:
-        self._deadline = None
 
     def finish(self, packed: tuple[object, ...]) -> None:
         self._finished.append(packed)
@@ -138,56 +127,21 @@ class _Watch:
             self._busy = kind != "done"
             self._send(marshal.dumps((kind, finished)))
 
-    def _run(self) -> None:
-        while True:
-            time.sleep(_WATCH_S)
-            now = time.perf_counter()
-            deadline = self._deadline
-            if deadline is not None and now > deadline:
-                with self._lock:
-                    # Again, under the lock: the query may have ended meanwhile.
-                    if self._deadline == deadline:
-                        hung = (self.index, self.in_gold)
-                        self._send(marshal.dumps(("hung", self._finished, *hung)))
-                        os._exit(3)
-            with self._lock:
-                if self._busy and now - self._flushed_at > _ALIVE_S:
-                    self._flushed_at = now
-                    finished, self._finished = self._finished, []
-                    self._send(marshal.dumps(("results", finished)))
+    def end_process(self, is_over: Callable[[], bool]) -> None:
+        with self._lock:
+            # Asked under the lock: the query may have ended meanwhile.
+            if not is_over():
+                hung = (self.index, self.in_gold)
+                self._send(marshal.dumps(("hung", self._finished, *hung)))
+                os._exit(3)
 
-
-class _WatchedEngine:
-    """An engine whose queries the watch knows about."""
-
-    def __init__(self, engine: SQLEngine, watch: _Watch) -> None:
-        self._engine = engine
-        self._watch = watch
-        self.dialect = engine.dialect
-        self.version = engine.version
-        self.path = engine.path
-        self.limits = engine.limits
-        self.get_tables = engine.get_tables
-        self.close = engine.close
-        reordered = getattr(engine, "execute_reordered", None)
-        if reordered is not None:
-            self.execute_reordered = self._watched(reordered)
-        digesting = getattr(engine, "execute_digest", None)
-        if digesting is not None:
-            self.execute_digest = self._watched(digesting)
-        self.execute = self._watched(engine.execute)
-
-    def _watched(self, execute: Callable[..., _T]) -> Callable[..., _T]:
-        watch = self._watch
-
-        def run(sql: str, *, limits: ExecutionLimits, **settings: bool) -> _T:
-            watch.query_starts(limits.timeout_s)
-            try:
-                return execute(sql, limits=limits, **settings)
-            finally:
-                watch.query_ends()
-
-        return run
+    def look(self) -> None:
+        now = time.perf_counter()
+        with self._lock:
+            if self._busy and now - self._flushed_at > _ALIVE_S:
+                self._flushed_at = now
+                finished, self._finished = self._finished, []
+                self._send(marshal.dumps(("results", finished)))
 
 
 def serve() -> None:
@@ -210,7 +164,7 @@ def serve() -> None:
         watch.begin()
         cache.forget_timeouts()
         try:
-            watched: Any = _WatchedEngine(engines.get(path), watch)
+            watched: Any = WatchedEngine(engines.get(path), watch)
             for gold_sql, items in groups:
                 several = any(item[2] != items[0][2] for item in items)
                 engine: Any = SharingEngine(watched) if several else watched

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -125,10 +125,18 @@ class InstanceBuilder:
         folder: where the files of the instances lie while they are in use.
         settings: how many.
         limits: limits of each query.
+        open_one: opens the engine over a file, as `open_engine` does.
     """
 
-    def __init__(self, folder: Path, settings: SuiteSettings, limits: ExecutionLimits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: SuiteSettings,
+        limits: ExecutionLimits,
+        open_one: Callable[..., SQLEngine] = open_engine,
+    ) -> None:
         self._folder = folder
+        self._open_one = open_one
         self._settings = settings
         self._limits = limits
         self._instance_limits = replace(limits, max_steps=_INSTANCE_STEPS)
@@ -285,7 +293,7 @@ class InstanceBuilder:
         path = self._folder / f"{os.getpid()}-{self._num_files}{_SUFFIXES[fuzzer.dialect]}"
         stack.callback(path.unlink, missing_ok=True)
         fuzzer.write(number, path)
-        engine = stack.enter_context(open_engine(path, limits=self._instance_limits))
+        engine = stack.enter_context(closing(self._open_one(path, limits=self._instance_limits)))
         for sql in gold.inner:
             if examine_gold(sql, engine, "strict", self._instance_limits).problem is not None:
                 return None

@@ -120,7 +120,7 @@ class SuiteVerifier(Closing):
     The instances are small files in a temporary folder (in memory where the system has
     `/dev/shm`), at most some 25 per worker at a time, deleted at once and again by `close`.
     Protection against hostile SQL is that of `SQLVerifier`, except that a prediction that hangs or
-    ends a worker on an instance costs up to two minutes and is undetermined (`WORKER_DIED`).
+    ends a worker on an instance is tried twice, and then undetermined (`WORKER_DIED`).
 
     Args:
         catalog: where the original databases are.

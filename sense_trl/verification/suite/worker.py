@@ -12,8 +12,10 @@ from typing import Any, Final, TypeAlias
 
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.fuzzing import FuzzHints
+from sense_trl.database.opening import open_engine
 from sense_trl.database.process import serve_messages
 from sense_trl.database.profile import ForeignKeyColumns
+from sense_trl.database.watch import QueryWatch, WatchedEngine
 from sense_trl.database.worker import EngineCache, limit_worker_memory, pack_limits, unpack_limits
 from sense_trl.errors import DatabaseError
 from sense_trl.verification.comparison import Reason, Verdict
@@ -75,11 +77,22 @@ class SuiteTaskRunner:
         folder: where the files of instances lie while they are in use.
         settings: how many instances.
         limits: limits of each query.
+        watch: knows of each query, in a process of its own.
     """
 
-    def __init__(self, folder: Path, settings: SuiteSettings, limits: ExecutionLimits) -> None:
-        self._builder = InstanceBuilder(folder, settings, limits)
-        self._engines = EngineCache()
+    def __init__(
+        self,
+        folder: Path,
+        settings: SuiteSettings,
+        limits: ExecutionLimits,
+        watch: QueryWatch | None = None,
+    ) -> None:
+        def open_one(path: Path, **options: Any) -> Any:
+            engine = open_engine(path, **options)
+            return engine if watch is None else WatchedEngine(engine, watch)
+
+        self._builder = InstanceBuilder(folder, settings, limits, open_one)
+        self._engines = EngineCache(open_one)
 
     def run(self, task: SuiteTask, emit: Callable[[int, SuiteFinding], None]) -> SuiteChoice:
         """Run one task.
@@ -196,7 +209,8 @@ def serve() -> None:
     content = json.loads(sys.argv[2])
     limits = unpack_limits(tuple(content["limits"]))
     limit_worker_memory(limits.memory_limit_bytes)
-    runner = SuiteTaskRunner(Path(content["folder"]), SuiteSettings(**content["settings"]), limits)
+    settings = SuiteSettings(**content["settings"])
+    runner = SuiteTaskRunner(Path(content["folder"]), settings, limits, QueryWatch())
 
     def answer(message: bytes, send: Callable[[bytes], None]) -> None:
         def emit(position: int, finding: SuiteFinding) -> None:

@@ -6,6 +6,7 @@ import json
 import marshal
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sense_trl.database import DatabaseCatalog, SQLiteEngine
+from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.process import WorkerGoneError, WorkerProcess
 from sense_trl.database.profile import profile_database
 from sense_trl.errors import InputError
@@ -224,6 +226,28 @@ def test_a_folder_that_cannot_be_written_costs_no_verdict(
     with SuiteVerifier(catalog, num_workers=0, cache_dir=folder) as verifier:
         assert _facts(verifier.verify(_requests())) == first
     assert ["`cache_dir` cannot be written" in r.getMessage() for r in caplog.records] == [True]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no workers on this system")
+def test_a_prediction_that_hangs_on_instances_is_ended_at_its_limit(
+    catalog: DatabaseCatalog,
+) -> None:
+    ((count,),) = catalog.engine("music").execute("SELECT count(*) FROM singer").rows
+    # A minute of one call that SQLite cannot interrupt, wherever there are more or fewer rows.
+    hang = " + ".join(["instr(zeroblob(900000 - age), zeroblob(450000) || x'01')"] * 4)
+    rows = "(SELECT count(*) FROM singer)"
+    predictions = [
+        f"SELECT CASE {rows} WHEN {count} THEN name ELSE {hang} END FROM singer",
+        "SELECT name FROM singer WHERE 1 = 1",
+    ]
+    requests = [VerificationRequest("music", p, "SELECT name FROM singer") for p in predictions]
+    limits = ExecutionLimits(timeout_s=0.3)
+    started = time.perf_counter()
+    with SuiteVerifier(catalog, limits=limits, num_workers=1) as verifier:
+        hanging, correct = verifier.verify(requests)
+    assert time.perf_counter() - started < 30
+    assert (hanging.original.verdict, hanging.reason) == (Verdict.CORRECT, Reason.WORKER_DIED)
+    assert correct.verdict is Verdict.CORRECT
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no workers on this system")

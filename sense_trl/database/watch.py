@@ -1,0 +1,89 @@
+"""What a worker does about a query that nothing interrupts: `QueryWatch`, `WatchedEngine`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from sense_trl.database.engine import ExecutionLimits, SQLEngine
+
+__all__ = ["GRACE_S", "QueryWatch", "WatchedEngine"]
+
+# A query that has not ended this long after its own limit hangs in an operation that the engine
+# cannot interrupt; its process is ended.
+GRACE_S: Final = 0.25
+WATCH_S: Final = 0.05
+_T = TypeVar("_T")
+
+
+class QueryWatch:
+    """Ends this process when a query outlives its limit in an operation that nothing interrupts.
+
+    The database library runs without Python's lock, so a thread looks at the clock while a query
+    hangs.
+    """
+
+    def __init__(self) -> None:
+        self._deadline: float | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def query_starts(self, timeout_s: float) -> None:
+        """Begin to watch."""
+        self._deadline = time.perf_counter() + timeout_s + GRACE_S
+
+    def query_ends(self) -> None:
+        """Watch no longer."""
+        self._deadline = None
+
+    def end_process(self, is_over: Callable[[], bool]) -> None:
+        """Called when a query hangs, unless `is_over` says that it has ended meanwhile."""
+        if not is_over():
+            os._exit(3)
+
+    def look(self) -> None:
+        """Called 20 times a second."""
+
+    def _is_over(self, deadline: float) -> bool:
+        return self._deadline != deadline
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(WATCH_S)
+            deadline = self._deadline
+            if deadline is not None and time.perf_counter() > deadline:
+                self.end_process(partial(self._is_over, deadline))
+            self.look()
+
+
+class WatchedEngine:
+    """An engine whose queries a watch knows about."""
+
+    def __init__(self, engine: SQLEngine, watch: QueryWatch) -> None:
+        self._engine = engine
+        self._watch = watch
+        self.dialect = engine.dialect
+        self.version = engine.version
+        self.path = engine.path
+        self.limits = engine.limits
+        self.get_tables = engine.get_tables
+        self.close = engine.close
+        for name in ("execute", "execute_reordered", "execute_digest"):
+            if hasattr(engine, name):
+                setattr(self, name, self._watched(getattr(engine, name)))
+
+    def _watched(self, execute: Callable[..., _T]) -> Callable[..., _T]:
+        watch = self._watch
+
+        def run(sql: str, *, limits: ExecutionLimits | None = None, **settings: bool) -> _T:
+            limits = self.limits if limits is None else limits
+            watch.query_starts(limits.timeout_s)
+            try:
+                return execute(sql, limits=limits, **settings)
+            finally:
+                watch.query_ends()
+
+        return run
