@@ -72,8 +72,8 @@ def get_values(kind: type, source: Any) -> dict[str, Any]:
     """The options of a group, by name, out of a dataclass that has them.
 
     Example:
-        >>> get_values(PromptOptions, DataArguments("d", "q", schema_style="ddl"))
-        {'tables_json': None, 'schema_style': 'ddl'}
+        >>> get_values(DatabaseOptions, DataArguments("d", "q", split="train"))
+        {'database': 'd'}
     """
     return {option.name: getattr(source, option.name) for option in fields(kind)}
 
@@ -134,7 +134,7 @@ class ChatTemplateOptions:
 
 @dataclass(kw_only=True)
 class PromptOptions:
-    """How a question is put to a model."""
+    """How a question is put to a model: as the model was trained, where nothing else is given."""
 
     tables_json: str | None = field(
         default=None,
@@ -143,8 +143,109 @@ class PromptOptions:
             "database files declare no foreign keys."
         },
     )
-    schema_style: str = field(
-        default="compact", metadata={"help": "How a schema is written: compact, codes, ddl."}
+    schema_style: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a schema is written: compact, codes, ddl. Names and keys alone (compact) "
+            "for a model that does not say."
+        },
+    )
+    num_values: int | None = field(
+        default=None,
+        metadata={
+            "help": "Values shown of each column, chosen by frequency and shape. Columns that look "
+            "like secrets or personal data show none."
+        },
+    )
+    max_value_chars: int | None = field(
+        default=None,
+        metadata={"help": "Values of more characters than this are not shown: 40."},
+    )
+    num_matched_values: int | None = field(
+        default=None,
+        metadata={
+            "help": "Values shown with a question because its words name them, at most. Each "
+            "database is indexed once, in the cache."
+        },
+    )
+    descriptions: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Show what is known of the meaning of tables and columns: BIRD's "
+            "database_description beside a database, comments of DuckDB, and `description_source`."
+        },
+    )
+    max_description_chars: int | None = field(
+        default=None,
+        metadata={"help": "Descriptions of tables and columns are cut here, in characters: 150."},
+    )
+    max_schema_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that the schema may take. A larger one is cut to the tables that the "
+            "question seems to be about."
+        },
+    )
+    shown_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns whose values may be shown though they look like secrets or personal "
+            "data, as patterns of table.column: singer.name, *.email.",
+            "metavar": "PATTERN",
+        },
+    )
+    hidden_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns whose values are never shown, as patterns of table.column.",
+            "metavar": "PATTERN",
+        },
+    )
+    instruction: str | None = field(
+        default=None,
+        metadata={"help": "What the prompt begins with; {dialect} becomes the SQL dialect's name."},
+    )
+    answer_form: str | None = field(
+        default=None,
+        metadata={
+            "help": "What an answer is: sql alone, or reasoning in a few sentences before it."
+        },
+    )
+    description_source: str | None = field(
+        default=None,
+        metadata={
+            "help": "What tables and columns mean: a YAML or JSON file, a folder of such with "
+            "<db_id>.yaml, or BIRD's CSV files. Entries of what a database does not have are "
+            "an error."
+        },
+    )
+    prompt_style: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the sense_prompt.json to follow, for a model that has none beside "
+            "it: one behind a server, or on the hub."
+        },
+    )
+    prompt_tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or hub id of the tokenizer that counts for `max_schema_tokens`; the "
+            "model's if not given."
+        },
+    )
+    force_style: bool = field(
+        default=False,
+        metadata={
+            "help": "Put questions otherwise than the model was trained, where options say so; "
+            "without it that is an error."
+        },
+    )
+    send_values: bool = field(
+        default=False,
+        metadata={
+            "help": "Let values of the databases go to a server of another machine because the "
+            "model was trained with them."
+        },
     )
 
 

@@ -172,6 +172,14 @@ def fingerprint_file(path: str | Path) -> str:
     return sha256_of(path)
 
 
+def fingerprint_folder(path: str | Path, suffixes: Iterable[str]) -> str:
+    """Identity of a file, or of those of a folder that have one of some suffixes, by content."""
+    place = Path(path)
+    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    kept = [file for file in files if file.suffix.lower() in suffixes]
+    return _fingerprint((str(file.relative_to(place)), sha256_of(file)) for file in kept)
+
+
 def fingerprint_databases(paths: Iterable[Path]) -> str:
     """Identity of databases by name, size and time of change: they may be too large to read."""
     return _fingerprint((path.name, *_stat(path)) for path in sorted(paths))

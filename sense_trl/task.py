@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.options import DataArguments
-from sense_trl.prompts import Messages, get_prompt
+from sense_trl.prompts import Attempt, Messages, PromptStyle
+from sense_trl.prompts.style import get_style
+from sense_trl.prompts.writer import PromptWriter
 from sense_trl.questions import Question, describe_unusable, load_questions
 from sense_trl.schema import (
-    SCHEMA_STYLES,
     DatabaseSchema,
     check_tables,
-    format_schema,
     get_schema,
     load_spider_schemas,
 )
@@ -37,23 +37,37 @@ class TextToSQLTask:
         catalog: the databases.
         questions: usable questions: the database exists and, where `load_task` has looked, the gold
             query runs.
-        schemas: schema per database of these questions.
-        schema_style: how schemas are written into prompts.
+        writer: makes prompts.
         unusable: question id to the reason it was left out.
     """
 
     catalog: DatabaseCatalog
     questions: tuple[Question, ...]
-    schemas: dict[str, DatabaseSchema]
-    schema_style: str
+    writer: PromptWriter
     unusable: dict[str, str]
 
-    def get_messages(self, question: Question) -> Messages:
-        """The prompt of a question."""
-        schema = self.schemas[question.db_id]
-        text = format_schema(schema, style=self.schema_style)
-        return get_prompt(
-            question.question, text, dialect=schema.dialect, evidence=question.evidence
+    @property
+    def schemas(self) -> dict[str, DatabaseSchema]:
+        """Schema per database of these questions."""
+        names = sorted({question.db_id for question in self.questions})
+        return {db_id: self.writer.get_schema(db_id) for db_id in names}
+
+    def get_messages(self, question: Question, attempts: Iterable[Attempt] = ()) -> Messages:
+        """The prompt of a question, after queries that failed."""
+        return self.writer.get_messages(
+            question.db_id, question.question, evidence=question.evidence, attempts=attempts
+        )
+
+    def get_training_messages(
+        self, question: Question, attempts: Iterable[Attempt] = ()
+    ) -> Messages:
+        """The same with all that gold uses, however wide the schema is."""
+        return self.writer.get_messages(
+            question.db_id,
+            question.question,
+            evidence=question.evidence,
+            gold_sql=question.gold_sql,
+            attempts=attempts,
         )
 
     def select(self, questions: Sequence[Question]) -> TextToSQLTask:
@@ -74,7 +88,7 @@ class TextToSQLTask:
         for question in questions:
             row: dict[str, Any] = {
                 "db_id": question.db_id,
-                "prompt": self.get_messages(question),
+                "prompt": self.get_training_messages(question),
                 "completion": [{"role": "assistant", "content": question.gold_sql}],
             }
             if mask_spans:
@@ -85,15 +99,25 @@ class TextToSQLTask:
         return rows
 
 
-def load_task(arguments: DataArguments) -> TextToSQLTask:
+def load_task(
+    arguments: DataArguments,
+    style: PromptStyle | None = None,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+) -> TextToSQLTask:
     """Open the databases, read the questions and check every gold query once.
+
+    Args:
+        arguments: databases and questions.
+        style: of the prompts; `get_style(arguments)` if not given.
+        count_tokens: see `PromptWriter`.
 
     Raises:
         InputError: unusable arguments or files; more unusable questions than
             `max_unusable_fraction` allows, each named with the reason.
         DatabaseError: a database cannot be read.
     """
-    _check_style(arguments.schema_style)
+    style = get_style(arguments) if style is None else style
     catalog = DatabaseCatalog.from_path(arguments.database)
     only = catalog.db_ids[0] if len(catalog.db_ids) == 1 else None
     questions = load_questions(arguments.questions, default_db_id=only)
@@ -136,7 +160,9 @@ def load_task(arguments: DataArguments) -> TextToSQLTask:
         catalog,
         usable,
         tables_json=arguments.tables_json,
-        schema_style=arguments.schema_style,
+        style=style,
+        description_source=arguments.description_source,
+        count_tokens=count_tokens,
         unusable=unusable,
     )
 
@@ -146,7 +172,9 @@ def make_task(
     questions: Sequence[Question],
     *,
     tables_json: str | None = None,
-    schema_style: str = "compact",
+    style: PromptStyle | None = None,
+    description_source: str | None = None,
+    count_tokens: Callable[[str], int] | None = None,
     unusable: Mapping[str, str] | None = None,
 ) -> TextToSQLTask:
     """Put together a task whose gold queries are not looked at.
@@ -155,11 +183,13 @@ def make_task(
         catalog: the databases.
         questions: on some of them.
         tables_json: Spider's, for schemas with all foreign keys.
-        schema_style: how schemas are written into prompts.
+        style: of the prompts; names and keys alone if not given.
+        description_source: see `PromptWriter`.
+        count_tokens: likewise.
         unusable: question id to the reason, for questions that were left out.
 
     Raises:
-        InputError: an unknown style or `db_id`, or a `tables_json` that cannot be read.
+        InputError: an unknown `db_id`, or a `tables_json` that cannot be read.
         DatabaseError: a database cannot be read, or has no tables.
 
     Example:
@@ -174,16 +204,14 @@ def make_task(
         >>> task.get_messages(question)[0]["content"].splitlines()[-1]
         'pet(name, age)'
     """
-    _check_style(schema_style)
-    schemas = read_schemas(catalog, {q.db_id for q in questions}, tables_json)
-    return TextToSQLTask(catalog, tuple(questions), schemas, schema_style, dict(unusable or {}))
-
-
-def _check_style(schema_style: str) -> None:
-    if schema_style not in SCHEMA_STYLES:
-        raise InputError(
-            f"`schema_style` is {schema_style!r}; expected one of {', '.join(SCHEMA_STYLES)}."
-        )
+    writer = PromptWriter(
+        catalog,
+        style,
+        schemas=read_schemas(catalog, {q.db_id for q in questions}, tables_json),
+        description_source=description_source,
+        count_tokens=count_tokens,
+    )
+    return TextToSQLTask(catalog, tuple(questions), writer, dict(unusable or {}))
 
 
 def draw_questions(

@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "trainers": {"losses", "prefix_tree", "collators"},
     "evaluation": SQL_HALF,
     "task": {"database", "schema", "sql", "prompts", "questions", "verification"},
-    "checkpoints": TENSOR_HALF | {"evaluation", "generation", "memory", "run_folder"},
+    "checkpoints": TENSOR_HALF | {"evaluation", "generation", "memory", "prompts", "run_folder"},
     "memory": TENSOR_HALF,
     "steps": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task"},
     "jobs": SQL_HALF | TENSOR_HALF | MODELS | {"evaluation", "task", "steps"},

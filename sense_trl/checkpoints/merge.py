@@ -17,6 +17,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.memory.simulation import ModelSettings, build_meta_model
 from sense_trl.model_traits import load_model_config
+from sense_trl.prompts import PromptStyle
 from sense_trl.run_folder import check_new_folder
 
 __all__ = ["DTYPES", "MergeCheck", "merge_adapter"]
@@ -204,6 +205,8 @@ def merge_adapter(
             evaluation=report,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        if (style := PromptStyle.find(adapter)) is not None:
+            style.save(folder)
         if target.exists():
             target.rmdir()
         folder.rename(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from sense_trl.options import (
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "choose_database"]
 
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130
@@ -40,6 +41,13 @@ class AskOptions(PromptOptions, GeneratorOptions):
     )
     db_id: str | None = field(default=None, metadata={"help": "Which database of the folder."})
     evidence: str | None = field(default=None, metadata={"help": "What the schema does not say."})
+    revise: int = field(
+        default=0,
+        metadata={
+            "help": "Ask so many times again about a query that fails or finds no rows, with what "
+            "the database said."
+        },
+    )
     max_rows: int = field(default=20, metadata={"help": "Rows to show of each result."})
     timeout_s: float = option_of(ExecutionOptions, "timeout_s")
 
@@ -61,25 +69,29 @@ def run(options: AskOptions, console: Any) -> int:
     from sense_trl.database.engine import ExecutionLimits
     from sense_trl.generation.generator import SamplingConfig
     from sense_trl.jobs.own_data_config import OwnDataConfig
-    from sense_trl.prompts import extract_sql, get_prompt
-    from sense_trl.schema import format_schema
-    from sense_trl.task import read_schemas
+    from sense_trl.prompts import Attempt, extract_sql
 
     if options.max_rows < 0:
         raise InputError(f"`max_rows` is {options.max_rows}; expected 0 or more.")
+    if options.revise < 0:
+        raise InputError(f"`revise` is {options.revise}; expected 0 or more.")
     sampling = SamplingConfig(max_new_tokens=options.max_new_tokens)
     limits = ExecutionLimits(timeout_s=options.timeout_s)
     path = options.database
     if path is None:
         path = OwnDataConfig().get_data_paths()[0]
         console.print("No `--database`: the quickstart's flights are asked.", style="yellow")
-    with DatabaseCatalog.from_path(path, limits=limits) as catalog:
-        db_id = _choose_database(catalog, options.db_id)
-        schema = read_schemas(catalog, {db_id}, options.tables_json)[db_id]
-        text = format_schema(schema, style=options.schema_style)
-        quieten_libraries()
-        from sense_trl.steps.generator import load_generator
+    quieten_libraries()
+    from sense_trl.steps.generator import load_generator
+    from sense_trl.steps.prompting import open_writer
 
+    with contextlib.ExitStack() as stack:
+        catalog = stack.enter_context(DatabaseCatalog.from_path(path, limits=limits))
+        db_id = choose_database(catalog, options.db_id)
+        model, base_url = options.model_name_or_path, options.base_url
+        writer = stack.enter_context(open_writer(options, catalog, db_id, model, base_url=base_url))
+        with console.status("Reading the database"):
+            writer.prepare(db_id)
         with console.status("Loading the model"):
             generator = load_generator(options, batch_size=1)
         # What goes to a file or another program is not folded.
@@ -88,15 +100,22 @@ def run(options: AskOptions, console: Any) -> int:
         engine = catalog.engine(db_id)
 
         def answer(question: str) -> int:
-            messages = get_prompt(question, text, dialect=schema.dialect, evidence=options.evidence)
-            with console.status("Writing SQL"):
-                [[completion]] = generator.generate([messages], sampling)
-            sql = extract_sql(completion.text)
-            output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
-            result = engine.execute(sql)
-            rows = format_result(result, options.max_rows, max_width=max_width)
-            output.print(rows, "", highlight=False)
-            return 0 if result.ok else _EXIT_FAILED
+            attempts: list[Attempt] = []
+            while True:
+                messages = writer.get_messages(
+                    db_id, question, evidence=options.evidence, attempts=attempts
+                )
+                with console.status("Writing SQL"):
+                    [[completion]] = generator.generate([messages], sampling)
+                sql = extract_sql(completion.text)
+                output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
+                result = engine.execute(sql)
+                rows = format_result(result, options.max_rows, max_width=max_width)
+                output.print(rows, "", highlight=False)
+                attempt = Attempt.of(sql, result)
+                if attempt is None or len(attempts) == options.revise:
+                    return 0 if result.ok else _EXIT_FAILED
+                attempts.append(attempt)
 
         try:
             if options.question is not None:
@@ -114,7 +133,12 @@ def run(options: AskOptions, console: Any) -> int:
     return 0
 
 
-def _choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
+def choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:
+    """The database of a name, or the only one.
+
+    Raises:
+        InputError: there is none of that name, or several and no name.
+    """
     if db_id is None:
         if len(catalog) > 1:
             raise InputError(
@@ -147,5 +171,5 @@ COMMAND: Final = Command(
     (AskOptions,),
     description="Write SQL for a question with a model, execute it read-only within limits, and "
     "show both. Without a question, one is read from each line of the standard input. The prompt "
-    "is that of training and evaluation: give the schema and the evidence as there.",
+    "is that of training where the model has a sense_prompt.json; `sense-trl prompt` shows it.",
 )

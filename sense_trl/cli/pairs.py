@@ -106,6 +106,8 @@ def _make_task(
     options: PairArguments,
 ) -> TextToSQLTask:
     """Questions with the schemas of their databases; gold is for the builder to judge."""
+    from sense_trl.prompts.style import get_style
+    from sense_trl.steps.prompting import get_token_counter
     from sense_trl.task import make_task
     from sense_trl.verification.gold import find_missing_databases
 
@@ -115,11 +117,14 @@ def _make_task(
     usable = [question for question in questions if question.question_id not in unusable]
     if not usable:
         raise InputError("`questions` holds no question whose database is there.")
+    style = get_style(data)
     return make_task(
         catalog,
         usable,
         tables_json=data.tables_json,
-        schema_style=data.schema_style,
+        style=style,
+        description_source=data.description_source,
+        count_tokens=get_token_counter(style, data, None),
         unusable=unusable,
     )
 
@@ -161,6 +166,7 @@ def _claim(
 ) -> None:
     """Refuse a folder that holds a build with other settings or other input."""
     from sense_trl.run_folder import RunFolder, fingerprint_databases, fingerprint_file
+    from sense_trl.steps.prompting import identify_style
 
     def fingerprints(name: str) -> list[Any]:
         pairs = (_split_name(text) for text in getattr(options, name))
@@ -175,7 +181,7 @@ def _claim(
         "weak": fingerprints("weak"),
         "strong": fingerprints("strong"),
         "tables_json": None if tables is None else fingerprint_file(tables),
-        "schema_style": data.schema_style,
+        **identify_style(task.writer.style, data.description_source),
         **{
             name: getattr(options, name)
             for name in ("skip_missing_databases", "suite", "timeout_s")

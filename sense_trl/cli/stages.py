@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.stage import Stage
 from sense_trl.errors import InputError
+from sense_trl.options import PromptOptions, option_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,7 @@ class PairsFile:
             "hh_rlhf."
         },
     )
+    force_style: bool = option_of(PromptOptions, "force_style")
 
 
 def _sft(data: Any, training: Any, model: Any, console: Console) -> None:
@@ -79,13 +81,22 @@ def _describe_gold(stage: str, data: Any, training: Any, model: Any) -> str:
     from sense_trl.steps.dry_run import describe_training
     from sense_trl.steps.stages import load_rows
 
-    return describe_training(stage, load_rows(data), model, training)
+    teacher = getattr(training, "teacher_model_name_or_path", None)
+    rows = load_rows(data, model.model_name_or_path, teacher)
+    return describe_training(stage, rows, model, training)
 
 
 def _dpo(file: PairsFile, training: Any, model: Any, console: Console) -> None:
     from sense_trl.steps.stages import dpo
 
-    dpo(file.pairs, model, training, console, columns=file.columns)
+    dpo(
+        file.pairs,
+        model,
+        training,
+        console,
+        columns=file.columns,
+        force_style=file.force_style,
+    )
 
 
 def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
@@ -123,8 +134,9 @@ def _evaluate(data: Any, generation: Any, evaluation: Any, console: Console) -> 
                 "`predictions` are missing: name files of them, or a model that predicts as "
                 "`model_name_or_path`."
             )
-        unused = ("split", "max_questions", "subset_seed", "schema_style", "max_unusable_fraction")
-        _check_unused(data, *unused)
+        prompt = {option.name for option in fields(PromptOptions)} - {"tables_json"}
+        unused = ("split", "max_questions", "subset_seed", "max_unusable_fraction")
+        _check_unused(data, *unused, *prompt)
         evaluate_files(data, evaluation, console)
         return
     from sense_trl.steps.stages import evaluate

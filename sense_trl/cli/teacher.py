@@ -100,8 +100,8 @@ def cache(options: CacheOptions, console: Any) -> int:
 
 
 def _load_rows(options: CacheOptions) -> list[dict[str, Any]]:
+    from sense_trl.steps.prompting import load_styled_task
     from sense_trl.steps.teacher import load_answers
-    from sense_trl.task import load_task
 
     if (options.rows is None) == (options.questions is None):
         raise InputError(
@@ -113,14 +113,14 @@ def _load_rows(options: CacheOptions) -> list[dict[str, Any]]:
         return load_answers(options.rows)
     if options.database is None:
         raise InputError("`--database` is missing; prompts hold the schema. Give the databases.")
-    task = load_task(
-        DataArguments(
-            options.database,
-            options.questions,
-            split=options.split,
-            **get_values(PromptOptions, options),
-        )
+    data = DataArguments(
+        options.database,
+        options.questions,
+        split=options.split,
+        **get_values(PromptOptions, options),
     )
+    # Prompts are those of the student's training.
+    task = load_styled_task(data, options.tokenizer, options.model_name_or_path)
     return task.prompt_completion_rows(task.questions)
 
 

@@ -101,7 +101,8 @@ class TransformersLearner:
             start = load_unquantized_model(
                 self.base_model, use_cpu=arguments.use_cpu, lora_r=config.lora_r
             )
-            return train_sft(start, dataset, arguments, callbacks=[callback])
+            style = self.dev_task.writer.style
+            return train_sft(start, dataset, arguments, style=style, callbacks=[callback])
 
         title = f"Train {folder.parent.name}"
         work.train(folder, run, arguments.max_steps, self.console, title, keeps_checkpoints=False)

@@ -14,7 +14,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from sense_trl.options import DataArguments, PromptOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pairs.dataset import read_account, read_pairs
+from sense_trl.prompts import PromptStyle
 from sense_trl.questions import Question, split_questions
 from sense_trl.run_folder import (
     RunFolder,
@@ -50,11 +51,11 @@ from sense_trl.run_folder import (
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.progress import peak_memory_bytes
+from sense_trl.steps.prompting import load_styled_task
 from sense_trl.steps.training import get_unattended_options, train_dpo, train_sft
 from sense_trl.task import (
     TextToSQLTask,
     draw_questions,
-    load_task,
 )
 from sense_trl.verification.gold import find_undetermined_gold
 from sense_trl.verification.verifier import SQLVerifier, Verdict
@@ -159,13 +160,14 @@ class _Quickstart:
     def _load_data(self) -> tuple[TextToSQLTask, list[Question], list[Question]]:
         config = self.config
         database, questions = config.get_data_paths()
-        task = load_task(
+        task = load_styled_task(
             DataArguments(
                 database,
                 questions,
                 **get_values(PromptOptions, config),
                 max_unusable_fraction=config.max_unusable_fraction,
-            )
+            ),
+            config.model,
         )
         train, test = split_questions(
             task.questions,
@@ -221,7 +223,8 @@ class _Quickstart:
 
         def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=lora_r)
-            return train_sft(start, rows, arguments, callbacks=[callback])
+            style = task.writer.style
+            return train_sft(start, rows, arguments, style=style, callbacks=[callback])
 
         self._train("sft", "Supervised fine-tuning", arguments.max_steps, run)
         return folder
@@ -284,7 +287,8 @@ class _Quickstart:
 
         def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(weak, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
-            return train_dpo(start, pairs, arguments, callbacks=[callback])
+            style = PromptStyle.find(weak)
+            return train_dpo(start, pairs, arguments, style=style, callbacks=[callback])
 
         self._train("dpo", "Preference training", arguments.max_steps, run)
         return folder
@@ -478,9 +482,10 @@ class _Quickstart:
             command += ["--database", config.database]
             if len({record.db_id for record in runs[0].records}) > 1:
                 command += ["--db_id", runs[0].records[0].db_id]
-        for option in fields(PromptOptions):
-            if (value := getattr(config, option.name)) != option.default:
-                command += [f"--{option.name}", str(value)]
+        # How it is asked stands beside the model, but for what is known of the databases alone.
+        for name in ("tables_json", "description_source"):
+            if (value := getattr(config, name)) is not None:
+                command += [f"--{name}", value]
         # What `ask` takes without being told.
         if config.max_new_tokens > 128:
             command += ["--max_new_tokens", str(config.max_new_tokens)]

@@ -25,8 +25,8 @@ from sense_trl.run_folder import (
     fingerprint_file,
     fingerprint_model,
 )
-from sense_trl.schema import format_schema
 from sense_trl.sql.dialects import Dialects
+from sense_trl.steps.prompting import load_styled_task
 from sense_trl.synthesis.filters.contamination import find_evaluated
 from sense_trl.synthesis.recursive.recursion import (
     BASE,
@@ -36,7 +36,7 @@ from sense_trl.synthesis.recursive.recursion import (
     get_best_round,
     has_fallen,
 )
-from sense_trl.task import TextToSQLTask, draw_questions, load_task
+from sense_trl.task import TextToSQLTask, draw_questions
 from sense_trl.verification.suite.instances import SuiteSettings
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier
@@ -86,10 +86,7 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
             RecursionData(
                 gold,
                 dev,
-                {
-                    db_id: format_schema(schema, style=config.schema_style)
-                    for db_id, schema in task.schemas.items()
-                },
+                {db_id: task.writer.get_schema_text(db_id) for db_id in task.schemas},
                 task.get_messages,
                 task.catalog.dialect,
             ),
@@ -122,7 +119,7 @@ def _load_data(
         **get_values(PromptOptions, config),
         max_unusable_fraction=config.max_unusable_fraction,
     )
-    task = dev_task = load_task(arguments)
+    task = dev_task = load_styled_task(arguments, config.model)
     if config.dev_questions is None:
         gold, dev = split_questions(
             task.questions,
@@ -132,7 +129,7 @@ def _load_data(
         )
     else:
         arguments.questions = config.dev_questions
-        dev_task = load_task(arguments)
+        dev_task = load_styled_task(arguments, config.model)
         gold, dev = list(task.questions), list(dev_task.questions)
         _check_apart(gold, dev, task.catalog.dialect)
     gold = draw_questions(

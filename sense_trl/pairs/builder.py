@@ -162,7 +162,7 @@ def build_preference_pairs(
         verifier=verifier,
         suite_verifier=suite_verifier,
         databases=Databases(task.catalog),
-        get_messages=task.get_messages,
+        get_messages=task.get_training_messages,
         config=config,
     )
     shards = None if shard_folder is None else ShardFolder(shard_folder)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
+from sense_trl.options import PromptOptions, option_of
 from sense_trl.prompts.messages import INSTRUCTION
 from sense_trl.schema.formats import SCHEMA_STYLES
 
-__all__ = ["ANSWER_FORMS", "STYLE_FILE", "PromptStyle"]
+__all__ = ["ANSWER_FORMS", "STYLE_FILE", "PromptStyle", "check_server", "get_style"]
 
 STYLE_FILE: Final = "sense_prompt.json"
 ANSWER_FORMS: Final = {
@@ -25,6 +28,10 @@ ANSWER_FORMS: Final = {
 }
 """Form of the answer to what it adds to the instruction; `extract_sql` reads all of them."""
 _FORMAT: Final = 1
+_CHOICES: Final = {"schema_style": SCHEMA_STYLES, "answer_form": tuple(ANSWER_FORMS)}
+# What training writes inside the folder of a model.
+_INNER_FOLDER: Final = re.compile(r"adapter|checkpoint-\d+")
+_HERE: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})
 _MINIMA: Final = {
     "num_values": 0,
     "max_value_chars": 1,
@@ -50,67 +57,17 @@ class PromptStyle:
         {'num_values': (3, 0)}
     """
 
-    schema_style: str = field(
-        default="compact",
-        metadata={
-            "help": f"How a schema is written: {', '.join(SCHEMA_STYLES)}.",
-            "choices": SCHEMA_STYLES,
-        },
-    )
-    num_values: int = field(
-        default=0,
-        metadata={
-            "help": "Values shown of each column, chosen by frequency and shape; 0 shows none. "
-            "Columns that look like secrets or personal data show none."
-        },
-    )
-    max_value_chars: int = field(
-        default=40, metadata={"help": "Longer values are not shown, in characters."}
-    )
-    num_matched_values: int = field(
-        default=0,
-        metadata={
-            "help": "Values shown with a question because its words name them, at most; 0 shows "
-            "none. Each database is indexed once, in the cache."
-        },
-    )
-    descriptions: bool = field(
-        default=False,
-        metadata={"help": "Whether to show what is known of the meaning of tables and columns."},
-    )
-    max_description_chars: int = field(
-        default=150,
-        metadata={"help": "Descriptions of tables and columns are cut here, in characters."},
-    )
-    max_schema_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens that the schema may take. A larger one is cut to the tables that the "
-            "question seems to be about. Not limited if not given."
-        },
-    )
-    shown_columns: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Columns whose values may be shown though they look like secrets or personal "
-            "data, as patterns of table.column: singer.name, customers.*, *.email."
-        },
-    )
-    hidden_columns: tuple[str, ...] = field(
-        default=(),
-        metadata={"help": "Columns whose values are never shown, as patterns of table.column."},
-    )
-    instruction: str = field(
-        default=INSTRUCTION,
-        metadata={"help": "What the prompt begins with; {dialect} becomes the SQL dialect's name."},
-    )
-    answer_form: str = field(
-        default="sql",
-        metadata={
-            "help": "What an answer is: sql alone, or reasoning in a few sentences before it.",
-            "choices": tuple(ANSWER_FORMS),
-        },
-    )
+    schema_style: str = option_of(PromptOptions, "schema_style", default="compact")
+    num_values: int = option_of(PromptOptions, "num_values", default=0)
+    max_value_chars: int = option_of(PromptOptions, "max_value_chars", default=40)
+    num_matched_values: int = option_of(PromptOptions, "num_matched_values", default=0)
+    descriptions: bool = option_of(PromptOptions, "descriptions", default=False)
+    max_description_chars: int = option_of(PromptOptions, "max_description_chars", default=150)
+    max_schema_tokens: int | None = option_of(PromptOptions, "max_schema_tokens")
+    shown_columns: tuple[str, ...] = option_of(PromptOptions, "shown_columns", default=())
+    hidden_columns: tuple[str, ...] = option_of(PromptOptions, "hidden_columns", default=())
+    instruction: str = option_of(PromptOptions, "instruction", default=INSTRUCTION)
+    answer_form: str = option_of(PromptOptions, "answer_form", default="sql")
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -126,7 +83,7 @@ class PromptStyle:
                 raise InputError(
                     f"`{item.name}` is {value}; expected at least {_MINIMA[item.name]}."
                 )
-            choices = item.metadata.get("choices")
+            choices = _CHOICES.get(item.name)
             if choices is not None and value not in choices:
                 raise InputError(
                     f"`{item.name}` is {value!r}; expected one of {', '.join(choices)}."
@@ -207,13 +164,19 @@ class PromptStyle:
         return cls.from_mapping(record["style"], str(path))
 
     @classmethod
-    def find(cls, folder: str | Path) -> Self | None:
-        """The style of a folder; `None` if it holds none.
+    def find(cls, model: str | Path) -> Self | None:
+        """The style of a model; `None` for one that does not say, such as one on the hub.
+
+        Args:
+            model: a folder, also the `adapter` or `checkpoint-N` in it; or a hub id.
 
         Raises:
             InputError: as `load`, for a file that is there.
         """
-        return cls.load(folder) if (Path(folder) / STYLE_FILE).exists() else None
+        folder = Path(model).absolute()
+        inner = [folder.parent] if _INNER_FOLDER.fullmatch(folder.name) else []
+        found = next((f for f in (folder, *inner) if (f / STYLE_FILE).exists()), None)
+        return None if found is None else cls.load(found)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], place: str) -> Self:
@@ -235,6 +198,50 @@ class PromptStyle:
             return cls(**values)
         except InputError as error:
             raise InputError(f"{place}: {error}") from error
+
+
+def get_style(options: PromptOptions, *models: str | Path | None) -> PromptStyle:
+    """The style that options ask for, on top of what models were trained with.
+
+    Args:
+        options: what is `None` there is as the models have it, or at its default.
+        models: folders or hub ids; the first that has a style decides.
+
+    Raises:
+        InputError: an option or another model says otherwise, and `force_style` is not given; an
+            option or a style's file is unusable.
+    """
+    places = [place for place in (*models, options.prompt_style) if place is not None]
+    if options.prompt_style is not None:
+        PromptStyle.load(options.prompt_style)
+    found = [(place, style) for place in places if (style := PromptStyle.find(place)) is not None]
+    names = {item.name for item in dataclasses.fields(PromptStyle)}
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    base = found[0][1] if found else PromptStyle()
+    style = dataclasses.replace(base, **given)
+    if not options.force_style:
+        for place, saved in found:
+            style.check_equals(saved, place)
+    return style
+
+
+def check_server(style: PromptStyle, options: PromptOptions, base_url: str | None) -> None:
+    """Refuse to send values of databases to another machine where nobody has asked for it.
+
+    They are asked for by naming them in the options; that a model was trained with them is no
+    consent.
+
+    Raises:
+        InputError: the style shows values, and it is not these options that say so.
+    """
+    shows = [name for name in ("num_values", "num_matched_values") if getattr(style, name)]
+    asked = options.send_values or all(getattr(options, name) is not None for name in shows)
+    if base_url is None or asked or (urlsplit(base_url).hostname or "") in _HERE:
+        return
+    raise InputError(
+        f"The model was trained on prompts with values of the database (`{'`, `'.join(shows)}`), "
+        f"which would be sent to {base_url}. Give --send_values if they may leave this machine."
+    )
 
 
 _KINDS: Final[dict[Any, str]] = {

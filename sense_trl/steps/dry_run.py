@@ -19,8 +19,8 @@ from sense_trl.memory.training_setup import get_training_setup
 from sense_trl.model_traits import load_model_config
 from sense_trl.options import DataArguments
 from sense_trl.steps.arguments import GenerationArguments
+from sense_trl.steps.prompting import load_styled_task
 from sense_trl.steps.stages import count_steps
-from sense_trl.task import load_task
 from sense_trl.trainers.rows.formats import prepare_chat_template
 from sense_trl.trainers.rows.several_rejected import split_rejected_lists
 from sense_trl.trainers.sharing.grouped_sampler import build_grouped_sampler
@@ -103,7 +103,7 @@ def describe_generation(data: DataArguments, generation: GenerationArguments) ->
         InputError: see `load_task`.
         ModelError: there is no such tokenizer, or its chat template cannot hold a prompt.
     """
-    task = load_task(data)
+    task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
     lines = [
         f"questions: {len(task.questions)} on {len(task.schemas)} databases, "
         f"{len(task.unusable)} left out as unusable",

@@ -19,9 +19,11 @@ from sense_trl.checkpoints.starting_model import (
 from sense_trl.errors import InputError
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
-from sense_trl.options import DataArguments, SuiteOptions, get_values
+from sense_trl.options import DataArguments, PromptOptions, SuiteOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.prompts import PromptStyle
+from sense_trl.prompts.style import get_style
 from sense_trl.run_folder import (
     RunFolder,
     fingerprint_databases,
@@ -33,8 +35,9 @@ from sense_trl.steps import work
 from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments, PairArguments
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.processes import get_processes
+from sense_trl.steps.prompting import identify_style, load_styled_task
 from sense_trl.steps.verification import get_suite_notes, open_verifiers
-from sense_trl.task import TextToSQLTask, load_task
+from sense_trl.task import TextToSQLTask
 
 if TYPE_CHECKING:
     import datasets
@@ -48,9 +51,11 @@ def _settings(
 ) -> dict[str, Any]:
     """What the results of a generation stage depend on; files by content."""
     settings = {**asdict(data), **asdict(generation)}
-    for name in ("database", "tables_json", "output_dir", *_get_facts(generation)):
+    prompt = [option.name for option in fields(PromptOptions)]
+    for name in ("database", "output_dir", *prompt, *_get_facts(generation)):
         del settings[name]
     return settings | {
+        **identify_style(task.writer.style, data.description_source),
         **({"at_server": True} if generation.base_url else {}),
         "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
         "questions": fingerprint_file(data.questions),
@@ -136,7 +141,7 @@ def build_pairs(
     # Refused before anything is sampled.
     options = PairArguments() if options is None else options
     generation.sampling()
-    task = load_task(data)
+    task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
     settings = {
         **_settings(task, data, generation),
         **config.as_json(),
@@ -179,7 +184,7 @@ def evaluate(
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     schemas = load_spider_schemas(data.tables_json) if data.tables_json else None
     folder = Path(generation.output_dir)
-    task = load_task(data)
+    task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
     # Label and comparison are about the report alone and may change from call to call.
     settings = _settings(task, data, generation)
     RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()
@@ -224,9 +229,10 @@ def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console
     from sense_trl.steps.training import train_sft
 
     check_model_arguments(model, use_cpu=config.use_cpu)
-    rows = load_rows(data)
+    rows = load_rows(data, model.model_name_or_path)
+    style = get_style(data, model.model_name_or_path)
     title = "Supervised fine-tuning"
-    _train("sft", title, train_sft, rows, _identify(rows), model, config, console)
+    _train("sft", title, train_sft, rows, style, _identify(rows), model, config, console)
 
 
 def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Console) -> None:
@@ -238,13 +244,15 @@ def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Cons
     from sense_trl.steps.training import train_kd
 
     check_model_arguments(model, use_cpu=config.use_cpu)
-    rows = load_rows(data, mask_spans=config.mask_unit == "schema_item")
+    models = (model.model_name_or_path, config.teacher_model_name_or_path)
+    rows = load_rows(data, *models, mask_spans=config.mask_unit == "schema_item")
+    style = get_style(data, *models)
     identity = _identify(rows)
     if config.teacher_model_name_or_path is not None:
         identity["teacher_model_name_or_path"] = fingerprint_model(
             config.teacher_model_name_or_path
         )
-    _train("kd", "Distillation", train_kd, rows, identity, model, config, console)
+    _train("kd", "Distillation", train_kd, rows, style, identity, model, config, console)
 
 
 def dpo(
@@ -254,14 +262,17 @@ def dpo(
     console: Console,
     *,
     columns: str | Mapping[str, str] | None = None,
+    force_style: bool = False,
 ) -> None:
     """Train on pairs with `SenseDPOTrainer`; resumes by itself.
 
     Args:
         pairs, columns: see `load_pairs`.
+        force_style: train on prompts of another style than the model's.
 
     Raises:
-        InputError: see `check_model_arguments` and `load_pairs`.
+        InputError: see `check_model_arguments` and `load_pairs`; the pairs were built with prompts
+            of another style than the model's.
     """
     from sense_trl.steps.training import train_dpo
 
@@ -270,14 +281,22 @@ def dpo(
     identity = {"pairs": fingerprint_file(pairs)}
     if columns is not None:
         identity["columns"] = json.dumps(columns)
-    _train("dpo", "Preference training", train_dpo, rows, identity, model, config, console)
+    style = PromptStyle.find(Path(pairs).parent)
+    trained = PromptStyle.find(str(model.model_name_or_path))
+    if style is not None and trained is not None and not force_style:
+        style.check_equals(trained, str(model.model_name_or_path))
+    style = style or trained
+    _train("dpo", "Preference training", train_dpo, rows, style, identity, model, config, console)
 
 
-def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Dataset:
+def load_rows(
+    data: DataArguments, *models: str | None, mask_spans: bool = False
+) -> datasets.Dataset:
     """The gold answers of the questions as rows `{db_id, prompt, completion}`.
 
     Args:
         data: the questions.
+        models: see `load_styled_task`.
         mask_spans: see `TextToSQLTask.prompt_completion_rows`.
 
     Raises:
@@ -285,7 +304,7 @@ def load_rows(data: DataArguments, *, mask_spans: bool = False) -> datasets.Data
     """
     import datasets
 
-    task = load_task(data)
+    task = load_styled_task(data, *models)
     rows = task.prompt_completion_rows(task.questions, mask_spans=mask_spans)
     return datasets.Dataset.from_list(rows)
 
@@ -355,6 +374,7 @@ def _train(
     title: str,
     train: Callable[..., dict[str, Any]],
     rows: datasets.Dataset,
+    style: PromptStyle | None,
     identity: dict[str, str],
     model: ModelConfig,
     config: Any,
@@ -370,7 +390,7 @@ def _train(
     start = load_starting_model(model, use_cpu=config.use_cpu)
 
     def run(callback: Any) -> dict[str, Any]:
-        return train(start, rows, config, callbacks=[callback])
+        return train(start, rows, config, style=style, callbacks=[callback])
 
     work.train(folder, run, count_steps(config, len(rows)), console, title)
 

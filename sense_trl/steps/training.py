@@ -14,7 +14,9 @@ from sense_trl._files import write_text_atomically
 from sense_trl.checkpoints.merge import MergeCheck, merge_in_place
 from sense_trl.errors import InputError, ModelError
 from sense_trl.memory.check import warn_of_memory
+from sense_trl.prompts import PromptStyle
 from sense_trl.steps.cpu import multiplies_bfloat16
+from sense_trl.steps.prompting import get_save_callback
 
 if TYPE_CHECKING:
     import datasets
@@ -97,18 +99,20 @@ def train_sft(
     dataset: datasets.Dataset,
     config: SenseSFTConfig,
     *,
+    style: PromptStyle | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Fine-tune on `{prompt, completion}` rows with `SenseSFTTrainer`; resumes by itself.
 
-    What the next stage starts from goes to `config.output_dir`: see `_save`.
+    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
+    the prompts of `dataset`.
 
     Returns:
         The trainer's metrics.
     """
     from sense_trl.trainers import SenseSFTTrainer
 
-    return _train_and_save(SenseSFTTrainer, start, dataset, config, callbacks)
+    return _train_and_save(SenseSFTTrainer, start, dataset, config, style, callbacks)
 
 
 def train_dpo(
@@ -116,19 +120,21 @@ def train_dpo(
     dataset: datasets.Dataset,
     config: SenseDPOConfig,
     *,
+    style: PromptStyle | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train on preference pairs with `SenseDPOTrainer`; resumes by itself.
 
-    What the next stage starts from goes to `config.output_dir`: see `_save`. The reference is the
-    model as it was given: an adapter that is trained further is its own reference.
+    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
+    the prompts of `dataset`. The reference is the model as it was given: an adapter that is trained
+    further is its own reference.
 
     Returns:
         The trainer's metrics.
     """
     from sense_trl.trainers import SenseDPOTrainer
 
-    return _train_and_save(SenseDPOTrainer, start, dataset, config, callbacks)
+    return _train_and_save(SenseDPOTrainer, start, dataset, config, style, callbacks)
 
 
 def train_kd(
@@ -136,6 +142,7 @@ def train_kd(
     dataset: datasets.Dataset,
     config: KIDConfig,
     *,
+    style: PromptStyle | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Distil the teacher that `config` names with `KIDTrainer`; resumes by itself.
@@ -143,14 +150,15 @@ def train_kd(
     Args:
         dataset: rows `{prompt, completion}`, with `mask_spans` if `config` masks schema items.
 
-    What the next stage starts from goes to `config.output_dir`: see `_save`.
+    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
+    the prompts of `dataset`.
 
     Returns:
         The trainer's metrics.
     """
     from sense_trl.trainers import KIDTrainer
 
-    return _train_and_save(KIDTrainer, start, dataset, config, callbacks)
+    return _train_and_save(KIDTrainer, start, dataset, config, style, callbacks)
 
 
 def _train_and_save(
@@ -158,6 +166,7 @@ def _train_and_save(
     start: StartingModel,
     dataset: datasets.Dataset,
     config: Any,
+    style: PromptStyle | None,
     callbacks: Sequence[Any],
 ) -> dict[str, Any]:
     from sense_trl.trainers import score_trained_positions_only
@@ -166,6 +175,8 @@ def _train_and_save(
     noted = Path(config.output_dir) / _TEMPLATE_DATE
     if config.template_date is None and noted.is_file():
         config.template_date = noted.read_text(encoding="utf-8").strip()
+    if style is not None:
+        callbacks = [*callbacks, get_save_callback(style)]
     # For models whose prefixes cannot be shared; the others score nothing else anyway.
     score_trained_positions_only()
     try:
@@ -189,15 +200,19 @@ def _train_and_save(
     check_whole_models_can_be_saved(trainer)
     warn_of_memory(trainer)
     metrics = _train(trainer, config.output_dir)
-    check = _save(trainer, start, Path(config.output_dir))
+    check = _save(trainer, start, Path(config.output_dir), style)
     if check is not None:
         metrics["merge_distance"] = check.distance
         metrics["adapter_distance"] = check.adapter_distance
     return metrics
 
 
-def _save(trainer: Any, start: StartingModel, output: Path) -> MergeCheck | None:
+def _save(
+    trainer: Any, start: StartingModel, output: Path, style: PromptStyle | None
+) -> MergeCheck | None:
     """Write what the next stage starts from, with the tokenizer, from the main process alone.
+
+    The style of the prompts, where it is known, stands beside it and beside its adapter.
 
     An adapter on 16 or 32 bits is merged, so that `output` is a plain checkpoint; the adapter alone
     is in `output / "adapter"`, with the tokenizer as well, which starting from it needs. An adapter
@@ -227,6 +242,10 @@ def _save(trainer: Any, start: StartingModel, output: Path) -> MergeCheck | None
                     _warn_of_rounding(check, model, output)
             model.save_pretrained(output)
         start.tokenizer.save_pretrained(output)
+    if style is not None and trainer.accelerator.is_main_process:
+        adapters = [output / "adapter"] if (output / "adapter").is_dir() else []
+        for folder in (output, *adapters):
+            style.save(folder)
     trainer.accelerator.wait_for_everyone()
     return check
 

@@ -70,6 +70,12 @@ def predict(
     """
     if is_predicted(path, questions):
         return CandidateFile(path)
+    if task.writer.style.num_matched_values:
+        databases = sorted({question.db_id for question in questions})
+        with stage_bar(console, "Index values", len(databases)) as bar:
+            for db_id in databases:
+                task.writer.prepare(db_id)
+                bar.advance()
     generator = open_generator()
     with stage_bar(console, title, len(questions)) as bar:
         return sample_candidates(
@@ -96,6 +102,8 @@ def pair(
 ) -> PairBuildResult:
     """Execute candidates and pair them; writes `pairs.parquet` and the account `pairs.json`.
 
+    The style of the prompts stands beside them.
+
     Args:
         task: the questions, and their prompts.
         candidates: what models wrote.
@@ -111,6 +119,7 @@ def pair(
         )
         bar.set(len(candidates))
     result.save(folder, unusable_questions=task.unusable)
+    task.writer.style.save(folder)
     return result
 
 

@@ -11,10 +11,10 @@ import pytest
 import tiny_models
 from conftest import FreshDB
 
-from sense_trl import prompts
 from sense_trl.cli.main import COMMANDS, main
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import Completion
+from sense_trl.prompts import writer
 from sense_trl.schema import SCHEMA_STYLES
 
 SCRIPT = """
@@ -119,14 +119,14 @@ def test_a_question_that_cannot_be_asked_does_not_end_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = answer("SELECT count(*) FROM pet")
-    get_prompt = prompts.get_prompt
+    get_prompt = writer.get_prompt
 
     def refuse(question: str, *args: Any, **options: Any) -> Any:
         if question == "Long?":
             raise InputError("18175 tokens")
         return get_prompt(question, *args, **options)
 
-    monkeypatch.setattr(prompts, "get_prompt", refuse)
+    monkeypatch.setattr(writer, "get_prompt", refuse)
     monkeypatch.setattr("sys.stdin", io.StringIO("Long?\nShort?\n"))
     command = ["ask", "--model", "m", "--database", str(fresh_db(SCRIPT))]
     assert main(command) == 0

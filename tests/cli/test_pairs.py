@@ -121,7 +121,9 @@ def test_a_second_call_does_nothing_and_other_settings_are_refused(folder: Path,
     weak = ["--weak", str(folder / "tiny" / "predictions.sql")]
     assert _build(folder, *weak) == EXIT_OK
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "out").iterdir()}
-    assert set(before) == {"pairs.parquet", "pairs.json", "README.md", "settings.json"}
+    assert set(before) == {
+        *("pairs.parquet", "pairs.json", "README.md", "settings.json", "sense_prompt.json")
+    }
     assert _build(folder, *weak) == EXIT_OK
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "out").iterdir()} == before
     assert _build(folder, *weak, "--limit", "2") == EXIT_INPUT

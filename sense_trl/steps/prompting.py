@@ -1,0 +1,123 @@
+"""Prompts of a model's style: the task of a stage, and the style written beside what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sense_trl.errors import InputError
+from sense_trl.prompts.style import PromptStyle, check_server, get_style
+from sense_trl.prompts.writer import PromptWriter
+from sense_trl.run_folder import fingerprint_folder
+from sense_trl.task import TextToSQLTask, load_task, read_schemas
+
+if TYPE_CHECKING:
+    from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.options import DataArguments, PromptOptions
+
+__all__ = [
+    "get_save_callback",
+    "get_token_counter",
+    "identify_style",
+    "load_styled_task",
+    "open_writer",
+]
+
+
+def load_styled_task(
+    data: DataArguments, *models: str | None, base_url: str | None = None
+) -> TextToSQLTask:
+    """The questions of a stage, with prompts as its models were trained or `data` says.
+
+    Args:
+        data: databases, questions and prompts.
+        models: folders or hub ids, the one that is asked or trained first; with `base_url` the name
+            that a server has for it.
+        base_url: of the server that is asked, if one is.
+
+    Raises:
+        InputError: see `get_style`, `check_server` and `load_task`.
+    """
+    style = get_style(data, *(() if base_url else models))
+    check_server(style, data, base_url)
+    name = None if base_url else next(filter(None, models), None)
+    counter = get_token_counter(style, data, name)
+    return load_task(data, style, count_tokens=counter)
+
+
+def open_writer(
+    options: PromptOptions,
+    catalog: DatabaseCatalog,
+    db_id: str,
+    model: str | None,
+    *,
+    base_url: str | None = None,
+) -> PromptWriter:
+    """What writes the prompts of a model, for one database; to be closed.
+
+    Raises:
+        InputError: see `get_style`, `check_server` and `read_schemas`.
+        DatabaseError: see `read_schemas`.
+    """
+    own = None if base_url else model
+    style = get_style(options, own)
+    check_server(style, options, base_url)
+    return PromptWriter(
+        catalog,
+        style,
+        schemas=read_schemas(catalog, {db_id}, options.tables_json),
+        description_source=options.description_source,
+        count_tokens=get_token_counter(style, options, own),
+    )
+
+
+def identify_style(style: PromptStyle, description_source: str | None) -> dict[str, Any]:
+    """What results depend on, for the settings of a run: files by content.
+
+    Options at their defaults are left out but for the first: there may be more of them some day.
+    """
+    settings = {name: own for name, (own, _) in style.conflicts_with(PromptStyle()).items()}
+    if description_source is not None:
+        settings["description_source"] = fingerprint_folder(
+            description_source, (".csv", ".json", ".yaml", ".yml")
+        )
+    return {"schema_style": style.schema_style, **settings}
+
+
+def get_token_counter(
+    style: PromptStyle, options: PromptOptions, model: str | None
+) -> Callable[[str], int] | None:
+    """What counts the tokens of a schema; `None` where the style does not limit them.
+
+    Raises:
+        InputError: there is no tokenizer to count with.
+        ModelError: there is no such tokenizer.
+    """
+    if style.max_schema_tokens is None:
+        return None
+    name = options.prompt_tokenizer or model
+    if name is None:
+        raise InputError(
+            f"`max_schema_tokens` is {style.max_schema_tokens}, but there is no tokenizer to count "
+            "with. Name that of the model as `prompt_tokenizer`."
+        )
+    from sense_trl.checkpoints.starting_model import load_stage_tokenizer
+
+    tokenizer = load_stage_tokenizer(name)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def get_save_callback(style: PromptStyle) -> Any:
+    """A `transformers` callback that writes the style into every checkpoint."""
+    from transformers import TrainerCallback
+
+    class _StyleCallback(TrainerCallback):  # type: ignore[misc]
+        """Runs after the trainer has written a checkpoint."""
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if state.is_world_process_zero and folder.is_dir():
+                style.save(folder)
+
+    return _StyleCallback()
