@@ -148,7 +148,7 @@ class Answers:
 
     @property
     def lengths(self) -> list[int]:
-        """How many tokens of each are trained; nothing predicts the first of a sequence."""
+        """Number of trained tokens of each; nothing predicts the first of a sequence."""
         return [sum(is_trained[1:]) for is_trained in self.is_trained]
 
     def get_prompt(self, row: int) -> list[int]:
@@ -218,7 +218,7 @@ class DataCollatorForMaskGroups:
 
 
 def find_tree_obstacle(batch: dict[str, Any]) -> str | None:
-    """Why a model on a tree would not compute what it does on a padded batch; None if it would.
+    """The reason why a model on a tree would not compute what it does on a padded batch, or None.
 
     Args:
         batch: of a collator; entries that are not about tokens, masks and labels reach the model,

@@ -58,7 +58,7 @@ def get_config_dtype(config: Any, dtype: str | None) -> str:
 
 
 def find_partial_attention(config: Any) -> str | None:
-    """What a model's positions do not see of the tokens before them; None where they see all.
+    """The reason why positions do not see all tokens before them; None where they do.
 
     Args:
         config: transformers' config. Models that read images as well keep the settings of their

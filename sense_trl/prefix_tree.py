@@ -171,7 +171,7 @@ class PrefixTree:
 
     @property
     def num_nodes(self) -> int:
-        """How many tokens are computed, without padding."""
+        """Number of tokens that are computed, without padding."""
         return int(self.on_host.row_lengths.sum())
 
     @property
@@ -180,7 +180,7 @@ class PrefixTree:
         return self if self.host is None else self.host
 
     def get_attention_mask(self) -> Tensor:
-        """Who sees whom, `[R, 1, T, T]`, boolean: query i may look at key j."""
+        """Boolean mask `[R, 1, T, T]`: query i may look at key j."""
         index = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         query, key = index[:, None], index[None, :]
         return ((key <= query) & (query < self.subtree_ends[:, None, :]))[:, None]
@@ -225,7 +225,7 @@ class PrefixTree:
         return (*_list_blocks(is_seen & ~is_full), *_list_blocks(is_full))
 
     def keep(self, key: Any, build: Callable[[], _T]) -> _T:
-        """What `build` gives, made once per tree and key: a mask serves all models of a step."""
+        """The result of `build`, made once per tree and key: a mask serves all models of a step."""
         if key not in self._kept:
             self._kept[key] = build()
         kept: _T = self._kept[key]

@@ -1,4 +1,4 @@
-"""How to go on from a checkpoint to a GGUF file: said in the help and in the model card."""
+"""Commands that make a GGUF file of a checkpoint, for the help and the model card."""
 
 from typing import Final
 

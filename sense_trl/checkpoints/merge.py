@@ -47,7 +47,7 @@ _NUM_COMPARED: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """How a merged model compares with base and adapter.
+    """Comparison of a merged model with its base and adapter.
 
     Distances are the total variation between next-token distributions, 0 to 1, averaged over the
     tokens of a few texts.
@@ -64,12 +64,12 @@ class MergeCheck:
 
     @property
     def rounds_adapter_away(self) -> bool:
-        """Whether rounding the weights changes the outputs as much as half of what was learned."""
+        """True where rounding changes the outputs by more than half of what was learned."""
         return self.distance > self.adapter_distance / 2
 
     @property
     def is_notable(self) -> bool:
-        """Whether rounding the weights changes the outputs by a tenth of what was learned."""
+        """True where rounding changes the outputs by more than a tenth of what was learned."""
         return self.distance > _NOTABLE_SHARE * self.adapter_distance
 
 

@@ -1,4 +1,4 @@
-"""What a stage starts from: a checkpoint or an adapter on its base, in 16, 32 or 4 bits."""
+"""Model that a stage starts from: a checkpoint or an adapter on its base, in 16, 32 or 4 bits."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class StartingModel:
 
     @property
     def trains_adapter(self) -> bool:
-        """Whether an adapter is trained rather than all weights."""
+        """True where an adapter is trained rather than all weights."""
         return self.peft_config is not None or hasattr(self.model, "peft_config")
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the weights are held in 8 bits or fewer, so that nothing can be merged there."""
+        """True where the weights are held in 8 bits or fewer, so that nothing can be merged."""
         return getattr(self.model.config, "quantization_config", None) is not None
 
 

@@ -29,7 +29,7 @@ def _gather_nothing(weight: Tensor, bias: Tensor | None) -> AbstractContextManag
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to `hidden @ weight.T` before the softmax."""
+    """Scale and soft-capping that a model applies to `hidden @ weight.T` before the softmax."""
 
     scale: float = 1.0
     softcap: float | None = None

@@ -1,4 +1,4 @@
-"""How far a student's next-token distribution is from its teacher's: one value per position.
+"""Divergences of a student's next-token distribution from its teacher's, one value per position.
 
 Throughout, p is the teacher's distribution and q the student's: the softmax of their logits divided
 by `temperature`, the same for both. The factor `temperature ** 2` of Hinton et al. (arXiv

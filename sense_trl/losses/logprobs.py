@@ -69,7 +69,7 @@ def get_log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 class _LogSoftmax(torch.autograd.Function):  # type: ignore[misc]
-    """What torch's own keeps and computes, with an exact sum.
+    """Log-softmax that keeps and computes what torch's own does, with an exact sum.
 
     On a CPU, torch's `log_softmax` adds the exponentials up one after the other, which is 1e-5 off
     with a vocabulary of 50,000. Its `logsumexp` is exact, but as three functions of autograd the

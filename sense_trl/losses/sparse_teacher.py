@@ -1,4 +1,4 @@
-"""What a teacher's distribution leaves on disk: its likeliest tokens and the rest, or samples.
+"""A teacher's distribution as it is kept on disk: its likeliest tokens and the rest, or samples.
 
 The pair of a teacher and a student reduced to the same k tokens and the rest is a pair of
 distributions over k + 1 events. Every divergence applies to it, is never negative, and never

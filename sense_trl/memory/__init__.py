@@ -1,1 +1,1 @@
-"""What a training takes of a card's memory, before it runs."""
+"""Memory that a training takes, told before it runs."""

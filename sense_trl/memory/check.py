@@ -35,7 +35,7 @@ def format_bytes(num_bytes: int) -> str:
 def find_changes(
     setup: TrainingSetup, config: Any, available_bytes: int, *, teacher_config: Any = None
 ) -> list[MemoryChange]:
-    """What to change so that a training fits, the changes that cost least first.
+    """Find changes after which a training fits, those that cost least first.
 
     Returns:
         Every single change with which it fits: those that cost nothing, those that cost time by

@@ -1,4 +1,4 @@
-"""`estimate_memory`: what a training will take, from its arguments and a model's config.
+"""`estimate_memory`: the memory of a training, from its arguments and a model's config.
 
 Nothing is loaded and nothing is run on the device: parameters are counted on a model without
 memory, and one step is simulated on tensors without content (`sense_trl.memory.simulation`).
@@ -325,7 +325,7 @@ def _get_cache_part(config: Any, setup: TrainingSetup) -> MemoryPart:
 def _get_moving_bytes(
     setup: TrainingSetup, config: Any, tree: PrefixTree, profile: StepProfile
 ) -> int:
-    """What comes and goes in a step, gradients included.
+    """Bytes that come and go in a step, gradients included.
 
     With checkpoints the same tensors come, and go sooner: CUDA's allocator uses their blocks again,
     the C library leaves pieces of them all (fitted, like its share).

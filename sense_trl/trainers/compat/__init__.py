@@ -1,1 +1,1 @@
-"""What the trainers need of TRL, PEFT and bitsandbytes beyond what these promise."""
+"""Names of TRL, PEFT and bitsandbytes that these do not promise, and remedies for what they do."""

@@ -1,4 +1,4 @@
-"""What 4-bit base models and their adapters need beyond what TRL does for them."""
+"""Remedies for what TRL and bitsandbytes do to 4-bit base models and their adapters."""
 
 from __future__ import annotations
 

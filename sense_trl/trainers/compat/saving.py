@@ -1,4 +1,4 @@
-"""What is written at the end of a training whose weights are spread over processes."""
+"""Saving of models whose weights are spread over processes."""
 
 from __future__ import annotations
 

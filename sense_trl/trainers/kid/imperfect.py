@@ -86,7 +86,7 @@ def get_maskable(
 
 
 def get_units(maskable: Sequence[int], groups: Sequence[int] | None = None) -> list[Unit]:
-    """What is masked as a whole, in order: every token, or every group of them.
+    """Units that are masked as a whole, in order: every token, or every group of them.
 
     Args:
         maskable: positions.

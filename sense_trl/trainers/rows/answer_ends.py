@@ -1,4 +1,4 @@
-"""Whether trained answers end in a token that generation stops at; if not, that is mended."""
+"""Ends of trained answers: generation is made to stop at them, or training is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class AnswerEnds:
 
 
 def find_answer_ends(dataset: Any, column: str, tokenizer: Any) -> AnswerEnds:
-    """What the rows of a dataset end in.
+    """Find the special tokens that the rows of a dataset end in.
 
     Args:
         dataset: of a stream the first rows count.

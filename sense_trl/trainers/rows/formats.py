@@ -203,7 +203,7 @@ def prepare_chat_template(dataset: Any, tokenizer: Any, *, fold: bool) -> bool:
 
 
 def _get_beginning(prompt: Any, conversations: Sequence[Sequence[Message]], name: str) -> int:
-    """How many messages at the beginning of all answers are the prompt."""
+    """Count the messages at the beginning of all answers that are the prompt."""
     if _is_messages(prompt):
         # A turn of the user's within an answer is no prompt.
         shown = [_get_content(message) for message in prompt]
@@ -239,7 +239,7 @@ def _get_beginning(prompt: Any, conversations: Sequence[Sequence[Message]], name
 
 
 def _parse_columns(columns: str | Mapping[str, str]) -> dict[str, str]:
-    """Which column holds what."""
+    """The columns that hold prompt, system text and answers, by role."""
     named: Any = columns
     if isinstance(columns, str):
         named = PAIR_LAYOUTS.get(columns)
