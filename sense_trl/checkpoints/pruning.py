@@ -42,15 +42,11 @@ def prune_layers(model: Any, num_layers: int) -> Any:
         )
     first_dropped = (num_layers + 1) // 2
     kept = [*range(first_dropped), *range(first_dropped + total - num_layers, total)]
-    student = copy.copy(model)
     # Of the layers, copy only those that are kept.
-    student._modules = dict(model._modules)
-    backbone = copy.copy(model.model)
-    backbone._modules = {**model.model._modules, "layers": nn.ModuleList([layers[i] for i in kept])}
-    student._modules["model"] = backbone
-    student.config = backbone.config = copy.deepcopy(model.config)
+    dropped = {id(layer): nn.Identity() for i, layer in enumerate(layers) if i not in kept}
     # Of a teacher that a trainer has frozen, too.
-    student = copy.deepcopy(student).requires_grad_(True)
+    student = copy.deepcopy(model, dropped).requires_grad_(True)
+    student.model.layers = nn.ModuleList([student.model.layers[i] for i in kept])
     for index, layer in enumerate(student.model.layers):
         layer.self_attn.layer_idx = index
     keep_layers(student.config, kept)

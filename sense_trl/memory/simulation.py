@@ -18,9 +18,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from sense_trl.errors import InputError
@@ -48,7 +48,7 @@ class _Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """How a model is held and trained.
+    """Types, adapter and attention with which a model is held and trained.
 
     Attributes:
         dtype: of the weights that are not quantised, e.g. `"bfloat16"`.
@@ -74,7 +74,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepProfile:
-    """What one micro-batch takes beyond the weights.
+    """Memory and operations of one micro-batch, beyond the weights.
 
     Attributes:
         peak_bytes: most memory at one moment, gradients included, for each of forward pass, output
@@ -230,16 +230,14 @@ def _leave_meta(model: Any) -> None:
     """Replace tensors on the meta device, for which no kernel chooses as it does on a real one."""
     replaced: dict[int, Any] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in replaced:
-                    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
-                    if isinstance(tensor, torch.nn.Parameter):
-                        empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
-                    replaced[id(tensor)] = empty
-                tensors[name] = replaced[id(tensor)]
+        own = {"recurse": False, "remove_duplicate": False}
+        for name, tensor in [*module.named_parameters(**own), *module.named_buffers(**own)]:
+            if id(tensor) not in replaced:
+                empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                if isinstance(tensor, torch.nn.Parameter):
+                    empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                replaced[id(tensor)] = empty
+            setattr(module, name, replaced[id(tensor)])
 
 
 def _mark_phases(backbone: Any, tracker: _MemoryTracker, *, drop_mask: bool) -> None:
@@ -286,7 +284,7 @@ class _MemoryTracker(TorchDispatchMode):  # type: ignore[misc]
         self._live_bytes = 0
         # The weights are counted elsewhere.
         tensors = [*model.parameters(), *model.buffers()]
-        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in tensors}
+        self._sizes = {id(tensor.untyped_storage()): 0 for tensor in tensors}
 
     def enter(self, phase: _Phase) -> None:
         """Begin the next phase."""
@@ -307,15 +305,13 @@ class _MemoryTracker(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._see(tensor)
+        recursively_apply(self._see, result)
         self.flops += _count_flops(func, args, kwargs, result)
         return result
 
     def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = id(storage)
         if key in self._sizes:
             return
         self._sizes[key] = storage.nbytes()
@@ -328,7 +324,7 @@ class _MemoryTracker(TorchDispatchMode):  # type: ignore[misc]
 
 
 def _count_flops(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> int:
-    packet = func._overloadpacket
+    packet = func.overloadpacket
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=result))
     # torch counts the attention of GPUs only: queries times keys and that times values, and in the

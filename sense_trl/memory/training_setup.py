@@ -28,7 +28,7 @@ DEFAULT_COMPLETION_TOKENS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """What the memory of a training depends on.
+    """Everything that the memory of a training depends on.
 
     Attributes:
         stage: `"sft"`, `"dpo"` or `"kd"`.
@@ -228,7 +228,7 @@ def _get_teacher_settings(training: Any, teacher_config: Any, on_gpu: bool) -> M
 
 
 def _shares_prefixes(training: Any, model: Any, config: Any, adapter: Any) -> bool:
-    """Whether prefixes are shared, as far as the config tells."""
+    """True where prefixes are shared, as far as the config tells."""
     if str(training.prefix_sharing).lower() == "false" or getattr(training, "packing", False):
         return False
     from sense_trl.trainers.sharing.obstacles import find_adapter_obstacle, find_config_obstacle
@@ -249,6 +249,8 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
         trainer: one of ours. Its micro-batches are those of its next epoch; of a stream, every
             example counts as long as `max_length`.
     """
+    from sense_trl.trainers.sharing.tree_attention import get_attention
+
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     adapters = getattr(model, "peft_config", {})
     config = model.config
@@ -261,7 +263,7 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
         load_in_8bit=bool(getattr(model, "is_loaded_in_8bit", False)),
         use_bnb_nested_quant=bool(getattr(quantization, "bnb_4bit_use_double_quant", False)),
         use_peft=False,
-        attn_implementation=config._attn_implementation,
+        attn_implementation=get_attention(config),
     )
     setup = get_training_setup(
         _get_stage(trainer),

@@ -1,4 +1,4 @@
-"""What all of our trainers do beyond TRL's, whichever loss they train."""
+"""Base of all of our trainers: models, samplers, rows and saving, whichever loss is trained."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sense_trl.trainers.compat.saving import saving_whole_models
 from sense_trl.trainers.held_date import hold_template_date
 from sense_trl.trainers.rows.answer_ends import AnswerEnds, ensure_answers_end
 from sense_trl.trainers.rows.formats import prepare_chat_template, unify_rows
+from sense_trl.trainers.rows.token_rows import get_tokenizer
 from sense_trl.trainers.sharing.grouped_sampler import GroupedSampler, get_grouped_sampler
 from sense_trl.trainers.sharing.prefix_sharing import PrefixSharing
 from sense_trl.trainers.teachers.teacher import saving_one_adapter
@@ -42,7 +43,7 @@ class SenseTrainer(DeferredMetrics):
     args: Any
     ref_model: Any = None
     data_collator: Any
-    _tokenizer: Any
+    processing_class: Any
     _signature_columns: Any
 
     def __init__(self, *, model: Any, args: Any, **options: Any) -> None:
@@ -52,7 +53,7 @@ class SenseTrainer(DeferredMetrics):
             ensure_answers_end(
                 self._answer_ends,
                 self.model,
-                self._tokenizer,
+                get_tokenizer(self.processing_class),
                 is_required=args.require_end_token,
             )
         self._guard_quantized_models()
@@ -63,24 +64,17 @@ class SenseTrainer(DeferredMetrics):
 
     @functools.cached_property
     def prefix_sharing(self) -> PrefixSharing:
-        """How batches of this trainer share prefixes; decided when it is first asked for."""
+        """Prefix sharing of this trainer; decided when it is first asked for."""
         return PrefixSharing(self)
 
     def _wrap_collator(self, collator: Any) -> Any:
-        """What builds batches, from the collator of TRL's trainer or the user's."""
+        """Make the collator of this trainer from that of TRL's, or the user's."""
         return self.prefix_sharing.wrap_collator(collator)
 
     def _guard_quantized_models(self) -> None:
         for model in (self.model, self.ref_model):
             if model is not None:
                 disable_cpu_weight_repacking(model)
-
-    def _unify_rows(self, dataset: Any, args: Any) -> Any:
-        """Make the rows all text, or messages that the chat template is ready for."""
-        dataset = unify_rows(dataset)
-        if prepare_chat_template(dataset, self._tokenizer, fold=args.fold_system_message):
-            hold_template_date(args, self._tokenizer)
-        return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         # The Trainer removes every column that is not listed here.
@@ -95,14 +89,14 @@ class SenseTrainer(DeferredMetrics):
         return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a model that `from_pretrained` reads, whatever FSDP does with checkpoints."""
-        with contextlib.nullcontext() if _internal_call else saving_whole_models(self):
-            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        """Write a model that `from_pretrained` reads, whatever FSDP does with checkpoints.
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        Of adapters, the one that is trained, without a teacher's.
+        """
         teacher = getattr(self.args, "teacher_adapter_name", None)
-        with saving_one_adapter(self.model, teacher):
-            super()._save(output_dir, state_dict)  # type: ignore[misc]
+        whole = contextlib.nullcontext() if _internal_call else saving_whole_models(self)
+        with whole, saving_one_adapter(self.model, teacher):
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
 
 
 def without_limit(args: Any) -> Any:
@@ -113,3 +107,11 @@ def without_limit(args: Any) -> Any:
     unlimited = copy.copy(args)
     unlimited.max_length = None
     return unlimited
+
+
+def unify_conversations(dataset: Any, tokenizer: Any, args: Any) -> Any:
+    """Make the rows all text, or messages that the tokenizer's chat template is ready for."""
+    dataset = unify_rows(dataset)
+    if prepare_chat_template(dataset, tokenizer, fold=args.fold_system_message):
+        hold_template_date(args, tokenizer)
+    return dataset

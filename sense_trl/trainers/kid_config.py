@@ -119,13 +119,6 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
         default=128, metadata={"help": "Longest answer that the student writes, in tokens."}
     )
 
-    # Read by transformers' parser of command lines: text in braces becomes a dictionary.
-    _VALID_DICT_FIELDS = (
-        *SenseSFTConfig._VALID_DICT_FIELDS,
-        "teacher_model_init_kwargs",
-        "kd_loss_kwargs",
-    )
-
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_teacher_options()

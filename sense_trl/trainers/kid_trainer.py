@@ -17,25 +17,26 @@ from sense_trl.collators import (
     get_answers,
 )
 from sense_trl.errors import InputError
-from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.kid.imperfect import get_answer
 from sense_trl.trainers.kid.mask_spans import MASK_SPANS, add_mask_groups
 from sense_trl.trainers.kid.own_answers import AnswerWriter
 from sense_trl.trainers.kid.rewriter import AnswerRewriter
-from sense_trl.trainers.kid.student import GoldRows, lay_out, lay_out_jointly
+from sense_trl.trainers.kid.student import GoldRows, lay_out_jointly
 from sense_trl.trainers.kid.tokens import StudentTokens, refuse_unknown_answers
 from sense_trl.trainers.kid_config import KIDConfig
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.rows.checks import get_column_names
+from sense_trl.trainers.rows.token_rows import get_tokenizer
 from sense_trl.trainers.sft_base import BaseSFTTrainer
-from sense_trl.trainers.sharing.heads import LogitTerm, get_vocab_size, transfer_term
+from sense_trl.trainers.sharing.heads import get_vocab_size
 from sense_trl.trainers.sharing.prefix_sharing import (
     get_checked_answers,
     has_streams,
     require_trees,
 )
-from sense_trl.trainers.teacher_options import get_teacher
 from sense_trl.trainers.teachers.cache import TeacherCache
+from sense_trl.trainers.teachers.choice import get_teacher
+from sense_trl.trainers.teachers.teacher import get_term_of_part
 
 
 class KIDTrainer(BaseSFTTrainer):
@@ -187,9 +188,9 @@ class KIDTrainer(BaseSFTTrainer):
         if isinstance(self._teacher, TeacherCache):
             args.check_teacher_cache(self._teacher.path)
         self._divergence = args.get_kd_divergence()
-        tokenizer, share = self.processing_class, self.prefix_sharing.is_on
+        tokenizer = self.processing_class
         self._tokens = StudentTokens.read(self.model, tokenizer, args.mask_token)
-        self._rewriter = AnswerRewriter(args, self._tokens, self.accelerator.device, share=share)
+        self._rewriter = AnswerRewriter(args, self._tokens, self.prefix_sharing.lay_out)
         # Once the model is sharded its parameters may not tell.
         num_rows = get_vocab_size(self.accelerator.unwrap_model(self.model))
         unused_ids = range(self._tokens.num_tokens, num_rows)
@@ -218,7 +219,7 @@ class KIDTrainer(BaseSFTTrainer):
         )
         makes_answers = args.imperfect_data or args.on_policy_fraction > 0
         if makes_answers and dataset_name == "train" and not packing:
-            dataset = refuse_unknown_answers(dataset, self._tokenizer)
+            dataset = refuse_unknown_answers(dataset, get_tokenizer(processing_class))
         if args.mask_unit == "token":
             return dataset
         columns = get_column_names(dataset)
@@ -241,10 +242,11 @@ class KIDTrainer(BaseSFTTrainer):
         gold = get_checked_answers(inputs)
         inputs = {key: value for key, value in inputs.items() if key != ANSWERS}
         judged = self._get_judged_answers(model, gold, groups) if self.model.training else gold
-        tree, rows = lay_out_jointly(
-            gold, judged, self.accelerator.device, share=self.prefix_sharing.is_on
+        tree, rows = lay_out_jointly(self.prefix_sharing.lay_out, gold, judged)
+        term = get_term_of_part(
+            self._teacher, tree, rows, self._divergence, temperature=self.args.kd_temperature
         )
-        student = GoldRows(model, tree, self._get_term(judged, tree, rows), len(gold.sequences))
+        student = GoldRows(model, tree, term, len(gold.sequences))
         result = super().compute_loss(student, inputs, return_outputs, num_items_in_batch)
         mle, *outputs = result if return_outputs else (result,)
 
@@ -265,19 +267,10 @@ class KIDTrainer(BaseSFTTrainer):
         loss = self.args.mle_weight * mle + self.args.kd_weight * kd
         return (loss, *outputs) if return_outputs else loss
 
-    def _get_term(self, judged: Answers, tree: PrefixTree, rows: slice) -> LogitTerm:
-        """The divergence from the teacher at the judged answers' tokens.
-
-        The teacher reads a tree without the gold answers, which it is not asked about.
-        """
-        own = lay_out(judged, self.accelerator.device, share=True)
-        term = self._teacher.get_term(own, self._divergence, temperature=self.args.kd_temperature)
-        return transfer_term(term, own, tree, rows)
-
     # ----------------------------------------------------------------------- imperfect answers
 
     def _get_judged_answers(self, model: Any, gold: Answers, groups: Tensor | None) -> Answers:
-        """What the teacher is asked about: gold, imperfect or the student's own answers."""
+        """Answers that the teacher is asked about: gold, imperfect or the student's own."""
         judged = gold
         if self.args.imperfect_data and self.args.on_policy_fraction < 1:
             judged, masked = self._rewriter.rewrite(model, gold, groups, self.state)
@@ -319,7 +312,7 @@ class KIDTrainer(BaseSFTTrainer):
         size = self.args.per_device_eval_batch_size
         for start in range(0, len(dataset), size):
             examples = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
-            batch = self._prepare_inputs(self.data_collator(examples))
+            batch = self.data_collator(examples)
             gold, groups = get_answers(batch), batch.get(MASK_GROUPS)
             rewritten, _ = self._rewriter.rewrite(self.model, gold, groups, self.state)
             for sequence, is_trained in zip(rewritten.sequences, rewritten.is_trained, strict=True):

@@ -25,7 +25,7 @@ def get_checked_args(args: Any, model: Any, config_class: type[Any], name: str) 
         InputError: `args` is something else.
     """
     if args is None:
-        path = model if isinstance(model, str) else model.config._name_or_path
+        path = model if isinstance(model, str) else model.config.name_or_path
         return config_class(output_dir=f"{path.rstrip('/').split('/')[-1] or 'model'}-{name}")
     if not isinstance(args, config_class):
         theirs = config_class.__name__.removeprefix("Sense")

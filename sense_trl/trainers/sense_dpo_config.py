@@ -121,13 +121,6 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         note="The default has the student cover what the teacher may say; our choice.",
     )
 
-    # Read by transformers' parser of command lines: text in braces becomes a dictionary.
-    _VALID_DICT_FIELDS = (
-        *DPOConfig._VALID_DICT_FIELDS,
-        "teacher_model_init_kwargs",
-        "kd_loss_kwargs",
-    )
-
     def __post_init__(self) -> None:
         loss_type: str | list[str] = self.loss_type
         self.loss_type = [loss_type] if isinstance(loss_type, str) else loss_type

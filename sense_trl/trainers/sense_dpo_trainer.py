@@ -23,8 +23,7 @@ from sense_trl.collators import (
 )
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
-from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers.base import SenseTrainer, without_limit
+from sense_trl.trainers.base import SenseTrainer, unify_conversations, without_limit
 from sense_trl.trainers.compat.dropout import disable_functional_dropout, evaluating
 from sense_trl.trainers.compat.trl import RecordedForward
 from sense_trl.trainers.options import get_checked_args
@@ -39,20 +38,21 @@ from sense_trl.trainers.rows.formats import PAIR_LAYOUTS
 from sense_trl.trainers.rows.long_examples import leave_out_long_examples
 from sense_trl.trainers.rows.pair_columns import prepare_pair_columns
 from sense_trl.trainers.rows.several_rejected import split_rejected_lists
+from sense_trl.trainers.rows.token_rows import get_tokenizer
 from sense_trl.trainers.sense_dpo_config import (
     SENSE_LOSS_TYPES,
     WEIGHTABLE_LOSS_TYPES,
     SenseDPOConfig,
 )
-from sense_trl.trainers.sharing.heads import LogitTerm, transfer_term
+from sense_trl.trainers.sharing.heads import LogitTerm
 from sense_trl.trainers.sharing.prefix_sharing import get_checked_answers, require_trees
-from sense_trl.trainers.teacher_options import get_teacher
+from sense_trl.trainers.teachers.choice import get_teacher
 from sense_trl.trainers.teachers.reference_cache import (
     add_reference_logps,
     shared_by_processes,
     take_reference_logps,
 )
-from sense_trl.trainers.teachers.teacher import Teacher
+from sense_trl.trainers.teachers.teacher import Teacher, get_term_of_part
 
 _TOKENIZED_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _LAYOUTS = (("prompt", "chosen", "rejected"), _TOKENIZED_COLUMNS)
@@ -236,6 +236,7 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
         self, dataset: Any, processing_class: Any, args: SenseDPOConfig, dataset_name: str
     ) -> Any:
         """Tokenise unless that is done, treat long pairs as `args` says, check the pair columns."""
+        tokenizer = get_tokenizer(processing_class)
         pair_columns = [args.pair_weight_column, args.pair_margin_column]
         dataset = split_rejected_lists(dataset, [name for name in pair_columns if name])
         columns = get_column_names(dataset)
@@ -245,7 +246,7 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
             stale = columns & {"ref_chosen_logps", "ref_rejected_logps"}
             dataset = dataset.remove_columns(sorted(stale)) if stale else dataset
         if not columns >= set(_TOKENIZED_COLUMNS):
-            dataset = self._unify_rows(dataset, args)
+            dataset = unify_conversations(dataset, tokenizer, args)
             with naming_template_errors(f"the {dataset_name} dataset"):
                 dataset = super()._prepare_dataset(
                     dataset,
@@ -255,7 +256,7 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
                 )
         if dataset_name == "train":
             # A rejected answer that was cut off at the limit of its sampling ends in nothing.
-            self._answer_ends = find_answer_ends(dataset, "chosen_ids", self._tokenizer)
+            self._answer_ends = find_answer_ends(dataset, "chosen_ids", tokenizer)
         dataset = refuse_equal_answers(dataset, dataset_name)
         for column in ("chosen_ids", "rejected_ids"):
             dataset = refuse_untrained_rows(dataset, dataset_name, column, "pairs")
@@ -336,9 +337,7 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
             }
 
         if self._teacher is not None:
-            tree, logit_term = self._get_kd_term(inputs)
-            inputs |= {PREFIX_TREE: tree}
-            model = functools.partial(model, logit_terms=[logit_term])
+            model = functools.partial(model, logit_terms=[self._get_kd_term(inputs)])
         policy = RecordedForward(model)
         with self._only_trl_terms(our_types):
             result = super().compute_loss(policy, inputs, return_outputs, num_items_in_batch)
@@ -360,23 +359,18 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
     def _log_loss(self, name: str, term: Tensor) -> None:
         self._add_metric(f"losses/{name}", self.accelerator.gather(term.detach()).mean())
 
-    def _get_kd_term(self, inputs: dict[str, Any]) -> tuple[PrefixTree, LogitTerm]:
-        """The tree of the batch, and the divergence from the teacher on its chosen answers."""
+    def _get_kd_term(self, inputs: dict[str, Any]) -> LogitTerm:
+        """The divergence from the teacher on the chosen answers; the batch gets a tree for it."""
         assert self._teacher is not None
-        device = inputs["input_ids"].device
-        tree = inputs.get(PREFIX_TREE)
-        if tree is None:
-            answers = get_checked_answers(inputs)
-            tree = PrefixTree.from_sequences(answers.sequences, answers.is_trained, share=False)
-            tree = tree.to(device, non_blocking=True)
-        sequences, masks = tree.get_sequences()
-        chosen = slice(0, len(sequences) // 2)
-        own = PrefixTree.from_sequences(sequences[chosen], masks[chosen])
-        own = own.to(device, non_blocking=True)
-        term = self._teacher.get_term(
-            own, self._kd_divergence, temperature=self.args.kd_temperature
+        if PREFIX_TREE not in inputs:
+            inputs[PREFIX_TREE] = self.prefix_sharing.lay_out(get_checked_answers(inputs))
+        return get_term_of_part(
+            self._teacher,
+            inputs[PREFIX_TREE],
+            slice(len(inputs["input_ids"]) // 2),
+            self._kd_divergence,
+            temperature=self.args.kd_temperature,
         )
-        return tree, transfer_term(term, own, tree, chosen)
 
     @contextlib.contextmanager
     def _only_trl_terms(self, our_types: tuple[str, ...]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What `SenseSFTTrainer` and `KIDTrainer` have in common: rows with an answer, on TRL's SFT."""
+"""Common base of `SenseSFTTrainer` and `KIDTrainer`: rows with an answer, on TRL's SFT."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from sense_trl.chat_template import (
     require_chat_template,
 )
 from sense_trl.chat_tokens import ChatTokenizer
-from sense_trl.trainers.base import SenseTrainer, without_limit
+from sense_trl.trainers.base import SenseTrainer, unify_conversations, without_limit
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.rows.answer_ends import find_answer_ends
 from sense_trl.trainers.rows.checks import check_datasets, refuse_untrained_rows
 from sense_trl.trainers.rows.long_examples import leave_out_long_examples
+from sense_trl.trainers.rows.token_rows import get_tokenizer
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 
 # The columns of TRL's data formats, and those of data that is tokenised already.
@@ -89,9 +90,10 @@ class BaseSFTTrainer(SenseTrainer, SFTTrainer):  # type: ignore[misc]
         dataset_name: str,
     ) -> Any:
         """Tokenise unless that is done, and leave out or refuse what is too long."""
+        tokenizer = get_tokenizer(processing_class)
         processing_class = ChatTokenizer.protect(processing_class)
         if not formatting_func:
-            dataset = self._unify_rows(dataset, args)
+            dataset = unify_conversations(dataset, tokenizer, args)
             if args.fold_system_message:
                 # TRL's, where that of the tokenizer does not say what the assistant writes.
                 self.chat_template = fold_system_message(self.chat_template)
@@ -102,7 +104,7 @@ class BaseSFTTrainer(SenseTrainer, SFTTrainer):  # type: ignore[misc]
                 rows, processing_class, without_limit(args), False, formatting_func, dataset_name
             )
         if dataset_name == "train":
-            self._answer_ends = find_answer_ends(rows, "labels", self._tokenizer)
+            self._answer_ends = find_answer_ends(rows, "labels", tokenizer)
         if packing:
             return super()._prepare_dataset(
                 dataset, processing_class, args, packing, formatting_func, dataset_name

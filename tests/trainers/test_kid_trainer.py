@@ -190,7 +190,7 @@ def test_a_step_equals_the_obvious_one(
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, name
-    metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    metrics = {name: values[-1] for name, values in trainer.own_metrics["train"].items()}
     assert metrics["losses/mle"] == pytest.approx(mle.item() / num_tokens, rel=1e-5)
     assert metrics["losses/kd"] == pytest.approx(kd.item() / num_tokens, rel=1e-4)
     assert metrics["kid/effective_error_rate"] == pytest.approx(num_errors / num_tokens)
@@ -372,7 +372,7 @@ def test_without_imperfect_data_the_teacher_judges_gold(build):
     teacher = build_tiny_model("llama", seed=1)
     mle, kd, num_tokens = get_obvious_terms(trainer, teacher, batch)
     assert loss.item() == pytest.approx((mle + kd).item() / num_tokens, rel=1e-5)
-    assert "kid/mask_share" not in trainer._metrics["train"]
+    assert "kid/mask_share" not in trainer.own_metrics["train"]
 
 
 def test_evaluation_judges_gold_and_draws_nothing(build):
@@ -418,7 +418,7 @@ def test_the_student_s_own_answers_follow_its_prompts(build):
         assert sequence[: len(prompt)] == prompt
         assert first.lengths[row] == len(sequence) - len(prompt) <= 6
         # Each weighs as much as the gold answer.
-        tree, rows = lay_out_jointly(gold, first, "cpu", share=True)
+        tree, rows = lay_out_jointly(trainer.prefix_sharing.lay_out, gold, first)
         assert tree.weights[rows][row].sum() == pytest.approx(gold.lengths[row], rel=1e-5)
     assert first.sequences != gold.sequences
 
@@ -808,7 +808,7 @@ def test_rewritten_answers_are_text(build):
     ]
     assert texts == expected
     assert all(text != row["completion"] for text, row in zip(texts, rows, strict=True))
-    assert not trainer._metrics["train"]
+    assert not trainer.own_metrics["train"]
     with pytest.raises(InputError, match="`fill` is 'mask'"):
         build(fill="mask").rewrite_completions(rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -17,13 +19,17 @@ class DeferredMetrics:
 
     model: Any
     accelerator: Any
-    _metrics: dict[str, dict[str, list[Any]]]
+
+    @functools.cached_property
+    def own_metrics(self) -> dict[str, dict[str, list[Any]]]:
+        """Values by mode (`train`, `eval`) and name since they were last logged."""
+        return {"train": defaultdict(list), "eval": defaultdict(list)}
 
     def _add_metric(self, name: str, value: Tensor | float) -> None:
         """Append a value, a scalar, to the metrics of the mode that the model is in."""
         mode = "train" if self.model.training else "eval"
         value = value.detach() if isinstance(value, Tensor) else value
-        self._metrics[mode][name].append(value)
+        self.own_metrics[mode][name].append(value)
 
     def _add_ratios(self, numerators: dict[str, Any], denominator: Any) -> None:
         """Append quotients of sums over all processes; a denominator below 1 counts as 1."""
@@ -39,8 +45,14 @@ class DeferredMetrics:
             self._add_metric(name, number / total)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's `log`, which averages numbers."""
-        read_metrics(self._metrics["train" if self.model.training else "eval"])
+        """TRL's `log`, with the means of our metrics in `logs` too, after `eval_` in evaluation."""
+        mode, prefix = ("train", "") if self.model.training else ("eval", "eval_")
+        metrics = self.own_metrics[mode]
+        read_metrics(metrics)
+        means = {f"{prefix}{name}": sum(v) / len(v) for name, v in metrics.items()}
+        metrics.clear()
+        # In place, as TRL adds its own: `evaluate` returns them.
+        logs.update(means)
         super().log(logs, start_time)  # type: ignore[misc]
 
 

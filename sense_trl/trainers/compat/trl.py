@@ -18,10 +18,9 @@ release moves it:
 * `SFTTrainer._prepare_dataset(dataset, processing_class, args, packing, formatting_func,
   dataset_name)`: the same, and cuts to `args.max_length`;
 * `DPOTrainer` and `SFTTrainer` hand every batch entry that they do not know to the model, ask the
-  output for nothing but its fields of `[N, L - 1]`, and have `_is_vision_dataset`, `padding_free`
-  and `aux_loss_enabled`;
+  output for nothing but its fields of `[N, L - 1]`, and have `padding_free` and
+  `aux_loss_enabled`;
 * `gradient_checkpointing` is the name under which TRL's configs set its default;
-* `DPOTrainer._metrics[mode][name]`: lists that `log()` averages;
 * `add_fused_lm_head(model)` patches the model's forward, and nothing else of it;
 * `create_model_from_path(path, **kwargs)` loads a model of the class that its config names;
 * `unwrap_model_for_generation(model, accelerator)` gives a model that can write within a block;

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sense_trl.collators import Answers
+from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.kid.imperfect import (
     TokenPrediction,
     choose_masked,
@@ -16,7 +17,7 @@ from sense_trl.trainers.kid.imperfect import (
     get_random,
     get_units,
 )
-from sense_trl.trainers.kid.student import lay_out, run_student
+from sense_trl.trainers.kid.student import run_student
 from sense_trl.trainers.kid.tokens import StudentTokens
 
 
@@ -28,15 +29,15 @@ class AnswerRewriter:
     Args:
         args: a `KIDConfig`.
         tokens: of the student.
-        device: where trees are laid out.
-        share: computes common prefixes once.
+        lay_out: makes a tree of answers; see `PrefixSharing.lay_out`.
     """
 
-    def __init__(self, args: Any, tokens: StudentTokens, device: Any, *, share: bool) -> None:
+    def __init__(
+        self, args: Any, tokens: StudentTokens, lay_out: Callable[[Answers], PrefixTree]
+    ) -> None:
         self._args = args
         self._tokens = tokens
-        self._device = device
-        self._share = share
+        self._lay_out = lay_out
 
     def rewrite(
         self, model: Any, gold: Answers, groups: Tensor | None, state: Any
@@ -118,6 +119,3 @@ class AnswerRewriter:
         prediction = TokenPrediction(self._tokens.num_tokens, special_ids, draws)
         (predicted,) = run_student(model, tree, [prediction]).logit_terms
         return predicted.long().tolist()
-
-    def _lay_out(self, answers: Answers) -> Any:
-        return lay_out(answers, self._device, share=self._share)

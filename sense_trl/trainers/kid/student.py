@@ -14,34 +14,27 @@ from sense_trl.trainers.compat.trl import FusedCausalLMOutput
 from sense_trl.trainers.sharing.heads import LogitTerm
 
 
-def lay_out(answers: Answers, device: Any, *, share: bool) -> PrefixTree:
-    """The tree of some answers, on a device."""
-    tree = PrefixTree.from_sequences(answers.sequences, answers.is_trained, share=share)
-    return tree.to(device, non_blocking=True)
-
-
 def lay_out_jointly(
-    gold: Answers, judged: Answers, device: Any, *, share: bool
+    lay_out: Callable[..., PrefixTree], gold: Answers, judged: Answers
 ) -> tuple[PrefixTree, slice]:
     """The tree of the gold answers and the judged ones, and which sequences are the latter.
 
     The weight of a judged token makes an answer weigh as much as its gold one, whatever its length.
+
+    Args:
+        lay_out: makes a tree of answers and weights; see `PrefixSharing.lay_out`.
     """
     if judged is gold:
-        return lay_out(gold, device, share=share), slice(None)
+        return lay_out(gold), slice(None)
     weights = [
         [gold_length / max(length, 1)] * len(sequence)
         for gold_length, length, sequence in zip(
             gold.lengths, judged.lengths, judged.sequences, strict=True
         )
     ]
-    tree = PrefixTree.from_sequences(
-        gold.sequences + judged.sequences,
-        gold.is_trained + judged.is_trained,
-        [[1.0] * len(sequence) for sequence in gold.sequences] + weights,
-        share=share,
-    )
-    return tree.to(device, non_blocking=True), slice(len(gold.sequences), None)
+    both = Answers(gold.sequences + judged.sequences, gold.is_trained + judged.is_trained)
+    weights = [[1.0] * len(sequence) for sequence in gold.sequences] + weights
+    return lay_out(both, weights), slice(len(gold.sequences), None)
 
 
 def run_student(model: Any, tree: PrefixTree, terms: Sequence[LogitTerm] = ()) -> Any:

@@ -1,4 +1,4 @@
-"""What KID has to know of a student's tokens: which are text, which end one, which is the mask."""
+"""A student's tokens by their part in KID: text, ends of text, the mask."""
 
 from __future__ import annotations
 

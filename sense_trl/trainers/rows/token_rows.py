@@ -54,7 +54,7 @@ def get_token_row(row: Mapping[str, Any], tokenizer: Any) -> TokenRow:
 
 
 def answers_differ(row: Mapping[str, Any], tokenizer: Any) -> bool:
-    """Whether no rejected answer of a row is, in tokens, its chosen one.
+    """True where no rejected answer of a row is, in tokens, its chosen one.
 
     Chat templates that trim make the same tokens of texts that differ in spaces alone.
 
@@ -114,6 +114,11 @@ def _tokenize(row: Mapping[str, Any], answer: Any, tokenizer: Any) -> TokenRow:
     # A pair has one prompt, which ends where the first of the two answers parts from it.
     start = min(_get_common_length(prompt_ids, ids) for ids in answers)
     return answers[0][:start], answers[0][start:]
+
+
+def get_tokenizer(processing_class: Any) -> Any:
+    """The tokenizer of what a trainer processes rows with; a processor of images holds one."""
+    return getattr(processing_class, "tokenizer", processing_class)
 
 
 def _split(row: Mapping[str, Any]) -> TokenRow:

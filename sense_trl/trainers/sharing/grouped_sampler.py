@@ -144,7 +144,7 @@ def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
     if sampler is not None:
         trainer.add_callback(SetSamplerEpoch(sampler))
     if sampler is not None and trainer.args.group_by_columns:
-        trainer.add_callback(CountGroups(sampler, trainer._metrics["train"]))
+        trainer.add_callback(CountGroups(sampler, trainer.own_metrics["train"]))
     return sampler
 
 

@@ -24,7 +24,7 @@ from sense_trl.trainers.compat.trl import FusedCausalLMOutput, maybe_gather_lm_h
 from sense_trl.trainers.sharing.tree_attention import (
     choose_tree_attention,
     get_additive_mask,
-    get_plain_name,
+    get_attention,
     get_tree_mask,
 )
 
@@ -142,7 +142,7 @@ def _forward_tree(
 
 
 def get_model_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
-    """What a model's backbone is called with to run on a tree, by keyword."""
+    """Keywords with which a model's backbone is called to run on a tree."""
     if tree.rows_are_paths:
         index = torch.arange(tree.input_ids.shape[1], device=tree.input_ids.device)
         is_token = index < tree.row_lengths[:, None]
@@ -156,7 +156,7 @@ def get_model_inputs(model: Any, tree: PrefixTree) -> dict[str, Any]:
 
 def _get_mask(model: Any, tree: PrefixTree) -> Any:
     # Policy, reference and teacher may run on the same tree.
-    implementation = get_plain_name(model.config._attn_implementation)
+    implementation = get_attention(model.config)
     if implementation == "flex_attention":
         return tree.keep("blocks", tree.get_block_mask)
     if implementation == "sdpa":
@@ -191,7 +191,7 @@ def get_logit_transform(config: Any) -> LogitTransform:
 
 
 def get_vocab_size(model: Any) -> int:
-    """How many rows the head of a model has, whole.
+    """Number of rows of a model's head, whole.
 
     Args:
         model: of transformers; under DeepSpeed's ZeRO-3, whose parameters have no rows while they

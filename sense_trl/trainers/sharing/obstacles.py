@@ -1,4 +1,4 @@
-"""Whether a prefix tree gives a model's own values, judged before training.
+"""Reasons for which a prefix tree would not give a model's own values, found before training.
 
 It does where every position sees all that came before it and knows its position from
 `position_ids`. Windows show on long texts only and a few tokens cannot find them, so the kinds of
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map
 
 from sense_trl.model_traits import find_partial_attention
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
-from sense_trl.trainers.sharing.tree_attention import get_own_class, get_plain_name
+from sense_trl.trainers.sharing.tree_attention import get_attention, get_own_class
 
 __all__ = [
     "EXACT_MODEL_TYPES",
@@ -64,7 +64,7 @@ _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def find_sharing_obstacle(model: Any) -> str | None:
-    """Why a tree would not give the values of separate rows; None where it gives them.
+    """The reason why a tree would not give the values of separate rows; None where it does.
 
     Args:
         model: causal language model of transformers, with or without adapters of PEFT, to which TRL
@@ -74,7 +74,7 @@ def find_sharing_obstacle(model: Any) -> str | None:
     base = model.get_base_model() if adapters else model
     obstacle = (
         find_adapter_obstacle(adapters)
-        or find_config_obstacle(base.config, base.config._attn_implementation)
+        or find_config_obstacle(base.config, get_attention(base.config))
         or _find_obstacle_in_code(base)
     )
     if obstacle is not None:
@@ -87,7 +87,7 @@ def find_sharing_obstacle(model: Any) -> str | None:
 
 
 def find_adapter_obstacle(adapters: dict[str, Any], *, share: bool = True) -> str | None:
-    """Why a model with adapters cannot be run on a tree; None where it can.
+    """The reason why a model with adapters cannot be run on a tree; None where it can.
 
     Args:
         adapters: `peft_config` of a PeftModel; empty for a model without.
@@ -105,18 +105,18 @@ def find_adapter_obstacle(adapters: dict[str, Any], *, share: bool = True) -> st
 
 
 def is_sharded(parameter: Tensor) -> bool:
-    """Whether this process holds a part of a parameter only (FSDP, ZeRO-3), or its shape."""
+    """True where this process holds a part of a parameter only (FSDP, ZeRO-3), or its shape."""
     return isinstance(parameter, DTensor) or parameter.is_meta or hasattr(parameter, "ds_id")
 
 
 def find_config_obstacle(config: Any, implementation: str) -> str | None:
-    """Why a model of a config would give other values on a tree, as far as the config tells.
+    """The reason, in a config, why its model gives other values on a tree, or None.
 
     Args:
         config: of transformers.
         implementation: of attention.
     """
-    if get_plain_name(implementation) not in _ATTENTION_WITH_MASKS:
+    if implementation not in _ATTENTION_WITH_MASKS:
         return (
             f"the attention implementation {implementation!r} takes no mask of a tree; load the "
             "model with attn_implementation 'sdpa' or 'flex_attention'"
@@ -230,7 +230,7 @@ def _computing_in_float32(model: Any) -> Iterator[None]:
             # Of bitsandbytes' 4-bit layers.
             if getattr(part, "compute_dtype", None) in _SIXTEEN_BITS:
                 replace(part, "compute_dtype", torch.float32)
-        return tree_map(_to_float32, args), tree_map(_to_float32, kwargs)
+        return recursively_apply(_to_float32, args), recursively_apply(_to_float32, kwargs)
 
     def leave(*_: Any) -> None:
         restore(marks.pop())
@@ -260,10 +260,9 @@ def _computing_in_float32(model: Any) -> Iterator[None]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is what its type says; quantised weights may be packed into any type."""
+    """True for a tensor that is what its type says; quantised weights may be packed into any."""
     return type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
-def _to_float32(value: Any) -> Any:
-    is_16_bits = isinstance(value, Tensor) and value.dtype in _SIXTEEN_BITS
-    return value.float() if is_16_bits else value
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _SIXTEEN_BITS else tensor

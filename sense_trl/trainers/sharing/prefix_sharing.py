@@ -1,4 +1,4 @@
-"""Prefix sharing in a trainer: whether it is exact there, and how a batch gets its tree."""
+"""Prefix sharing in a trainer: the check that it is exact there, and the trees of batches."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sense_trl.collators import (
 )
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
+from sense_trl.trainers.rows.checks import get_column_names
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
 from sense_trl.trainers.sharing.obstacles import (
     compare_with_rows,
@@ -27,6 +28,7 @@ from sense_trl.trainers.sharing.obstacles import (
     find_sharing_obstacle,
     is_sharded,
 )
+from sense_trl.trainers.sharing.tree_attention import get_attention
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,18 @@ class PrefixSharing:
             )
         return inputs
 
+    def lay_out(self, answers: Answers, weights: Any = None) -> PrefixTree:
+        """The tree of some answers on the trainer's device; of rows, where nothing is shared.
+
+        Args:
+            answers: to lay out.
+            weights: of their tokens, as `PrefixTree.from_sequences` takes them.
+        """
+        tree = PrefixTree.from_sequences(
+            answers.sequences, answers.is_trained, weights, share=self.is_on
+        )
+        return tree.to(self._trainer.accelerator.device, non_blocking=True)
+
     def log_tokens(self, padded: Tensor, tree: PrefixTree | None) -> None:
         """Add to the metrics what a micro-batch's tree computes, and what it saves.
 
@@ -123,12 +137,12 @@ class PrefixSharing:
 
     @property
     def _row_multiple(self) -> int:
-        """What row lengths are a multiple of, for the kernels that attend.
+        """Number of which row lengths are multiples, for the kernels that attend.
 
         FlexAttention computes blocks of 128, and is compiled anew for other lengths. On a GPU
         `sdpa` takes its fast kernel only where rows of the mask begin at multiples of 16 bytes.
         """
-        if self._trainer.model.config._attn_implementation == "flex_attention":
+        if get_attention(self._trainer.model.config) == "flex_attention":
             return 128
         return 1 if self._trainer.accelerator.device.type == "cpu" else 8
 
@@ -146,7 +160,7 @@ def has_streams(trainer: Any) -> bool:
 
 
 def _prepare_models(trainer: Any) -> str | None:
-    """Why trees would not give a trainer's own values; None where its models run on them."""
+    """Prepare a trainer's models for trees; returns the reason where these are not exact."""
     obstacle = _find_obstacle_in_options(trainer)
     if trainer.args.neftune_noise_alpha is not None:
         obstacle = obstacle or "`neftune_noise_alpha` asks for noise of its own in every row"
@@ -194,11 +208,15 @@ def get_checked_answers(inputs: dict[str, Any]) -> Answers:
     return get_answers(inputs)
 
 
+def _has_images(dataset: Any) -> bool:
+    return dataset is not None and not {"image", "images"}.isdisjoint(get_column_names(dataset))
+
+
 def _find_obstacle_in_options(trainer: Any) -> str | None:
-    """What the trainer is set to do that neither a tree nor its head is made for."""
+    """A setting of the trainer that neither a tree nor its head is made for, as a reason."""
     parallelism = trainer.accelerator.parallelism_config
     obstacles = {
-        "the dataset has images": trainer._is_vision_dataset,
+        "the dataset has images": _has_images(trainer.train_dataset),
         "the load-balancing loss of a mixture of experts counts the tokens of every row": (
             trainer.aux_loss_enabled
         ),

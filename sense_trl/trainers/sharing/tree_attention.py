@@ -33,8 +33,8 @@ __all__ = [
     "attend_by_branches",
     "choose_tree_attention",
     "get_additive_mask",
+    "get_attention",
     "get_own_class",
-    "get_plain_name",
     "get_tree_mask",
     "with_dense_masks",
 ]
@@ -108,7 +108,7 @@ class TreeBranches:
         return cls(rows, num_pairs, num_copies)
 
     def get_mask(self, branch: _Branch, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores of a branch, `[size, num_seen]`; None for a root's."""
+        """Mask that is added to the scores of a branch, `[size, num_seen]`; None for a root's."""
         if branch.num_seen == branch.size:
             return None
         key = (branch.size, branch.num_seen, dtype)
@@ -152,7 +152,7 @@ def get_tree_mask(tree: PrefixTree, dtype: torch.dtype = torch.float32) -> Tenso
 
 
 def get_additive_mask(tree: PrefixTree, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores of attention, `[R, 1, T, T]`: 0, or the lowest number.
+    """Mask that is added to the scores of attention, `[R, 1, T, T]`: 0, or the lowest number.
 
     Made once per tree and type.
     """
@@ -233,7 +233,7 @@ def choose_tree_attention(model: Any) -> None:
     choose by transformers' interface stays, and takes such a mask as a dense one.
     """
     code = sys.modules.get(get_own_class(model).__module__)
-    if model.config._attn_implementation == "sdpa" and hasattr(code, "ALL_ATTENTION_FUNCTIONS"):
+    if get_attention(model.config) == "sdpa" and hasattr(code, "ALL_ATTENTION_FUNCTIONS"):
         model.set_attn_implementation(TREE_ATTENTION)
 
 
@@ -242,8 +242,9 @@ def get_own_class(model: Any) -> type[Any]:
     return next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch."))
 
 
-def get_plain_name(implementation: str) -> str:
-    """The name that transformers has for an implementation of attention."""
+def get_attention(config: Any) -> str:
+    """Implementation of attention that a config names, by the name that transformers has for it."""
+    implementation: str = config._attn_implementation
     return "sdpa" if implementation == TREE_ATTENTION else implementation
 
 

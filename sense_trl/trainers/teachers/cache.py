@@ -1,4 +1,4 @@
-"""What a teacher says of given answers, on disk: the training machine never holds the teacher.
+"""Distributions of a teacher on disk, for given answers: the training machine never holds it.
 
 For every token of an answer the k likeliest tokens with their log-probabilities and that of all
 others together are kept, or some tokens drawn at random. At k = 16 that is 98 bytes a token instead
@@ -35,7 +35,7 @@ KEY_BYTES = 16
 
 @dataclass(frozen=True)
 class TeacherCacheSettings:
-    """What the entries of a cache depend on.
+    """Settings that the entries of a cache depend on.
 
     Attributes:
         teacher: name of the model.
@@ -118,7 +118,7 @@ class TeacherCache:
             self.add_shard(shard)
 
     def __len__(self) -> int:
-        """How many answers there are."""
+        """Number of answers."""
         return len(self._places)
 
     def __contains__(self, row: TokenRow) -> bool:
@@ -126,7 +126,7 @@ class TeacherCache:
 
     @property
     def num_completion_tokens(self) -> int:
-        """How many tokens of answers there are."""
+        """Number of tokens of all answers."""
         return sum(len(rows) for _, rows in self._places.values())
 
     @property
@@ -196,7 +196,7 @@ class TeacherCache:
     def lookup(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """What the teacher said of an answer of L tokens.
+        """Look up what the teacher said of an answer of L tokens.
 
         Returns:
             Token ids `[L, k]`, the likeliest first, and float32 log-probabilities `[L, k + 1]`, the
@@ -296,7 +296,7 @@ def get_key(sequence: Sequence[int]) -> bytes:
 
 
 def read_settings(path: Path) -> TeacherCacheSettings:
-    """What the cache in a folder was made with.
+    """Read the settings that the cache in a folder was made with.
 
     Raises:
         InputError: there is none, or one of another format.

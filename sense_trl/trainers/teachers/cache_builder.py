@@ -98,7 +98,7 @@ def build_teacher_cache(
     num_rows = get_vocab_size(model)
     check_vocabularies(tokenizer, tokenizer, (num_rows, num_rows))
     settings = TeacherCacheSettings(
-        teacher=model.config._name_or_path,
+        teacher=model.config.name_or_path,
         weights=get_weights_digest(model.named_parameters()),
         tokenizer=get_tokenizer_digest(tokenizer),
         num_tokens=max(tokenizer.get_vocab().values()) + 1,
@@ -216,7 +216,7 @@ def _ask(
 
 
 def _reduce(logits: Tensor, settings: TeacherCacheSettings, seed: int) -> tuple[Tensor, Tensor]:
-    """What is kept of logits `[C, V]`."""
+    """Reduce logits `[C, V]` to the tokens and log-probabilities that are kept."""
     if settings.top_k:
         ids = logits.topk(settings.top_k).indices
         return ids, reduce_to_top_k(logits, ids, temperature=settings.temperature)

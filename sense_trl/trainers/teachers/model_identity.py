@@ -1,4 +1,4 @@
-"""What decides the values of a model, so that what it said is found again for it and no other."""
+"""Identity of a model: all that decides its values, by which what it said is found again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sense_trl.trainers.sharing.tree_attention import get_plain_name
+from sense_trl.trainers.sharing.tree_attention import get_attention
 
 __all__ = ["describe_differences", "describe_settings", "get_weights_digest"]
 
@@ -40,7 +40,7 @@ def describe_settings(model: Any, *, adapters: Iterable[str] | None = None) -> d
     known = getattr(model, "peft_config", None) or {}
     base = model.get_base_model() if known else model
     settings = _clean(base.config.to_dict())
-    settings["attn_implementation"] = get_plain_name(base.config._attn_implementation)
+    settings["attn_implementation"] = get_attention(base.config)
     names = (model.active_adapters if known else []) if adapters is None else adapters
     if active := [_clean(known[name].to_dict()) for name in names]:
         settings["adapters"] = active
@@ -49,7 +49,7 @@ def describe_settings(model: Any, *, adapters: Iterable[str] | None = None) -> d
 
 
 def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Which of two models' settings differ, as a message names them."""
+    """Settings in which two models differ, as a message names them."""
     return [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())

@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 from datasets import load_from_disk
 
 from sense_trl._files import replacing
@@ -116,7 +116,7 @@ def take_reference_logps(dataset: Any, ready: Any) -> Any:
 
 
 def load_cache(path: str | Path) -> dict[str, Logps]:
-    """What a cache file holds; nothing where there is no file yet.
+    """Read a cache file; empty where there is none yet.
 
     Raises:
         InputError: the file cannot be read or has other columns.
@@ -150,7 +150,8 @@ def save_cache(path: str | Path, known: dict[str, Logps]) -> None:
 
 def _compute(trainer: Any, rows: Any, keys: list[str], batch: list[int]) -> list[tuple[str, Logps]]:
     model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    inputs = trainer._prepare_inputs(trainer.data_collator([rows[index] for index in batch]))
+    inputs = trainer.data_collator([rows[index] for index in batch])
+    inputs = send_to_device(inputs, trainer.accelerator.device)
     chosen, rejected = trainer.compute_ref_log_probs(model, inputs)
     pairs = zip(chosen.tolist(), rejected.tolist(), strict=True)
     return list(zip([keys[index] for index in batch], pairs, strict=True))

@@ -27,6 +27,7 @@ from sense_trl.trainers.sharing.heads import (
     add_prefix_tree_head,
     get_logit_transform,
     get_model_inputs,
+    transfer_term,
 )
 from sense_trl.trainers.sharing.obstacles import (
     compare_with_rows,
@@ -36,7 +37,7 @@ from sense_trl.trainers.sharing.obstacles import (
 
 
 class Teacher(Protocol):
-    """What a distribution over the next token is learned from."""
+    """A source of distributions over the next token, to learn from."""
 
     def get_term(
         self,
@@ -57,6 +58,23 @@ class Teacher(Protocol):
             A term over this tree, see `sense_trl.trainers.sharing.heads.transfer_term` for another
             one; it may be called any number of times.
         """
+
+
+def get_term_of_part(
+    teacher: Teacher, tree: PrefixTree, part: slice, divergence: Divergence, *, temperature: float
+) -> LogitTerm:
+    """The divergence from a teacher at some of a tree's sequences, as a term over the whole tree.
+
+    The teacher reads a tree without the others, which it is not asked about.
+
+    Args:
+        part: of the tree's sequences.
+    """
+    sequences, masks = tree.get_sequences()
+    own = PrefixTree.from_sequences(sequences[part], masks[part])
+    own = own.to(tree.target_ids.device, non_blocking=True)
+    term = teacher.get_term(own, divergence, temperature=temperature)
+    return transfer_term(term, own, tree, part)
 
 
 class LiveTeacher:
@@ -235,11 +253,15 @@ def saving_one_adapter(model: Any, adapter_name: str | None) -> Iterator[None]:
         yield
         return
     active = model.active_adapters
+    # A model is saved within saving it where it is uploaded.
+    before = vars(model).get("save_pretrained")
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=active)
     try:
         yield
     finally:
         del model.save_pretrained
+        if before is not None:
+            model.save_pretrained = before
 
 
 def pick_rows(values: Tensor, rows: slice | Tensor) -> Tensor:
@@ -250,7 +272,7 @@ def pick_rows(values: Tensor, rows: slice | Tensor) -> Tensor:
 def check_vocabularies(
     student_tokenizer: Any, teacher_tokenizer: Any, sizes: tuple[int, int]
 ) -> int:
-    """How many tokens the distributions of student and teacher have in common.
+    """Number of tokens that the distributions of student and teacher have in common.
 
     The models of a family may pad their heads to different sizes (Qwen2.5: 151,936 and 152,064
     rows for 151,665 tokens). The rows beyond the tokenizer's are no tokens, and those that only one
@@ -293,7 +315,7 @@ def check_vocabularies(
 
 
 def _reads_trees(model: Any) -> bool:
-    """Whether a tree gives the model's own values; leaves its forward as it was.
+    """True where a tree gives the model's own values; leaves its forward as it was.
 
     Raises:
         InputError: its own logits are others than those of its hidden states and its head.

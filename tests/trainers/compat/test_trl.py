@@ -44,7 +44,7 @@ def test_overridden_methods_have_trl_s_signatures():
         "_prepare_dataset",
         "_set_signature_columns_if_needed",
         "_get_train_sampler",
-        "_save",
+        "save_model",
         "_precompute_ref_logps",
         "compute_loss",
         "compute_ref_log_probs",
@@ -170,12 +170,21 @@ def test_positions_of_virtual_tokens_are_cut_off():
     assert policy.get_per_token_logps(4).tolist() == [[3, 4, 5], [9, 10, 11]]
 
 
-def test_metrics_are_lists_that_log_averages(trl_trainer):
-    trl_trainer.model.train()
-    trl_trainer._metrics["train"]["canary"] += [1.0, 3.0]
-    logs = {}
-    trl_trainer.log(logs)
-    assert logs["canary"] == 2.0
+def test_our_metrics_are_averaged_beside_trl_s(train):
+    trainer = train(["sigmoid"], start=False)
+    for mode, name in (("train", "canary"), ("eval", "eval_canary")):
+        trainer.model.train(mode == "train")
+        trainer._metrics[mode]["theirs"] += [2.0]
+        trainer._add_metric("canary", torch.tensor(1.0))
+        trainer._add_metric("canary", 3.0)
+        logs = {"loss": 1.0}
+        trainer.log(logs)
+        logged = trainer.state.log_history[-1]
+        assert logs[name] == 2.0
+        assert (logged[name], logged[name.replace("canary", "theirs")]) == (2.0, 2.0)
+        assert logged["loss"] == 1.0
+        trainer.log({})
+        assert name not in trainer.state.log_history[-1]
 
 
 def test_model_card_attributes_exist():

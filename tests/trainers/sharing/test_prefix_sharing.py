@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from tiny_models import (
     ARCHITECTURES,
@@ -371,7 +371,7 @@ def test_off_is_trl_bit_for_bit(train_sft):
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"_is_vision_dataset": True}, "images"),
+        ({"train_dataset": Dataset.from_list([{"input_ids": [1], "images": ["x"]}])}, "images"),
         ({"aux_loss_enabled": True}, "load-balancing"),
         ({"padding_free": True}, "`padding_free`"),
         ({"compute_loss_func": print}, "`compute_loss_func`"),
@@ -390,7 +390,7 @@ def test_off_is_trl_bit_for_bit(train_sft):
 )
 def test_settings_that_need_every_row(changes, reason):
     plain = {
-        "_is_vision_dataset": False,
+        "train_dataset": Dataset.from_list([{"input_ids": [1]}]),
         "aux_loss_enabled": False,
         "padding_free": False,
         "compute_loss_func": None,
@@ -520,7 +520,6 @@ def test_noise_in_embeddings_is_drawn_for_every_row(train_sft, caplog):
 
 def test_the_trainers_have_what_the_obstacles_are_read_from(train, train_sft):
     for trainer in (train(["sigmoid"], start=False), train_sft(start=False)):
-        assert trainer._is_vision_dataset is False
         assert trainer.aux_loss_enabled is False
         assert trainer.padding_free is False
         assert trainer.compute_loss_func is None

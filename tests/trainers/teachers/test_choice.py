@@ -15,11 +15,12 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import VOCAB_SIZE, build_tiny_model, build_tiny_tokenizer
 
 from sense_trl.errors import InputError, ModelError
-from sense_trl.losses.divergence import forward_kl, skew_kl
+from sense_trl.losses.divergence import forward_kl
 from sense_trl.prefix_tree import PrefixTree
-from sense_trl.trainers import teacher_options
-from sense_trl.trainers.teacher_options import TeacherOptions, get_teacher
+from sense_trl.trainers.teacher_options import TeacherOptions
+from sense_trl.trainers.teachers import choice
 from sense_trl.trainers.teachers.cache_builder import build_teacher_cache
+from sense_trl.trainers.teachers.choice import get_teacher
 from sense_trl.trainers.teachers.teacher import LiveTeacher
 
 TREE = PrefixTree.from_sequences([[5, 6, 7, 8], [5, 6, 9]])
@@ -184,43 +185,13 @@ def test_every_process_loads_the_whole_teacher(teacher_path, monkeypatch):
     """FSDP's economical loading would leave the weights of all processes but one empty."""
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
     seen = []
-    load = teacher_options.create_model_from_path
+    load = choice.create_model_from_path
 
     def record(path, **kwargs):
         seen.append(os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"])
         return load(path, **kwargs)
 
-    monkeypatch.setattr(teacher_options, "create_model_from_path", record)
+    monkeypatch.setattr(choice, "create_model_from_path", record)
     get_teacher(build_trainer(), teacher_path)
     assert seen == ["false"]
     assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kd_weight": -1.0}, "`kd_weight` is -1.0"),
-        ({"kd_temperature": 0.0}, "`kd_temperature` is 0.0"),
-        ({"kd_loss_type": "kl"}, "'kl'"),
-        ({"kd_loss_kwargs": {"temperature": 2.0}}, "`kd_temperature`"),
-        (
-            {"teacher_model_name_or_path": "a", "teacher_adapter_name": "b"},
-            "`teacher_model_name_or_path` and `teacher_adapter_name` are set",
-        ),
-        ({"teacher_model_init_kwargs": "bfloat16"}, "`teacher_model_init_kwargs` is 'bfloat16'"),
-        (
-            {"teacher_model_init_kwargs": {"dtype": "auto"}, "teacher_cache": "c"},
-            "with `teacher_cache` no model is loaded",
-        ),
-    ],
-)
-def test_options_that_are_wrong_or_ignored_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        TeacherOptions(**options)._check_teacher_options()
-
-
-def test_a_divergence_has_its_hyperparameters():
-    options = TeacherOptions(kd_loss_type="skew_kl", kd_loss_kwargs={"skew": 0.3})
-    student, teacher = torch.randn(2, 4, 5)
-    expected = skew_kl(student, teacher, skew=0.3)
-    assert torch.equal(options.get_kd_divergence()(student, teacher), expected)

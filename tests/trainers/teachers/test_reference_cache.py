@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 
 from sense_trl.errors import InputError
+from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers import SenseDPOTrainer
+from sense_trl.trainers.teachers import reference_cache
 from sense_trl.trainers.teachers.reference_cache import (
     load_cache,
     save_cache,
@@ -172,8 +174,6 @@ def test_evaluation_data_are_cached_as_well(precompute):
 
 
 def test_what_was_saved_survives_an_interruption(precompute, monkeypatch):
-    from sense_trl.trainers.teachers import reference_cache
-
     monkeypatch.setattr(reference_cache, "_BATCHES_PER_SAVING", 1)
     original = reference_cache._compute
     calls = []
@@ -240,3 +240,23 @@ def test_data_in_memory_are_given_to_all_processes_as_the_same_files(tmp_path):
     assert list(found["ref_chosen_logps"]) == [-1.0, -2.0]
     assert list(found["ref_rejected_logps"]) == [-3.0, -4.0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_of_a_batch_goes_where_the_model_is() -> None:
+    tree = PrefixTree.from_sequences([[5, 6, 7], [5, 6, 8]])
+    seen = {}
+
+    def compute(model, inputs):
+        seen.update(inputs)
+        return torch.tensor([-1.0]), torch.tensor([-2.0])
+
+    trainer = SimpleNamespace(
+        model=None,
+        ref_model=None,
+        accelerator=SimpleNamespace(device=torch.device("meta")),
+        data_collator=lambda rows: {"input_ids": torch.ones(2, 3), "prefix_tree": tree},
+        compute_ref_log_probs=compute,
+    )
+    assert reference_cache._compute(trainer, [{}], ["key"], [0]) == [("key", (-1.0, -2.0))]
+    assert seen["input_ids"].is_meta
+    assert seen["prefix_tree"].input_ids.is_meta

@@ -13,7 +13,11 @@ from trl.trainer.utils import add_fused_lm_head
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
-from sense_trl.trainers.teachers.teacher import LiveTeacher, check_vocabularies
+from sense_trl.trainers.teachers.teacher import (
+    LiveTeacher,
+    check_vocabularies,
+    saving_one_adapter,
+)
 
 PROMPT = list(range(5, 35))
 SEQUENCES = [[*PROMPT, 7, 8, 9], [*PROMPT, 7, 10, 11, 12], [*range(40, 60), 3, 4]]
@@ -249,3 +253,13 @@ def test_a_head_without_a_row_for_every_token_is_refused():
     tokenizer = build_tiny_tokenizer()
     with pytest.raises(InputError, match=rf"the tokenizer has {len(tokenizer)} tokens"):
         check_vocabularies(tokenizer, tokenizer, (VOCAB_SIZE, len(tokenizer) - 1))
+
+
+def test_an_adapter_may_be_left_out_while_it_is_left_out():
+    """As where a model is saved again to upload it."""
+    model = get_peft_model(build_tiny_model("llama"), LoraConfig(target_modules=["q_proj"]))
+    with saving_one_adapter(model, "teacher"):
+        with saving_one_adapter(model, "teacher"):
+            pass
+        assert model.save_pretrained.keywords == {"selected_adapters": ["default"]}
+    assert "save_pretrained" not in vars(model)
