@@ -136,7 +136,7 @@ def check_writable_file(path: str | Path, argument: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where the package keeps what it can make again: `$SENSE_TRL_CACHE`, else the user's cache."""
+    """The folder for files that can be made again: `$SENSE_TRL_CACHE`, else the user's cache."""
     chosen = os.environ.get("SENSE_TRL_CACHE")
     if chosen:
         return Path(chosen)

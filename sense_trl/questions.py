@@ -69,7 +69,7 @@ class Question:
 def describe_unusable(
     unusable: Mapping[str, str], num_questions: int, source: str, allowed: float
 ) -> str:
-    """What an error says of more questions that cannot be used than are allowed.
+    """Text of the error for more questions that cannot be used than are allowed.
 
     Args:
         unusable: question id to the reason.

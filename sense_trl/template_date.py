@@ -16,7 +16,7 @@ from sense_trl.errors import InputError
 __all__ = ["check_template_date", "fix_template_date", "writes_date"]
 
 _FUNCTION = "strftime_now"
-"""What transformers calls the clock of a chat template."""
+"""Name that transformers gives the clock of a chat template."""
 
 _DIRECTIVES = (
     *"aAbBcdDefFgGhHIjklmMnpPrRsSTuUVwWxXyYzZ",

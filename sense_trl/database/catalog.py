@@ -197,7 +197,7 @@ class DatabaseCatalog(Closing):
         return own.in_process[db_id]
 
     def _get_own(self) -> _OfThread:
-        """What the calling thread has opened."""
+        """The worker and the engines of the calling thread, made on first use."""
         if self._closed:
             raise InputError(f"the catalog of {self._source} is closed; open a new one")
         own: _OfThread | None = getattr(self._local, "own", None)
@@ -224,8 +224,9 @@ class DatabaseCatalog(Closing):
 
 @dataclass(slots=True)
 class _OfThread:
-    """What one thread of one process has opened: a worker, which starts no process before it is
-    asked, the engines that share it, and engines in this process.
+    """Engines of one thread of one process: those that share its worker, and those without one.
+
+    The worker starts no process before it is asked.
     """
 
     process_id: int

@@ -1,4 +1,4 @@
-"""What is kept of a result that is too large to keep: `ResultDigest`."""
+"""Fingerprints of results that are too large to keep: `ResultDigest`."""
 
 from __future__ import annotations
 

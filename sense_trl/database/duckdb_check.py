@@ -227,7 +227,7 @@ class StatementCheck:
         self._known: OrderedDict[str, Refusal | None] = OrderedDict()
 
     def refuse(self, sql: str) -> Refusal | None:
-        """Why the one statement in `sql` must not run, or `None` if it may.
+        """The reason why the one statement in `sql` must not run, or `None` if it may.
 
         Raises:
             duckdb.Error: the check was interrupted, or there is no memory for it.

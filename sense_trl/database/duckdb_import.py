@@ -25,7 +25,7 @@ _BATCH_ROWS: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What became of an SQLite database.
+    """Account of a conversion: the types of DuckDB, and what of SQLite's was not kept.
 
     Attributes:
         types: DuckDB type of each column, by table and column, in DuckDB's names.
@@ -152,7 +152,7 @@ def _parents_first(tables: Sequence[TableInfo], dropped: list[str]) -> list[Tabl
 
 
 def _get_source(reader: sqlite3.Connection, table: TableInfo) -> tuple[str, dict[str, str]]:
-    """What to read a table from, and the expression for each column there."""
+    """The FROM clause that reads a table, and the expression for each column in it."""
     name = _quote(table.name)
     if not any(has_bad_bytes(column.name) for column in table.columns):
         return name, {column.name: _quote(column.name) for column in table.columns}
@@ -193,7 +193,7 @@ def _infer_types(
 
 
 def _look_at_texts(texts: Iterable[str]) -> tuple[bool, bool]:
-    """Whether some are not UTF-8, and whether others read as `show_text` would write those."""
+    """Tell whether some are not UTF-8, and whether some look like `show_text` of those."""
     bad = like_escaped = False
     for text in texts:
         if has_bad_bytes(text):

@@ -43,7 +43,7 @@ _EDGES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ValueReader:
-    """How to read the values of one type.
+    """Reads the values of one type: SQL to select them, and a function to convert them.
 
     Attributes:
         select: SQL that gives what `convert` takes, for the SQL that gives the value; `None` where

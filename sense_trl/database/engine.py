@@ -40,7 +40,7 @@ OUT_OF_MEMORY: Final = "out of memory; raise `memory_limit_bytes`"
 
 
 class QueryStatus(StrEnum):
-    """How the execution of one query ended."""
+    """The outcome of one execution: `ok`, or the kind of failure."""
 
     OK = "ok"
     """All rows were read."""
@@ -75,7 +75,7 @@ class LimitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """What one query may use.
+    """Limits of one query: time, rows, bytes, memory and steps.
 
     Attributes:
         timeout_s: wall-clock seconds from the call to the last row, > 0.
@@ -120,7 +120,7 @@ class ExecutionLimits:
 
 
 def describe_exceeded(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[QueryStatus, str]:
-    """How a query ends that a limit stopped, and a message that names what to raise."""
+    """The status of a query that a limit stopped, and a message that names what to raise."""
     match exceeded:
         case LimitKind.WALL_CLOCK:
             stopped_by = f"stopped after {limits.timeout_s:g} s; raise `timeout_s`"
@@ -176,7 +176,7 @@ class MapValue(dict[object, object]):
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What came of one query.
+    """The result of one query: its rows, or the error.
 
     Attributes:
         status: how it ended.

@@ -63,7 +63,7 @@ _MAX_PARAMETER: Final = 2**127
 
 @dataclass(frozen=True, slots=True)
 class FuzzHints:
-    """What the instances should hold so that certain queries give telling answers.
+    """Values and joins that instances should hold, so that certain queries give telling answers.
 
     Attributes:
         constants: values that a column is compared with; they become frequent, whether or not the
@@ -252,7 +252,7 @@ def _make_template(statements: tuple[str, ...]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is the same in all instances.
+    """The parts of a generator that all its instances share.
 
     Attributes:
         tables: of the profile.

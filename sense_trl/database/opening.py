@@ -1,4 +1,4 @@
-"""Which engine a database file needs: `open_engine`."""
+"""Opens a database file with the engine of its kind: `open_engine`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a neighbour of a database must keep, read from the database: `profile_database`.
+"""Profile of a database, with all that a neighbour of it must keep: `profile_database`.
 
 A file says less than its data obeys. Many published databases declare no foreign keys and few
 keys, and an instance that broke them would tell queries apart that are equal on every database a
@@ -246,7 +246,7 @@ def quote_name(name: str) -> str:
 
 
 def _read_statements(engine: SQLEngine) -> tuple[list[str], set[str]]:
-    """What creates the tables, unique indices and views, and the names of virtual tables."""
+    """The statements that create tables, unique indices and views; the names of virtual tables."""
     if engine.dialect != "sqlite":
         return [], set()
     result = engine.execute(

@@ -1,4 +1,4 @@
-"""What a worker does about a query that nothing interrupts: `QueryWatch`, `WatchedEngine`."""
+"""Ends a worker whose query nothing else interrupts: `QueryWatch`, `WatchedEngine`."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class EngineWorker(Closing):
 
     @property
     def num_kills(self) -> int:
-        """How often a process had to be killed or was found dead."""
+        """Number of times that a process had to be killed or was found dead."""
         return self._num_kills
 
     @property

@@ -1,4 +1,4 @@
-"""What a model reads, and what is taken out of what it wrote."""
+"""Prompts for models, and the SQL taken out of their answers."""
 
 from sense_trl.prompts.messages import Attempt, Messages, add_attempts, get_prompt
 from sense_trl.prompts.style import PromptStyle

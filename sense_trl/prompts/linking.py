@@ -206,7 +206,7 @@ class SchemaChooser:
         return chosen
 
     def _order(self, scores: Mapping[ColumnKey, float], needed: Sequence[str]) -> Iterable[str]:
-        """What is needed, then by score with the tables between, then neighbours, then others."""
+        """Order tables: needed ones, then by score with those between, neighbours, and others."""
         of_columns: dict[str, list[float]] = defaultdict(list)
         totals: dict[str, float] = {}
         for (table, column), score in scores.items():

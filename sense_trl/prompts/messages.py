@@ -71,7 +71,7 @@ class Attempt:
 
     @classmethod
     def of(cls, sql: str, result: QueryResult) -> Self | None:
-        """What went wrong with a query; `None` if it gave rows.
+        """Make an attempt of a query that went wrong; `None` if it gave rows.
 
         Of a result without a row nothing is known to be wrong, but that is what a value that is
         spelt otherwise looks like.

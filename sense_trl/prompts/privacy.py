@@ -1,4 +1,4 @@
-"""Which columns show no values: `PrivacyRules`.
+"""Rules that keep values of secret and personal columns out of prompts: `PrivacyRules`.
 
 A value in a prompt reaches the log, the model and, with a server, another machine. Columns are
 judged by their names, and by what their values look like: a name says nothing of what people
@@ -24,7 +24,7 @@ _MAX_JUDGED: Final = 500
 
 
 class Sensitivity(StrEnum):
-    """How much the values of a column give away."""
+    """Three degrees of what the values of a column give away."""
 
     NONE = "none"
     PERSONAL = "personal"
@@ -86,7 +86,7 @@ class PrivacyRules:
     hidden: tuple[str, ...] = ()
 
     def judge(self, table: str, column: str, values: Collection[object] = ()) -> Sensitivity:
-        """How much a column gives away, by its name and some of its values.
+        """Judge the sensitivity of a column by its name and some of its values.
 
         Example:
             >>> rules = PrivacyRules(shown=("singer.*",))

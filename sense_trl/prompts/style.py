@@ -43,7 +43,7 @@ _MINIMA: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """How a question becomes a prompt: the same in training, sampling, evaluation and use.
+    """The way a question becomes a prompt: the same in training, sampling, evaluation and use.
 
     It is written as `sense_prompt.json` beside a model, so that whoever asks the model later asks
     as it was trained.

@@ -173,7 +173,7 @@ class PromptWriter(Closing):
         return self._get_content(db_id).schema_text
 
     def get_left_out(self, db_id: str) -> Mapping[str, int]:
-        """How many columns, values and descriptions are not shown, or cut, by reason."""
+        """Numbers of columns, values and descriptions that are not shown, or cut, by reason."""
         return self._get_content(db_id).left_out
 
     def get_parts(
@@ -267,7 +267,7 @@ class PromptWriter(Closing):
     # ------------------------------------------------------------------ what a database holds
 
     def _get_content(self, db_id: str) -> _DatabaseContent:
-        """What is known of a database in its present state."""
+        """The content of a database in its present state, read anew if its file has changed."""
         style = self.style
         path = self.catalog.path(db_id)
         # A schema that was given has nothing to do with the state of the file.
@@ -387,7 +387,7 @@ class PromptWriter(Closing):
 
 @dataclass(slots=True)
 class _DatabaseContent:
-    """What was read of a database in one state of its file."""
+    """Schema text, names and facts read of a database in one state of its file."""
 
     state: tuple[object, ...]
     schema_text: str

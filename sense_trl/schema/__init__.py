@@ -1,4 +1,4 @@
-"""What a database looks like, as data and as prompt text."""
+"""Schemas of databases, as data and as prompt text."""
 
 from sense_trl.schema.formats import SCHEMA_STYLES, format_schema
 from sense_trl.schema.schema import (

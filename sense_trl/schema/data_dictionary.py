@@ -31,7 +31,7 @@ _MAX_SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class ColumnEntry:
-    """What a column holds; "" and () where nothing is known."""
+    """Meaning, format and synonyms of a column; "" and () where nothing is known."""
 
     meaning: str = ""
     format: str = ""
@@ -48,7 +48,7 @@ class ColumnEntry:
 
 @dataclass(frozen=True, slots=True)
 class TableEntry:
-    """What one row of a table is, and its columns by name."""
+    """Meaning of one row of a table, its synonyms, and its columns by name."""
 
     meaning: str = ""
     synonyms: tuple[str, ...] = ()
@@ -146,7 +146,7 @@ class DataDictionary:
     # ------------------------------------------------------------------ using
 
     def describe(self, columns: Iterable[ColumnName]) -> str:
-        """What is known of some columns and their tables, a line each; "" if nothing is."""
+        """All that is known of some columns and their tables, a line each; "" if nothing is."""
         lines = []
         wanted = list(columns)
         for table in dict.fromkeys(column.table for column in wanted):

@@ -81,7 +81,7 @@ def format_schema(
 def format_notes(
     schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions
 ) -> str:
-    """What the style `compact` has no place for: a line for each table and column with something.
+    """Notes that the style `compact` has no place for: a line for each table or column with some.
 
     Args:
         schema: the tables, in whose order the lines stand.

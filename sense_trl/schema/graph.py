@@ -216,7 +216,7 @@ class SchemaGraph:
         return tuple(visited)
 
     def _count_reached(self, start: ColumnName, at_most: int) -> int:
-        """How many columns a walk from one can visit, counted no further than `at_most`."""
+        """Number of columns that a walk from one can visit, counted no further than `at_most`."""
         found = {start}
         pending = [start]
         while pending and len(found) < at_most:
@@ -395,7 +395,7 @@ def get_used_columns(sql: str, schema: DatabaseSchema) -> frozenset[ColumnName]:
 def count_cooccurrences(
     queries: Iterable[str], schema: DatabaseSchema
 ) -> Counter[tuple[ColumnName, ColumnName]]:
-    """How many queries use both columns of a pair.
+    """Count the queries that use both columns of a pair.
 
     Texts that cannot be parsed count nothing.
 

@@ -223,7 +223,7 @@ def get_tie_breaking_queries(
 
 
 def _order_plain_text(sql: str, num_columns: int) -> tuple[str, str] | None:
-    """What `get_tie_breaking_queries` gives for a query that is plain enough to append to.
+    """Answer of `get_tie_breaking_queries` for a query that is plain enough to append to.
 
     Most predictions that are asked about are, and parsing takes far longer than running one.
     """
@@ -359,7 +359,7 @@ def _takes_the_first(query: exp.Select | exp.SetOperation) -> bool:
 
 
 def _get_columns(query: exp.Expression) -> list[exp.Expression] | None:
-    """What the result columns are, `None` where a star hides how many there are."""
+    """The result columns; `None` where a star hides how many there are."""
     while isinstance(query, (exp.SetOperation, exp.Subquery)):
         query = query.this
     columns = query.expressions if isinstance(query, exp.Select) else []

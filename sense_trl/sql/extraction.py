@@ -341,7 +341,7 @@ def _from_turns(text: str) -> str:
 
 
 def _from_tags(text: str) -> str:
-    """What the last pair of tags holds; a tag that is never closed holds the rest."""
+    """The content of the last pair of tags; a tag that is never closed holds the rest."""
     tags = _marks(_ANSWER_TAG, text)
     if not tags:
         return text
@@ -471,7 +471,7 @@ def _unquoted(body: str) -> str:
 
 
 def _cue(block: _Block) -> str | None:
-    """What the text says of a block: `"final"`, `"alternative"` or nothing."""
+    """The text's own word on a block: `"final"`, `"alternative"` or none."""
     head = _HEAD.match(block.body)
     comment = head.group() if head else ""
     paragraphs = block.prose.strip().split("\n\n")
@@ -597,7 +597,7 @@ def _is_other_statement(text: str, start: int) -> bool:
 
 
 def _changes_data(text: str, start: int) -> tuple[bool, int]:
-    """Whether the CTEs that begin at `start` belong to another statement, and where they end."""
+    """Tell whether the CTEs from `start` on belong to another statement, and where they end."""
     depth, previous, end = 0, "", start
     for token in islice(scan_tokens(text, start), _MAX_WITH_TOKENS):
         end = token.end
@@ -616,7 +616,7 @@ def _changes_data(text: str, start: int) -> tuple[bool, int]:
 
 
 def _hidden_statement(text: str, end: int) -> int | None:
-    """Where another statement than a query begins, on a line before `end` or at it."""
+    """Start of a statement that is no query, on a line before `end` or at it."""
     tables: set[str] = set()
     scanned = line_start = 0
     for line in islice(_LINE_START.finditer(text, 0, end + 1), _MAX_LINES):
@@ -668,7 +668,7 @@ def _is_query(text: str, start: int, end: int | None = None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """Where a query begins, and where the text around it ends at the latest.
+    """A place where a query begins, and the latest end of the text around it.
 
     It is embedded where something stands before it on its line: a label or, in a sentence, words.
     """
@@ -757,7 +757,7 @@ def _line_end(text: str, start: int) -> int:
 
 
 def _wrapped_end(text: str, start: int, end_of_line: int, wrap: str | None) -> int:
-    """Where the mark closes that a query is wrapped in; the end of the text without one."""
+    """Position of the mark that closes a wrapped query; the end of the text without one."""
     if not wrap:
         return len(text)
     if wrap.startswith("`"):

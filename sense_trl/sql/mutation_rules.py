@@ -16,7 +16,7 @@ __all__ = ["RULES", "Edit", "MutationKind", "Query"]
 
 
 class MutationKind(StrEnum):
-    """What was changed."""
+    """The kind of change that a mutation makes."""
 
     WRONG_COLUMN = "wrong_column"
     SELECT_COLUMN_DROPPED = "select_column_dropped"
@@ -86,7 +86,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the rules read: a parsed query that hangs below a root of its own.
+    """A query as the rules read it: parsed, and below a root of its own.
 
     Attributes:
         tree: the query; its parent is not part of it.

@@ -227,7 +227,7 @@ def _map_columns(query: Query, change: Callable[[Column], Column]) -> Query:
 
 
 class _Place:
-    """Where a query stands; decides what of it changes no row."""
+    """The place of a query in another one; decides what of it changes no row."""
 
     TOP: Final = "top"
     VALUE: Final = "value"

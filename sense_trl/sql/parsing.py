@@ -146,7 +146,7 @@ def write_sql(tree: exp.Expression, dialect: str, **options: Any) -> str:
 
 
 def _as_refusal(error: Exception, sql: str, dialect: str, verb: str) -> SQLParseError:
-    """What sqlglot raised on a text, as an error of ours."""
+    """Turn what sqlglot raised on a text into an error of ours."""
     if isinstance(error, SQLParseError):
         return error
     if isinstance(error, RecursionError):

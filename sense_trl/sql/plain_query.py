@@ -1,4 +1,4 @@
-"""What a query chooses by, told from its text: most queries need no parser for that."""
+"""Columns that a query chooses by, told from its text: most queries need no parser for that."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def read_plain_query(sql: str) -> PlainQuery | None:
 
 
 def _find_end(text: str, start: int) -> int | None:
-    """Where the parenthesis closes that was opened before `start`."""
+    """Position of the parenthesis that closes the one opened before `start`."""
     depth = 1
     for found in _PARENTHESIS.finditer(text, start):
         depth += 1 if found[0] == "(" else -1
@@ -187,7 +187,7 @@ def _blank(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _find_whole_columns(places: list[tuple[int, str]]) -> Iterator[tuple[int, int]]:
-    """Where a column stands alone between two commas."""
+    """Places of columns that stand alone between two commas."""
     for at, place in places:
         for start, item in _split(_COMMA, place, at):
             found = _ONE_COLUMN.fullmatch(item)

@@ -237,7 +237,7 @@ class _Level:
 
 @dataclass(frozen=True, slots=True)
 class QueryReading:
-    """Where a query ends, and how it reads.
+    """The end of a query in a text, and marks of how it reads.
 
     Attributes:
         end: the character behind it.
@@ -308,7 +308,7 @@ def read_query(
 
 
 def count_flaws(sql: str, dialect: str) -> int:
-    """How much of `sql` is not SQL, taken as a whole; 0 for every query of the dialect.
+    """Count what of `sql`, taken as a whole, is not SQL; 0 for every query of the dialect.
 
     A parser may forgive what an engine does not: sqlglot reads `SELECT , a` as `SELECT a`.
     Semicolons before and behind the query count for nothing.
@@ -763,7 +763,7 @@ class _Reader:
     # ------------------------------------------------------------------ end
 
     def finish(self, end: int, separator: str) -> QueryReading:
-        """What was read, with the text behind the query left out."""
+        """Sum up what was read, with the text behind the query left out."""
         lines, is_closed = self._lines, self.is_complete
         index = self._find_end()
         if index is not None:

@@ -1,4 +1,4 @@
-"""What the names in a query mean: `QueryNames` resolves tables, aliases and columns by scope.
+"""Resolves the names in a query: `QueryNames` knows tables, aliases and columns by scope.
 
 It reads a schema but does not insist on it: a query with unknown names, a hidden star or a
 double-quoted string is resolved as far as it goes. (sqlglot's `qualify` refuses such queries.)

@@ -1,4 +1,4 @@
-"""Where the schema items and the literals of a query stand in its text: `get_maskable_spans`."""
+"""Finds schema items and literals in the text of a query: `get_maskable_spans`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SCHEMA_ITEMS", "Span", "SpanKind", "get_maskable_spans"]
 
 
 class SpanKind(StrEnum):
-    """What an item of a query is."""
+    """The kind of an item of a query."""
 
     TABLE = "table"
     COLUMN = "column"
@@ -24,7 +24,7 @@ class SpanKind(StrEnum):
     QUOTED = "quoted"
     """A word in double quotes: to SQLite a column where there is one, and a string otherwise."""
     QUALIFIER = "qualifier"
-    """What stands before the dot of a column: an alias, or the name of a table."""
+    """The word before the dot of a column: an alias, or the name of a table."""
     ALIAS = "alias"
     """A name that the query itself gives, where it gives it and where it uses it alone."""
 
@@ -32,7 +32,7 @@ class SpanKind(StrEnum):
 SCHEMA_ITEMS: Final = frozenset(
     {SpanKind.TABLE, SpanKind.COLUMN, SpanKind.LITERAL, SpanKind.QUOTED}
 )
-"""What has to be known of a database to write it; qualifiers and aliases follow from the rest."""
+"""Kinds that take knowledge of the database; qualifiers and aliases follow from the rest."""
 
 
 @dataclass(frozen=True, order=True, slots=True)

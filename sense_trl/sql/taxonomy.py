@@ -1,4 +1,5 @@
-"""How a wrong query differs from gold: `classify_errors`; how its rows do: `classify_results`."""
+"""Classes of a wrong query's differences from gold, in SQL and in rows: `classify_errors`,
+`classify_results`."""
 
 from __future__ import annotations
 

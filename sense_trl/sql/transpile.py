@@ -188,7 +188,7 @@ def _rewrite(node: exp.Expression, columns: _Columns) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """What names of columns mean in one query."""
+    """Resolves names of columns in one query, and the types of expressions."""
 
     by_table: dict[str, dict[str, str]]
     # Tables and subqueries of each FROM, by the identity of the SELECT.
@@ -348,7 +348,7 @@ def _type_of_sum(kinds: set[str | None]) -> str:
 
 
 def _affinity_of_cast(to: exp.DataType) -> str:
-    """What a type's name means in SQLite."""
+    """The affinity that a type's name has in SQLite."""
     kind = to.this
     name = str(to.args.get("kind") or getattr(kind, "value", kind)).upper()
     if "INT" in name:
@@ -757,7 +757,7 @@ _Conversion: TypeAlias = Callable[[exp.Expression, _Columns], exp.Expression]
 
 
 def _conversion(own: _Operand, other: _Operand) -> _Conversion | None:
-    """What has to be done to one side before it is compared with the other."""
+    """The conversion of one side before it is compared with the other; `None` if none is needed."""
     if own.kind in _NUMERIC and other.kind == "VARCHAR":
         return _as_text if own.affinity is None and other.affinity == "TEXT" else None
     if own.kind == "VARCHAR" and other.kind in _NUMERIC:

@@ -244,7 +244,7 @@ def _is_literal(argument: Sequence[_Token]) -> bool:
 
 
 def _count_columns(tokens: Sequence[_Token]) -> list[int]:
-    """How many columns stand before each token."""
+    """Number of columns before each token."""
     counts = [0]
     for index, token in enumerate(tokens):
         following = tokens[index + 1].text if index + 1 < len(tokens) else ""
