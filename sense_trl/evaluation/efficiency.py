@@ -34,7 +34,7 @@ _MIN_ROUNDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class PairTiming:
-    """How long gold runs relative to a prediction that gives the same answer.
+    """Time of gold relative to that of a prediction that gives the same answer.
 
     Attributes:
         ratio: mean of gold's time divided by the prediction's over the rounds, without those more

@@ -201,7 +201,7 @@ def _get_names(units: Sequence[ColumnUnit]) -> list[str]:
 
 
 def _get_condition_words(query: SpiderQuery) -> tuple[bool, ...]:
-    """Which words the script looks for in all conditions together, those of joins included."""
+    """Presence of OR, NOT, IN and LIKE in all conditions together, those of joins included."""
     clauses = (query.joins, query.where, query.having)
     units = [unit for clause in clauses for unit in clause.units]
     operators = {unit.operator for unit in units}

@@ -1,4 +1,4 @@
-"""What `evaluate_sql` measures besides verdicts, each for all questions at once."""
+"""Measures of `evaluate_sql` besides verdicts, each for all questions at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SpiderMeasures:
-    """What Spider's script says of a question without running anything.
+    """Hardness and exact-set match of a question by Spider's script, without running anything.
 
     Attributes:
         hardness: easy, medium, hard or extra; `None` if its parser cannot read gold.

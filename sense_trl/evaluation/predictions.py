@@ -110,7 +110,7 @@ def load_predictions(
 
 
 def count_chat(predictions: Sequence[str]) -> int:
-    """How many predictions hold more than SQL: fences, tags, a label, or prose around a query."""
+    """Number of predictions with more than SQL: fences, tags, a label, or prose around a query."""
     return sum(
         extract_sql(text).rstrip("; \t\r\n") != text.strip().rstrip("; \t\r\n")
         for text in predictions

@@ -96,7 +96,7 @@ class EvaluationReport:
 
     @property
     def correct(self) -> tuple[bool, ...]:
-        """Whether each prediction is correct."""
+        """For each prediction, whether it is correct."""
         return tuple(verdict is Verdict.CORRECT for verdict in self.verdicts)
 
     @property
@@ -121,7 +121,7 @@ class EvaluationReport:
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """What was measured, in the order of reports.
+        """The scores that were measured, in the order of reports.
 
         Shares have Wilson's interval, means over questions that of the bootstrap (seed 0).
         """

@@ -155,7 +155,7 @@ def _judgement(comparison: PairedComparison) -> str:
 
 
 def _asked(run: EvaluationReport) -> list[tuple[str, str, str, str | None]]:
-    """What identifies the questions of a run; ids alone may be mere positions in a file."""
+    """Identity of each question of a run: its id alone may be a mere position in a file."""
     return [(r.question_id, r.db_id, r.gold_sql, r.level) for r in run.records]
 
 
@@ -209,7 +209,7 @@ class _Change:
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """What a run reaches in one group; positions in percent of the plot's width."""
+    """The bar of a run's score in one group; positions in percent of the plot's width."""
 
     end: float
     low: float
@@ -308,7 +308,7 @@ def _in_words(name: str) -> str:
 def _get_data(
     runs: Sequence[EvaluationReport], previews: Mapping[tuple[str, str], ResultPreview]
 ) -> dict[str, Any]:
-    """What the page's script shows, as plain JSON data without what is `None`."""
+    """The data that the page's script shows, as plain JSON data without what is `None`."""
     results: dict[ResultPreview, int] = {}
 
     def get_result(db_id: str, sql: str) -> int | None:
@@ -366,7 +366,7 @@ def _get_answer(
 
 
 def _get_facts(record: EvaluationRecord) -> Iterable[tuple[str, str]]:
-    """What was measured of a prediction besides its verdict."""
+    """Labels and values of all that was measured of a prediction besides its verdict."""
     for label, verdict in (
         ("by Spider's rules", record.spider),
         ("by BIRD's rules", record.bird),

@@ -67,7 +67,7 @@ def pass_at_k(verdicts: Sequence[Sequence[Verdict]], k: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionVote:
-    """What a vote chose.
+    """The outcome of a vote: the chosen sample, and how many agreed.
 
     Attributes:
         index: position of the chosen sample.

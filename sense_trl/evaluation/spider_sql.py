@@ -67,7 +67,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What stands in WHERE, HAVING or (of all joins together) ON, in the order of the text."""
+    """Conditions of WHERE, HAVING or (of all joins together) ON, in the order of the text."""
 
     units: tuple[Condition, ...] = ()
     connectives: tuple[str, ...] = ()

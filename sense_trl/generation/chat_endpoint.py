@@ -77,7 +77,7 @@ class RequestRefused(Exception):
 
 
 class _PassingFailure(Exception):
-    """What may go well the next time."""
+    """A failure that may pass: the request is worth repeating."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -117,7 +117,7 @@ class ChatEndpoint:
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """The address that requests are sent to."""
         return self._url
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sense_trl.prompts import Messages
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """How to sample.
+    """Settings of sampling: number, temperature, length and seed.
 
     Attributes:
         num_generations: completions per prompt.
@@ -71,7 +71,7 @@ class SQLGenerator(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call this model in provenance columns and reports."""
+        """The model's name in provenance columns and reports."""
 
     def generate(
         self,

@@ -39,7 +39,7 @@ _FIXED_FIELDS = ("model", "messages", "n", "stream")
 
 @dataclass(frozen=True, slots=True)
 class EndpointUsage:
-    """What a generator has asked for and got since it was made.
+    """Counts of a generator's requests, tokens, failures and cost since it was made.
 
     Attributes:
         num_requests: requests sent, retries included.
@@ -423,7 +423,7 @@ def _checked_fields(extra_body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failure(choice: Choice) -> str | None:
-    """Why nothing can be made of an answer."""
+    """The reason why nothing can be made of an answer; `None` if it is usable."""
     if choice.finish_reason not in _ENDED:
         return choice.finish_reason
     return None if choice.text.strip() else "empty"

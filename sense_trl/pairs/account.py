@@ -11,7 +11,7 @@ __all__ = ["DropReason", "PairAccount"]
 
 
 class DropReason(StrEnum):
-    """Why a question gave no pair, or a candidate took no part."""
+    """The reason why a question gave no pair, or a candidate took no part."""
 
     GOLD_UNDETERMINED = "gold_undetermined"
     NO_CORRECT = "no_correct_candidate"

@@ -548,7 +548,7 @@ def _gold_candidate(question: Question) -> Candidate:
 
 
 def find_fault(candidate: Candidate) -> DropReason | None:
-    """Why a candidate is no answer at all, whatever it says; None if it is one."""
+    """The reason why a candidate is no answer at all, whatever it says; None if it is one."""
     if not candidate.finished:
         return DropReason.CANDIDATE_UNFINISHED
     if not candidate.sql.strip():

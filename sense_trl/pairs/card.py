@@ -37,7 +37,7 @@ tags:
 
 
 def count_column(dataset: datasets.Dataset, name: str) -> Counter[str]:
-    """How often each value occurs in a column, those in lists included; "" is no value."""
+    """Count the values of a column, those in lists included; "" is no value."""
     return Counter(value for value in _leaves(dataset.with_format(None)[name]) if value != "")
 
 

@@ -18,7 +18,7 @@ ANY_SOURCE: Final = "any"
 
 @dataclass(frozen=True, slots=True)
 class PreferencePairConfig:
-    """How pairs are chosen and what a row holds.
+    """Settings of pairs: how they are chosen, and what a row holds.
 
     The defaults are those of SENSE's release ("grouped-any-limit1": any correct with any erroneous
     query of one question, at most one pair), with gold as the chosen side.

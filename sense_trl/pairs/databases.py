@@ -1,4 +1,4 @@
-"""What the builder asks about the databases themselves: schemas, normal forms, results."""
+"""Facts about the databases that the builder asks for: schemas, normal forms, results."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Databases:
         return self._catalog.dialect(db_id)
 
     def identify(self, db_id: str, sql: str) -> str:
-        """What a query on a database has in common with the same in another spelling."""
+        """An identity of a query on a database, the same for every spelling of it."""
         return identify_query(sql, self.dialect(db_id))
 
     def error_classes(self, db_id: str, sql: str, gold_sql: str) -> tuple[ErrorClass, ...]:
-        """How a query differs from gold; () also where sqlglot cannot read gold."""
+        """Classes of a query's differences from gold; () also where sqlglot cannot read gold."""
         dialect, columns = self.dialect(db_id), self._get_columns(db_id)
         try:
             return classify_errors(sql, gold_sql, dialect, columns=columns)
@@ -69,7 +69,7 @@ class Databases:
             return None
 
     def result_class(self, db_id: str, sql: str, gold_sql: str) -> str:
-        """How the rows of a query differ from gold's; "" where one of them gives none.
+        """Class of the difference of a query's rows from gold's; "" where one of them gives none.
 
         A query gives none if it fails, or exceeds 5 M steps or 10,000 rows.
         """

@@ -1,4 +1,4 @@
-"""How far two queries are from each other: in tokens, and in nodes of their syntax trees."""
+"""Distances between two queries: in tokens, and in nodes of their syntax trees."""
 
 from __future__ import annotations
 

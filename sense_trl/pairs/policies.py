@@ -56,7 +56,7 @@ CLASS_WEIGHTS: Final[Mapping[str, float]] = {
     **dict.fromkeys(_STRUCTURAL, 0.5),
     **dict.fromkeys(_NOT_EXECUTABLE, 0.0),
 }
-"""How hard an error is to see: 1 for a detail, 0.5 for another structure, 0 for what cannot run.
+"""Difficulty of seeing an error: 1 for a detail, 0.5 for a structure, 0 for what cannot run.
 
 Our choice; no publication gives such weights."""
 

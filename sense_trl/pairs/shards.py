@@ -100,7 +100,7 @@ class ShardFolder:
 
 
 def _find_seals(content: bytearray) -> list[slice]:
-    """Where the hash stands: first in the schema, last in the footer; between them are rows."""
+    """Places of the hash: first in the schema, last in the footer; between them are rows."""
     starts = sorted({content.find(_SEAL), content.rfind(_SEAL)} - {-1})
     return [slice(start + len(_SEAL), start + len(_SEAL) + len(_ZEROS)) for start in starts]
 

@@ -41,7 +41,7 @@ _MAX_PLACE: Final = 1e300
 
 
 class Verdict(StrEnum):
-    """What is known about a prediction."""
+    """The verdict on a prediction."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -49,7 +49,7 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a verdict is what it is; `verdict` tells which one a reason belongs to."""
+    """The reason for a verdict; `verdict` tells which one a reason belongs to."""
 
     RESULTS_EQUAL = "results_equal"
 

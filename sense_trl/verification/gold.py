@@ -1,4 +1,4 @@
-"""What gold queries are worth: unusable, contradictory, or deciding nothing."""
+"""Checks of gold queries: unusable, contradictory, or deciding nothing."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class GoldCache:
     def get(
         self, engine: SQLEngine, gold_sql: str, semantics: Semantics | None = None
     ) -> GoldExamination:
-        """What is known about `gold_sql` on the database of `engine`.
+        """The examination of `gold_sql` on the database of `engine`, looked up or made.
 
         Raises:
             DatabaseError: the database cannot be read.
@@ -166,7 +166,7 @@ class GoldCache:
 
 
 def describe_failure(file: Path, error: OSError) -> str:
-    """What `CacheReport` is told of a file that could not be written."""
+    """Text for `CacheReport` about a file that could not be written."""
     return f"{file.parent}: {os.strerror(error.errno) if error.errno else error}"
 
 

@@ -82,7 +82,7 @@ _MAX_KNOWN: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What is known about one prediction.
+    """The verdict on one prediction, its reason, and how both queries ended.
 
     Attributes:
         verdict: correct, wrong or undetermined.
@@ -196,7 +196,7 @@ def verify_sql(
 
 @dataclass(slots=True)
 class GoldExamination:
-    """What is known about a gold query.
+    """The result of a gold query, and what has been found out about it.
 
     Attributes:
         sql: the text as it is run.
@@ -444,7 +444,7 @@ def _reread(sql: str, engine: SQLEngine, limits: ExecutionLimits) -> Iterator[Qu
 
 
 def _tell_apart(other: QueryResult, result: QueryResult) -> Reason | None:
-    """What is wrong with gold that gives `other` when its tables are read in another order."""
+    """The problem of gold that gives `other` when its tables are read in another order, if any."""
     if other.exceeded is LimitKind.WALL_CLOCK:
         return Reason.GOLD_TIMEOUT
     # As bags: rows that tie may come in another order.
@@ -534,7 +534,7 @@ def _has_ambiguous_columns(sql: str, engine: SQLEngine, limits: ExecutionLimits)
 def _find_cut_tie(
     sql: str, result: QueryResult, engine: SQLEngine, limits: ExecutionLimits
 ) -> tuple[Reason | None, bool]:
-    """Whether LIMIT or OFFSET cuts between rows that tie and differ, and whether that is sure."""
+    """Look for a cut by LIMIT or OFFSET between rows that tie and differ; tell if that is sure."""
     dialect = engine.dialect
     try:
         if not is_cut(sql, dialect) or not result.rows:
@@ -686,7 +686,7 @@ def _judge_luck(
     engine: SQLEngine,
     limits: ExecutionLimits,
 ) -> Reason:
-    """Whether a prediction that answered as gold does so however its tables are read.
+    """Judge whether a prediction that answered as gold does so however its tables are read.
 
     Gold has one answer, and a right prediction gives it in every order of reading. Where it asks
     for no order of its rows, or lets rows tie, it is run again with the rows that it leaves free

@@ -1,4 +1,4 @@
-"""When two values are equal under `strict`: `values_equal`, and the same for whole tables."""
+"""Equality of values under `strict`: `values_equal`, and the same for whole tables."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def rows_equal(left: Row, right: Row) -> bool:
 
 
 def get_reach(magnitude: float) -> float:
-    """How far at most a number is from those that it equals, at this magnitude of the larger."""
+    """Largest distance between two equal numbers, at this magnitude of the larger."""
     return _RELATIVE_TOLERANCE * magnitude if magnitude > 1 else _ABSOLUTE_TOLERANCE
 
 
@@ -230,7 +230,7 @@ class _Number:
 
 
 def _merge_close(floats: set[float], others: set[Any]) -> tuple[dict[object, object], bool]:
-    """What stands for each number that is close to another one, and whether there are chains."""
+    """Map each number that is close to another to the one that stands for it; tell of chains."""
     inexact = {value for value in floats if _is_inexact(value)}
     if not inexact:
         return {}, False

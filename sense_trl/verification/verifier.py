@@ -136,7 +136,7 @@ class SQLVerifier(Closing):
 
     @property
     def catalog(self) -> DatabaseCatalog:
-        """Where the databases are."""
+        """The databases that predictions are executed on."""
         return self._catalog
 
     @property
@@ -322,7 +322,7 @@ class SQLVerifier(Closing):
 
 
 class _Item(NamedTuple):
-    """What is to be verified: a prediction, or gold itself where that is `None`."""
+    """A prediction to verify, or gold itself where that is `None`."""
 
     db_id: str
     gold_sql: str
@@ -331,7 +331,7 @@ class _Item(NamedTuple):
 
 
 class _Plan:
-    """Which distinct items there are, and what has become of them."""
+    """The distinct items of a call, and the verdict on each so far."""
 
     def __init__(self, items: Sequence[_Item], catalog: DatabaseCatalog) -> None:
         self._asked = items

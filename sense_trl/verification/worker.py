@@ -1,4 +1,4 @@
-"""What a verification worker does: runs and compares whole chunks of predictions.
+"""The verification worker: runs and compares whole chunks of predictions.
 
 Only texts and verdicts cross the pipe; results stay where they were read.
 """

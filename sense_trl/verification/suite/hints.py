@@ -1,4 +1,4 @@
-"""What an instance should hold to tell a query from its neighbours: `get_hints`."""
+"""Hints of what tells a query from its neighbours, for making instances: `get_hints`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which neighbour instances tell a gold query from its wrong neighbours: `InstanceBuilder`."""
+"""Chooses instances that tell a gold query from its wrong neighbours: `InstanceBuilder`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SUFFIXES: Final = {"sqlite": ".sqlite", "duckdb": ".duckdb"}
 
 @dataclass(frozen=True, slots=True)
 class SuiteSettings:
-    """How many instances are made, and from how many candidates.
+    """Settings of a suite: the number of instances, of candidates and of mutants.
 
     Attributes:
         num_instances: instances that predictions are verified on.
@@ -230,7 +230,7 @@ class InstanceBuilder:
     def get_profile(
         self, engine: SQLEngine, foreign_keys: Sequence[ForeignKeyColumns] = ()
     ) -> DatabaseProfile:
-        """What a neighbour of the database keeps, read once while the file does not change.
+        """The profile of the database, read once while the file does not change.
 
         Raises:
             DatabaseError: the database cannot be read.

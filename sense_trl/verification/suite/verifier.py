@@ -53,7 +53,7 @@ _WORTH_A_SUITE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SuiteVerification:
-    """What is known about one prediction after all instances.
+    """The verdict on one prediction after all instances.
 
     Attributes:
         verdict: correct if it is on the original and no instance refutes it; wrong if the

@@ -55,7 +55,7 @@ class SuiteTask:
 
 @dataclass(frozen=True, slots=True)
 class SuiteFinding:
-    """What the instances say about one prediction.
+    """The finding of the instances on one prediction.
 
     Attributes:
         refuted_by: number of the first instance that refutes it, `None` if none does.
@@ -186,7 +186,7 @@ def _unpack_task(message: bytes) -> SuiteTask:
 
 
 def unpack_message(message: bytes) -> tuple[int, SuiteFinding] | SuiteChoice:
-    """What a worker sent: a finding with its position, or at the end the choice.
+    """Unpack a worker's message: a finding with its position, or at the end the choice.
 
     Raises:
         DatabaseError: the worker met one.
