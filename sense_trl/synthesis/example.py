@@ -18,7 +18,7 @@ __all__ = ["Provenance", "SynthesizedExample", "load_examples", "write_examples"
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where an example comes from.
+    """The origin of an example: method, model, seed, template and verdicts of filters.
 
     Attributes:
         method: `"explore"`, `"strong"`, `"recursion"` or another one's name.

@@ -11,7 +11,7 @@ __all__ = ["ExplorationConfig"]
 
 @dataclass(frozen=True, slots=True)
 class ExplorationConfig:
-    """How a database is explored."""
+    """Settings of the exploration of a database."""
 
     num_per_database: int = field(
         default=200,

@@ -58,7 +58,7 @@ _MAX_FRUITLESS: Final = 10 * _BATCH_SIZE
 
 @dataclass(slots=True)
 class ExplorationAccount:
-    """What became of the attempts.
+    """Counts of attempts, and of what became of them.
 
     Attributes:
         num_attempts: queries that were to be drawn, or answers of a model that were asked for.

@@ -34,7 +34,7 @@ _DATE_SHAPES: Final = ("9999-99-99", "99/99/9999", "9/99/9999", "9/9/9999", "99:
 
 
 class ColumnRole(StrEnum):
-    """What a column is good for in a query."""
+    """The role of a column in a query."""
 
     KEY = "key"
     """It identifies rows or refers to them: joined on and counted, never added up."""

@@ -70,7 +70,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExplorationResult:
-    """What an exploration gave.
+    """The outcome of an exploration: its file, counts and seeds.
 
     Attributes:
         questions_path: the file with all examples.
@@ -286,7 +286,7 @@ class _Folder:
         return self._schemas.get(db_id) or get_schema(self._catalog.engine(db_id), db_id)
 
     def _get_facts(self, db_id: str) -> tuple[DatabaseFacts, list[dict[str, Any]]]:
-        """What is known of a database, and the references that were inferred."""
+        """The facts of a database, and the references that were inferred."""
         engine = self._catalog.engine(db_id)
         declared = get_schema(engine, db_id)
         schema = self._schemas.get(db_id, declared)

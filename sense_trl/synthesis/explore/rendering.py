@@ -87,7 +87,7 @@ _OPENINGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What a FROM clause ranges over.
+    """Words for the rows of a FROM clause.
 
     Attributes:
         many: its rows, with what they are joined with.
@@ -128,7 +128,7 @@ class _Phrasing:
     # ------------------------------------------------------------------ queries
 
     def query(self, node: exp.Expression) -> str:
-        """What a query returns, as a noun phrase with its article."""
+        """Name what a query returns by a noun phrase with its article."""
         while isinstance(node, (exp.Subquery, exp.Paren)):
             _refuse(node, {"this"})
             node = node.this
@@ -375,7 +375,7 @@ class _Phrasing:
         return (f"does not {verbs[1]} " if negated else f"{verbs[0]} ") + self._quote(word)
 
     def _operand(self, node: exp.Expression, rows: _Rows) -> str:
-        """What something is compared with."""
+        """Words for the other side of a comparison."""
         if isinstance(node, exp.Literal):
             return self._quote(node.this) if node.is_string else str(node.this)
         if isinstance(node, exp.Neg) and isinstance(node.this, exp.Literal):

@@ -23,7 +23,7 @@ __all__ = ["SortedSeeds", "sort_seeds"]
 
 @dataclass(frozen=True, slots=True)
 class SortedSeeds:
-    """What may be used of some seeds.
+    """Seeds sorted into those that may be used and those that may not, with reasons.
 
     Attributes:
         usable: those that may, in their order.

@@ -312,7 +312,7 @@ def _joined_grouped(draw: _Draw, num_conditions: int = 0) -> str:
 
 
 def _tail(draw: _Draw, value: str) -> str:
-    """What comes after GROUP BY."""
+    """Draw the clauses after GROUP BY."""
     kind = draw.rng.random()
     if kind < 0.35 and value == "count(*)":
         return f" HAVING count(*) {draw.rng.choice(('>', '>='))} {draw.rng.randint(1, 3)}"

@@ -82,7 +82,7 @@ class SQLTemplate:
 
 
 def get_complexity(sql: str, dialect: str) -> int:
-    """How complex a query is, from 1 to 4.
+    """The complexity of a query, from 1 to 4.
 
     Each joined table, GROUP BY, HAVING, ORDER BY and each condition after the first counts 1, each
     subquery and each set operation 3, in all parts of the query. 0 is level 1, up to 2 is level 2,
@@ -204,7 +204,7 @@ class TemplateMiner:
     def _find_columns(
         self, tree: exp.Expression, names: QueryNames
     ) -> dict[int, ColumnName] | None:
-        """What each column in a tree means, strings in double quotes left out."""
+        """Resolve the columns of a tree but for quoted strings; `None` if one is unknown."""
         columns = {}
         for column in tree.find_all(exp.Column):
             if names.is_string(column):

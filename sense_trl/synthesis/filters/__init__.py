@@ -1,1 +1,1 @@
-"""What keeps a synthesised example out of the training data."""
+"""Filters that keep synthesised examples out of the training data."""

@@ -25,7 +25,7 @@ def count_agreeing(
     samples: Sequence[Sequence[str]],
     verifier: SQLVerifier,
 ) -> list[int]:
-    """How many queries return what each example's SQL returns.
+    """Count the queries that return what each example's SQL returns.
 
     A query whose verdict is undetermined does not agree.
 

@@ -33,7 +33,7 @@ _NGRAM_TOKENS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """Why an example is too close.
+    """The evaluation question that an example is too close to, and in what way.
 
     Attributes:
         kind: `"same_question"`, `"similar_question"` or `"same_template"`.
@@ -92,7 +92,7 @@ class EvaluationIndex:
             self._add(question)
 
     def find(self, question: str, sql: str, db_id: str = "") -> Contamination | None:
-        """What an example is too close to, the nearest kind first; `None` if to nothing.
+        """Find what an example is too close to, the nearest kind first; `None` if to nothing.
 
         SQL that cannot be parsed has no template and is compared by its question alone. `db_id`
         matters where each database has its dialect.
@@ -138,7 +138,7 @@ class EvaluationIndex:
 def find_evaluated(
     questions: Iterable[Question], evaluated: Iterable[Question], *, dialect: Dialects
 ) -> dict[str, str]:
-    """Which questions are evaluation questions on the same database, however they are spelled.
+    """Find questions that are evaluation questions on the same database, however spelled.
 
     Those are they that have the wording of one (see `normalize_question`) or its SQL, constants
     included (see `get_normal_template`): what a split into training and evaluation must not part.

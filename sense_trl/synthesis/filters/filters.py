@@ -54,7 +54,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FilterVerdict:
-    """What a filter says of one example.
+    """The verdict of a filter on one example.
 
     Attributes:
         passed: whether it stays.
@@ -75,7 +75,7 @@ class ExampleFilter(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in provenance and counts."""
+        """The filter's name in provenance and counts."""
 
     def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
         """One verdict per example, in the order of the examples."""
@@ -98,7 +98,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class FilterResult:
-    """What a pipeline made of some examples, both in their order."""
+    """The examples that a pipeline kept and rejected, both in their order."""
 
     kept: list[SynthesizedExample]
     rejected: list[Rejection]

@@ -135,7 +135,7 @@ def _prepare(tree: exp.Expression, keeps_constants: bool) -> exp.Expression:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """What one SELECT calls its tables and columns."""
+    """The names of tables and columns in one SELECT."""
 
     labels: Mapping[str, str]
     merged: Mapping[Column, Column]

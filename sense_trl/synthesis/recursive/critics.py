@@ -37,7 +37,7 @@ _BY_GOLD = {"execution": "correct", "suite": "correct"}
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What the critics made of what a model wrote.
+    """The outcome of the critics' look at a model's completions: kept, rejected, and counts.
 
     Attributes:
         kept: in the order of writing.

@@ -1,4 +1,5 @@
-"""What the rounds of recursive distillation work on: `RecursionSettings`, `RecursionData`."""
+"""Settings and data of the rounds of recursive distillation: `RecursionSettings`,
+`RecursionData`."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ _COUNTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RecursionSettings:
-    """How many rounds, and what is written and kept in each.
+    """Settings of the rounds: their number, and what is written and kept in each.
 
     Attributes:
         num_rounds: at most; dev accuracy that falls ends the rounds earlier.
@@ -89,7 +90,7 @@ class RecursionSettings:
             )
 
     def get_sampling(self, number: int) -> SamplingConfig:
-        """How the model is sampled in round `number`."""
+        """Sampling of the model in round `number`, with a seed of its own."""
         return SamplingConfig(
             num_generations=self.num_samples,
             temperature=self.temperature,
@@ -104,7 +105,7 @@ class RecursionSettings:
 
 @dataclass(frozen=True, slots=True)
 class RecursionData:
-    """What the rounds work on.
+    """Data of the rounds: gold, held-out questions, schemas and prompts.
 
     Attributes:
         gold: training questions with gold SQL.

@@ -59,7 +59,7 @@ class DevScore:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a round wrote, kept and reached.
+    """Record of a round: the model, its counts and its accuracy on dev.
 
     Attributes:
         number: 0 is the start: a model trained on gold alone, or the base model.
@@ -88,7 +88,7 @@ class Round:
 
 
 class Learner(Protocol):
-    """What needs the model itself: sampling, training, evaluation."""
+    """Interface to the model itself: sampling, training, evaluation."""
 
     def get_generator(self, model: Path) -> SQLGenerator:
         """Load a model to sample from."""
@@ -245,7 +245,7 @@ class _Recursion:
         previous: Round,
         kept: Sequence[SynthesizedExample],
     ) -> tuple[list[SynthesizedExample], dict[str, dict[str, int]]]:
-        """What the last round's model writes and the critics keep, with their counts."""
+        """Let the last round's model write and the critics choose; examples kept, and counts."""
         folder = self.folder / f"round-{number}"
         kept_path, counts_path = folder / "kept.jsonl", folder / "critics.json"
         if counts_path.exists():

@@ -11,7 +11,7 @@ __all__ = ["StrongDataConfig"]
 
 @dataclass(frozen=True, slots=True)
 class StrongDataConfig:
-    """How to ask and what to keep.
+    """Settings of data from a strong model: how it is asked, and what is kept.
 
     Raises:
         InputError: a value is out of its range.

@@ -75,7 +75,7 @@ _OWN_FOLDERS: Final = "*_[0-9][0-9][0-9][0-9][0-9]"
 
 @dataclass(frozen=True, slots=True)
 class StrongDataResult:
-    """What a build gave.
+    """The outcome of a build: examples and counts.
 
     Attributes:
         examples: what was kept, in the order of the calls.

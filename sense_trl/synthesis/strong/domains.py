@@ -11,7 +11,7 @@ from sense_trl.errors import InputError
 __all__ = ["OVERUSED_DOMAINS", "DomainLedger"]
 
 OVERUSED_DOMAINS: Final = ("education", "healthcare", "travel", "entertainment")
-"""What models write about unless told otherwise (SENSE, arXiv 2408.03256)."""
+"""Domains that models write about unless told otherwise (SENSE, arXiv 2408.03256)."""
 
 _MAX_NAMED: Final = 60
 _WORD: Final = re.compile(r"\w+")

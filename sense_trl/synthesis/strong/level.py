@@ -21,7 +21,7 @@ class Level(StrEnum):
 
     @property
     def description(self) -> str:
-        """What a query of this level looks like, for a prompt."""
+        """Description of a query of this level, for a prompt."""
         return _DESCRIPTIONS[self]
 
 

@@ -52,7 +52,7 @@ class DesignError(SenseTRLError):
 
 
 class ColumnKind(StrEnum):
-    """What a column holds; the value is the type that is declared."""
+    """The kind of a column's values; as text the type that is declared."""
 
     INTEGER = "INTEGER"
     REAL = "REAL"

@@ -118,7 +118,7 @@ def _create_tables(connection: sqlite3.Connection, design: SchemaDesign) -> None
 
 
 def _with_referenced(wanted: WantedValues, design: SchemaDesign) -> WantedValues:
-    """What is wanted of a foreign key is wanted of what it refers to as well."""
+    """Want the values of a foreign key in the columns that it refers to as well."""
     result = dict(wanted)
     for table in reversed(design.tables):
         for key in table.foreign_keys:

@@ -224,7 +224,7 @@ def _best(conditions: list[_Condition]) -> tuple[Value, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ColumnLimits:
-    """What checks allow: one of `choices` (any where it is `None`), between `low` and `high`."""
+    """Values that checks allow: of `choices` (any where it is `None`), from `low` to `high`."""
 
     choices: tuple[Value, ...] | None = None
     low: float | None = None
@@ -232,7 +232,7 @@ class ColumnLimits:
 
 
 def get_limits(table: TableDesign) -> dict[str, ColumnLimits]:
-    """What simple checks of a table say about its columns, by their names in lower case.
+    """Limits of columns by simple checks of their table, by their names in lower case.
 
     Only what is stated of one column and constants, by itself or joined by AND, is read; whoever
     makes rows has to try the whole check.
