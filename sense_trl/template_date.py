@@ -88,7 +88,7 @@ def check_template_date(day: str) -> date:
         return date.fromisoformat(day)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"`template_date` is {day!r}, expected a day as year, month and day, e.g. '2026-11-29'."
+            f"`template_date` is {day!r}; expected a day as year, month and day, e.g. '2026-11-29'."
         ) from error
 
 

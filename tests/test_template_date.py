@@ -71,5 +71,5 @@ def test_templates_that_ask_for_the_date_are_known(tokenizer):
 
 @pytest.mark.parametrize("day", ["yesterday", "29.11.2026", "2026-13-01", 20261129])
 def test_what_is_no_day_is_refused(day):
-    with pytest.raises(InputError, match=r"`template_date` is .*, expected a day"):
+    with pytest.raises(InputError, match=r"`template_date` is .*; expected a day"):
         check_template_date(day)

@@ -186,9 +186,9 @@ def build_with_kills(data: Path, databases: Path, scratch: Path) -> None:
     weak = [str(data / "predictions" / model / "spider_dev.sql") for model in MODELS]
     command = [sys.executable, "-m", "sense_trl", "pairs", "build", "--weak", *weak]
     command += ["--questions", str(data / "spider" / "dev.jsonl"), "--database", str(databases)]
-    command += ["--limit", "3", "--num-mutants", "4", "--deduplicate-by", "result"]
+    command += ["--limit", "3", "--num_mutants", "4", "--deduplicate_by", "result"]
     start = time.perf_counter()
-    subprocess.run([*command, "--output-dir", str(scratch / "whole")], check=True, **_QUIET)
+    subprocess.run([*command, "--output_dir", str(scratch / "whole")], check=True, **_QUIET)
     whole_s = time.perf_counter() - start
     rng = random.Random(0)
     kills, folders, files = 0, 0, 0
@@ -198,7 +198,7 @@ def build_with_kills(data: Path, databases: Path, scratch: Path) -> None:
         folders += 1
         is_done = False
         while not is_done:
-            process = subprocess.Popen([*command, "--output-dir", str(folder)], **_QUIET)
+            process = subprocess.Popen([*command, "--output_dir", str(folder)], **_QUIET)
             delay = rng.uniform(0, whole_s) if kills < NUM_KILLS else None
             try:
                 is_done = process.wait(delay) == 0

@@ -34,7 +34,11 @@ class AskOptions(PromptOptions, GeneratorOptions):
     """The question, the model and the database."""
 
     question: str | None = field(
-        default=None, metadata={"help": "The question.", "positional": True}
+        default=None,
+        metadata={
+            "help": "The question; each line of the standard input is one if left out.",
+            "positional": True,
+        },
     )
     database: str | None = option_of(
         DatabaseOptions, "database", default=None, note="The quickstart's if left out."

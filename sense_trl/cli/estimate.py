@@ -179,7 +179,7 @@ def _get_device(given: EstimateOptions) -> tuple[Card | None, int | None]:
     card = CARDS.get(name.lower().removesuffix("gb").strip())
     if card is None:
         raise InputError(
-            f"`card` is {name!r}; expected one of {', '.join(CARDS)}, or give --memory-gb."
+            f"`card` is {name!r}; expected one of {', '.join(CARDS)}, or give --memory_gb."
         )
     return card, card.memory_bytes
 

@@ -101,9 +101,9 @@ class ExecutionLimits:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.timeout_s, (int, float)) and math.isfinite(self.timeout_s)):
-            raise InputError(f"`timeout_s` must be a finite number, got {self.timeout_s!r}")
+            raise InputError(f"`timeout_s` is {self.timeout_s!r}; expected a finite number.")
         if self.timeout_s <= 0:
-            raise InputError(f"`timeout_s` must be positive, got {self.timeout_s!r}")
+            raise InputError(f"`timeout_s` is {self.timeout_s!r}; expected seconds above 0.")
         minima = {
             "max_rows": 0,
             "max_cell_bytes": 1,
@@ -116,7 +116,7 @@ class ExecutionLimits:
             if name == "max_steps" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise InputError(f"`{name}` must be an integer >= {minimum}, got {value!r}")
+                raise InputError(f"`{name}` is {value!r}; expected an integer >= {minimum}.")
 
 
 def describe_exceeded(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[QueryStatus, str]:

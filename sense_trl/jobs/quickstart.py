@@ -477,7 +477,12 @@ class _Quickstart:
         if best == 0:
             return None
         config = self.config
-        command = ["sense-trl", "ask", "--model", str(self.output / ("sft", "dpo")[best - 1])]
+        command = [
+            "sense-trl",
+            "ask",
+            "--model_name_or_path",
+            str(self.output / ("sft", "dpo")[best - 1]),
+        ]
         if config.database is not None:
             command += ["--database", config.database]
             if len({record.db_id for record in runs[0].records}) > 1:

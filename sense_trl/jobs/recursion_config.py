@@ -46,7 +46,7 @@ class RecursionConfig(OwnDataConfig):
     num_samples: int = field(
         default=8, metadata={"help": "Completions per prompt and per training question."}
     )
-    temperature: float = field(default=0.8, metadata={"help": "Temperature of that sampling."})
+    temperature: float = option_of(QuickstartConfig, "temperature", default=0.8)
     max_new_tokens: int = field(
         default=96, metadata={"help": "Longest completion when generating, in tokens."}
     )

@@ -152,38 +152,38 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise InputError(
-                    f"`{name}` is {value!r}, expected one of {', '.join(map(repr, known))}."
+                    f"`{name}` is {value!r}; expected one of {', '.join(map(repr, known))}."
                 )
 
     def _check_numbers(self) -> None:
         for name in ("mle_weight", "on_policy_temperature"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0.0):
-                raise InputError(f"`{name}` is {value!r}, expected a finite number of at least 0.")
+                raise InputError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
         if self.kd_weight == 0.0:
             raise InputError(
-                "`kd_weight` is 0, expected a number above: no teacher would be learned from. Use "
+                "`kd_weight` is 0; expected a number above: no teacher would be learned from. Use "
                 "SenseSFTTrainer, e.g. on answers that a teacher wrote (SeqKD)."
             )
         for name in ("mask_ratio", "final_mask_ratio"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value <= 1.0:
                 raise InputError(
-                    f"`{name}` is {value!r}, expected a share in (0, 1]. To train on the gold "
+                    f"`{name}` is {value!r}; expected a share in (0, 1]. To train on the gold "
                     "answers alone, set `imperfect_data` to false."
                 )
         if not 0.0 <= self.on_policy_fraction <= 1.0:
             raise InputError(
-                f"`on_policy_fraction` is {self.on_policy_fraction!r}, expected a share in [0, 1]."
+                f"`on_policy_fraction` is {self.on_policy_fraction!r}; expected a share in [0, 1]."
             )
         if self.on_policy_max_new_tokens < 1:
             raise InputError(
-                f"`on_policy_max_new_tokens` is {self.on_policy_max_new_tokens!r}, expected at "
+                f"`on_policy_max_new_tokens` is {self.on_policy_max_new_tokens!r}; expected at "
                 "least 1."
             )
         if (self.mask_ratio_schedule == "linear") != (self.final_mask_ratio is not None):
             raise InputError(
                 f"`mask_ratio_schedule` is {self.mask_ratio_schedule!r} and `final_mask_ratio` "
-                f"{self.final_mask_ratio!r}, expected 'linear' with a share, or 'constant' with "
+                f"{self.final_mask_ratio!r}; expected 'linear' with a share, or 'constant' with "
                 "none."
             )

@@ -30,7 +30,7 @@ def get_checked_args(args: Any, model: Any, config_class: type[Any], name: str) 
     if not isinstance(args, config_class):
         theirs = config_class.__name__.removeprefix("Sense")
         raise InputError(
-            f"`args` is a {type(args).__name__}, expected a {config_class.__name__}. It takes the "
+            f"`args` is a {type(args).__name__}; expected a {config_class.__name__}. It takes the "
             f"same options as trl.{theirs}."
         )
     return args
@@ -109,7 +109,7 @@ class SenseOptions(ChatTemplateOptions):
     def _check_options(self) -> None:
         if self.prefix_sharing not in _PREFIX_SHARING:
             raise InputError(
-                f"`prefix_sharing` is {self.prefix_sharing!r}, expected 'auto', true or false."
+                f"`prefix_sharing` is {self.prefix_sharing!r}; expected 'auto', true or false."
             )
         self.prefix_sharing = _PREFIX_SHARING[self.prefix_sharing]  # type: ignore[assignment]
         if self.template_date is not None:
@@ -117,24 +117,24 @@ class SenseOptions(ChatTemplateOptions):
         columns = self.group_by_columns
         if columns is not None and not (isinstance(columns, list | tuple) and columns):
             raise InputError(
-                f"`group_by_columns` is {columns!r}, expected a list of one column or more, e.g. "
+                f"`group_by_columns` is {columns!r}; expected a list of one column or more, e.g. "
                 "['db_id'], or null for none."
             )
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             if (value := getattr(self, name)) < 1:
-                raise InputError(f"`{name}` is {value!r}, expected at least 1.")
+                raise InputError(f"`{name}` is {value!r}; expected at least 1.")
         self._check_group_size()
         if self.max_length is not None and self.max_length < 1:
             raise InputError(
-                f"`max_length` is {self.max_length!r}, expected at least 1, or null for no limit."
+                f"`max_length` is {self.max_length!r}; expected at least 1, or null for no limit."
             )
         if self.adapter_dtype not in ("float32", "auto"):
             raise InputError(
-                f"`adapter_dtype` is {self.adapter_dtype!r}, expected 'float32' or 'auto'."
+                f"`adapter_dtype` is {self.adapter_dtype!r}; expected 'float32' or 'auto'."
             )
         if not 0.0 <= self.max_dropped_fraction < 1.0:
             raise InputError(
-                f"`max_dropped_fraction` is {self.max_dropped_fraction!r}, expected a share in "
+                f"`max_dropped_fraction` is {self.max_dropped_fraction!r}; expected a share in "
                 "[0, 1)."
             )
 
@@ -144,7 +144,7 @@ class SenseOptions(ChatTemplateOptions):
             return
         if size < 1 or (batch_size % size and size % batch_size):
             raise InputError(
-                f"`group_size` is {size!r}, expected a divisor or a multiple of "
+                f"`group_size` is {size!r}; expected a divisor or a multiple of "
                 f"`per_device_train_batch_size`, {batch_size}: other groups would end within a "
                 "batch of another."
             )

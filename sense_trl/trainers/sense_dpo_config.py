@@ -128,7 +128,7 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         self._resolve_label_smoothing()
         if not (math.isfinite(self.dpop_lambda) and self.dpop_lambda >= 0.0):
             raise InputError(
-                f"`dpop_lambda` is {self.dpop_lambda!r}, expected a finite number of at least 0."
+                f"`dpop_lambda` is {self.dpop_lambda!r}; expected a finite number of at least 0."
             )
         self._check_options()
         self._check_teacher_options()
@@ -166,7 +166,7 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         for name, unset in (*_CHANGED_LOGPS, ("f_divergence_type", "reverse_kl")):
             if (value := getattr(self, name)) != unset:
                 raise InputError(
-                    f"`{name}` is {value!r}, expected {unset!r} together with the column "
+                    f"`{name}` is {value!r}; expected {unset!r} together with the column "
                     f"{column!r} (`{option}`). {advice}"
                 )
 
@@ -174,11 +174,11 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         ours = (*SENSE_LOSS_TYPES, *self.own_loss_types)
         known = (*ours, *get_trl_loss_types())
         if not self.loss_type:
-            raise InputError("`loss_type` is empty, expected at least one loss, e.g. ['cdpo'].")
+            raise InputError("`loss_type` is empty; expected at least one loss, e.g. ['cdpo'].")
         for loss_type in self.loss_type:
             if loss_type not in known:
                 raise InputError(
-                    f"`loss_type` has {loss_type!r}, expected one of {', '.join(map(repr, known))}."
+                    f"`loss_type` has {loss_type!r}; expected one of {', '.join(map(repr, known))}."
                 )
         sense = [loss_type for loss_type in self.loss_type if loss_type in ours]
         if not sense:
@@ -202,7 +202,7 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
             self.label_smoothing = _DEFAULT_CDPO_LABEL_SMOOTHING if has_cdpo else 0.0
         if "cdpo" in self.loss_type and not 0.0 <= self.label_smoothing < 0.5:
             raise InputError(
-                f"`label_smoothing` is {self.label_smoothing!r}, expected for 'cdpo' the "
+                f"`label_smoothing` is {self.label_smoothing!r}; expected for 'cdpo' the "
                 "probability that a pair's label is wrong, in [0, 0.5)."
             )
         if self.label_smoothing == 0.0:

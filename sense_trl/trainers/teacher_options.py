@@ -78,7 +78,7 @@ class TeacherOptions:
         kwargs = self.kd_loss_kwargs or {}
         if not isinstance(kwargs, dict) or "temperature" in kwargs:
             raise InputError(
-                f"`kd_loss_kwargs` is {kwargs!r}, expected hyper-parameters by name; the "
+                f"`kd_loss_kwargs` is {kwargs!r}; expected hyper-parameters by name; the "
                 "temperature is `kd_temperature`."
             )
         return get_divergence(self.kd_loss_type, **kwargs)
@@ -93,16 +93,16 @@ class TeacherOptions:
         self.get_kd_divergence()
         if not (math.isfinite(self.kd_weight) and self.kd_weight >= 0.0):
             raise InputError(
-                f"`kd_weight` is {self.kd_weight!r}, expected a finite number of at least 0."
+                f"`kd_weight` is {self.kd_weight!r}; expected a finite number of at least 0."
             )
         if not (math.isfinite(self.kd_temperature) and self.kd_temperature > 0.0):
             raise InputError(
-                f"`kd_temperature` is {self.kd_temperature!r}, expected a finite number above 0."
+                f"`kd_temperature` is {self.kd_temperature!r}; expected a finite number above 0."
             )
         named = self.get_named_teachers()
         if len(named) > 1:
             raise InputError(
-                f"`{'` and `'.join(named)}` are set, expected one teacher. Leave all but one out."
+                f"`{'` and `'.join(named)}` are set; expected one teacher. Leave all but one out."
             )
         if self.teacher_model_init_kwargs and {"teacher_adapter_name", "teacher_cache"} & {*named}:
             raise InputError(
@@ -121,7 +121,7 @@ def _parse_keywords(name: str, value: Any) -> dict[str, Any] | None:
             found = value
     if not isinstance(found, dict | None):
         raise InputError(
-            f"`{name}` is {value!r}, expected keywords by name, e.g. {{'dtype': 'bfloat16'}}; on a "
+            f"`{name}` is {value!r}; expected keywords by name, e.g. {{'dtype': 'bfloat16'}}; on a "
             "command line as JSON."
         )
     return found

@@ -178,7 +178,7 @@ def test_tabs_are_cut_where_the_official_script_cuts(folder: Path) -> None:
         (["questions.jsonl"], "line 1: no field `sql`, `predicted_sql`, `prediction`"),
         (["weak.sql", "--name", "a", "b"], "`run_name` has 2 labels for 1 prediction files"),
         (["weak.sql", "weak.sql"], "do not tell the runs apart"),
-        (["weak.sql", "--suite", "0"], "`num_instances` must be an integer >= 1, got 0"),
+        (["weak.sql", "--suite", "0"], "`num_instances` is 0; expected an integer >= 1"),
         (["weak.sql", "--suite-dir", "gone"], "gone is no folder"),
         (["weak.sql", "--tables", "gone.json"], "gone.json"),
         (["weak.sql", "--efficiency", "1"], "`efficiency_repetitions` is 1"),

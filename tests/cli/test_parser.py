@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sense_trl
 from sense_trl.cli.main import COMMANDS
 from sense_trl.cli.parser import OptionParser, build_options, get_class
 from sense_trl.cli.stages import STAGES
@@ -127,3 +131,29 @@ def test_every_option_is_described_once() -> None:
         assert text.endswith("."), (kind, option.name)
         described.setdefault(text, set()).add(option.name)
     assert not {text: names for text, names in described.items() if len(names) > 1}
+
+
+def _read_descriptions(tree: ast.Module) -> list[str]:
+    dictionaries = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "metadata"
+        if isinstance(node.value, ast.Dict)
+    ]
+    return [
+        ast.unparse(value)
+        for dictionary in dictionaries
+        for key, value in zip(dictionary.keys, dictionary.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "help"
+    ]
+
+
+def test_no_text_describes_two_options_and_flags_come_out_of_dataclasses_alone() -> None:
+    texts: list[str] = []
+    for path in Path(sense_trl.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts += _read_descriptions(tree)
+        called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert "add_argument" not in called or path.name in ("parser.py", "main.py"), path
+    assert len(texts) > 150
+    assert not {text for text, number in Counter(texts).items() if number > 1}

@@ -134,11 +134,11 @@ def test_from_database_to_report_and_a_crash_in_each_stage_changes_nothing(
 @pytest.mark.parametrize(
     ("correct", "own", "expected"),
     [
-        ((0, 1, 2), {}, "sense-trl ask --model 'my runs/dpo'"),
+        ((0, 1, 2), {}, "sense-trl ask --model_name_or_path 'my runs/dpo'"),
         (
             (0, 1, 1),
             {"schema_style": "ddl", "max_new_tokens": 200},
-            "--model 'my runs/sft' --max_new_tokens 200",
+            "--model_name_or_path 'my runs/sft' --max_new_tokens 200",
         ),
         ((0, 1), {"database": "d.db", "questions": "q"}, "/sft' --database d.db --db_id a"),
         ((1, 1, 0), {}, None),

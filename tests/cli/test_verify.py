@@ -90,7 +90,7 @@ def test_every_limit_can_be_raised_and_lowered(folder: Path, capsys) -> None:
         (["max_rows"], ["`query_limit` is 'max_rows'", "a whole number"]),
         (["max_rows=many"], ["a whole number"]),
         (["max_rows=1", "max_rows=2"], ["at most once"]),
-        (["max_rows=-1"], ["`max_rows` must be an integer >= 0"]),
+        (["max_rows=-1"], ["`max_rows` is -1; expected an integer >= 0"]),
     ],
 )
 def test_an_unusable_limit_is_named(folder: Path, capsys, flags: list[str], words) -> None:

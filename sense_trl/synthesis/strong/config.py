@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sense_trl.errors import InputError
+from sense_trl.options import ExecutionOptions, option_of
 
 __all__ = ["StrongDataConfig"]
 
@@ -56,7 +57,7 @@ class StrongDataConfig:
             "is left out."
         },
     )
-    timeout_s: float = field(default=10.0, metadata={"help": "Seconds each query may run."})
+    timeout_s: float = option_of(ExecutionOptions, "timeout_s", default=10.0)
     seed: int = field(
         default=0, metadata={"help": "Draws the examples shown, the levels and the rows."}
     )

@@ -118,7 +118,8 @@ def _load_model(path: str, init_kwargs: Any, accelerator: Any) -> Any:
         raise InputError(
             f"The teacher {path!r} is the folder of an adapter, expected one of a model. Make it "
             f"one with `sense-trl merge {path} --output FOLDER` and name that; or leave what it "
-            f"says in a cache, `sense-trl teacher cache --model {path}`, and set `teacher_cache`."
+            f"says in a cache, `sense-trl teacher cache --model_name_or_path {path}`, and "
+            "set `teacher_cache`."
         )
     kwargs = {"dtype": "auto", **(init_kwargs or {})}
     # TRL would spread it over all devices of the machine, which other processes use as well.

@@ -70,7 +70,7 @@ class SuiteSettings:
         for name, minimum in minima.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise InputError(f"`{name}` must be an integer >= {minimum}, got {value!r}")
+                raise InputError(f"`{name}` is {value!r}; expected an integer >= {minimum}.")
 
 
 @dataclass(frozen=True, slots=True)
