@@ -80,7 +80,7 @@ def get_values(kind: type, source: Any) -> dict[str, Any]:
 
 @dataclass
 class DatabaseOptions:
-    """Where the databases are."""
+    """Options that name the databases."""
 
     database: str = field(
         metadata={
@@ -104,14 +104,14 @@ class DataOptions(DatabaseOptions):
 
 @dataclass
 class OutputOptions:
-    """Where results go."""
+    """Options that name the folder for results."""
 
     output_dir: str = field(metadata={"help": "Folder for what is written."})
 
 
 @dataclass(kw_only=True)
 class ChatTemplateOptions:
-    """How a chat template writes a prompt."""
+    """Options of the way a chat template writes a prompt."""
 
     fold_system_message: bool = field(
         default=False,
@@ -134,7 +134,7 @@ class ChatTemplateOptions:
 
 @dataclass(kw_only=True)
 class PromptOptions:
-    """How a question is put to a model: as the model was trained, where nothing else is given."""
+    """Options of prompts; where nothing else is given, they are as the model was trained."""
 
     tables_json: str | None = field(
         default=None,
@@ -251,7 +251,7 @@ class PromptOptions:
 
 @dataclass
 class DataArguments(PromptOptions, DataOptions):
-    """Which databases and questions to work on, and how a question is put."""
+    """Options of the data to work on: databases, questions and their prompts."""
 
     split: str | None = field(
         default=None,
@@ -278,7 +278,7 @@ class DataArguments(PromptOptions, DataOptions):
 
 @dataclass(kw_only=True)
 class ExtractOptions:
-    """What predictions are."""
+    """Options of reading predictions: plain SQL, or texts with SQL in them."""
 
     extract: bool = field(
         default=False,
@@ -328,7 +328,7 @@ class CandidateOptions(ExtractOptions):
 
 @dataclass(kw_only=True)
 class ExecutionOptions:
-    """How SQL is executed."""
+    """Options of execution: workers and limits."""
 
     num_workers: int | None = field(
         default=None,
@@ -380,12 +380,12 @@ class SuiteOptions:
 
 @dataclass(kw_only=True)
 class VerificationOptions(SuiteOptions, ExecutionOptions):
-    """How queries are executed and verified."""
+    """Options of execution and verification."""
 
 
 @dataclass
 class GeneratorOptions:
-    """Which model writes SQL."""
+    """Options of the model that writes SQL, loaded here or behind a server."""
 
     model_name_or_path: str = field(
         metadata={

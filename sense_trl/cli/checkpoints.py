@@ -14,7 +14,7 @@ __all__ = ["MERGE", "PRUNE"]
 
 @dataclass
 class MergeOptions:
-    """What is merged, and into what."""
+    """Options of `merge`: the adapter, its base and the new folder."""
 
     adapter: str = field(metadata={"help": "Folder with adapter_config.json.", "positional": True})
     output: str = field(metadata={"help": "New folder for the checkpoint."})
@@ -72,7 +72,7 @@ def merge(options: MergeOptions, console: Any) -> int:
 
 @dataclass
 class PruneOptions:
-    """What is pruned, and by how much."""
+    """Options of `prune`: the model, the layers to keep and the new folder."""
 
     model: str = field(
         metadata={

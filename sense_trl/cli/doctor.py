@@ -15,7 +15,7 @@ EXIT_BROKEN: Final = 1
 
 @dataclass(kw_only=True)
 class DoctorOptions:
-    """What is checked, and how it is printed."""
+    """Options of `doctor`: whether to train, and to print JSON."""
 
     json: bool = field(default=False, metadata={"help": "Print JSON."})
     skip_training: bool = field(

@@ -16,7 +16,7 @@ __all__ = ["COMMAND"]
 
 @dataclass(kw_only=True)
 class RecipesOptions:
-    """Which recipe, and what becomes of its files."""
+    """Options of `recipes`: a recipe, and the folder to copy it to."""
 
     name: str | None = field(
         default=None, metadata={"help": "A recipe.", "positional": True, "metavar": "NAME"}

@@ -278,7 +278,7 @@ def answers(options: AnswersOptions, console: Any) -> int:
 
 @dataclass
 class StatsOptions:
-    """Which build."""
+    """Options of `pairs stats`: the build to count."""
 
     pairs: str = field(
         metadata={"help": "Folder of a build, or its pairs.parquet.", "positional": True}
@@ -287,7 +287,7 @@ class StatsOptions:
 
 @dataclass(kw_only=True)
 class InspectOptions(StatsOptions):
-    """Which of its pairs, and how they are shown."""
+    """Options of `pairs inspect`: the pairs to show, and how."""
 
     database: str | None = option_of(
         DataOptions, "database", default=None, note="To execute both queries."

@@ -33,7 +33,7 @@ _FULL_HELP: Final = "--help_all"
 
 @dataclass
 class LaunchArguments:
-    """Where a stage runs, and whether it does."""
+    """Options of a stage about its processes and its dry run."""
 
     accelerate_config: str = field(
         default=_HERE,

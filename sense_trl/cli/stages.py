@@ -43,7 +43,7 @@ def find_stage(argv: Sequence[str]) -> tuple[Stage, list[str]] | None:
 
 @dataclass
 class PairsFile:
-    """Where the pairs are."""
+    """The file of pairs that a stage trains on, and its columns."""
 
     pairs: str = field(
         metadata={

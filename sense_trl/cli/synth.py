@@ -28,7 +28,7 @@ __all__ = ["COMMAND"]
 
 @dataclass(kw_only=True)
 class OutputOptions:
-    """What every synthesis needs."""
+    """Options of every synthesis: the folder, and evaluation questions to stay clear of."""
 
     output: str = field(metadata={"help": "Folder for the data set."})
     exclude: list[str] = field(
@@ -46,7 +46,7 @@ class OutputOptions:
 
 @dataclass(kw_only=True)
 class ExploreOptions(OutputOptions, DatabaseOptions):
-    """What is explored, and where its questions go."""
+    """Options of `synth explore`: the databases to explore, and seed questions."""
 
     db_ids: list[str] | None = field(
         default=None, metadata={"help": "These databases only.", "metavar": "DB_ID"}
@@ -205,7 +205,7 @@ def _summarize_exploration(result: ExplorationResult) -> str:
 
 @dataclass(kw_only=True)
 class StrongOptions(OutputOptions):
-    """What the strong model is shown."""
+    """Options of `synth strong`: the examples in its prompts."""
 
     examples: str = field(
         metadata={"help": "Training questions with gold SQL, to show two of them."}

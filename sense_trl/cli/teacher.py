@@ -24,7 +24,7 @@ __all__ = ["COMMAND"]
 
 @dataclass(kw_only=True)
 class CacheOptions(ChatTemplateOptions, PromptOptions):
-    """Which teacher is asked about what, and what is kept of its answers."""
+    """Options of `teacher cache`: the teacher, its rows, and the tokens kept per position."""
 
     model_name_or_path: str = option_of(GeneratorOptions, "model_name_or_path")
     output: str = field(metadata={"help": "Folder of the cache."})
@@ -126,7 +126,7 @@ def _load_rows(options: CacheOptions) -> list[dict[str, Any]]:
 
 @dataclass
 class InfoOptions:
-    """Which cache."""
+    """Options of `teacher info`: the cache to describe."""
 
     cache: str = field(metadata={"help": "Folder of a cache.", "positional": True})
 

@@ -1,4 +1,4 @@
-"""What models and databases hold, in a terminal, and what libraries are not to tell it."""
+"""Output for a terminal: results and texts made harmless, and quiet libraries."""
 
 from __future__ import annotations
 

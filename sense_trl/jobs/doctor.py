@@ -39,7 +39,7 @@ _TRAINING_TIMEOUT_S: Final = 600
 
 
 class FindingStatus(StrEnum):
-    """What a finding means."""
+    """The weight of a finding: fine, worth knowing, or an error."""
 
     OK = "ok"
     NOTE = "note"
@@ -180,7 +180,7 @@ def _check_bfloat16() -> Iterator[Finding]:
 
 
 def _check_bitsandbytes() -> Iterator[Finding]:
-    """Where the native library is, and whether its CPU kernels have to be kept from training."""
+    """Find the native library, and tell whether its CPU kernels must be kept from training."""
     if importlib.util.find_spec("bitsandbytes") is None:
         yield _note("4 bits", "bitsandbytes is not installed: pip install 'sense-trl[qlora]'")
         return

@@ -13,7 +13,7 @@ MODEL_NAME = "SmolLM2-135M-Instruct"
 
 @dataclass
 class OwnDataConfig(PromptOptions):
-    """Which data and model, and what every such command needs; one flag per field."""
+    """Options of jobs on the user's own data: data, model and prompts; one flag per field."""
 
     database: str | None = option_of(
         DataArguments, "database", default=None, note="The embedded nycflights if not given."

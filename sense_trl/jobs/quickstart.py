@@ -471,7 +471,7 @@ class _Quickstart:
         self.console.print(f"Report: {report}", markup=False)
 
     def _get_ask_command(self, runs: Sequence[EvaluationReport]) -> str | None:
-        """How to ask the best of the trained models; None if none is better than the given one."""
+        """The command that asks the best trained model; None if none beats the given one."""
         # Of equals the one with less training.
         best = max(range(len(runs)), key=lambda index: runs[index].execution_accuracy)
         if best == 0:

@@ -108,7 +108,7 @@ class RecursionConfig(OwnDataConfig):
         self.get_settings()
 
     def get_settings(self) -> RecursionSettings:
-        """What the rounds themselves go by.
+        """The settings of the rounds themselves.
 
         Raises:
             InputError: a value is out of its range.

@@ -1,1 +1,1 @@
-"""What jobs are made of: sampling, pairs, training, evaluation, each resumable."""
+"""Steps that jobs are made of: sampling, pairs, training, evaluation, each resumable."""

@@ -1,4 +1,4 @@
-"""What the stages take beside data, training and model; imports nothing heavy."""
+"""Options of the stages beside data, training and model; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["EvaluationArguments", "GenerationArguments", "PairArguments"]
 
 @dataclass
 class GenerationArguments(GeneratorOptions):
-    """Which model writes SQL, and how."""
+    """Options of generation: the model that writes SQL, and its sampling."""
 
     output_dir: str = option_of(OutputOptions, "output_dir")
     num_generations: int = field(default=1, metadata={"help": "Completions per question."})

@@ -1,4 +1,4 @@
-"""What makes a process fast on a few CPU cores."""
+"""Settings of a process that make it fast on a few CPU cores."""
 
 from __future__ import annotations
 

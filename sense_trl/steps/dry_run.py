@@ -1,4 +1,4 @@
-"""What a stage would work on and take, counted without loading a model's weights."""
+"""Dry runs: a stage's data and cost, counted without loading a model's weights."""
 
 from __future__ import annotations
 

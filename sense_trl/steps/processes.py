@@ -1,4 +1,4 @@
-"""Which of several processes this is, and waiting for the others."""
+"""This process among several of one program, and waiting for the others."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def open_writer(
     *,
     base_url: str | None = None,
 ) -> PromptWriter:
-    """What writes the prompts of a model, for one database; to be closed.
+    """Open the writer of a model's prompts for one database; to be closed.
 
     Raises:
         InputError: see `get_style`, `check_server` and `read_schemas`.
@@ -73,7 +73,7 @@ def open_writer(
 
 
 def identify_style(style: PromptStyle, description_source: str | None) -> dict[str, Any]:
-    """What results depend on, for the settings of a run: files by content.
+    """Describe a style by what results depend on, for the settings of a run: files by content.
 
     Options at their defaults are left out but for the first: there may be more of them some day.
     """
@@ -88,7 +88,7 @@ def identify_style(style: PromptStyle, description_source: str | None) -> dict[s
 def get_token_counter(
     style: PromptStyle, options: PromptOptions, model: str | None
 ) -> Callable[[str], int] | None:
-    """What counts the tokens of a schema; `None` where the style does not limit them.
+    """A function that counts the tokens of a schema; `None` where the style does not limit them.
 
     Raises:
         InputError: there is no tokenizer to count with.

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 def _settings(
     task: TextToSQLTask, data: DataArguments, generation: GenerationArguments
 ) -> dict[str, Any]:
-    """What the results of a generation stage depend on; files by content."""
+    """Settings that the results of a generation stage depend on; files by content."""
     settings = {**asdict(data), **asdict(generation)}
     prompt = [option.name for option in fields(PromptOptions)]
     for name in ("database", "output_dir", *prompt, *_get_facts(generation)):
@@ -68,7 +68,7 @@ def _settings(
 
 
 def _get_facts(generation: GenerationArguments) -> dict[str, Any]:
-    """What may change while candidates are sampled: where a server is reached, and how."""
+    """Settings that may change while candidates are sampled: where a server is reached, and how."""
     names = ["base_url", "api_key_env"]
     if generation.base_url is not None:
         # Requests at a time; a model in this process rounds with its batches.

@@ -1,4 +1,4 @@
-"""What options of execution and verification are made into."""
+"""Makes limits and verifiers of the options of execution and verification."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_verifiers(
     options: VerificationOptions,
     schemas: Mapping[str, DatabaseSchema] | None,
 ) -> Iterator[tuple[SQLVerifier, SuiteVerifier | None]]:
-    """What verifies on the databases, and on further instances, if that is asked for.
+    """Open a verifier on the databases, and one on further instances if that is asked for.
 
     Args:
         catalog: the databases.

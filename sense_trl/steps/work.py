@@ -1,4 +1,4 @@
-"""What every job is made of: `predict`, `pair`, `train` and `evaluate`.
+"""The four steps that every job is made of: `predict`, `pair`, `train` and `evaluate`.
 
 Each leaves its result in files, and does only what is not there yet.
 """
