@@ -28,6 +28,7 @@ __all__ = [
     "OutputOptions",
     "PredictionOptions",
     "PromptOptions",
+    "RevisionOptions",
     "SuiteOptions",
     "VerificationOptions",
     "get_values",
@@ -381,6 +382,19 @@ class SuiteOptions:
 @dataclass(kw_only=True)
 class VerificationOptions(SuiteOptions, ExecutionOptions):
     """Options of execution and verification."""
+
+
+@dataclass(kw_only=True)
+class RevisionOptions:
+    """What is done about a query that is seen to fail."""
+
+    revise: int = field(
+        default=0,
+        metadata={
+            "help": "Ask so many times again about a query that fails or finds no rows, with what "
+            "the database said."
+        },
+    )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class TextToSQLTask:
             query runs.
         writer: makes prompts.
         unusable: question id to the reason it was left out.
+        attempts: queries that failed before, by question id: prompts go on with them.
     """
 
     catalog: DatabaseCatalog
     questions: tuple[Question, ...]
     writer: PromptWriter
     unusable: dict[str, str]
+    attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
 
     @property
     def schemas(self) -> dict[str, DatabaseSchema]:
@@ -52,16 +54,24 @@ class TextToSQLTask:
         names = sorted({question.db_id for question in self.questions})
         return {db_id: self.writer.get_schema(db_id) for db_id in names}
 
-    def get_messages(self, question: Question, attempts: Iterable[Attempt] = ()) -> Messages:
-        """The prompt of a question, after queries that failed."""
+    def get_messages(self, question: Question) -> Messages:
+        """The prompt of a question."""
         return self.writer.get_messages(
-            question.db_id, question.question, evidence=question.evidence, attempts=attempts
+            question.db_id,
+            question.question,
+            evidence=question.evidence,
+            attempts=self.attempts.get(question.question_id, ()),
         )
 
     def get_training_messages(
         self, question: Question, attempts: Iterable[Attempt] = ()
     ) -> Messages:
-        """The same with all that gold uses, however wide the schema is."""
+        """The prompt with all that gold uses, however wide the schema is.
+
+        Args:
+            question: of the task.
+            attempts: queries that failed before.
+        """
         return self.writer.get_messages(
             question.db_id,
             question.question,

@@ -16,6 +16,7 @@ from sense_trl.options import (
     ExecutionOptions,
     GeneratorOptions,
     PromptOptions,
+    RevisionOptions,
     option_of,
 )
 
@@ -30,7 +31,7 @@ _UNFOLDED: Final = 10_000
 
 
 @dataclass(kw_only=True)
-class AskOptions(PromptOptions, GeneratorOptions):
+class AskOptions(RevisionOptions, PromptOptions, GeneratorOptions):
     """The question, the model and the database."""
 
     question: str | None = field(
@@ -45,13 +46,6 @@ class AskOptions(PromptOptions, GeneratorOptions):
     )
     db_id: str | None = field(default=None, metadata={"help": "Which database of the folder."})
     evidence: str | None = field(default=None, metadata={"help": "What the schema does not say."})
-    revise: int = field(
-        default=0,
-        metadata={
-            "help": "Ask so many times again about a query that fails or finds no rows, with what "
-            "the database said."
-        },
-    )
     max_rows: int = field(default=20, metadata={"help": "Rows to show of each result."})
     timeout_s: float = option_of(ExecutionOptions, "timeout_s")
 

@@ -137,6 +137,7 @@ def _evaluate(data: Any, generation: Any, evaluation: Any, console: Console) -> 
         prompt = {option.name for option in fields(PromptOptions)} - {"tables_json"}
         unused = ("split", "max_questions", "subset_seed", "max_unusable_fraction")
         _check_unused(data, *unused, *prompt)
+        _check_unused(evaluation, "revise")
         evaluate_files(data, evaluation, console)
         return
     from sense_trl.steps.stages import evaluate

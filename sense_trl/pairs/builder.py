@@ -33,7 +33,7 @@ from sense_trl.pairs.dataset import HASH_FIELD, make_dataset, make_rows, make_ta
 from sense_trl.pairs.distance import token_distance, tree_distance
 from sense_trl.pairs.policies import CLASS_WEIGHTS, get_policy, group_by_chosen, question_rng
 from sense_trl.pairs.shards import ShardFolder
-from sense_trl.prompts import Messages, extract_sql
+from sense_trl.prompts import Attempt, Messages, extract_sql
 from sense_trl.questions import Question
 from sense_trl.sql.taxonomy import ErrorClass
 from sense_trl.task import TextToSQLTask
@@ -236,7 +236,7 @@ class _Builder:
     verifier: SQLVerifier
     suite_verifier: SuiteVerifier | None
     databases: Databases
-    get_messages: Callable[[Question], Messages]
+    get_messages: Callable[[Question, Iterable[Attempt]], Messages]
     config: PreferencePairConfig
 
     def identity(self, part: Mapping[Question, Sequence[Candidate]]) -> list[Any]:
@@ -245,7 +245,7 @@ class _Builder:
             self.config.as_json(),
             self.suite_verifier is not None,
             [
-                [asdict(question), self.get_messages(question), [asdict(c) for c in group]]
+                [asdict(question), self.get_messages(question, ()), [asdict(c) for c in group]]
                 for question, group in part.items()
             ],
         ]
@@ -371,11 +371,24 @@ class _Builder:
             if verifications[c].verdict is Verdict.WRONG
             and c.source in self.config.rejected_sources
         ]
-        return _Sides(
-            question,
-            self._distinct(question, correct, account),
-            self._distinct_erroneous(question, erroneous, verifications, account),
-        )
+        erroneous = self._distinct_erroneous(question, erroneous, verifications, account)
+        erroneous = self._repairable(question, erroneous, account)
+        return _Sides(question, self._distinct(question, correct, account), erroneous)
+
+    def _repairable(
+        self, question: Question, erroneous: list[Candidate], account: PairAccount
+    ) -> list[Candidate]:
+        """Those that a second turn can be about, if second turns are built."""
+        if not self.config.repair:
+            return erroneous
+        kept = [c for c in erroneous if self._attempt(question, c) is not None]
+        reason = DropReason.CANDIDATE_RETURNS_ROWS
+        account.dropped_candidates[reason] += len(erroneous) - len(kept)
+        return kept
+
+    def _attempt(self, question: Question, candidate: Candidate) -> Attempt | None:
+        """What a second turn says of a query; `None` if it returns rows."""
+        return Attempt.of(candidate.sql, self.databases.run(question.db_id, candidate.sql))
 
     def _add_mutants(
         self, sides: Sequence[_Sides], account: PairAccount
@@ -392,7 +405,8 @@ class _Builder:
         for question, side in lonely.items():
             wrong = [m for m in mutants[question] if verifications[m].verdict is Verdict.WRONG]
             # They are no candidates, so the account says nothing about them.
-            side.erroneous = self._distinct_erroneous(question, wrong, verifications, PairAccount())
+            wrong = self._distinct_erroneous(question, wrong, verifications, PairAccount())
+            side.erroneous = self._repairable(question, wrong, PairAccount())
         return verifications
 
     def _ask_the_suite(self, sides: Sequence[_Sides], account: PairAccount) -> None:
@@ -486,18 +500,20 @@ class _Builder:
             question_rng(config.seed, question.question_id),
         )
         groups = group_by_chosen(pairs, limit=config.limit, num_rejected=config.num_rejected)
+        messages = self.get_messages(question, ())
+        parts = [(messages, chosen, rejected) for chosen, rejected in groups]
+        if config.repair:
+            attempts = {c: self._attempt(question, c) for _, group in groups for c in group}
+            parts = [
+                (self.get_messages(question, filter(None, [attempts[c]])), chosen, [c])
+                for chosen, rejected in groups
+                for c in rejected
+            ]
         return [
             row
-            for chosen, rejected in groups
+            for prompt, chosen, rejected in parts
             for row in make_rows(
-                question,
-                self.get_messages(question),
-                chosen,
-                rejected,
-                verifications,
-                classes,
-                results,
-                config,
+                question, prompt, chosen, rejected, verifications, classes, results, config
             )
         ]
 

@@ -128,7 +128,20 @@ class PreferencePairConfig:
         },
     )
 
+    repair: bool = field(
+        default=False,
+        metadata={
+            "help": "Build pairs for a second turn: the prompt goes on with the rejected query and "
+            "what the database said. Of rejected queries only those that fail or find no rows."
+        },
+    )
+
     def __post_init__(self) -> None:
+        if self.repair and not self.spread_rejected:
+            raise InputError(
+                "`repair` is true, but `spread_rejected` is not: each rejected query has a prompt "
+                "of its own. Leave one of the two out."
+            )
         if self.policy not in POLICY_NAMES:
             raise InputError(f"`policy` is {self.policy!r}; expected one of {POLICY_NAMES}.")
         if self.limit < 1:
@@ -159,7 +172,9 @@ class PreferencePairConfig:
 
     def as_json(self) -> dict[str, Any]:
         """All settings as plain JSON data."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        # The default of a field that is younger than other builds is left out.
+        names = [f.name for f in fields(self) if f.name != "repair" or self.repair]
+        values = {name: getattr(self, name) for name in names}
         return {**values, "class_weights": dict(sorted(self.class_weights.items()))}
 
     def _check_choices(self) -> None:

@@ -73,7 +73,7 @@ class Databases:
 
         A query gives none if it fails, or exceeds 5 M steps or 10,000 rows.
         """
-        result, gold = self._execute(db_id, sql), self._execute(db_id, gold_sql)
+        result, gold = self.run(db_id, sql), self.run(db_id, gold_sql)
         if not (result.ok and gold.ok):
             return ""
         # One class at most.
@@ -84,13 +84,14 @@ class Databases:
 
         `None` where it does not run to its end within 5 M steps and 10,000 rows.
         """
-        result = self._execute(db_id, sql)
+        result = self.run(db_id, sql)
         if not result.ok:
             return None
         rows = (len(result.columns), sorted(map(repr, result.rows)))
         return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _execute(self, db_id: str, sql: str) -> QueryResult:
+    def run(self, db_id: str, sql: str) -> QueryResult:
+        """What a query returns within 5 M steps and 10,000 rows."""
         engine = self._catalog.engine(db_id)
         limits = replace(engine.limits, max_steps=_MAX_STEPS, max_rows=_MAX_ROWS)
         return engine.execute(sql, limits=limits)

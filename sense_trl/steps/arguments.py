@@ -12,6 +12,7 @@ from sense_trl.options import (
     GeneratorOptions,
     OutputOptions,
     PredictionOptions,
+    RevisionOptions,
     VerificationOptions,
     option_of,
 )
@@ -99,6 +100,7 @@ class EvaluationArguments(VerificationOptions, ExtractOptions):
         note="Of a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and "
         "exact-set match cut at the first tab, as the official script does.",
     )
+    revise: int = option_of(RevisionOptions, "revise")
     soft_f1: bool = field(default=False, metadata={"help": "Measure Soft-F1."})
     efficiency: int | None = field(
         default=None,

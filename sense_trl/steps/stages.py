@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.options import DataArguments, PromptOptions, SuiteOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig
-from sense_trl.pairs.candidates import CandidateFile
+from sense_trl.pairs.candidates import Candidate, CandidateFile
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.style import get_style
 from sense_trl.run_folder import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     import datasets
     from trl import ModelConfig
 
+    from sense_trl.generation.generator import SQLGenerator
     from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
 
 
@@ -107,14 +109,19 @@ def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, 
 
 
 def _write_candidates(
-    task: TextToSQLTask, arguments: GenerationArguments, console: Console, file: str, title: str
+    task: TextToSQLTask,
+    arguments: GenerationArguments,
+    console: Console,
+    file: str,
+    title: str,
+    open_generator: Callable[[], SQLGenerator] | None = None,
 ) -> CandidateFile:
     """Sample what the file does not hold yet; the processes of `accelerate launch` take turns."""
     keep_freed_memory()
     return work.predict(
         task,
         task.questions,
-        arguments.get_generator,
+        open_generator or arguments.get_generator,
         arguments.sampling(),
         Path(arguments.output_dir) / file,
         console,
@@ -181,6 +188,7 @@ def evaluate(
         raise InputError(
             f"`run_name` is {evaluation.run_name}; expected one label for the one model."
         )
+    _check_revision(evaluation.revise)
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     schemas = load_spider_schemas(data.tables_json) if data.tables_json else None
     folder = Path(generation.output_dir)
@@ -189,13 +197,30 @@ def evaluate(
     settings = _settings(task, data, generation)
     RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()
     earlier = [EvaluationReport.load(path) for path in evaluation.compare_with]
-    file = _write_candidates(task, generation, console, "predictions.jsonl", "Predict")
+    # Loaded once, however often it is asked.
+    open_generator = functools.cache(generation.get_generator)
+
+    def predict(asked: TextToSQLTask, turn: int) -> CandidateFile:
+        file = f"predictions-{turn + 1}.jsonl" if turn else "predictions.jsonl"
+        title = f"Predict, turn {turn + 1}" if turn else "Predict"
+        return _write_candidates(asked, generation, console, file, title, open_generator)
+
+    predictions: Iterable[Candidate] = predict(task, 0)
     if not get_processes().is_main:
         return None
     with open_verifiers(task.catalog, evaluation, schemas) as (verifier, suite_verifier):
+        if evaluation.revise:
+            # What a second turn mends and breaks.
+            path = folder / "evaluation-first.json"
+            earlier.append(
+                work.evaluate(
+                    task.questions, predictions, verifier, path, console, name=f"{name}, first"
+                )
+            )
+            predictions = work.revise(task, predictions, predict, evaluation.revise, console)
         report = work.evaluate(
             task.questions,
-            file,
+            predictions,
             verifier,
             folder / "evaluation.json",
             console,
@@ -218,6 +243,16 @@ def evaluate(
         previews=preview_results(runs, task.catalog),
     )
     return report
+
+
+def _check_revision(revise: int) -> None:
+    if revise < 0:
+        raise InputError(f"`revise` is {revise}; expected 0 or more.")
+    if revise and get_processes().count > 1:
+        raise InputError(
+            f"`revise` is {revise}, but there are {get_processes().count} processes, and what a "
+            "second turn is about is found by one. Run this evaluation in one process."
+        )
 
 
 def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console: Console) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PairBuildResult, PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import Candidate, CandidateFile
+from sense_trl.prompts import Attempt
 from sense_trl.questions import Question
 from sense_trl.steps.processes import get_processes
 from sense_trl.steps.progress import progress_callback, stage_bar
@@ -30,7 +31,7 @@ from sense_trl.verification.verifier import SQLVerifier
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["evaluate", "is_predicted", "is_trained", "pair", "predict", "train"]
+__all__ = ["evaluate", "is_predicted", "is_trained", "pair", "predict", "revise", "train"]
 
 _METRICS = "metrics.json"
 
@@ -89,6 +90,54 @@ def predict(
             processes=get_processes(),
             on_progress=bar.advance,
         )
+
+
+def revise(
+    task: TextToSQLTask,
+    predictions: Iterable[Candidate],
+    predict_again: Callable[[TextToSQLTask, int], Iterable[Candidate]],
+    num_turns: int,
+    console: Console,
+) -> list[Candidate]:
+    """Have a model mend predictions that fail or find no rows, with what the database says.
+
+    A query that fails does not take the place of one that ran.
+
+    Args:
+        task: the questions.
+        predictions: one for each question.
+        predict_again: answers the questions of a task, whose prompts hold what failed; called with
+            the number of the turn, from 1 on, and not where there is nothing to mend.
+        num_turns: how often.
+        console: where a bar is shown.
+
+    Returns:
+        The last prediction of each question, in the order of the first ones.
+    """
+    questions = {question.question_id: question for question in task.questions}
+    final: dict[str, Candidate] = {}
+    attempts: dict[str, list[Attempt]] = {}
+    has_run: set[str] = set()
+    pending = list(predictions)
+    for turn in range(num_turns + 1):
+        failing = []
+        with stage_bar(console, f"Execute, turn {turn + 1}", len(pending)) as bar:
+            for candidate in pending:
+                name = candidate.question_id
+                result = task.catalog.engine(questions[name].db_id).execute(candidate.sql)
+                if result.ok or name not in has_run:
+                    final[name] = candidate
+                if result.ok:
+                    has_run.add(name)
+                if (attempt := Attempt.of(candidate.sql, result)) is not None:
+                    attempts.setdefault(name, []).append(attempt)
+                    failing.append(questions[name])
+                bar.advance()
+        if not failing or turn == num_turns:
+            break
+        asked = replace(task.select(failing), attempts=attempts)
+        pending = list(predict_again(asked, turn + 1))
+    return list(final.values())
 
 
 def pair(
@@ -160,7 +209,7 @@ def train(
 
 def evaluate(
     questions: Sequence[Question],
-    predictions: CandidateFile,
+    predictions: Iterable[Candidate],
     verifier: SQLVerifier,
     path: Path,
     console: Console,

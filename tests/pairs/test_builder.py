@@ -523,3 +523,38 @@ def test_built_pairs_that_were_cut_or_changed_are_refused(
     (tmp_path / "pairs.json").write_bytes(b"")
     with pytest.raises(InputError, match=r"pairs\.json' is not the account of built pairs"):
         read_pairs(path)
+
+
+def test_a_second_turn_is_about_the_rejected_query_and_what_the_database_said(
+    catalog: DatabaseCatalog,
+) -> None:
+    broken = _candidate("q2", "SELECT nme FROM pet", 0)
+    empty = _candidate("q2", "SELECT name FROM pet WHERE age > 40", 1)
+    # Nothing tells a model that these rows are wrong.
+    wrong = _candidate("q2", "SELECT name FROM pet", 2)
+    right = _candidate("q2", "SELECT name FROM pet WHERE age >= 5", 3)
+    result = _build(
+        catalog,
+        [broken, empty, wrong, right],
+        repair=True,
+        chosen_sources=("weak",),
+        limit=2,
+        num_rejected=2,
+    )
+    assert result.dropped_candidates == {DropReason.CANDIDATE_RETURNS_ROWS: 1}
+    rows = {row["rejected_sql"]: row for row in result.dataset}
+    assert set(rows) == {broken.sql, empty.sql}
+    for rejected, told in ((broken, "no such column: nme"), (empty, "finds no rows")):
+        row = rows[rejected.sql]
+        system, user, answer, reply = row["prompt"]
+        assert [system, user] == get_prompt("Who is older than 4?", "pet(id, name, age)")
+        assert answer == {"role": "assistant", "content": rejected.sql}
+        assert reply["role"] == "user" and told in reply["content"]
+        assert row["chosen"][0]["content"] == right.sql
+        assert row["rejected"][0]["content"] == rejected.sql
+    # Without it, the same candidates make other pairs, and settings of before are the same.
+    assert len(_build(catalog, [wrong]).dataset) == 1
+    assert len(_build(catalog, [wrong], repair=True).dataset) == 0
+    assert "repair" not in PreferencePairConfig().as_json()
+    with pytest.raises(InputError, match="`repair` is true"):
+        PreferencePairConfig(repair=True, spread_rejected=False)
