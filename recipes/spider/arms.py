@@ -11,11 +11,12 @@ Each table of the file is an arm or something that arms are made of; `kind` says
 * `sampled`: what `model` answers to `questions`, and the pairs that the stage `pairs` makes of it;
 * `answers`: of what was `sampled`, the right answers as questions;
 * `pairs`: other pairs of what was `sampled`, under one or several names;
+* `cached`: what the teacher `model` says of the answers to `questions`, for training without it;
 * `pruned`: the model `start` with fewer layers;
 * `model`: a model as it comes; `sft`, `kd`, `dpo`: an arm that a stage trains from `start` on
-  `questions` or `pairs`;
-* `greedy`: an evaluation of arms on `questions`; `suite`: that of the evaluation `of` on
-  neighbours of the databases.
+  `questions` or `pairs`, with a `teacher` or its `cache`;
+* `evaluation`: of arms on `questions`, in the tables of the evaluation that it `joins`; `suite`:
+  that of the evaluation `of` on neighbours of the databases.
 
 Everything is made once per seed, and named after it, unless its table has `seed`. A name that
 refers to something else may have the seed behind an @. Keys that are not listed here are flags of
@@ -39,20 +40,29 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.questions import Question, load_questions
 from sense_trl.verification.verifier import Verdict, verify_sql
 
-TRAINED = ("sft", "kd", "dpo")
-MODELS = ("model", "pruned", *TRAINED)
-EVALUATIONS = ("greedy", "suite")
-KINDS = (
-    *("questions", "mixture", "explored", "sampled", "answers", "pairs"),
-    *MODELS,
-    *EVALUATIONS,
-)
-
-# Keys that are about the plan and no flags of a command.
-_OWN = {
-    *("kind", "seed", "label", "against", "evaluate", "suffix", "of", "start", "model", "teacher"),
-    *("questions", "sampled", "pairs", "joins"),
+# The keys of each kind that are no flags of its command.
+KEYS: dict[str, tuple[str, ...]] = {
+    "questions": ("databases", "per_database", "without", "decided"),
+    "mixture": ("of",),
+    "explored": ("questions",),
+    "sampled": ("model", "questions"),
+    "answers": ("sampled",),
+    "pairs": ("sampled",),
+    "cached": ("model", "student", "questions"),
+    "model": ("path",),
+    "pruned": ("start",),
+    "sft": ("start", "questions"),
+    "kd": ("start", "teacher", "cache", "questions"),
+    "dpo": ("start", "pairs"),
+    "evaluation": ("questions", "suffix", "joins"),
+    "suite": ("of",),
 }
+COMMON_KEYS = ("kind", "seed", "label", "against", "evaluate")
+# Those of them that name what has to be there first.
+NEEDED = ("start", "model", "student", "teacher", "cache", "questions", "sampled", "pairs")
+
+MODELS = ("model", "pruned", "sft", "kd", "dpo")
+EVALUATIONS = ("evaluation", "suite")
 
 
 @dataclass(frozen=True)
@@ -121,8 +131,8 @@ class Plan:
 
     def _check(self, name: str) -> None:
         kind = self.tables[name].get("kind")
-        if kind not in KINDS:
-            sys.exit(f"{name!r} has the kind {kind!r}; expected one of {', '.join(KINDS)}.")
+        if kind not in KEYS:
+            sys.exit(f"{name!r} has the kind {kind!r}; expected one of {', '.join(KEYS)}.")
 
 
 class Chain:
@@ -195,7 +205,7 @@ class Chain:
 
     def _is_made(self, reference: str) -> bool:
         """Whether there is a table of it, and it is no file of Spider's folder."""
-        table = self.plan.tables.get(reference.partition("@")[0], {"kind": "greedy"})
+        table = self.plan.tables.get(reference.partition("@")[0], {"kind": "evaluation"})
         return table["kind"] not in EVALUATIONS
 
     def _resolve(self, reference: str, seed: int) -> tuple[str, int]:
@@ -246,8 +256,8 @@ class Chain:
 
     def _get_needed(self, name: str) -> list[str]:
         table = self.plan[name]
-        keys = ("start", "model", "teacher", "questions", "sampled", "pairs")
-        lists = [table[key] for key in keys if key in table]
+        own = KEYS[table["kind"]]
+        lists = [table[key] for key in NEEDED if key in table and key in own]
         if table["kind"] == "mixture":
             lists.append(table["of"])
         return [other for value in lists for other in as_list(value)]
@@ -255,8 +265,9 @@ class Chain:
     def _get_flags(self, name: str, *, dashes: bool = False) -> list[str]:
         """The flags of a table: those of the stages have underscores, the others dashes."""
         flags = []
+        own = (*COMMON_KEYS, *KEYS[self.plan[name]["kind"]])
         for key, value in self.plan[name].items():
-            if key not in _OWN:
+            if key not in own:
                 flag = f"--{key.replace('_', '-') if dashes else key}"
                 # A switch of the other commands is there or not.
                 is_switch = dashes and isinstance(value, bool)
@@ -290,6 +301,9 @@ class Chain:
         command += ["--model_name_or_path", self._get_model(table["start"], seed)]
         if "teacher" in table:
             command += ["--teacher_model_name_or_path", self._get_model(table["teacher"], seed)]
+        if "cache" in table:
+            cache = self.output / self._get_label(table["cache"], seed)
+            command += ["--teacher_cache", str(cache)]
         command += ["--output_dir", str(folder)]
         command += [*self._get_seed_flag(name, seed, "--seed"), *self._get_flags(name)]
         return Step(label, tuple(command), folder / "metrics.json", needs=needs)
@@ -344,6 +358,18 @@ class Chain:
             *self._get_flags(name, dashes=True),
         ]
 
+    def _step_cached(self, name: str, seed: int, needs: tuple[str, ...]) -> Step:
+        table, folder = self.plan[name], self.output / self._get_label(name, seed)
+        command = (
+            *("teacher", "cache", "--model", self._get_model(table["model"], seed)),
+            *("--tokenizer", self._get_model(table["student"], seed)),
+            *("--questions", str(self._get_questions(table["questions"], seed))),
+            *("--database", str(self.spider / "database")),
+            *("--tables-json", str(self.spider / "tables.json")),
+            *(*self._get_flags(name, dashes=True), "--output", str(folder)),
+        )
+        return Step(folder.name, command, folder / "cache.json", needs=needs)
+
     def _step_explored(self, name: str, seed: int, needs: tuple[str, ...]) -> Step:
         folder = self.output / self._get_label(name, seed)
         gold = load_questions(self._get_questions(self.plan[name]["questions"], seed))
@@ -362,7 +388,7 @@ class Chain:
         table, label = self.plan[name], self._get_label(arm, seed)
         if table["kind"] == "suite":
             return self._evaluate_suite(name, arm, label, needs)
-        if table["kind"] != "greedy":
+        if table["kind"] != "evaluation":
             sys.exit(f"{name!r} is of the kind {table['kind']!r} and no evaluation.")
         run = f"{label}{table.get('suffix', '')}"
         folder = self.output / f"evaluate-{run}"

@@ -33,21 +33,22 @@ from pathlib import Path
 from typing import Any
 
 from arms import Chain, Plan, Step
-from results import write_results
+from results import HARDNESS, write_results
 
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.pairs import CandidateFile
 from sense_trl.questions import load_questions
+from sense_trl.verification.verifier import Verdict
 
 
 def run_step(step: Step, output: Path, environment: dict[str, str] | None = None) -> None:
     """Run a step, unless it is finished, and add up what its runs cost."""
     file = output / "costs" / f"{step.name}.json"
-    if step.result.exists() and file.exists():
-        return
     cost: dict[str, Any] = {"wall_s": 0.0, "cpu_s": 0.0, "peak_memory_bytes": 0}
     if file.exists():
         cost = json.loads(file.read_text(encoding="utf-8"))
+        if step.result.exists() and cost.get("finished", True):
+            return
     cost["command"] = f"sense-trl {shlex.join(step.command)}"
     print(f"\n{step.name}: {cost['command']}", flush=True)
     started = time.monotonic()
@@ -62,6 +63,8 @@ def run_step(step: Step, output: Path, environment: dict[str, str] | None = None
         _, status, usage = os.wait4(process.pid, 0)
     # `process` does not know that it was waited for.
     process.returncode = os.waitstatus_to_exitcode(status)
+    # Not every command writes its result last.
+    cost["finished"] = process.returncode == 0
     unit = 1 if sys.platform == "darwin" else 1024
     cost["wall_s"] += time.monotonic() - started
     cost["cpu_s"] += usage.ru_utime + usage.ru_stime
@@ -100,7 +103,6 @@ def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
         if (file := output / "costs" / f"{name}.json").exists()
     }
     trained = output / step.evaluated
-    letters = {record.question_id: str(record.verdict)[0] for record in report.records}
     content = {
         "name": step.name,
         "arm": step.arm,
@@ -112,12 +114,38 @@ def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
         "tokens_computed": count_tokens(trained) if (trained / "metrics.json").exists() else 0.0,
         "tokens_generated": count_generated(step),
         "summary": report.summary(),
-        # Correct, wrong or undetermined for each question of the file; a dash if it was not asked.
-        "verdicts": "".join(letters.get(q.question_id, "-") for q in load_questions(questions)),
+        **describe_records(report, [q.question_id for q in load_questions(questions)]),
     }
     path = output / "results" / f"{step.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def describe_records(report: EvaluationReport, question_ids: Sequence[str]) -> dict[str, Any]:
+    """What is kept of each question of a file, as short text.
+
+    Returns:
+        `verdicts`: a letter each: correct, wrong, undetermined, or a dash if it was not asked.
+        `hardness`: a letter each: easy, medium, hard, extra, or a dash.
+        `error_classes`: by class, the places of the questions in the file.
+        `samples`: where several answers were sampled, how many of each question's are correct, and
+        `num_samples`.
+    """
+    records = {record.question_id: record for record in report.records}
+    found = [records.get(question_id) for question_id in question_ids]
+    classes: dict[str, list[str]] = {}
+    for place, record in enumerate(found):
+        for name in record.error_classes if record else ():
+            classes.setdefault(name, []).append(str(place))
+    content: dict[str, Any] = {
+        "verdicts": "".join(str(r.verdict)[0] if r else "-" for r in found),
+        "hardness": "".join(HARDNESS.get(r.hardness, "-") if r else "-" for r in found),
+        "error_classes": {name: " ".join(places) for name, places in sorted(classes.items())},
+    }
+    if number := len(report.records[0].sample_verdicts):
+        counts = (str(r.sample_verdicts.count(Verdict.CORRECT)) if r else "-" for r in found)
+        content |= {"samples": " ".join(counts), "num_samples": number}
+    return content
 
 
 def count_generated(step: Step) -> int:

@@ -8,18 +8,25 @@ the one named second).
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sense_trl.evaluation.metrics import PairedComparison, bootstrap_interval, compare_paired
 
-HARDNESS = ("easy", "medium", "hard", "extra")
+# With the letter that stands for it in the files.
+HARDNESS = {"easy": "e", "medium": "m", "hard": "h", "extra": "x"}
+# Error classes in a table, the most frequent ones.
+MAX_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,10 @@ class Result:
         is_trained: whether it was.
         tokens: positions that the training computed with gradient.
         verdicts: a letter for each question.
+        samples: how many sampled answers to each question are correct, where several were sampled.
+        num_samples: of each question; 0 if there is its prediction alone.
+        hardness: a letter for each question; empty in files of an earlier form.
+        error_classes: by class, the places of the questions whose prediction has it.
     """
 
     name: str
@@ -53,11 +64,32 @@ class Result:
     is_trained: bool
     tokens: float
     verdicts: str
+    samples: tuple[str, ...]
+    num_samples: int
+    hardness: str
+    error_classes: dict[str, frozenset[int]]
+
+    @functools.cached_property
+    def values(self) -> list[float | None]:
+        """Per question of the file whether it is answered correctly, or the share of samples."""
+        if self.num_samples:
+            return [None if n == "-" else int(n) / self.num_samples for n in self.samples]
+        return [None if letter == "-" else float(letter == "c") for letter in self.verdicts]
 
     @property
     def accuracy(self) -> float:
-        """Share of the questions asked that it answers correctly."""
-        return self.verdicts.count("c") / (len(self.verdicts) - self.verdicts.count("-"))
+        """Share of the questions asked that it answers correctly; the mean of its samples."""
+        known = [value for value in self.values if value is not None]
+        return sum(known) / len(known)
+
+    def count_correct(self, level: str) -> tuple[float, int]:
+        """Of the questions of a hardness those answered correctly, and all."""
+        if not self.num_samples:
+            correct, total = self.summary["by_hardness"].get(level, [0, 0])
+            return correct, total
+        asked = zip(self.values, self.hardness, strict=True)
+        values = [v for v, letter in asked if v is not None and letter == HARDNESS[level]]
+        return sum(values), len(values)
 
     def get_score(self, name: str) -> str:
         """A score in percent with its interval."""
@@ -88,7 +120,7 @@ def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[
         folder: of the files.
         tables: of arms.toml.
     """
-    main = next((name for name, table in tables.items() if table["kind"] == "greedy"), None)
+    main = next((name for name, table in tables.items() if table["kind"] == "evaluation"), None)
     results = {}
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -110,19 +142,27 @@ def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[
             is_trained=data["tokens_computed"] > 0.0,
             tokens=data["tokens_computed"],
             verdicts=data["verdicts"],
+            samples=tuple(data.get("samples", "").split()),
+            num_samples=data.get("num_samples", 0),
+            hardness=data.get("hardness", ""),
+            error_classes={
+                name: frozenset(map(int, places.split()))
+                for name, places in data.get("error_classes", {}).items()
+            },
         )
     return results
 
 
 def find_common(*groups: Sequence[Result]) -> list[int]:
     """The questions, by their place in the file, that all runs of all groups were asked."""
-    columns = zip(*(run.verdicts for runs in groups for run in runs), strict=True)
-    return [place for place, letters in enumerate(columns) if "-" not in letters]
+    columns = zip(*(run.values for runs in groups for run in runs), strict=True)
+    return [place for place, values in enumerate(columns) if None not in values]
 
 
 def get_shares(runs: Sequence[Result], places: Sequence[int]) -> list[float]:
     """Per question the share of the runs that answer it correctly."""
-    return [sum(run.verdicts[place] == "c" for run in runs) / len(runs) for place in places]
+    columns = [[run.values[place] or 0.0 for run in runs] for place in places]
+    return [sum(column) / len(column) for column in columns]
 
 
 def compare(before: Result, after: Result) -> PairedComparison:
@@ -130,6 +170,21 @@ def compare(before: Result, after: Result) -> PairedComparison:
     places = find_common([before], [after])
     first, second = ([run.verdicts[place] == "c" for place in places] for run in (before, after))
     return compare_paired(first, second)
+
+
+def get_p_value(differences: Sequence[float]) -> float:
+    """Two-sided: how often random signs of the questions' differences give as large a mean."""
+    from scipy.stats import permutation_test
+
+    found = permutation_test(
+        (np.asarray(differences),),
+        lambda values, axis: values.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        batch=1000,
+        rng=0,
+    )
+    return float(found.pvalue)
 
 
 def format_mean(values: Sequence[float], *, sign: str = "") -> str:
@@ -187,31 +242,86 @@ def describe_methods(groups: dict[str, list[Result]]) -> str:
 def describe_differences(groups: dict[str, list[Result]]) -> str:
     """A row per comparison, paired by seed and by question."""
     rows = []
-    for runs in groups.values():
-        for name in runs[0].against:
-            pairs = match_runs(runs, groups.get(name, []))
-            if not pairs:
-                continue
-            own, base = ([pair[side] for pair in pairs] for side in (0, 1))
-            common = find_common(own, base)
-            columns = zip(get_shares(own, common), get_shares(base, common), strict=True)
-            tests = [compare(before, after) for after, before in pairs]
-            sizes = [len(find_common([after], [before])) for after, before in pairs]
-            points = [100 * (t.gained - t.lost) / n for t, n in zip(tests, sizes, strict=True)]
-            rows.append(
-                [
-                    runs[0].label,
-                    base[0].label,
-                    ", ".join(f"{point:+.1f}" for point in points),
-                    format_mean([after - before for after, before in columns], sign="+"),
-                    "; ".join(f"{t.gained}/{t.lost}, p {t.p_value:.2g}" for t in tests),
-                ]
-            )
+    for own, base, common in find_comparisons(groups):
+        pairs = list(zip(own, base, strict=True))
+        columns = zip(get_shares(own, common), get_shares(base, common), strict=True)
+        differences = [after - before for after, before in columns]
+        points = [100 * get_difference(*pair) for pair in pairs]
+        rows.append(
+            [
+                own[0].label,
+                base[0].label,
+                ", ".join(f"{point:+.1f}" for point in points),
+                f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
+                "; ".join(describe_test(*pair) for pair in pairs),
+            ]
+        )
     header = (
         *("model", "against", "difference in EX of each run, points"),
         *("mean (95 % over questions)", "gained/lost, McNemar"),
     )
     return format_table(header, rows)
+
+
+def describe_test(after: Result, before: Result) -> str:
+    """McNemar's test; nothing for samples, which are no one answer."""
+    if after.num_samples:
+        return ""
+    test = compare(before, after)
+    return f"{test.gained}/{test.lost}, p {test.p_value:.2g}"
+
+
+def get_difference(after: Result, before: Result) -> float:
+    """Of two runs, over the questions that both were asked, in [-1, 1]."""
+    common = find_common([after], [before])
+    columns = zip(get_shares([after], common), get_shares([before], common), strict=True)
+    return sum(own - base for own, base in columns) / len(common)
+
+
+def find_comparisons(
+    groups: dict[str, list[Result]],
+) -> Iterator[tuple[list[Result], list[Result], list[int]]]:
+    """Runs, those they are compared with, and the questions that all were asked."""
+    for runs in groups.values():
+        for name in runs[0].against:
+            if pairs := match_runs(runs, groups.get(name, [])):
+                own, base = ([pair[side] for pair in pairs] for side in (0, 1))
+                yield own, base, find_common(own, base)
+
+
+def describe_hardness_differences(groups: dict[str, list[Result]]) -> str:
+    """A row per comparison with the difference at each of Spider's levels of hardness."""
+    rows = []
+    for own, base, common in find_comparisons(groups):
+        cells = []
+        for letter in HARDNESS.values():
+            places = [place for place in common if own[0].hardness[place : place + 1] == letter]
+            columns = zip(get_shares(own, places), get_shares(base, places), strict=True)
+            differences = [after - before for after, before in columns]
+            cells.append(format_mean(differences, sign="+") if differences else "")
+        if any(cells):
+            rows.append([own[0].label, base[0].label, *cells])
+    return format_table(("model", "against", *HARDNESS), rows) if rows else ""
+
+
+def describe_class_differences(groups: dict[str, list[Result]]) -> str:
+    """A row per comparison with how much more often a prediction has an error of a class."""
+    runs = [run for group in groups.values() for run in group]
+    counts = Counter(n for run in runs for n, places in run.error_classes.items() for _ in places)
+    names = [name for name, _ in counts.most_common(MAX_CLASSES)]
+    rows = []
+    for own, base, common in find_comparisons(groups):
+        cells = []
+        for name in names:
+            after, before = (
+                [sum(p in r.error_classes.get(name, ()) for r in side) / len(side) for p in common]
+                for side in (own, base)
+            )
+            differences = [a - b for a, b in zip(after, before, strict=True)]
+            cells.append(format_mean(differences, sign="+"))
+        rows.append([own[0].label, base[0].label, *cells])
+    header = ("model", "against", *(name.replace("_", " ") for name in names))
+    return format_table(header, rows) if rows and names else ""
 
 
 def describe_hardness(groups: dict[str, list[Result]]) -> str:
@@ -220,7 +330,7 @@ def describe_hardness(groups: dict[str, list[Result]]) -> str:
     for runs in groups.values():
         cells = []
         for level in HARDNESS:
-            counts = [run.summary["by_hardness"].get(level, [0, 0]) for run in runs]
+            counts = [run.count_correct(level) for run in runs]
             correct, total = (sum(column) for column in zip(*counts, strict=True))
             cells.append(f"{100 * correct / total:.1f}" if total else "")
         undetermined = sum(run.summary["scores"]["undetermined"]["value"] for run in runs)
@@ -302,8 +412,9 @@ def write_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None
         "Written by `recipes/spider/results.py` from the files in `results/`. EX is strict "
         "execution accuracy: an undetermined answer is not correct. Means are over the runs of a "
         "method, with a bootstrap interval over questions; differences are paired by seed, as runs "
-        "with one seed saw the same data, and by question. The intervals hold for these seeds: how "
-        "much others would differ, the columns of each run show.",
+        "with one seed saw the same data, and by question, with a permutation test of their mean. "
+        "Intervals and tests hold for these seeds: how much others would differ, the columns of "
+        "each run show.",
     ]
     # Without matplotlib an earlier picture is kept.
     picture = folder / "results.svg"
@@ -319,6 +430,10 @@ def write_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None
             parts.append("![EX against the cost of training](results.svg)")
         is_first = False
         parts += ["### By hardness (EX, %)", describe_hardness(groups)]
+        if text := describe_hardness_differences(groups):
+            parts += ["### Differences by hardness, points (95 % over questions)", text]
+        if text := describe_class_differences(groups):
+            parts += ["### More or fewer errors of a class, points (95 % over questions)", text]
     parts += ["## Every run", describe_runs(results)]
     (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """Measuring text-to-SQL: metrics, per-question records, a report."""
 
+from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationRecord, EvaluationReport, evaluate_sql
 from sense_trl.evaluation.metrics import (
     GroupAccuracy,
@@ -21,6 +22,7 @@ __all__ = [
     "PairedComparison",
     "ReportSection",
     "Score",
+    "TrainingLog",
     "accuracy_interval",
     "bootstrap_interval",
     "compare_paired",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -42,6 +43,7 @@ def evaluate_sql(
     suite_verifier: SuiteVerifier | None = None,
     soft_f1: bool = False,
     efficiency_repetitions: int | None = None,
+    samples: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationReport:
     """Execute predictions, compare them with gold, and say how those that are not correct differ.
 
@@ -65,10 +67,13 @@ def evaluate_sql(
         soft_f1: whether to measure Soft-F1, which takes every row of gold and prediction.
         efficiency_repetitions: rounds for VES and R-VES of the predictions that are correct under
             `bird`; `None` does not measure them.
+        samples: question id to several answers that were sampled, as many for each question: the
+            report has the mean of their verdicts under `strict`, and pass@k.
 
     Raises:
         InputError: no questions, a question without a prediction, one that is no string,
-            `schemas` without a database, or `efficiency_repetitions` below 2.
+            `schemas` without a database, `efficiency_repetitions` below 2, or `samples` that lack
+            some.
         DatabaseError: a database cannot be read.
 
     Example:
@@ -87,6 +92,8 @@ def evaluate_sql(
         {'wrong_column': 1}
     """
     _check(questions, predictions)
+    if samples is not None:
+        _check_samples(questions, samples)
     if efficiency_repetitions is not None and efficiency_repetitions < 2:
         raise InputError(
             f"`efficiency_repetitions` is {efficiency_repetitions}; expected at least 2, e.g. 100."
@@ -104,6 +111,7 @@ def evaluate_sql(
     executes = [_executes(verification) for verification in bird]
     classes = get_error_classes(requests, _are_correct(strict), catalog)
     count = len(requests)
+    sampled = _verify_samples(verifier, questions, samples or {})
     notes = {} if schemas is not None else {"exact_match": _KEYS_NOTE}
     suites: Sequence[SuiteVerification | None] = [None] * count
     if suite_verifier is not None:
@@ -145,6 +153,7 @@ def evaluate_sql(
                 soft_f1_unordered=None if soft is None else soft.unordered,
                 time_ratio=None if (timing := timings[i]) is None else timing.ratio,
                 error_classes=classes[i],
+                sample_verdicts=sampled[i],
             )
             for i, question in enumerate(questions)
         ),
@@ -183,6 +192,20 @@ def _verify_under_all(
     return found[:count], found[count : 2 * count], found[2 * count :]
 
 
+def _verify_samples(
+    verifier: SQLVerifier, questions: Sequence[Question], samples: Mapping[str, Sequence[str]]
+) -> list[tuple[Verdict, ...]]:
+    """The verdicts of the samples of each question."""
+    groups = [samples.get(question.question_id, ()) for question in questions]
+    requests = [
+        VerificationRequest(question.db_id, sql, question.gold_sql, "strict")
+        for question, group in zip(questions, groups, strict=True)
+        for sql in group
+    ]
+    verdicts = (verification.verdict for verification in verifier.verify(requests))
+    return [tuple(itertools.islice(verdicts, len(group))) for group in groups]
+
+
 def _are_correct(verifications: Iterable[Verification]) -> list[bool]:
     return [verification.verdict is Verdict.CORRECT for verification in verifications]
 
@@ -210,6 +233,15 @@ def _count_whole(
             on_progress(num_finished)
 
     return advance
+
+
+def _check_samples(questions: Sequence[Question], samples: Mapping[str, Sequence[str]]) -> None:
+    numbers = {len(samples.get(question.question_id, ())) for question in questions}
+    if numbers == {0} or len(numbers) > 1:
+        raise InputError(
+            f"`samples` holds {min(numbers)} to {max(numbers)} answers to a question; expected at "
+            "least one, and as many for each. Sample all questions in the same way."
+        )
 
 
 def _check(questions: Sequence[Question], predictions: Mapping[str, str]) -> None:

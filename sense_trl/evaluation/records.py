@@ -51,6 +51,7 @@ class EvaluationRecord:
         time_ratio: gold's time divided by the prediction's; only for those correct under `bird`.
         error_classes: how the query differs from gold, from `sense_trl.sql.taxonomy`; only for
             predictions that are not correct.
+        sample_verdicts: verdicts of several sampled answers, under `strict`.
     """
 
     question_id: str
@@ -73,6 +74,7 @@ class EvaluationRecord:
     soft_f1_unordered: float | None = None
     time_ratio: float | None = None
     error_classes: tuple[str, ...] = ()
+    sample_verdicts: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class EvaluationReport:
                 [r.soft_f1_unordered for r in records],
             ),
             *self._efficiency_values(),
+            *self._sample_values(),
         ]
         rest: list[tuple[str, str, Sequence[bool | None]]] = [
             ("validity", "Predictions that execute", [r.executes for r in records]),
@@ -238,6 +241,24 @@ class EvaluationReport:
             ("r_ves", "R-VES", [math.sqrt(reward or 0.0) for reward in rewards]),
         ]
 
+    def _sample_values(self) -> list[tuple[str, str, Sequence[float]]]:
+        samples = [record.sample_verdicts for record in self.records]
+        number = min(map(len, samples), default=0)
+        if number == 0:
+            return []
+        return [
+            (
+                "sample_mean",
+                f"Mean of {number} samples (strict)",
+                [v.count(Verdict.CORRECT) / len(v) for v in samples],
+            ),
+            (
+                "sample_pass",
+                f"pass@{number} (strict)",
+                [float(Verdict.CORRECT in verdicts) for verdicts in samples],
+            ),
+        ]
+
     def _note(self, name: str, num_known: int) -> str:
         sentences = []
         num_left_out = len(self.records) - num_known
@@ -308,5 +329,8 @@ def _read_record(data: dict[str, Any]) -> EvaluationRecord:
     verdicts = {
         name: None if data.get(name) is None else Verdict(data[name]) for name in _VERDICT_FIELDS
     }
-    classes = tuple(data.get("error_classes", ()))
-    return EvaluationRecord(**{**data, **verdicts, "error_classes": classes})
+    lists = {
+        "error_classes": tuple(data.get("error_classes", ())),
+        "sample_verdicts": tuple(map(Verdict, data.get("sample_verdicts", ()))),
+    }
+    return EvaluationRecord(**{**data, **verdicts, **lists})

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
+from sense_trl.evaluation.curves import TrainingLog, get_curves
 from sense_trl.evaluation.evaluate import EvaluationRecord, EvaluationReport
 from sense_trl.evaluation.metrics import GroupAccuracy, PairedComparison, Score, compare_paired
 from sense_trl.evaluation.previews import ResultPreview, preview_results
@@ -64,6 +65,7 @@ def write_html_report(
     title: str,
     subtitle: str = "",
     sections: Sequence[ReportSection] = (),
+    trainings: Sequence[TrainingLog] = (),
     previews: Mapping[tuple[str, str], ResultPreview] | None = None,
 ) -> None:
     """Write the report of runs on the same questions, in the order they were made.
@@ -76,6 +78,8 @@ def write_html_report(
         title: heading.
         subtitle: one line under it.
         sections: further tables, shown after the results.
+        trainings: logs of trainings, whose curves are shown beside the scores; one that is called
+            as a run has its colour.
         previews: results to show beside each question, from `preview_results` of the runs whose
             results are to be shown.
 
@@ -120,6 +124,8 @@ def write_html_report(
             )
             if len(plot.groups) > 1 or (plot.groups and not plot.has_intervals)
         ],
+        trainings=[_Training(log, i, runs) for i, log in enumerate(trainings)],
+        curves=get_curves(trainings),
         reasons=_align_reasons(runs),
         sections=sections,
         verdicts=list(Verdict),
@@ -205,6 +211,16 @@ class _Change:
 
 
 # ---------------------------------------------------------------------- the plots
+
+
+class _Training:
+    """A training in the legend of the curves, for the template."""
+
+    def __init__(self, log: TrainingLog, place: int, runs: Sequence[EvaluationReport]) -> None:
+        names = [run.name for run in runs]
+        self.name = log.name
+        self.key = _get_key(names.index(log.name)) if log.name in names else str(place + 1)
+        self.colour = (names.index(log.name) if log.name in names else place) % 5
 
 
 @dataclass(frozen=True, slots=True)

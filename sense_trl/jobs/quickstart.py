@@ -25,6 +25,7 @@ from sense_trl._files import read_json, write_text_atomically
 from sense_trl._version import __version__
 from sense_trl.chat_template import check_chat_template
 from sense_trl.checkpoints.starting_model import load_unquantized_model
+from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import (
     ReportSection,
@@ -423,6 +424,11 @@ class _Quickstart:
                     ("setting", "value"),
                     tuple((name, str(value)) for name, value in data["settings"].items()),
                 ),
+            ],
+            trainings=[
+                TrainingLog.load(self.output / key, title)
+                for key, title in (("sft", "fine-tuning"), ("dpo", "preference training"))
+                if (self.output / key / "metrics.json").is_file()
             ],
             previews=preview_results(runs, task.catalog),
         )

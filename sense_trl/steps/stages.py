@@ -18,6 +18,7 @@ from sense_trl.checkpoints.starting_model import (
     load_starting_model,
 )
 from sense_trl.errors import InputError
+from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.options import DataArguments, PromptOptions, SuiteOptions, get_values
@@ -175,14 +176,24 @@ def evaluate(
     evaluation: EvaluationArguments,
     console: Console,
 ) -> EvaluationReport | None:
-    """Predict greedily, execute, compare; writes `evaluation.json` and `report.html`.
+    """Predict, execute, compare; writes `evaluation.json` and `report.html`.
+
+    The report shows the curves of the training whose log is beside the model. With several
+    generations at a temperature, it has the mean of their verdicts and pass@k; the first one of
+    each question is its prediction.
 
     Of several processes all predict, and the first one does the rest; the others get None.
     """
-    if generation.num_generations != 1:
+    number = generation.num_generations
+    if number != 1 and generation.temperature == 0:
         raise InputError(
-            f"`num_generations` is {generation.num_generations}; an evaluation predicts once per "
-            "question. Leave it at 1."
+            f"`num_generations` is {number}, but at `temperature` 0 an evaluation predicts once "
+            "per question. Leave it at 1, or set a temperature, e.g. 0.7."
+        )
+    if number != 1 and evaluation.revise:
+        raise InputError(
+            f"`revise` is {evaluation.revise}, but `num_generations` is {number}; a second turn is "
+            "about one answer. Leave one of them out."
         )
     if evaluation.run_name is not None and len(evaluation.run_name) != 1:
         raise InputError(
@@ -197,6 +208,12 @@ def evaluate(
     settings = _settings(task, data, generation)
     RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()
     earlier = [EvaluationReport.load(path) for path in evaluation.compare_with]
+    training = TrainingLog.find(generation.model_name_or_path, name)
+    notes = get_suite_notes(evaluation)
+    if number > 1:
+        sampled = f"at temperature {generation.temperature:g}"
+        notes["strict"] = f"Of the first of {number} samples {sampled}."
+        notes["sample_mean"] = f"Sampled {sampled}."
     # Loaded once, however often it is asked.
     open_generator = functools.cache(generation.get_generator)
 
@@ -225,7 +242,7 @@ def evaluate(
             folder / "evaluation.json",
             console,
             name=name,
-            notes=get_suite_notes(evaluation),
+            notes=notes,
             schemas=schemas,
             suite_verifier=suite_verifier,
             soft_f1=evaluation.soft_f1,
@@ -240,6 +257,7 @@ def evaluate(
         runs,
         title=f"Text-to-SQL: {name}",
         subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
+        trainings=[training] if training else [],
         previews=preview_results(runs, task.catalog),
     )
     return report

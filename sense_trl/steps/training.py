@@ -303,4 +303,7 @@ def _train(trainer: Any, output_dir: str) -> dict[str, Any]:
     result = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = dict(result.metrics)
     metrics["log_history"] = trainer.state.log_history
+    if hasattr(trainer.args, "beta"):
+        # With it rewards are log-ratios.
+        metrics["beta"] = trainer.args.beta
     return metrics

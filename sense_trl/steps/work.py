@@ -222,7 +222,7 @@ def evaluate(
 
     Args:
         questions: what was asked.
-        predictions: one of each question.
+        predictions: one of each question; or several samples, the first of which is the prediction.
         verifier: over their databases.
         path: of the report.
         console: where a bar is shown.
@@ -230,13 +230,17 @@ def evaluate(
         notes: of scores, by their names.
         options: further ones of `evaluate_sql`.
     """
+    samples: dict[str, list[str]] = {}
+    for candidate in predictions:
+        samples.setdefault(candidate.question_id, []).append(candidate.sql)
     with stage_bar(console, f"Execute {name}", len(questions)) as bar:
         report = evaluate_sql(
             questions,
-            {candidate.question_id: candidate.sql for candidate in predictions},
+            {question_id: group[0] for question_id, group in samples.items()},
             verifier,
             name=name,
             on_progress=bar.advance,
+            samples=samples if max(map(len, samples.values())) > 1 else None,
             **options,
         )
     report = replace(report, notes={**report.notes, **(notes or {})})

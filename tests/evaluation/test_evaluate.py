@@ -205,6 +205,33 @@ def test_a_file_from_before_the_further_scores_is_read(tmp_path: Path) -> None:
     assert [score.name for score in report.scores] == ["strict", "undetermined"]
 
 
+def test_the_mean_of_samples_and_whether_one_is_right(
+    catalog: DatabaseCatalog, tmp_path: Path
+) -> None:
+    samples = {
+        "q1": ["SELECT 0", "SELECT 3", "SELECT COUNT(*) FROM t", "SELECT x FROM t"],
+        "q2": ["SELECT b FROM t"] * 4,
+        # Gold is empty, so nothing is known to be right.
+        "q3": ["SELECT a FROM t WHERE a > 9", "SELECT 1", "", "SELECT a FROM t WHERE a > 8"],
+    }
+    first = {question_id: group[0] for question_id, group in samples.items()}
+    with SQLVerifier(catalog) as verifier:
+        report = evaluate_sql(QUESTIONS, first, verifier, samples=samples)
+        for bad in ({**samples, "q2": ["SELECT 1"]}, {}):
+            with pytest.raises(InputError, match="`samples`"):
+                evaluate_sql(QUESTIONS, first, verifier, samples=bad)
+    values = {score.name: score.value for score in report.scores}
+    # (2/4 + 4/4 + 0/4) / 3, and two of three.
+    assert values["sample_mean"] == pytest.approx(0.5)
+    assert values["sample_pass"] == pytest.approx(2 / 3)
+    assert [score.label for score in report.scores if "sample" in score.name] == [
+        "Mean of 4 samples (strict)",
+        "pass@4 (strict)",
+    ]
+    report.save(tmp_path / "evaluation.json")
+    assert EvaluationReport.load(tmp_path / "evaluation.json") == report
+
+
 # ---------------------------------------------------------------------- evaluate_sql
 
 PETS = """

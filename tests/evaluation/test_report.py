@@ -22,6 +22,7 @@ from sense_trl.evaluation import (
     ReportSection,
     write_html_report,
 )
+from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.report import ResultPreview, describe_change, format_p_value
 from sense_trl.verification.verifier import Verdict
 
@@ -272,6 +273,20 @@ def test_the_page_loads_nothing_and_runs_nothing_else(write: Write, tmp_path: Pa
 
 
 # ---------------------------------------------------------------------- for every reader
+
+
+def test_curves_of_trainings_stand_beside_the_scores(write: Write, tmp_path: Path) -> None:
+    rows = tuple({"step": step, "loss": 2.0 / step, f"losses/{HOSTILE}": 1.0} for step in (1, 2, 4))
+    page = write(
+        BEFORE, AFTER, trainings=[TrainingLog("after", rows), TrainingLog(HOSTILE, rows[:2])]
+    )
+    assert page.shown.index("All scores") < page.shown.index("Training") < page.shown.index("Why")
+    assert "after: 2 to 0.5 at step 4" in " ".join(page.shown.split())
+    text = (tmp_path / "report.html").read_text("utf-8")
+    # In the colour of the run that came out of it.
+    assert 'class="line s1" d="M75.0 0.0L150.0 66.7L300.0 100.0"' in text
+    assert HOSTILE not in text
+    assert "Training" not in write(BEFORE).shown
 
 
 def test_headings_and_labels(write: Write) -> None:

@@ -18,7 +18,7 @@ import pytest
 import tiny_models
 
 from sense_trl.cli import stages
-from sense_trl.cli.main import make_parser
+from sense_trl.cli.main import main, make_parser
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FOLDER = RECIPES / "spider-smollm2"
@@ -200,7 +200,7 @@ def test_every_command_of_the_search_parses(make_qwen: Callable[..., Any]) -> No
     names = [step.name for step in steps]
     assert names == [
         *("evaluate-baseline-selection", "sft-3", "evaluate-sft-3-selection"),
-        *("samples-3", "own-3", "rft-3", "evaluate-rft-3-selection"),
+        *("train_samples-3", "own-3", "rft-3", "evaluate-rft-3-selection"),
     ]
     baseline, sft = steps[0], steps[1]
     assert baseline.command[baseline.command.index("--model_name_or_path") + 1] == "here"
@@ -401,3 +401,74 @@ def test_a_small_chain_runs_and_continues(
     costs = {path: path.stat().st_mtime_ns for path in (output / "costs").iterdir()}
     reproduce.main(command)
     assert costs == {path: path.stat().st_mtime_ns for path in (output / "costs").iterdir()}
+
+
+def _run_here(step: Any, output: Path, environment: dict[str, str]) -> None:
+    """A step in this process, which has imported everything already."""
+    file = output / "costs" / f"{step.name}.json"
+    if not file.exists():
+        assert main([*step.command]) == 0, step.command
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cost = {"wall_s": 1.0, "cpu_s": 2.0, "peak_memory_bytes": 1, "command": step.name}
+        file.write_text(json.dumps(cost))
+
+
+@pytest.mark.slow
+def test_every_kind_of_arm_runs_to_its_tables(
+    reproduce: ModuleType, small_spider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SENSE, RFT, KD and data arms with tiny models on questions with one of two answers."""
+    rows = json.loads((small_spider / "train_spider.json").read_text())
+    for number, row in enumerate(rows):
+        row["query"] = f"SELECT age + {number % 2} FROM pet"
+    for name in ("train_spider", "dev"):
+        (small_spider / f"{name}.json").write_text(json.dumps(rows))
+    models = {
+        name: tiny_models.save_tiny_model(tmp_path / name, kind)
+        for name, kind in (("baseline", "qwen2"), ("large", "qwen2"), ("foreign-base", "llama"))
+    }
+    monkeypatch.setattr(reproduce, "run_step", _run_here)
+    output = tmp_path / "runs"
+    # Learned by heart, both answers come out of every question.
+    trained = ("num_train_epochs=30", "learning_rate=5e-3", "warmup_steps=0", "group_size=2")
+    trained += ("per_device_train_batch_size=4", "logging_steps=10", "use_peft=false")
+    short = ("max_steps=2", "group_size=2", "per_device_train_batch_size=4")
+    sampled = ("num_generations=4", "max_new_tokens=24", "temperature=1.0")
+    command = [
+        *("--recipe", str(RECIPES / "spider-qwen2.5-coder"), "--spider", str(small_spider)),
+        *("--output", str(output), "--seeds", "0", "--on", "sampled"),
+        *("--model", *(f"{name}={path}" for name, path in models.items())),
+        *("--set", "selection_questions", "databases=1", "per_database=4"),
+        *("--set", "train", "databases=1", "per_database=8"),
+        *("--set", "pair_questions", "databases=2", "per_database=8"),
+        *("--set", "more_questions", "databases=1", "per_database=8"),
+        *("--set", "explored", "per_database=4"),
+        *("--set", "sampled", "max_questions=3", "num_generations=2", "max_new_tokens=24"),
+        *(text for name in ("warm", "teacher", "foreign") for text in ("--set", name, *trained)),
+    ]
+    for name in ("samples", "samples_again", "foreign_samples", "teacher_samples"):
+        command += ["--set", name, *sampled]
+    # One of each kind of data and of training.
+    arms = ["sense", "gold-pairs", "sense-hard", "sense-foreign", "sense-again"]
+    arms += ["student-rkl", "student-kid", "data-both"]
+    for name in arms:
+        command += ["--set", name, *short]
+    reproduce.main([*command, "--arms", "baseline", "warm", *arms])
+    text = (output / "RESULTS.md").read_text()
+    results = [json.loads(path.read_text()) for path in (output / "results").iterdir()]
+    assert len(results) == 2 + len(arms)
+    for result in results:
+        assert result["label"] in text
+        if result["arm"] != "baseline":
+            assert result["tokens_computed"] > 0
+            assert next(iter(result["costs"])) == result["evaluated"]
+        assert result["num_samples"] == 2
+        assert len(result["samples"].split()) == len(rows)
+        assert result["samples"].count("-") == len(rows) - 3
+    assert "mean of four answers sampled" in text
+    assert "errors of a class" in text
+    # Nothing is made twice.
+    monkeypatch.setattr(reproduce, "run_step", lambda step, *_: None)
+    before = (output / "RESULTS.md").read_text()
+    reproduce.main([*command, "--arms", "baseline", "warm", *arms])
+    assert (output / "RESULTS.md").read_text() == before

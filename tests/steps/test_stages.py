@@ -114,7 +114,7 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
     dpo(
         str(pairs),
         _model(model),
-        _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"]),
+        _training(SenseDPOConfig, folder, loss_type=["cdpo", "sft"], logging_steps=1),
         QUIET,
     )
     runs = []
@@ -123,7 +123,12 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
         earlier = [str(tmp_path / "before" / "evaluation.json")] if runs else []
         runs.append(evaluate(data, arguments, EvaluationArguments([name], earlier), QUIET))
     assert [len(run.records) for run in runs] == [6, 6]
-    assert "before" in (tmp_path / "after" / "report.html").read_text()
+    page = (tmp_path / "after" / "report.html").read_text()
+    assert "before" in page
+    # The training that made the model is shown beside its scores.
+    assert "Reward margin" in page
+    assert "log π(chosen) - log π of the reference, nats" in page
+    assert "Reward margin" not in (tmp_path / "before" / "report.html").read_text()
     # The label belongs to the report: changing it predicts nothing again and refuses nothing.
     evaluate(data, arguments, EvaluationArguments(["renamed"]), QUIET)
 
@@ -164,12 +169,34 @@ def test_unusable_arguments_are_refused(data: DataArguments, model: str, tmp_pat
     from sense_trl.trainers import SenseDPOConfig
 
     with pytest.raises(InputError, match="predicts once per question"):
-        generation = GenerationArguments(
-            model, str(tmp_path / "e"), num_generations=2, temperature=1.0
-        )
+        generation = GenerationArguments(model, str(tmp_path / "e"), num_generations=2)
         evaluate(data, generation, EvaluationArguments(), QUIET)
     with pytest.raises(InputError, match="which is not a file"):
         dpo("nowhere.parquet", _model(model), _training(SenseDPOConfig, tmp_path / "d"), QUIET)
+
+
+def test_an_evaluation_may_sample_several_answers(
+    data: DataArguments, model: str, tmp_path: Path
+) -> None:
+    generation = GenerationArguments(
+        model, str(tmp_path / "e"), num_generations=3, temperature=0.7, max_new_tokens=6
+    )
+    report = evaluate(data, generation, EvaluationArguments(), QUIET)
+    assert report is not None
+    assert {len(record.sample_verdicts) for record in report.records} == {3}
+    assert [record.verdict for record in report.records] == [
+        record.sample_verdicts[0] for record in report.records
+    ]
+    score = report.get_score("sample_mean")
+    assert score is not None
+    assert (score.label, score.note) == (
+        "Mean of 3 samples (strict)",
+        "Sampled at temperature 0.7.",
+    )
+    strict = report.get_score("strict")
+    assert strict is not None
+    assert strict.note == "Of the first of 3 samples at temperature 0.7."
+    assert "pass@3 (strict)" in (tmp_path / "e" / "report.html").read_text()
 
 
 def test_a_file_of_something_else_than_pairs_is_refused(tmp_path: Path) -> None:
