@@ -240,7 +240,7 @@ def evaluate(
             verifier,
             name=name,
             on_progress=bar.advance,
-            samples=samples if max(map(len, samples.values())) > 1 else None,
+            samples=samples if max(map(len, samples.values()), default=0) > 1 else None,
             **options,
         )
     report = replace(report, notes={**report.notes, **(notes or {})})

@@ -181,6 +181,8 @@ def test_an_evaluation_may_sample_several_answers(
     generation = GenerationArguments(
         model, str(tmp_path / "e"), num_generations=3, temperature=0.7, max_new_tokens=6
     )
+    with pytest.raises(InputError, match="a second turn is about one answer"):
+        evaluate(data, generation, EvaluationArguments(revise=1), QUIET)
     report = evaluate(data, generation, EvaluationArguments(), QUIET)
     assert report is not None
     assert {len(record.sample_verdicts) for record in report.records} == {3}
