@@ -25,7 +25,7 @@ from sense_trl.trainers.teacher_options import TeacherOptions
         ),
         ({"teacher_model_init_kwargs": "bfloat16"}, "`teacher_model_init_kwargs` is 'bfloat16'"),
         ({"kd_loss_kwargs": '{"skew": 0.3'}, "`kd_loss_kwargs` is '{\"skew\": 0.3', .* as JSON"),
-        ({"kd_loss_kwargs": "[1]"}, "`kd_loss_kwargs` is '.1.', expected keywords by name"),
+        ({"kd_loss_kwargs": "[1]"}, "`kd_loss_kwargs` is '.1.'; expected keywords by name"),
         (
             {"teacher_model_init_kwargs": {"dtype": "auto"}, "teacher_cache": "c"},
             "with `teacher_cache` no model is loaded",
