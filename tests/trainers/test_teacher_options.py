@@ -24,7 +24,7 @@ from sense_trl.trainers.teacher_options import TeacherOptions
             "`teacher_model_name_or_path` and `teacher_adapter_name` are set",
         ),
         ({"teacher_model_init_kwargs": "bfloat16"}, "`teacher_model_init_kwargs` is 'bfloat16'"),
-        ({"kd_loss_kwargs": '{"skew": 0.3'}, "`kd_loss_kwargs` is '{\"skew\": 0.3', .* as JSON"),
+        ({"kd_loss_kwargs": '{"skew": 0.3'}, "`kd_loss_kwargs` is '{\"skew\": 0.3'; .* as JSON"),
         ({"kd_loss_kwargs": "[1]"}, "`kd_loss_kwargs` is '.1.'; expected keywords by name"),
         (
             {"teacher_model_init_kwargs": {"dtype": "auto"}, "teacher_cache": "c"},
