@@ -22,6 +22,7 @@ from sense_trl.options import (
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import QueryResult
 
 __all__ = ["COMMAND", "choose_database"]
 
@@ -67,12 +68,11 @@ def run(options: AskOptions, console: Any) -> int:
     from sense_trl.database.engine import ExecutionLimits
     from sense_trl.generation.generator import SamplingConfig
     from sense_trl.jobs.own_data_config import OwnDataConfig
-    from sense_trl.prompts import Attempt, extract_sql
+    from sense_trl.prompts import Attempt, choose_answer, extract_sql
 
     if options.max_rows < 0:
         raise InputError(f"`max_rows` is {options.max_rows}; expected 0 or more.")
-    if options.revise < 0:
-        raise InputError(f"`revise` is {options.revise}; expected 0 or more.")
+    options.check_revise()
     sampling = SamplingConfig(max_new_tokens=options.max_new_tokens)
     limits = ExecutionLimits(timeout_s=options.timeout_s)
     path = options.database
@@ -97,23 +97,34 @@ def run(options: AskOptions, console: Any) -> int:
         max_width = output.width if sys.stdout.isatty() else None
         engine = catalog.engine(db_id)
 
+        def tell(text: str) -> None:
+            console.print(make_visible(text), style="yellow", markup=False, highlight=False)
+
         def answer(question: str) -> int:
-            attempts: list[Attempt] = []
+            answers: list[tuple[str, QueryResult]] = []
+            attempts: list[Attempt | None] = []
             while True:
                 messages = writer.get_messages(
-                    db_id, question, evidence=options.evidence, attempts=attempts
+                    db_id, question, evidence=options.evidence, attempts=filter(None, attempts)
                 )
                 with console.status("Writing SQL"):
                     [[completion]] = generator.generate([messages], sampling)
                 sql = extract_sql(completion.text)
-                output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
                 result = engine.execute(sql)
-                rows = format_result(result, options.max_rows, max_width=max_width)
-                output.print(rows, "", highlight=False)
-                attempt = Attempt.of(sql, result)
-                if attempt is None or len(attempts) == options.revise:
-                    return 0 if result.ok else _EXIT_FAILED
-                attempts.append(attempt)
+                answers.append((sql, result))
+                attempts.append(Attempt.of(sql, result))
+                if attempts[-1] is None or len(attempts) > options.revise:
+                    break
+                tell(f"{sql}\n{result.error or 'It finds no rows.'} Asking again.")
+            stands = choose_answer(attempts)
+            sql, result = answers[stands]
+            output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
+            rows = format_result(result, options.max_rows, max_width=max_width)
+            output.print(rows, "", highlight=False)
+            if len(attempts) > 1:
+                which = f"Revised: this is answer {stands + 1} of {len(attempts)}."
+                tell(which if stands else "Asked again in vain: this is the first answer.")
+            return 0 if result.ok else _EXIT_FAILED
 
         try:
             if options.question is not None:

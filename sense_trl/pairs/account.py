@@ -30,7 +30,7 @@ class DropReason(StrEnum):
     """Another erroneous one returns the same rows."""
     CANDIDATE_SAME_AS_GOLD = "candidate_same_as_gold"
     CANDIDATE_RETURNS_ROWS = "candidate_returns_rows"
-    """A second turn is built, and nothing that the database says tells that it is wrong."""
+    """With `repair`: nothing that the database says tells that it is wrong."""
     CANDIDATE_REFUTED = "candidate_refuted_by_suite"
     """It is right on the database, and wrong or unknown on another instance of it."""
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -135,7 +135,9 @@ def build_preference_pairs(
             candidates were sampled with.
         candidates: of those questions, from any source.
         verifier: executes and compares.
-        config: policy, sources and form of the rows; SENSE's defaults if not given.
+        config: policy, sources and form of the rows; SENSE's defaults if not given. With `repair`
+            the prompt of a row goes on with its rejected query and what the database said of it,
+            as a model is asked again (`Attempt.of`).
         suite_verifier: a second opinion: a chosen query that is not gold must be correct to it too.
         shard_folder: keeps finished parts of the work, so that a build that was interrupted
             continues when it is called again with the same arguments, and gives the same dataset
@@ -222,11 +224,12 @@ def group_by_question(
 
 @dataclass(slots=True, eq=False)
 class _Sides:
-    """The correct and the erroneous queries of one question."""
+    """The correct and the erroneous queries of one question, and how the latter failed."""
 
     question: Question
     correct: list[Candidate]
     erroneous: list[Candidate]
+    attempts: dict[Candidate, Attempt] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +272,8 @@ class _Builder:
             self._sides(question, group, verifications, account)
             for question, group in usable.items()
         ]
+        for side in sides:
+            self._keep_failing(side, account)
         verifications |= self._add_mutants(sides, account)
         self._ask_the_suite(sides, account)
         rows: list[dict[str, Any]] = []
@@ -371,24 +376,24 @@ class _Builder:
             if verifications[c].verdict is Verdict.WRONG
             and c.source in self.config.rejected_sources
         ]
-        erroneous = self._distinct_erroneous(question, erroneous, verifications, account)
-        erroneous = self._repairable(question, erroneous, account)
-        return _Sides(question, self._distinct(question, correct, account), erroneous)
+        return _Sides(
+            question,
+            self._distinct(question, correct, account),
+            self._distinct_erroneous(question, erroneous, verifications, account),
+        )
 
-    def _repairable(
-        self, question: Question, erroneous: list[Candidate], account: PairAccount
-    ) -> list[Candidate]:
-        """Those that a second turn can be about, if second turns are built."""
+    def _keep_failing(self, side: _Sides, account: PairAccount) -> None:
+        """With `repair`, drop the erroneous queries that a model would not be asked about again."""
         if not self.config.repair:
-            return erroneous
-        kept = [c for c in erroneous if self._attempt(question, c) is not None]
+            return
+        db_id, limits = side.question.db_id, self.verifier.limits
+        for candidate in side.erroneous:
+            attempt = self.databases.find_attempt(db_id, candidate.sql, limits)
+            if attempt is not None:
+                side.attempts[candidate] = attempt
         reason = DropReason.CANDIDATE_RETURNS_ROWS
-        account.dropped_candidates[reason] += len(erroneous) - len(kept)
-        return kept
-
-    def _attempt(self, question: Question, candidate: Candidate) -> Attempt | None:
-        """What a second turn says of a query; `None` if it returns rows."""
-        return Attempt.of(candidate.sql, self.databases.run(question.db_id, candidate.sql))
+        account.dropped_candidates[reason] += len(side.erroneous) - len(side.attempts)
+        side.erroneous = list(side.attempts)
 
     def _add_mutants(
         self, sides: Sequence[_Sides], account: PairAccount
@@ -405,8 +410,8 @@ class _Builder:
         for question, side in lonely.items():
             wrong = [m for m in mutants[question] if verifications[m].verdict is Verdict.WRONG]
             # They are no candidates, so the account says nothing about them.
-            wrong = self._distinct_erroneous(question, wrong, verifications, PairAccount())
-            side.erroneous = self._repairable(question, wrong, PairAccount())
+            side.erroneous = self._distinct_erroneous(question, wrong, verifications, PairAccount())
+            self._keep_failing(side, PairAccount())
         return verifications
 
     def _ask_the_suite(self, sides: Sequence[_Sides], account: PairAccount) -> None:
@@ -500,20 +505,21 @@ class _Builder:
             question_rng(config.seed, question.question_id),
         )
         groups = group_by_chosen(pairs, limit=config.limit, num_rejected=config.num_rejected)
-        messages = self.get_messages(question, ())
-        parts = [(messages, chosen, rejected) for chosen, rejected in groups]
         if config.repair:
-            attempts = {c: self._attempt(question, c) for _, group in groups for c in group}
-            parts = [
-                (self.get_messages(question, filter(None, [attempts[c]])), chosen, [c])
-                for chosen, rejected in groups
-                for c in rejected
-            ]
+            # The prompt tells how the rejected query failed, so each has its own.
+            groups = [(chosen, [candidate]) for chosen, group in groups for candidate in group]
         return [
             row
-            for prompt, chosen, rejected in parts
+            for chosen, rejected in groups
             for row in make_rows(
-                question, prompt, chosen, rejected, verifications, classes, results, config
+                question,
+                self.get_messages(question, [side.attempts[c] for c in rejected if config.repair]),
+                chosen,
+                rejected,
+                verifications,
+                classes,
+                results,
+                config,
             )
         ]
 

@@ -127,12 +127,11 @@ class PreferencePairConfig:
             "gold's; runs both once more."
         },
     )
-
     repair: bool = field(
         default=False,
         metadata={
-            "help": "Build pairs for a second turn: the prompt goes on with the rejected query and "
-            "what the database said. Of rejected queries only those that fail or find no rows."
+            "help": "Build pairs of a second turn: the prompt goes on with the rejected query and "
+            "what the database said of it. Only queries that fail or find no rows are rejected."
         },
     )
 

@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.database.engine import QueryResult
+from sense_trl.database.engine import ExecutionLimits, QueryResult
 from sense_trl.pairs.candidates import Candidate
+from sense_trl.prompts import Attempt
 from sense_trl.questions import Question
 from sense_trl.sql.mutation import mutate_sql
 from sense_trl.sql.normal_form import Query, get_normal_form
@@ -73,7 +74,7 @@ class Databases:
 
         A query gives none if it fails, or exceeds 5 M steps or 10,000 rows.
         """
-        result, gold = self.run(db_id, sql), self.run(db_id, gold_sql)
+        result, gold = self._execute(db_id, sql), self._execute(db_id, gold_sql)
         if not (result.ok and gold.ok):
             return ""
         # One class at most.
@@ -84,14 +85,17 @@ class Databases:
 
         `None` where it does not run to its end within 5 M steps and 10,000 rows.
         """
-        result = self.run(db_id, sql)
+        result = self._execute(db_id, sql)
         if not result.ok:
             return None
         rows = (len(result.columns), sorted(map(repr, result.rows)))
         return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def run(self, db_id: str, sql: str) -> QueryResult:
-        """What a query returns within 5 M steps and 10,000 rows."""
+    def find_attempt(self, db_id: str, sql: str, limits: ExecutionLimits) -> Attempt | None:
+        """What a model that wrote a query is asked again with, if it is; see `Attempt.of`."""
+        return Attempt.of(sql, self._catalog.engine(db_id).execute(sql, limits=limits))
+
+    def _execute(self, db_id: str, sql: str) -> QueryResult:
         engine = self._catalog.engine(db_id)
         limits = replace(engine.limits, max_steps=_MAX_STEPS, max_rows=_MAX_ROWS)
         return engine.execute(sql, limits=limits)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 from sense_trl.database.engine import QueryResult, QueryStatus
 from sense_trl.prompts.harmless import make_harmless, remove_control_tokens
 
-__all__ = ["DIALECT_MARK", "INSTRUCTION", "Attempt", "Messages", "add_attempts", "get_prompt"]
+__all__ = [
+    "DIALECT_MARK",
+    "INSTRUCTION",
+    "Attempt",
+    "Messages",
+    "add_attempts",
+    "choose_answer",
+    "get_prompt",
+]
 
 # A conversation in the form chat templates and TRL expect.
 Messages = list[dict[str, str]]
@@ -20,6 +29,10 @@ INSTRUCTION: Final = f"Write one {DIALECT_MARK} query that answers the question.
 
 _MAX_SQL_CHARS: Final = 4_000
 _MAX_PROBLEM_CHARS: Final = 300
+# An error of DuckDB, which names its kind first.
+_KIND: Final = re.compile(r"(\w[\w ]*? Error): ")
+# The kinds that quote the query and names alone; the others come from the data, and quote it.
+_HARMLESS_KINDS: Final = frozenset({"Parser Error", "Binder Error", "Catalog Error"})
 _DIALECT_NAMES: Final = {"sqlite": "SQLite", "duckdb": "DuckDB", "postgres": "PostgreSQL"}
 
 
@@ -64,25 +77,52 @@ class Attempt:
     Attributes:
         sql: as the model wrote it.
         problem: the database's error, or that there are no rows.
+        runs: whether it ran, and found no rows.
     """
 
     sql: str
     problem: str
+    runs: bool = False
 
     @classmethod
     def of(cls, sql: str, result: QueryResult) -> Self | None:
         """Make an attempt of a query that went wrong; `None` if it gave rows.
 
-        Of a result without a row nothing is known to be wrong, but that is what a value that is
-        spelt otherwise looks like.
+        This alone decides whether a model is asked again. Of a result without a row nothing is
+        known to be wrong, but that is what a value that is spelt otherwise looks like. An error
+        that quotes a value of the data is named without it.
         """
         if result.ok:
-            return None if result.rows else cls(sql, "The query runs, but finds no rows.")
+            no_rows = "The query runs, but finds no rows."
+            return None if result.rows else cls(sql, no_rows, runs=True)
         if result.status is QueryStatus.TIMEOUT:
             return cls(sql, "The query takes too long.")
         if result.status is QueryStatus.TOO_LARGE:
             return cls(sql, "The result of the query is too large.")
-        return cls(sql, f"The database says: {result.error}")
+        error = result.error or ""
+        kind = _KIND.match(error)
+        if kind is not None and kind[1] not in _HARMLESS_KINDS:
+            error = f"{kind[1]} at a value of the data."
+        return cls(sql, f"The database says: {error}")
+
+
+def choose_answer(attempts: Sequence[Attempt | None]) -> int:
+    """Which answer to a question stands: the first with rows, else that runs, else the first.
+
+    Args:
+        attempts: of each answer in turn what went wrong with it, `None` where it gave rows; at
+            least one.
+
+    Returns:
+        Its index.
+
+    Example:
+        >>> empty, broken = Attempt("SELECT 1 WHERE 0", "no rows", runs=True), Attempt("SELEC", "?")
+        >>> choose_answer([empty, broken]), choose_answer([broken, empty, None])
+        (0, 2)
+    """
+    ranks = [0 if attempt is None else 2 - attempt.runs for attempt in attempts]
+    return ranks.index(min(ranks))
 
 
 def add_attempts(messages: Messages, attempts: Iterable[Attempt]) -> Messages:

@@ -75,7 +75,7 @@ class PairArguments(VerificationOptions, CandidateOptions):
 
 
 @dataclass
-class EvaluationArguments(VerificationOptions, ExtractOptions):
+class EvaluationArguments(VerificationOptions, ExtractOptions, RevisionOptions):
     """Predictions of files instead of a model's, what is measured, and where the report goes."""
 
     run_name: list[str] | None = field(
@@ -100,7 +100,6 @@ class EvaluationArguments(VerificationOptions, ExtractOptions):
         note="Of a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and "
         "exact-set match cut at the first tab, as the official script does.",
     )
-    revise: int = option_of(RevisionOptions, "revise")
     soft_f1: bool = field(default=False, metadata={"help": "Measure Soft-F1."})
     efficiency: int | None = field(
         default=None,

@@ -6,8 +6,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from sense_trl.checkpoints.starting_model import (
     check_model_arguments,
     load_starting_model,
 )
+from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
 from sense_trl.options import DataArguments, PromptOptions, SuiteOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig
-from sense_trl.pairs.candidates import Candidate, CandidateFile
+from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.style import get_style
 from sense_trl.run_folder import (
@@ -38,7 +39,8 @@ from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments, 
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.processes import get_processes
 from sense_trl.steps.prompting import identify_style, load_styled_task
-from sense_trl.steps.verification import get_suite_notes, open_verifiers
+from sense_trl.steps.revision import Revision, get_revision_table, revise
+from sense_trl.steps.verification import get_limits, get_suite_notes, open_verifiers
 from sense_trl.task import TextToSQLTask
 
 if TYPE_CHECKING:
@@ -199,7 +201,7 @@ def evaluate(
         raise InputError(
             f"`run_name` is {evaluation.run_name}; expected one label for the one model."
         )
-    _check_revision(evaluation.revise)
+    evaluation.check_revise()
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     schemas = load_spider_schemas(data.tables_json) if data.tables_json else None
     folder = Path(generation.output_dir)
@@ -214,40 +216,36 @@ def evaluate(
         sampled = f"at temperature {generation.temperature:g}"
         notes["strict"] = f"Of the first of {number} samples {sampled}."
         notes["sample_mean"] = f"Sampled {sampled}."
-    # Loaded once, however often it is asked.
-    open_generator = functools.cache(generation.get_generator)
-
-    def predict(asked: TextToSQLTask, turn: int) -> CandidateFile:
-        file = f"predictions-{turn + 1}.jsonl" if turn else "predictions.jsonl"
-        title = f"Predict, turn {turn + 1}" if turn else "Predict"
-        return _write_candidates(asked, generation, console, file, title, open_generator)
-
-    predictions: Iterable[Candidate] = predict(task, 0)
+    predictions, revision = _predict_and_revise(task, data, generation, evaluation, console)
     if not get_processes().is_main:
         return None
+    sections = []
     with open_verifiers(task.catalog, evaluation, schemas) as (verifier, suite_verifier):
-        if evaluation.revise:
-            # What a second turn mends and breaks.
-            path = folder / "evaluation-first.json"
-            earlier.append(
-                work.evaluate(
-                    task.questions, predictions, verifier, path, console, name=f"{name}, first"
-                )
-            )
-            predictions = work.revise(task, predictions, predict, evaluation.revise, console)
-        report = work.evaluate(
+        score = functools.partial(
+            work.evaluate,
             task.questions,
-            predictions,
-            verifier,
-            folder / "evaluation.json",
-            console,
-            name=name,
+            verifier=verifier,
+            console=console,
             notes=notes,
             schemas=schemas,
             suite_verifier=suite_verifier,
             soft_f1=evaluation.soft_f1,
             efficiency_repetitions=evaluation.efficiency,
         )
+        path = folder / "evaluation.json"
+        if revision is None:
+            report = score(predictions, path=path, name=name)
+        else:
+            first = score(
+                predictions, path=folder / "evaluation-first.json", name=f"{name}, first answers"
+            )
+            report = score(revision.answers, path=path, name=name, known=first)
+            table = get_revision_table(revision, first, report)
+            report = replace(report, notes={**report.notes, "strict": table.note})
+            report.save(path)
+            console.print(table.note)
+            earlier.append(first)
+            sections.append(table)
     runs = [*earlier, report]
     for before in runs[:-1]:
         console.print(describe_change(before, report))
@@ -257,19 +255,38 @@ def evaluate(
         runs,
         title=f"Text-to-SQL: {name}",
         subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
+        sections=sections,
         trainings=[training] if training else [],
         previews=preview_results(runs, task.catalog),
     )
     return report
 
 
-def _check_revision(revise: int) -> None:
-    if revise < 0:
-        raise InputError(f"`revise` is {revise}; expected 0 or more.")
-    if revise and get_processes().count > 1:
-        raise InputError(
-            f"`revise` is {revise}, but there are {get_processes().count} processes, and what a "
-            "second turn is about is found by one. Run this evaluation in one process."
+def _predict_and_revise(
+    task: TextToSQLTask,
+    data: DataArguments,
+    generation: GenerationArguments,
+    evaluation: EvaluationArguments,
+    console: Console,
+) -> tuple[CandidateFile, Revision | None]:
+    """A model's answers, and what became of those it was asked about again, if that is wanted."""
+    limits = get_limits(evaluation)
+    # Loaded once, however often it is asked.
+    open_generator = functools.cache(generation.get_generator)
+
+    def ask(asked: TextToSQLTask, number: int) -> CandidateFile:
+        file, title = "predictions.jsonl", "Predict"
+        if number:
+            file, title = f"revisions-{number}.jsonl", f"Ask again, round {number}"
+        return _write_candidates(asked, generation, console, file, title, open_generator)
+
+    predictions = ask(task, 0)
+    if evaluation.revise == 0:
+        return predictions, None
+    folder = Path(generation.output_dir)
+    with DatabaseCatalog.from_path(data.database, limits=limits) as catalog:
+        return predictions, revise(
+            task, predictions, ask, catalog, folder, console, num_rounds=evaluation.revise
         )
 
 

@@ -20,7 +20,6 @@ from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.pairs.builder import PairBuildResult, PreferencePairConfig, build_preference_pairs
 from sense_trl.pairs.candidates import Candidate, CandidateFile
-from sense_trl.prompts import Attempt
 from sense_trl.questions import Question
 from sense_trl.steps.processes import get_processes
 from sense_trl.steps.progress import progress_callback, stage_bar
@@ -31,7 +30,7 @@ from sense_trl.verification.verifier import SQLVerifier
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["evaluate", "is_predicted", "is_trained", "pair", "predict", "revise", "train"]
+__all__ = ["evaluate", "is_predicted", "is_trained", "pair", "predict", "train"]
 
 _METRICS = "metrics.json"
 
@@ -90,54 +89,6 @@ def predict(
             processes=get_processes(),
             on_progress=bar.advance,
         )
-
-
-def revise(
-    task: TextToSQLTask,
-    predictions: Iterable[Candidate],
-    predict_again: Callable[[TextToSQLTask, int], Iterable[Candidate]],
-    num_turns: int,
-    console: Console,
-) -> list[Candidate]:
-    """Have a model mend predictions that fail or find no rows, with what the database says.
-
-    A query that fails does not take the place of one that ran.
-
-    Args:
-        task: the questions.
-        predictions: one for each question.
-        predict_again: answers the questions of a task, whose prompts hold what failed; called with
-            the number of the turn, from 1 on, and not where there is nothing to mend.
-        num_turns: how often.
-        console: where a bar is shown.
-
-    Returns:
-        The last prediction of each question, in the order of the first ones.
-    """
-    questions = {question.question_id: question for question in task.questions}
-    final: dict[str, Candidate] = {}
-    attempts: dict[str, list[Attempt]] = {}
-    has_run: set[str] = set()
-    pending = list(predictions)
-    for turn in range(num_turns + 1):
-        failing = []
-        with stage_bar(console, f"Execute, turn {turn + 1}", len(pending)) as bar:
-            for candidate in pending:
-                name = candidate.question_id
-                result = task.catalog.engine(questions[name].db_id).execute(candidate.sql)
-                if result.ok or name not in has_run:
-                    final[name] = candidate
-                if result.ok:
-                    has_run.add(name)
-                if (attempt := Attempt.of(candidate.sql, result)) is not None:
-                    attempts.setdefault(name, []).append(attempt)
-                    failing.append(questions[name])
-                bar.advance()
-        if not failing or turn == num_turns:
-            break
-        asked = replace(task.select(failing), attempts=attempts)
-        pending = list(predict_again(asked, turn + 1))
-    return list(final.values())
 
 
 def pair(
@@ -216,6 +167,7 @@ def evaluate(
     *,
     name: str,
     notes: Mapping[str, str] | None = None,
+    known: EvaluationReport | None = None,
     **options: Any,
 ) -> EvaluationReport:
     """Execute predictions and compare them with gold; writes the report to `path`.
@@ -228,20 +180,38 @@ def evaluate(
         console: where a bar is shown.
         name: label of the report.
         notes: of scores, by their names.
+        known: a report on the same questions and options, whose records hold for equal answers.
         options: further ones of `evaluate_sql`.
     """
     samples: dict[str, list[str]] = {}
     for candidate in predictions:
         samples.setdefault(candidate.question_id, []).append(candidate.sql)
-    with stage_bar(console, f"Execute {name}", len(questions)) as bar:
-        report = evaluate_sql(
-            questions,
-            {question_id: group[0] for question_id, group in samples.items()},
-            verifier,
-            name=name,
-            on_progress=bar.advance,
-            samples=samples if max(map(len, samples.values()), default=0) > 1 else None,
-            **options,
+    answers = {question_id: group[0] for question_id, group in samples.items()}
+    kept = {}
+    if known is not None:
+        equal = (r for r in known.records if r.predicted_sql == answers[r.question_id])
+        kept = {record.question_id: record for record in equal}
+    asked = [question for question in questions if question.question_id not in kept]
+    if known is not None and not asked:
+        report = replace(known, name=name)
+    else:
+        with stage_bar(console, f"Execute {name}", len(asked)) as bar:
+            report = evaluate_sql(
+                asked,
+                answers,
+                verifier,
+                name=name,
+                on_progress=bar.advance,
+                samples=samples if max(map(len, samples.values()), default=0) > 1 else None,
+                **options,
+            )
+    if known is not None:
+        records = kept | {record.question_id: record for record in report.records}
+        # How efficiency was measured stays as the first report says it.
+        report = replace(
+            report,
+            records=tuple(records[question.question_id] for question in questions),
+            notes={**report.notes, **known.notes},
         )
     report = replace(report, notes={**report.notes, **(notes or {})})
     report.save(path)

@@ -140,6 +140,11 @@ class SQLVerifier(Closing):
         return self._catalog
 
     @property
+    def limits(self) -> ExecutionLimits:
+        """The limits of each query."""
+        return self._limits
+
+    @property
     def num_workers(self) -> int:
         """Worker processes that are used; 0 if everything runs in the calling thread."""
         return self._num_workers

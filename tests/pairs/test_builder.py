@@ -558,3 +558,40 @@ def test_a_second_turn_is_about_the_rejected_query_and_what_the_database_said(
     assert "repair" not in PreferencePairConfig().as_json()
     with pytest.raises(InputError, match="`repair` is true"):
         PreferencePairConfig(repair=True, spread_rejected=False)
+
+
+def test_a_second_turn_is_built_exactly_where_a_model_would_be_asked_again(
+    catalog: DatabaseCatalog, tmp_path: Path
+) -> None:
+    count = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 20000) SELECT x FROM c"  # fmt: skip
+    # It runs within the verifier's limits, and so it would in an evaluation.
+    many = _candidate("q2", count)
+    broken = _candidate("q2", "SELECT nme FROM pet", 1)
+    result = _build(catalog, [many, broken], repair=True, shard_folder=tmp_path)
+    assert result.dropped_candidates == {DropReason.CANDIDATE_RETURNS_ROWS: 1}
+    [row] = result.dataset.to_list()
+    assert row["rejected_error"] == "no such column: nme"
+    assert (row["chosen_source"], row["rejected_candidate_id"]) == ("gold", broken.candidate_id)
+    # Parts of a build with other settings are not taken.
+    assert len(_build(catalog, [many], shard_folder=tmp_path).dataset) == 1
+    again = _build(catalog, [many, broken], repair=True, shard_folder=tmp_path)
+    assert again.dataset.to_list() == [row]
+
+
+def test_mutants_of_second_turns_are_such_that_fail_too(catalog: DatabaseCatalog) -> None:
+    result = _build(catalog, [], repair=True, num_mutants=30, limit=30)
+    rows = result.dataset.to_list()
+    assert 0 < len(rows) < result.mutant_verdicts["wrong"]
+    for row in rows:
+        *_, answer, reply = row["prompt"]
+        assert answer["content"] == row["rejected_sql"]
+        assert "finds no rows" in reply["content"] or row["rejected_error"] in reply["content"]
+
+
+def test_a_plain_prompt_ends_with_what_the_database_said(catalog: DatabaseCatalog) -> None:
+    broken = _candidate("q2", "SELECT nme FROM pet")
+    [row] = _build(catalog, [broken], repair=True, prompt_format="plain").dataset.to_list()
+    assert row["prompt"].endswith(
+        "SELECT nme FROM pet\n\nThe database says: no such column: nme\n"
+        "Write the query that answers the question.\n\n"
+    )

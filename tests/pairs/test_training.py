@@ -74,3 +74,46 @@ def test_both_trainers_take_the_file_as_it_is(
         assert len(trainer.train_dataset) == 4
         # Nothing has moved yet, so each pair costs log 2 and weights with a mean of 1 leave that.
         assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_second_turns_train(fresh_db: FreshDB, tmp_path: Path) -> None:
+    import tiny_models
+
+    from sense_trl.trainers import SenseDPOConfig, SenseDPOTrainer
+
+    path = fresh_db("CREATE TABLE pet (age INT); INSERT INTO pet VALUES (3), (5);", name="pets")
+    questions = [Question(q, "pets", f"Ages {q}?", "SELECT age FROM pet") for q in ("q1", "q2")]
+    candidates = [
+        Candidate(question.question_id, 0, "SELECT agee FROM pet", "", "weak", "m")
+        for question in questions
+    ]
+    with (
+        DatabaseCatalog.from_path(path) as catalog,
+        SQLVerifier(catalog, num_workers=0) as verifier,
+    ):
+        rows = build_preference_pairs(
+            make_task(catalog, questions),
+            candidates,
+            verifier,
+            config=PreferencePairConfig(repair=True),
+        ).dataset
+    trainer = SenseDPOTrainer(
+        model=tiny_models.save_tiny_model(tmp_path, "qwen2"),
+        args=SenseDPOConfig(
+            output_dir=str(tmp_path / "out"),
+            per_device_train_batch_size=2,
+            max_steps=1,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=rows,
+    )
+    trainer.train()
+    texts = [trainer.processing_class.decode(row["prompt_ids"]) for row in trainer.train_dataset]
+    for text in texts:
+        assert text.index("SELECT agee FROM pet") < text.index("no such column: agee")
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(0.6931, abs=1e-3)

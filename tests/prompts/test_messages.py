@@ -1,10 +1,16 @@
 """What goes into a model and what is taken out of its answer."""
 
+import re
+from pathlib import Path
+
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sense_trl.prompts import extract_sql, get_prompt
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import QueryResult, QueryStatus
+from sense_trl.prompts import Attempt, choose_answer, extract_sql, get_prompt
 
 
 def test_questions_on_one_database_differ_in_the_last_message_only() -> None:
@@ -84,3 +90,56 @@ def test_a_statement_that_must_be_refused_is_not_turned_into_a_query(text: str) 
 @given(st.text(max_size=200) | st.text(alphabet="`;'\"-/*[]\n SELCTselct:1", max_size=80))
 def test_the_query_is_a_piece_of_the_text_unchanged(text: str) -> None:
     assert extract_sql(text) in text
+
+
+def _result(status: str, error: str | None = None, rows: int = 0) -> QueryResult:
+    return QueryResult(QueryStatus(status), ("a",) * (rows > 0), ((1,),) * rows, error, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("result", "problem", "runs"),
+    [
+        (_result("ok", rows=1), None, False),
+        (_result("ok"), "The query runs, but finds no rows.", True),
+        (_result("timeout", "stopped after 30 s"), "The query takes too long.", False),
+        (_result("too_large", "1 GB"), "The result of the query is too large.", False),
+        (_result("denied", "function error is not allowed"), "The database says: function error is not allowed", False),
+        # What DuckDB tells of the query may be told, what it quotes of the data not.
+        (_result("execution_error", "Binder Error: no column \"nme\"!"), "The database says: Binder Error: no column \"nme\"!", False),
+        (_result("execution_error", "Conversion Error: Could not convert string 'O'Brien' to INT32"), "The database says: Conversion Error at a value of the data.", False),
+        (_result("execution_error", "Out of Range Error: Overflow (5 * 4)!"), "The database says: Out of Range Error at a value of the data.", False),
+    ],
+)  # fmt: skip
+def test_what_deserves_a_second_turn(result: QueryResult, problem: str | None, runs: bool) -> None:
+    attempt = Attempt.of("SELECT 1", result)
+    assert attempt == (None if problem is None else Attempt("SELECT 1", problem, runs))
+
+
+def test_no_value_of_a_hidden_column_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "people.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE person AS SELECT 'hunter''2' AS password, 31337 AS pin")
+    queries = [
+        "SELECT CAST(password AS INT) FROM person",
+        "SELECT strptime(password, '%Y') FROM person",
+        "SELECT json(password) FROM person",
+        "SELECT regexp_matches('a', password || '(') FROM person",
+        "SELECT pin::TINYINT FROM person",
+        "SELECT pin * 2000000 FROM person",
+    ]
+    with DatabaseCatalog.from_path(path) as catalog:
+        for sql in queries:
+            result = catalog.engine("people").execute(sql)
+            attempt = Attempt.of(sql, result)
+            assert result.error is not None and attempt is not None
+            assert "hunter" in result.error or "31337" in result.error, "the test has no point"
+            assert not {"hunter", "31337"} & set(re.findall(r"hunter|31337", attempt.problem))
+
+
+@given(st.lists(st.sampled_from(["rows", "empty", "fails"]), min_size=1, max_size=5))
+def test_the_first_of_the_best_answers_stands(kinds: list[str]) -> None:
+    attempts = [
+        None if kind == "rows" else Attempt(kind, "?", runs=kind == "empty") for kind in kinds
+    ]
+    best = next(kind for kind in ("rows", "empty", "fails") if kind in kinds)
+    assert choose_answer(attempts) == kinds.index(best)

@@ -166,19 +166,22 @@ def test_a_model_is_asked_as_it_was_trained_wherever_it_goes(
 
 
 @pytest.mark.parametrize(
-    ("queries", "shown", "code"),
+    ("queries", "shown", "code", "stands"),
     [
-        (["SELECT nme FROM pet", "SELECT name FROM pet"], "no such column: nme", 0),
-        (["SELECT name FROM pet WHERE kind = 'Dog'", "SELECT 1"], "finds no rows", 0),
-        (["SELECT nme FROM pet", "SELECT nam FROM pet"], "no such column: nme", 1),
+        (["SELECT nme FROM pet", "SELECT name FROM pet"], "no such column: nme", 0, 1),
+        (["SELECT name FROM pet WHERE kind = 'Dog'", "SELECT 1"], "finds no rows", 0, 1),
+        (["SELECT nme FROM pet", "SELECT nam FROM pet"], "no such column: nme", 1, 0),
+        (["SELECT name FROM pet WHERE 0", "SELECT nam FROM pet"], "finds no rows", 0, 0),
     ],
 )
 def test_ask_gives_a_second_turn(
     data: DataArguments,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     queries: list[str],
     shown: str,
     code: int,
+    stands: int,
 ) -> None:
     from sense_trl.generation.generator import Completion
 
@@ -196,81 +199,14 @@ def test_ask_gives_a_second_turn(
     assert second[: len(first)] == first
     assert [m["role"] for m in second[len(first) :]] == ["assistant", "user"]
     assert shown in second[-1]["content"]
+    printed = capsys.readouterr()
+    # What stands is the result, what was tried before is told beside it.
+    assert printed.out.startswith(f"{queries[stands]}\n")
+    assert queries[1 - stands] not in printed.out
+    assert queries[0] in printed.err and shown in printed.err
+    said = ["in vain: this is the first answer", "Revised: this is answer 2 of 2"][stands]
+    assert said in printed.err
     asked.clear()
     main(command)
     assert len(asked) == 1
     assert main([*command, "--revise", "-1"]) == 2
-
-
-def test_an_evaluation_gives_a_second_turn_and_says_what_it_mends(
-    data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Four questions: an error that is mended, an error that stays, no rows mended, and no need."""
-    from sense_trl.options import GeneratorOptions
-    from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments
-    from sense_trl.steps.stages import evaluate
-
-    first = [
-        "SELECT nme FROM pet",
-        "SELECT nme FROM pet",
-        "SELECT age FROM pet WHERE kind = 'Dog'",
-        "SELECT count(*) FROM pet WHERE age > 3",
-    ]
-    second = {
-        "no such column: nme 0": "SELECT count(*) FROM pet WHERE age > 0",
-        "no such column: nme 1": "SELECT nam FROM pet",
-        "finds no rows 2": "SELECT count(*) FROM pet WHERE age > 2",
-    }
-    seen: list[int] = []
-
-    def reply(request: Seen) -> Reply:
-        messages = request.body["messages"]
-        number = int(messages[1]["content"][-2])
-        seen.append(len(messages))
-        if len(messages) == 2:
-            return Reply(completion((first[number], "stop")))
-        [sql] = [sql for told, sql in second.items() if told[:-2] in messages[3]["content"] and told[-1] == str(number)]  # fmt: skip
-        assert messages[2]["content"] == first[number]
-        return Reply(completion((sql, "stop")))
-
-    with serve(reply) as server:
-        generation = GenerationArguments(
-            "served", output_dir=str(tmp_path / "out"), base_url=server.url, batch_size=1
-        )
-        assert isinstance(generation, GeneratorOptions)
-        report = evaluate(data, generation, EvaluationArguments(revise=1), Console(quiet=True))
-    assert report is not None
-    assert sorted(seen) == [2] * 4 + [4] * 3
-    assert [record.predicted_sql for record in report.records] == [
-        second["no such column: nme 0"],
-        second["no such column: nme 1"],
-        second["finds no rows 2"],
-        first[3],
-    ]
-    assert report.execution_accuracy == 0.75
-    before = json.loads((tmp_path / "out" / "evaluation-first.json").read_text())
-    assert sum(record["verdict"] == "correct" for record in before["records"]) == 1
-    with pytest.raises(InputError, match="`revise` is -1"):
-        evaluate(data, generation, EvaluationArguments(revise=-1), Console(quiet=True))
-
-
-def test_a_query_that_fails_takes_no_place_of_one_that_ran(data: DataArguments) -> None:
-    from sense_trl.pairs.candidates import Candidate
-    from sense_trl.steps.work import revise
-
-    task = load_styled_task(data)
-    task = task.select(task.questions[:1])
-    [question] = task.questions
-
-    def candidate(sql: str) -> Candidate:
-        return Candidate(question.question_id, 0, sql, sql, "weak", "m")
-
-    empty, broken = candidate("SELECT 1 WHERE 0"), candidate("SELEC 1")
-    asked = []
-
-    def again(one: Any, turn: int) -> list[Candidate]:
-        asked.append((turn, len(one.get_messages(question))))
-        return [broken]
-
-    assert revise(task, [empty], again, 2, Console(quiet=True)) == [empty]
-    assert asked == [(1, 4), (2, 6)]
