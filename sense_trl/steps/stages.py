@@ -203,9 +203,11 @@ def evaluate(
         )
     evaluation.check_revise()
     name = evaluation.run_name[0] if evaluation.run_name else "model"
-    schemas = load_spider_schemas(data.tables_json) if data.tables_json else None
     folder = Path(generation.output_dir)
     task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
+    # Databases that the file does not know are read, as for the prompts.
+    tables = data.tables_json
+    schemas = {**task.schemas, **load_spider_schemas(tables)} if tables else None
     # Label and comparison are about the report alone and may change from call to call.
     settings = _settings(task, data, generation)
     RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()
