@@ -386,7 +386,7 @@ class VerificationOptions(SuiteOptions, ExecutionOptions):
 
 @dataclass(kw_only=True)
 class RevisionOptions:
-    """What is done about a query that is seen to fail."""
+    """Options of second turns about queries that are seen to fail."""
 
     revise: int = field(
         default=0,

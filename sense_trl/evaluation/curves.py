@@ -32,7 +32,7 @@ _TERM: Final = "losses/"
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """What a training logged.
+    """Log of one training.
 
     Attributes:
         name: of the training; a run of the same name is the model that came out of it.
@@ -105,7 +105,7 @@ class Curve:
 
     @property
     def last_step(self) -> float:
-        """Where the longest training ends."""
+        """Last step of the longest training."""
         return max(step for line in self.lines for step, _ in line)
 
     def get_path(self, line: Sequence[tuple[float, float]], width: float, height: float) -> str:
@@ -128,7 +128,7 @@ class Curve:
 
 
 def get_curves(logs: Sequence[TrainingLog]) -> list[Curve]:
-    """What is worth looking at of what was logged at two steps or more.
+    """The curves worth looking at, of values that were logged at two steps or more.
 
     The loss and its terms; of preferences the margin, the accuracy and how far the chosen answer
     moved from the reference, in nats where all betas are known (it should not fall: then the
