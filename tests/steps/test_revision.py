@@ -133,7 +133,10 @@ def test_without_the_flag_nothing_is_asked_again(data: DataArguments, tmp_path: 
     with serve(_answer) as server:
         report = _run(data, server, tmp_path / "out")
         assert len(server.seen) == 7
-        assert not {p.name for p in (tmp_path / "out").iterdir()} & {"revised.jsonl", "attempts-1"}
+        assert not {p.name for p in (tmp_path / "out").iterdir()} & {
+            "revised.jsonl",
+            "attempts-1.json",
+        }
         assert "Asked again" not in (tmp_path / "out" / "report.html").read_text()
         # What was predicted is there when it is wanted.
         assert _run(data, server, tmp_path / "out", revise=1) != report
