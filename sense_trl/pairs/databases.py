@@ -92,7 +92,7 @@ class Databases:
         return hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
     def find_attempt(self, db_id: str, sql: str, limits: ExecutionLimits) -> Attempt | None:
-        """What a model that wrote a query is asked again with, if it is; see `Attempt.of`."""
+        """Make the attempt that a query's model is asked again with, if it is; see `Attempt.of`."""
         return Attempt.of(sql, self._catalog.engine(db_id).execute(sql, limits=limits))
 
     def _execute(self, db_id: str, sql: str) -> QueryResult:

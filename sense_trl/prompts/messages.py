@@ -107,7 +107,7 @@ class Attempt:
 
 
 def choose_answer(attempts: Sequence[Attempt | None]) -> int:
-    """Which answer to a question stands: the first with rows, else that runs, else the first.
+    """Choose the answer to a question: the first with rows, else that runs, else the first.
 
     Args:
         attempts: of each answer in turn what went wrong with it, `None` where it gave rows; at

@@ -33,7 +33,7 @@ _RESULT: Final = "revised.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What became of answers that a model was asked about again.
+    """Outcome of asking a model again about answers of its own.
 
     Attributes:
         answers: the one that stands of each question, in the order of the first ones.
@@ -120,7 +120,7 @@ def _execute(
     console: Console,
     title: str,
 ) -> dict[str, Attempt]:
-    """What is wrong with answers, by question id; those that give rows are left out."""
+    """Faults of answers by question id; those that give rows are left out."""
     found = {}
     with stage_bar(console, title, len(answers)) as bar:
         for name, sql in answers.items():
@@ -132,7 +132,7 @@ def _execute(
 
 
 def _identify(answers: Mapping[str, str], catalog: DatabaseCatalog) -> dict[str, object]:
-    """What decides about the attempts, beside the databases."""
+    """The facts that decide about the attempts, beside the databases."""
     content = json.dumps(answers)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return {"limits": asdict(catalog.limits), "answers_sha256": digest}
@@ -198,7 +198,7 @@ def _count(
 def get_revision_table(
     revision: Revision, before: EvaluationReport, after: EvaluationReport
 ) -> ReportSection:
-    """What was asked again, mended and broken, as a table with a note that says it in words.
+    """Table of what was asked again, mended and broken, with a note that says it in words.
 
     Args:
         revision: what became of the answers.
