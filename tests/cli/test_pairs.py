@@ -61,8 +61,9 @@ def test_the_parser_knows_every_policy_source_and_setting() -> None:
     for policy in POLICY_NAMES:
         assert parse("--policy", policy).policy == policy
     flags = [f"--{field.name}" for field in fields(PreferencePairConfig) if field.type == "bool"]
-    switched = parse(*flags, "--spread_rejected", "false", "--class_weights", "wrong_column=2")
-    assert switched.prefer_novel and switched.classify_results and not switched.spread_rejected
+    switched = parse(*flags, "--class_weights", "wrong_column=2")
+    assert switched.prefer_novel and switched.classify_results and switched.repair
+    assert not parse("--spread_rejected", "false").spread_rejected
     assert switched.class_weights == {"wrong_column": 2.0}
 
 
