@@ -18,6 +18,9 @@ from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError
+from sense_trl.prompts import PromptStyle
+from sense_trl.prompts.value_index import ValueIndex, build_value_index
+from sense_trl.prompts.writer import PromptWriter
 from sense_trl.rewards import get_sql_execution_reward
 from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, VerificationRequest
@@ -85,6 +88,25 @@ MAKERS: dict[str, tuple[Callable[[Path, DatabaseCatalog], Any], Callable[[Any], 
 }
 
 
+def _value_index(database: Path) -> ValueIndex:
+    file = database.with_name("values.sqlite")
+    with SQLiteEngine(database) as engine:
+        build_value_index(engine, file)
+    return ValueIndex(file)
+
+
+MAKERS["index"] = (
+    lambda path, catalog: _value_index(path),
+    lambda found: found.find("is tom old?", max_matches=2),
+)
+MAKERS["writer"] = (
+    lambda path, catalog: PromptWriter(
+        catalog, PromptStyle(num_matched_values=2), cache_dir=path.parent
+    ),
+    lambda found: found.get_messages("pets", "is tom old?"),
+)
+
+
 def _close(thing: Any) -> None:
     (thing[0] if isinstance(thing, tuple) else thing).close()
 
@@ -137,7 +159,7 @@ def test_every_class_that_closes_is_among_these() -> None:
 
     tried = {
         "DatabaseCatalog", "SQLiteEngine", "DuckDBEngine", "IsolatedEngine", "EngineWorker",
-        "SQLVerifier", "SuiteVerifier", "SQLExecutionReward",
+        "SQLVerifier", "SuiteVerifier", "SQLExecutionReward", "PromptWriter", "ValueIndex",
     }  # fmt: skip
     names = {name for name in below(Closing) if not name.startswith("_")}
     assert names - {"Closing", "FileEngine"} == tried
