@@ -23,10 +23,10 @@ verifier that knows gold and has seen none of the predictions). The floor is a l
 distinct queries on one open connection per database, in one process, without protections, limits or
 a comparison.
 
-Expected (two cores, SQLite 3.40, two rounds): Spider's way / ours with two workers 8.9 cold and
-16.8 warm, 21 and 69 on queries under 1 ms; BIRD's way 2.0 and 3.7, 3.0 and 10; ours cold in one
-process / floor 0.99; second core 1.65, and 1.74 under 1 ms. Where long queries are most of the
-time, SQLite is: on two cores the floor alone would be 15 times Spider's way.
+Expected (two cores, SQLite 3.40, one round): Spider's way / ours with two workers 6.6 cold and 13.2
+warm, 16 and 37 on queries under 1 ms; BIRD's way 1.6 and 3.1, 2.5 and 5.6; ours cold in one process
+/ floor 1.09, 4.8 under 1 ms; second core 1.63, and 1.74 under 1 ms. Where long queries are most
+of the time, SQLite is: on two cores the floor alone would be 15 times Spider's way.
 """
 
 from __future__ import annotations
