@@ -208,7 +208,7 @@ def test_stages_on_what_a_model_writes(files: list[str], model: list[str], tmp_p
     settings = {"base_url": model[-1], "max_unusable_fraction": 0.5}
     for stage in ("pairs", "evaluate"):
         config = _write_stage(tmp_path, "m", **settings)
-        flags = ["--output_dir", str(tmp_path / stage)]
+        flags = ["--output_dir", str(tmp_path / stage), "--timeout_s", LIMIT_S]
         if stage == "pairs":
             flags += ["--num_generations", "2", "--temperature", "1", "--deduplicate_by", "result"]
         assert main([stage, "--config", config, *files, *flags]) == EXIT_OK
