@@ -9,11 +9,12 @@ matching `QueryStatus`. Only a database that cannot be read raises (`DatabaseErr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self, runtime_checkable
+from typing import Final, Protocol, Self, TypeVar, runtime_checkable
 
 from sense_trl.database.digest import ResultDigest
 from sense_trl.errors import InputError
@@ -23,6 +24,7 @@ __all__ = [
     "DigestingEngine",
     "ExecutionLimits",
     "ForeignKeyInfo",
+    "ForwardingEngine",
     "LimitKind",
     "MapValue",
     "QueryResult",
@@ -34,6 +36,8 @@ __all__ = [
     "describe_exceeded",
 ]
 
+
+_T = TypeVar("_T")
 
 OUT_OF_MEMORY: Final = "out of memory; raise `memory_limit_bytes`"
 """`QueryResult.error` where `LimitKind.MEMORY` stopped the query."""
@@ -334,3 +338,30 @@ class ReorderingEngine(Protocol):
 
     def execute_reordered(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
         """Run `sql` like `execute`, but scan backwards where no order is asked for."""
+
+
+class ForwardingEngine:
+    """Base of engines that stand before another one and change how its queries are run.
+
+    It can whatever the other one can: the methods of `ReorderingEngine` and `DigestingEngine` are
+    there if the other one has them.
+
+    Args:
+        engine: runs the queries.
+    """
+
+    def __init__(self, engine: SQLEngine) -> None:
+        self._engine = engine
+        self.dialect = engine.dialect
+        self.version = engine.version
+        self.path = engine.path
+        self.limits = engine.limits
+        self.get_tables = engine.get_tables
+        self.close = engine.close
+        for name in ("execute_reordered", "execute_digest"):
+            if hasattr(engine, name):
+                setattr(self, name, self._forward(getattr(engine, name)))
+
+    def _forward(self, execute: Callable[..., _T]) -> Callable[..., _T]:
+        """The other engine's method as this one offers it."""
+        return execute

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from sense_trl.database.engine import ExecutionLimits, SQLEngine
+from sense_trl.database.engine import ExecutionLimits, ForwardingEngine, SQLEngine
 
 __all__ = ["GRACE_S", "QueryWatch", "WatchedEngine"]
 
@@ -59,23 +59,15 @@ class QueryWatch:
             self.look()
 
 
-class WatchedEngine:
+class WatchedEngine(ForwardingEngine):
     """An engine whose queries a watch knows about."""
 
     def __init__(self, engine: SQLEngine, watch: QueryWatch) -> None:
-        self._engine = engine
         self._watch = watch
-        self.dialect = engine.dialect
-        self.version = engine.version
-        self.path = engine.path
-        self.limits = engine.limits
-        self.get_tables = engine.get_tables
-        self.close = engine.close
-        for name in ("execute", "execute_reordered", "execute_digest"):
-            if hasattr(engine, name):
-                setattr(self, name, self._watched(getattr(engine, name)))
+        super().__init__(engine)
+        self.execute = self._forward(engine.execute)
 
-    def _watched(self, execute: Callable[..., _T]) -> Callable[..., _T]:
+    def _forward(self, execute: Callable[..., _T]) -> Callable[..., _T]:
         watch = self._watch
 
         def run(sql: str, *, limits: ExecutionLimits | None = None, **settings: bool) -> _T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -161,25 +161,36 @@ def _read_select(text: str, start: int, *, is_scalar: bool) -> list[tuple[int, i
         or any(_QUOTED_NAME in name for name in known)
     ):
         return None
-    own = {name for name in known if "." not in name}
-    last = {name.rpartition(".")[2] for name in known}
     bare = []
     for number, (at, place) in enumerate(rest):
-        for name in _NAME.finditer(place):
-            word = name[0]
-            if not (
-                word in known
-                or word in _NO_NAME
-                or word.rpartition(".")[2] in own
-                or ("." not in word and (word in last or (number > 0 and word in aliases)))
-            ):
-                bare.append((at + name.start(), at + name.end()))
+        # A name of this query is one behind its result columns only.
+        is_named = _get_test(known, aliases if number else set())
+        bare += [
+            (at + name.start(), at + name.end())
+            for name in _NAME.finditer(place)
+            if not is_named(name[0])
+        ]
     if not bare:
         return []
     # Which other columns follow from one maximum, or from a name given in this query, is not plain.
-    if any(_EXTREME.search(place) for _, place in places) or last & aliases:
+    if any(_EXTREME.search(place) for _, place in places) or aliases & {
+        name.rpartition(".")[2] for name in known
+    }:
         return None
     return bare if set(bare) <= set(_find_whole_columns(rest)) else None
+
+
+def _get_test(keys: set[str], aliases: set[str]) -> Callable[[str], bool]:
+    """A test of whether a word is no column, or may be one of the keys: `a` may be `t.a`."""
+    own = {key for key in keys if "." not in key}
+    alone = {key.rpartition(".")[2] for key in keys} | aliases
+
+    def test(word: str) -> bool:
+        if word in keys or word in _NO_NAME or word.rpartition(".")[2] in own:
+            return True
+        return "." not in word and word in alone
+
+    return test
 
 
 def _blank(pattern: re.Pattern[str], text: str) -> str:

@@ -33,7 +33,6 @@ from sense_trl.run_folder import (
     fingerprint_file,
     fingerprint_model,
 )
-from sense_trl.schema import load_spider_schemas
 from sense_trl.steps import work
 from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments, PairArguments
 from sense_trl.steps.cpu import keep_freed_memory
@@ -205,9 +204,8 @@ def evaluate(
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     folder = Path(generation.output_dir)
     task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
-    # Databases that the file does not know are read, as for the prompts.
-    tables = data.tables_json
-    schemas = {**task.schemas, **load_spider_schemas(tables)} if tables else None
+    # Those of the prompts, which come from the file where it knows the database.
+    schemas = task.schemas if data.tables_json else None
     # Label and comparison are about the report alone and may change from call to call.
     settings = _settings(task, data, generation)
     RunFolder(folder, "evaluate", settings, facts=_get_facts(generation)).claim()

@@ -7,6 +7,7 @@ from typing import Final
 
 from sense_trl.database.engine import (
     ExecutionLimits,
+    ForwardingEngine,
     LimitKind,
     QueryResult,
     SQLEngine,
@@ -20,7 +21,7 @@ _MAX_ROWS: Final = 10_000
 _MAX_RESULTS: Final = 64
 
 
-class SharingEngine:
+class SharingEngine(ForwardingEngine):
     """An engine that gives the result of a text again instead of running it again.
 
     For judging a prediction under several semantics, which seldom change the text and which change
@@ -34,17 +35,8 @@ class SharingEngine:
     """
 
     def __init__(self, engine: SQLEngine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._known: dict[str, QueryResult] = {}
-        self.dialect = engine.dialect
-        self.version = engine.version
-        self.path = engine.path
-        self.limits = engine.limits
-        self.get_tables = engine.get_tables
-        self.close = engine.close
-        for name in ("execute_reordered", "execute_digest"):
-            if hasattr(engine, name):
-                setattr(self, name, getattr(engine, name))
 
     def execute(self, sql: str, *, limits: ExecutionLimits | None = None) -> QueryResult:
         """Run one reading statement; see `SQLEngine.execute`."""
