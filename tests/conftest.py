@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import NoServerError, PostgresServer, run_server
 
 _DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -33,6 +34,18 @@ def spider_databases(shared_data: Path, tmp_path_factory: pytest.TempPathFactory
         tar.extractall(target, filter="data")
     found = next(path for path in target.rglob("*.sqlite"))
     return found.parents[1]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; see `postgres_server.py`. Its tests are skipped where there is none."""
+    try:
+        with run_server() as server:
+            yield server
+    except NoServerError as error:
+        if os.environ.get("SENSE_TRL_CI"):
+            raise
+        pytest.skip(str(error))
 
 
 FreshDB = Callable[..., Path]
