@@ -84,7 +84,8 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         metadata={
             "help": "Dataset column with one weight per pair, used when the dataset has it; null "
             "never looks. Weights are at least 0 and are scaled to a mean of 1 over each dataset. "
-            "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'."
+            "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'; weights that are all "
+            "equal are passed over with the others."
         },
     )
     pair_margin_column: str | None = field(
@@ -159,8 +160,8 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         for loss_type in self.loss_type:
             if loss_type not in WEIGHTABLE_LOSS_TYPES + self.own_loss_types:
                 raise InputError(
-                    f"`loss_type` {loss_type!r} takes no value per pair, but the dataset has the "
-                    f"column {column!r} (`{option}`). Available with it: "
+                    f"`loss_type` {loss_type!r} takes no value per pair, but the column {column!r} "
+                    f"of the dataset (`{option}`) has values that differ. Available with it: "
                     f"{', '.join(WEIGHTABLE_LOSS_TYPES)}. {advice}"
                 )
         for name, unset in (*_CHANGED_LOGPS, ("f_divergence_type", "reverse_kl")):

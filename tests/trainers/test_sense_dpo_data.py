@@ -127,8 +127,20 @@ def test_unusable_margins_are_named(train):
 
 
 def test_a_loss_that_cannot_be_weighted_is_refused(train):
-    pairs = [{**pair, "pair_weight": 1.0} for pair in PAIRS]
+    pairs = [{**pair, "pair_weight": 1.0 + i % 2} for i, pair in enumerate(PAIRS)]
     with pytest.raises(InputError, match="`loss_type` 'ipo' takes no value per pair"):
         train(["ipo"], pairs=pairs)
     with pytest.raises(InputError, match=r"`ld_alpha` is 0\.5"):
         train(["sigmoid"], pairs=pairs, ld_alpha=0.5)
+    stream = IterableDataset.from_generator(lambda: iter([{**PAIRS[0], "pair_weight": 1.0}]))
+    with pytest.raises(InputError, match="`loss_type` 'ipo' takes no value per pair"):
+        train(["ipo"], pairs=stream)
+
+
+@pytest.mark.parametrize("options", [{"loss_type": ["ipo"]}, {"ld_alpha": 0.5}])
+def test_equal_weights_and_margins_of_zero_are_passed_over_by_every_loss(train, options):
+    options = {"loss_type": ["sigmoid_norm", "sft"], **options}
+    pairs = [{**pair, "pair_weight": 0.3, "pair_margin": 0.0} for pair in PAIRS]
+    trainer = train(pairs=pairs, **options)
+    assert not {"pair_weight", "pair_margin"} & set(trainer.train_dataset.column_names)
+    assert_same_weights(trainer, train(**options))

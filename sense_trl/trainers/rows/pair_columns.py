@@ -21,7 +21,8 @@ def prepare_pair_columns(dataset: Any, dataset_name: str, args: Any) -> Any:
     """Put weights and margins of pairs into `pair_weight` and `pair_margin`, checked.
 
     Weights are scaled to a mean of 1 over the dataset; those of a stream, whose mean is not known,
-    are taken as they are. A column that `args` turns off is taken away.
+    are taken as they are. A column that `args` turns off is taken away, and so is one that changes
+    nothing (equal weights, margins of 0) where a loss takes none.
 
     Args:
         dataset: a `Dataset` or a stream.
@@ -29,7 +30,8 @@ def prepare_pair_columns(dataset: Any, dataset_name: str, args: Any) -> Any:
         args: a `SenseDPOConfig`, which names the columns.
 
     Raises:
-        InputError: a column that is named is missing, a value cannot be used, or a loss takes none.
+        InputError: a column that is named is missing, a value cannot be used, or changes something
+            where a loss takes none.
     """
     dataset = _prepare_column(dataset, dataset_name, args, PAIR_WEIGHT, _scale_weights)
     return _prepare_column(dataset, dataset_name, args, PAIR_MARGIN, _convert_margins)
@@ -50,14 +52,28 @@ def _prepare_column(
         # The collator takes any column of this name.
         return dataset.remove_columns(target) if target in columns else dataset
     if column in columns:
-        args.check_losses_take_column(option, column)
-        return convert(dataset, dataset_name, column)
+        prepared = convert(dataset, dataset_name, column)
+        try:
+            args.check_losses_take_column(option, column)
+        except InputError:
+            if not _is_neutral(prepared, target):
+                raise
+            return prepared.remove_columns(target)
+        return prepared
     if column != target:
         raise InputError(
             f"`{option}` is {column!r}, but the {dataset_name} dataset has only the columns "
             f"{sorted(columns)}. Name one of them, or leave the option out."
         )
     return dataset
+
+
+def _is_neutral(dataset: Any, target: str) -> bool:
+    """Whether every pair has the value that changes no loss; not known of a stream."""
+    if isinstance(dataset, IterableDataset):
+        return False
+    neutral = 1.0 if target == PAIR_WEIGHT else 0.0
+    return np.allclose(dataset[target][:], neutral, rtol=0.0, atol=1e-9)
 
 
 def _convert_margins(dataset: Any, dataset_name: str, column: str) -> Any:
