@@ -27,15 +27,14 @@ from transformers import (
 )
 
 from sense_trl.chat_template import check_chat_template
+from sense_trl.decoding import decoder as decoder_module
+from sense_trl.decoding import shared_prefix
+from sense_trl.decoding.decoder import _choose, _Row
+from sense_trl.decoding.shared_prefix import supports_shared_prefix
 from sense_trl.errors import InputError, ModelError
-from sense_trl.generation import shared_prefix
-from sense_trl.generation import transformers_generator as generator_module
 from sense_trl.generation.generator import SamplingConfig, completion_seed
-from sense_trl.generation.shared_prefix import supports_shared_prefix
 from sense_trl.generation.transformers_generator import (
     TransformersGenerator,
-    _choose,
-    _Row,
     load_model,
     load_tokenizer,
 )
@@ -112,7 +111,7 @@ def test_models_without_prefix_support_write_the_same(
     generator = _generator(architecture, batch_size=5)
     assert supports_shared_prefix(generator.model)
     expected = [generator.generate(PROMPTS, s) for s in (greedy, sampling)]
-    monkeypatch.setattr(generator_module, "supports_shared_prefix", lambda model: False)
+    monkeypatch.setattr(decoder_module, "supports_shared_prefix", lambda model: False)
     assert [generator.generate(PROMPTS, s) for s in (greedy, sampling)] == expected
 
 
@@ -132,7 +131,7 @@ def test_questions_on_many_databases_share_batches(monkeypatch: pytest.MonkeyPat
     assert sizes == [8, 8, 8]
     assert together == [generator.generate([prompt], sampling)[0] for prompt in prompts]
     sizes.clear()
-    monkeypatch.setattr(generator_module, "_MAX_PREFILL_TOKENS", 1)
+    monkeypatch.setattr(decoder_module, "_MAX_PREFILL_TOKENS", 1)
     assert generator.generate(prompts, sampling) == together
     assert sizes == [2] * 12
 
@@ -163,7 +162,7 @@ def test_rows_of_several_databases_are_decoded_together(
     ):
         batches.clear()
         # The rest of a batch may be rounded in another way; an answer may not depend on it.
-        monkeypatch.setattr(generator_module, "_MIN_GROUP_SHARE", 0.0)
+        monkeypatch.setattr(decoder_module, "_MIN_GROUP_SHARE", 0.0)
         together = generator.generate(prompts, sampling)
         ((num_rows, lengths),) = batches
         assert num_rows == len(prompts) * sampling.num_generations
