@@ -27,6 +27,9 @@ SENSE_LOSS_TYPES = ("cdpo", "dpop")
 WEIGHTABLE_LOSS_TYPES = ("sigmoid", "cdpo", "dpop", "sft")
 """The values of `loss_type` that a weight and a target margin per pair can be applied to."""
 
+MARGIN_LOSS_TYPES = ("sigmoid", "cdpo", "hinge", "exo_pair", "robust", "aot", "discopop")
+"""The values of `loss_type` in which tokens that both answers begin with cancel."""
+
 _DEFAULT_CDPO_LABEL_SMOOTHING = 0.1
 # Options that change what TRL feeds into its losses, and their values where they do not.
 _CHANGED_LOGPS = (("ld_alpha", None), ("use_weighting", False))
@@ -98,6 +101,26 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
             "which 'sft' may stand."
         },
     )
+    shared_prefix_as_prompt: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether tokens that chosen and rejected answer begin with alike count as the "
+            "end of the prompt, so that answers begin where they differ. Changes what is not a "
+            "function of the margin alone: 'ipo' and 'sigmoid_norm', which divide by the number of "
+            "tokens, 'nca_pair', 'bco_pair', 'sppo_hard', 'apo_zero', 'apo_down', 'aot_unpaired', "
+            "the penalty of 'dpop', and 'sft' and a teacher, which then learn the differing part "
+            "only. An error with other losses alone, as such tokens cancel in them."
+        },
+    )
+    truncate_rejected_after: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of tokens of a rejected answer that are kept from the first one on "
+            "that differs from the chosen answer; 1 keeps that token alone. What follows a wrong "
+            "token is often right behind a right one, and is made less likely with it. Left out, "
+            "all are kept."
+        },
+    )
     reference_cache: str | None = field(
         default=None,
         metadata={
@@ -133,6 +156,7 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
             )
         self._check_options()
         self._check_teacher_options()
+        self._check_differences()
         if self.kd_weight == 0.0 and (named := self.get_named_teachers()):
             raise InputError(
                 f"`{named[0]}` is set, but `kd_weight` is 0: nothing would be learned from the "
@@ -195,6 +219,28 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
             raise InputError(
                 f"`f_divergence_type` is {self.f_divergence_type!r}, but the loss {sense[0]!r} is "
                 "defined with 'reverse_kl'. Leave it there or use one of TRL's losses."
+            )
+
+    def _check_differences(self) -> None:
+        kept = self.truncate_rejected_after
+        if kept is not None and (isinstance(kept, bool) or kept < 1):
+            raise InputError(
+                f"`truncate_rejected_after` is {kept!r}; expected a number of tokens of at least "
+                "1, or None to keep all of a rejected answer."
+            )
+        # Another divergence is no difference, and weights are of whole answers.
+        cancels = self.f_divergence_type == "reverse_kl" and not self.use_weighting
+        if (
+            self.shared_prefix_as_prompt
+            and cancels
+            and self.kd_weight == 0.0
+            and set(self.loss_type) <= set(MARGIN_LOSS_TYPES)
+        ):
+            raise InputError(
+                f"`shared_prefix_as_prompt` is True, but `loss_type` {self.loss_type!r} depends on "
+                "the margin alone, in which tokens that both answers begin with cancel: nothing "
+                "would change. Leave it out, or use a loss that reads an answer by itself, e.g. "
+                "'sft', 'dpop', 'ipo' or 'sigmoid_norm'."
             )
 
     def _resolve_label_smoothing(self) -> None:

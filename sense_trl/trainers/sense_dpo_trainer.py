@@ -34,6 +34,7 @@ from sense_trl.trainers.rows.checks import (
     refuse_equal_answers,
     refuse_untrained_rows,
 )
+from sense_trl.trainers.rows.differences import keep_differences
 from sense_trl.trainers.rows.formats import PAIR_LAYOUTS
 from sense_trl.trainers.rows.long_examples import leave_out_long_examples
 from sense_trl.trainers.rows.pair_columns import prepare_pair_columns
@@ -74,6 +75,8 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
     * A dataset column `pair_margin` gives each pair the margin that it is to reach.
     * `rejected` may be a list of answers: each makes a pair with the chosen one, and the pairs of
       an example are drawn into the same batch. `per_device_train_batch_size` counts pairs.
+    * With `truncate_rejected_after` a rejected answer ends shortly behind the first token in which
+      it differs from the chosen one, and with `shared_prefix_as_prompt` both answers begin there.
     * With `kd_weight` a teacher's distribution is learned on the chosen answers, in the same
       forward of the policy: a model, an adapter on the policy's base, or a `TeacherCache`. Each
       answer counts as the mean divergence over its tokens, times its weight; metric `losses/kd`.
@@ -260,6 +263,11 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
         dataset = refuse_equal_answers(dataset, dataset_name)
         for column in ("chosen_ids", "rejected_ids"):
             dataset = refuse_untrained_rows(dataset, dataset_name, column, "pairs")
+        dataset = keep_differences(
+            dataset,
+            shared_prefix_as_prompt=args.shared_prefix_as_prompt,
+            truncate_rejected_after=args.truncate_rejected_after,
+        )
         dataset = leave_out_long_examples(
             dataset,
             dataset_name,
