@@ -16,7 +16,7 @@ ANY = {
 }  # fmt: skip
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
-    "rewards", "synthesis",
+    "rewards", "synthesis", "linking",
 }  # fmt: skip
 TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
 MODELS = {"checkpoints", "memory", "run_folder"}
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "questions": {"sql"},
     "schema": {"database", "sql"},
     "prompts": {"database", "schema", "sql"},
+    "linking": {"database", "prompts", "schema", "sql"},
     "decoding": set(),
     "generation": {"prompts", "decoding"},
     "verification": {"database", "sql", "questions"},
