@@ -14,7 +14,8 @@ __all__ = ["get_clock_queries", "is_volatile"]
 
 # Functions that throw dice, read the clock, or tell of the connection or the library. Those of
 # DuckDB are the ones that `duckdb_functions()` does not call consistent, and macros over them;
-# those of SQLite are not deterministic by `pragma_function_list`.
+# those of SQLite are not deterministic by `pragma_function_list`; those of PostgreSQL are volatile
+# by `pg_proc`, or stable and without arguments.
 _VOLATILE_FUNCTIONS: Final = frozenset(
     """
     random randomblob setseed uuid gen_random_uuid uuidv4 uuidv7 nextval currval setval
@@ -26,6 +27,10 @@ _VOLATILE_FUNCTIONS: Final = frozenset(
     current_connection_id current_transaction_id current_query current_query_id
     current_setting current_database current_catalog current_schema current_schemas
     in_search_path getvariable write_log error sleep_ms pg_sleep vector_type stats
+    timeofday random_normal lastval array_sample array_shuffle set_config txid_status
+    txid_current_if_assigned txid_current_snapshot inet_client_addr inet_client_port
+    inet_server_addr inet_server_port current_user session_user system_user getpgusername
+    get_current_ts_config query_to_xml ts_stat
     """.split()  # noqa: SIM905
 )
 # Sketches, whose error no other way to write the query makes.
@@ -36,6 +41,15 @@ _CLOCK_WORDS: Final = frozenset(
     current_date current_time current_timestamp localtime localtimestamp current_localtime
     current_localtimestamp
     """.split()  # noqa: SIM905
+)
+# To PostgreSQL alone: what tells of the server (a type and a definition are the same tomorrow), and
+# words without parentheses, as names and as texts that are read as dates.
+_OF_THE_SERVER: Final = re.compile(r"(?:pg_(?!typeof|get_)|lo_|loread|lowrite)\w*")
+_ROLE_WORDS: Final = frozenset({"current_user", "session_user", "system_user", "current_role"})
+_DAYS: Final = frozenset({"now", "today", "tomorrow", "yesterday"})
+_POSTGRES_HINT: Final = re.compile(
+    rf"\b(?:{'|'.join(_VOLATILE_FUNCTIONS | _ROLE_WORDS | _DAYS)})\b|{_OF_THE_SERVER.pattern}",
+    re.IGNORECASE,
 )
 # What SQLite reads as the present, and as a shift by the time zone of the machine.
 _NOW: Final = frozenset({"now", "subsec", "subsecond"})
@@ -71,7 +85,9 @@ _ALWAYS_SUSPECT: Final = (
 _CALL: Final = re.compile(rf"\b(?:{'|'.join(_TIME_VALUES)}|age)\b[\"`\]]?\s*(?:\(|--|/\*)")
 
 
-def _is_suspect(sql: str) -> bool:
+def _is_suspect(sql: str, dialect: str) -> bool:
+    if dialect == "postgres" and _POSTGRES_HINT.search(sql):
+        return True
     text = sql.lower()
     for hint in _HINTS:
         if hint in text:
@@ -99,7 +115,7 @@ def is_volatile(sql: str, dialect: str = "sqlite") -> bool:
         >>> is_volatile("SELECT strftime('%Y', born) FROM singer")
         False
     """
-    if not _is_suspect(sql):
+    if not _is_suspect(sql, dialect):
         return False
     try:
         tokens = _read_tokens(sql, dialect)
@@ -107,18 +123,22 @@ def is_volatile(sql: str, dialect: str = "sqlite") -> bool:
         # Such a text hardly runs; if it does, these words are all that is known of it.
         words = {word.lower() for word in _WORD.findall(sql)}
         return not words.isdisjoint(_VOLATILE_FUNCTIONS | _NOW | _ZONES)
+    is_postgres = dialect == "postgres"
+    days, bare = (_DAYS, _CLOCK_WORDS | _ROLE_WORDS) if is_postgres else ({"now"}, _CLOCK_WORDS)
     for index, token in enumerate(tokens):
         following = tokens[index + 1].text if index + 1 < len(tokens) else ""
         word = token.text.lower()
         if token.is_string or token.is_quoted:
-            if word == "now" or (token.is_string and word == "localtime"):
+            if word in days or (token.is_string and word == "localtime"):
                 return True
             if not token.is_quoted or following != "(":
                 continue
         if following == "(":
             if word in _VOLATILE_FUNCTIONS or _APPROXIMATE.fullmatch(word):
                 return True
-        elif word in _CLOCK_WORDS and following != "." and tokens[index - 1].text != ".":
+            if is_postgres and _OF_THE_SERVER.fullmatch(word):
+                return True
+        elif word in bare and following != "." and tokens[index - 1].text != ".":
             return True
         if word == "tablesample" or (word == "using" and following.lower() == "sample"):
             return True
@@ -145,7 +165,7 @@ def get_clock_queries(sql: str, dialect: str) -> tuple[str, str] | None:
         >>> low[:71]
         "SELECT date((CASE WHEN lower(CAST((d) AS TEXT)) IN ('now', 'subsec', 's"
     """
-    if dialect != "sqlite" or not _is_suspect(sql):
+    if dialect != "sqlite" or not _is_suspect(sql, dialect):
         return None
     try:
         tokens = _read_tokens(sql, dialect)

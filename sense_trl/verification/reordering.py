@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Final
 
 from sense_trl.database.engine import TableInfo
@@ -20,6 +20,10 @@ _UNNAMED_COLUMNS: Final = re.compile(r"\*|\bnatural\b")
 _NAMES_OF_NUMBERS: Final = frozenset({"rowid", "_rowid_", "oid"})
 _ROW_NUMBERS: Final = re.compile(rf"\b(?:{'|'.join(_NAMES_OF_NUMBERS)})\b")
 _COUNTED: Final = re.compile(r"\(\s*\*\s*\)")
+# What PostgreSQL has no order for, and orders here as text.
+_UNORDERED: Final = re.compile(
+    r"(?:json|xml|point|line|lseg|box|path|polygon|circle|aclitem|xid|cid)\b", re.IGNORECASE
+)
 _UP, _DOWN = "ASC NULLS FIRST", "DESC NULLS LAST"
 
 
@@ -50,12 +54,15 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
     has_unnamed = _UNNAMED_COLUMNS.search(_COUNTED.sub("", lower)) is not None
     row_numbers = set() if has_unnamed else set(_ROW_NUMBERS.findall(lower))
     columns: dict[str, list[str]] = {}
+    as_text: set[tuple[str, str]] = set()
     leading: dict[str, None] = {}
     for table in read:
         names = [column.name for column in table.columns]
         named = [name for name in names if name.lower() in lower]
         columns[table.name] = names if has_unnamed else named or names[:1]
-        if not table.is_view:
+        if dialect == "postgres":
+            as_text |= {(table.name, c.name) for c in table.columns if _UNORDERED.match(c.type)}
+        if not table.is_view and dialect != "postgres":
             columns[table.name] += sorted(row_numbers - {name.lower() for name in names})
         leading.update(dict.fromkeys(name.lower() for name in columns[table.name]))
     if not read:
@@ -70,20 +77,27 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
     query = without_end(sql, dialect)
     for lead, directions in itertools.islice(orders, MAX_ORDERS):
         copies = [
-            _copy(table, names, lead, directions, dialect) for table, names in columns.items()
+            _copy(table, names, lead, directions, dialect, as_text)
+            for table, names in columns.items()
         ]
-        yield f"WITH {', '.join(copies)}\nSELECT * FROM (\n{query}\n)"
+        alias = " AS reread" if dialect == "postgres" else ""
+        yield f"WITH {', '.join(copies)}\nSELECT * FROM (\n{query}\n){alias}"
 
 
 def _copy(
-    table: str, columns: Sequence[str], lead: str | None, directions: tuple[str, str], dialect: str
+    table: str,
+    columns: Sequence[str],
+    lead: str | None,
+    directions: tuple[str, str],
+    dialect: str,
+    as_text: Set[tuple[str, str]],
 ) -> str:
     first = [name for name in columns if name.lower() == lead]
     rest = [name for name in columns if name.lower() != lead]
     # A collation would let different texts tie.
     binary = " COLLATE BINARY" if dialect == "sqlite" else ""
     keys = [
-        f"{_quoted(name)}{binary} {direction}"
+        f"{_quoted(name)}{'::text' if (table, name) in as_text else binary} {direction}"
         for names, direction in zip((first, rest), directions, strict=True)
         for name in names
     ]
@@ -93,10 +107,12 @@ def _copy(
         for name in columns
     ]
     # SQLite keeps the order of a subquery that has a LIMIT.
+    # A copy does not see itself in PostgreSQL, whose tables are found by the search path.
+    schema = "" if dialect == "postgres" else "main."
     kept, limit = ("", " LIMIT -1") if dialect == "sqlite" else (" MATERIALIZED", "")
     return (
         f"{_quoted(table)} AS{kept} (SELECT {', '.join(selected)} "
-        f"FROM main.{_quoted(table)} ORDER BY {', '.join(keys)}{limit})"
+        f"FROM {schema}{_quoted(table)} ORDER BY {', '.join(keys)}{limit})"
     )
 
 

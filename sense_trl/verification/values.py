@@ -26,6 +26,10 @@ _RESIDUE_UNIT: Final = 2.0**64
 _MIN_RESIDUE: Final = 1e-18
 # From here on there are integers that no float stands for.
 _EXACT_BOUND: Final = 2**53
+# What PostgreSQL keeps of a quotient of numerics has at least so many digits, and so many of them
+# behind the point (for quotients below 1e12).
+_QUOTIENT_DIGITS: Final = 17
+_QUOTIENT_SCALE: Final = 8
 # Chains of close values longer than this are not checked pair by pair.
 _MAX_CHECKED_CHAIN: Final = 30
 
@@ -35,7 +39,9 @@ def values_equal(left: object, right: object) -> bool:
 
     * NULL equals NULL and nothing else.
     * Numbers are exact or inexact. Exact are int, bool (0 and 1), Decimal, and floats that are
-      integers below 2**53; inexact are floats with a fraction and floats from 2**53 on.
+      integers below 2**53; inexact are floats with a fraction and floats from 2**53 on. A Decimal
+      of 17 digits or more, 8 or more of them behind the point, is what PostgreSQL makes of a
+      quotient or an average, and stands for the nearest float.
 
       1. Two exact numbers are equal if their values are: identifiers, counts, milliseconds and
          money differ by their last digit.
@@ -81,7 +87,7 @@ def canonical_value(value: object) -> object:
     if isinstance(value, Decimal):
         if value.is_nan():
             return ("nan",)
-        return value if value.is_finite() else float(value)
+        return _canonical_decimal(value) if value.is_finite() else float(value)
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     if isinstance(value, datetime.datetime):
@@ -104,6 +110,15 @@ def canonical_value(value: object) -> object:
         fields = ((str(key), canonical_value(item)) for key, item in value.items())
         return ("struct", *sorted(fields, key=lambda field: field[0]))
     return ("other", type(value).__name__, str(value))
+
+
+def _canonical_decimal(value: Decimal) -> object:
+    """A finite number, as a float where it looks like a quotient, whose last digits are rounded."""
+    _, digits, exponent = value.as_tuple()
+    if len(digits) < _QUOTIENT_DIGITS or int(exponent) > -_QUOTIENT_SCALE:
+        return value
+    number = float(value)
+    return number if number and math.isfinite(number) else value
 
 
 def _equal(left: object, right: object) -> bool:

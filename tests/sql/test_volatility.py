@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres_server import PostgresServer
 
 from sense_trl.database.sqlite_engine import _FUNCTIONS
 from sense_trl.sql.volatility import get_clock_queries, is_volatile
@@ -114,6 +116,54 @@ def test_what_sqlite_answers_tomorrow_as_today(sql: str) -> None:
 )
 def test_duckdb_is_read_by_its_own_rules(sql: str, volatile: bool) -> None:
     assert is_volatile(sql, "duckdb") is volatile
+
+
+@pytest.mark.parametrize(
+    ("sql", "volatile"),
+    [
+        ("SELECT age(d) FROM t", True),
+        ("SELECT age(d, e) FROM t", False),
+        ("SELECT a FROM t WHERE d > 'Yesterday'::date", True),
+        ("SELECT a FROM t WHERE d = date 'today'", True),
+        ("SELECT today FROM t", False),
+        ("SELECT CURRENT_USER", True),
+        ("SELECT t.session_user, u.tomorrow FROM t, u", False),
+        ("SELECT pg_backend_pid()", True),
+        ("SELECT pg_catalog.PG_DATABASE_SIZE('a')", True),
+        ("SELECT pg_typeof(a), pg_get_viewdef('v'::regclass) FROM t", False),
+        ("SELECT lo_get(1)", True),
+        ("SELECT lo_get FROM t", False),
+        ("SELECT timeofday(), random_normal()", True),
+        ("SELECT nextval('s')", True),
+        ("SELECT random(1, 6)", True),
+        ("SELECT a FROM t TABLESAMPLE system (1)", True),
+        ("SELECT to_char(d, 'YYYY'), date_trunc('month', d), a::text FROM t", False),
+    ],
+)
+def test_postgresql_is_read_by_its_own_rules(sql: str, volatile: bool) -> None:
+    assert is_volatile(sql, "postgres") is volatile
+
+
+# Volatile by what they may do or by mistake; these read nothing that changes.
+_HARMLESS = frozenset({"amvalidate", "currtid2", "ts_rewrite", "bernoulli", "system"})
+
+
+def test_every_function_that_postgresql_calls_volatile_is_known(
+    postgres_server: PostgresServer,
+) -> None:
+    with postgres_server.connect() as connection:
+        functions = connection.execute(
+            "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace "
+            "AND prokind = 'f' AND NOT proretset AND (provolatile = 'v' OR provolatile = 's' AND "
+            "pronargs = 0) AND prorettype NOT IN ('internal'::regtype, 'trigger'::regtype)"
+        ).fetchall()
+    # What builds JSON of no arguments is stable for the sake of others; the rest is an owner's.
+    others = re.compile(
+        r"json|brin|gin_|.*handler|.*validator|binary_upgrade|dsnowball|cursor_to|.*_xmlschema|getdatabaseenc|pg_get_|plpgsql"
+    )
+    names = {name for (name,) in functions if not others.match(name)} - _HARMLESS
+    assert {"random", "now", "clock_timestamp"} <= names
+    assert [name for name in sorted(names) if not is_volatile(f"SELECT {name}()", "postgres")] == []
 
 
 def test_every_function_that_sqlite_calls_not_deterministic_is_known() -> None:
