@@ -3,6 +3,7 @@
 `masked_mean` is the one place where per-token or per-sequence values become a scalar.
 """
 
+from sense_trl.losses.cam import bernoulli_kl, cam_loss, multi_label_loss
 from sense_trl.losses.chunked import chunked_divergence
 from sense_trl.losses.divergence import (
     DIVERGENCES,
@@ -23,6 +24,8 @@ __all__ = [
     "DIVERGENCES",
     "adaptive_kl",
     "add_tail",
+    "bernoulli_kl",
+    "cam_loss",
     "cdpo_loss",
     "chunked_divergence",
     "dpo_loss",
@@ -31,6 +34,7 @@ __all__ = [
     "generalized_jsd",
     "get_divergence",
     "masked_mean",
+    "multi_label_loss",
     "reduce_to_top_k",
     "reverse_kl",
     "sampled_forward_kl",
