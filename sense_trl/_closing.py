@@ -8,8 +8,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Closing"]
-
 
 class Closing(ABC):
     """Something that holds files or processes until `close`, and may be used as a `with` block.

@@ -8,14 +8,6 @@ from typing import Any, Final
 
 from sense_trl.errors import InputError, ModelError
 
-__all__ = [
-    "check_chat_template",
-    "fold_messages",
-    "fold_system_message",
-    "naming_template_errors",
-    "require_chat_template",
-]
-
 _SEPARATOR: Final = "\n\n"
 
 # In front of a template. The line's end behind it is not written, as everywhere behind a block.

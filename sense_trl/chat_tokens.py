@@ -14,14 +14,6 @@ from typing import Any, Final
 
 from sense_trl.errors import InputError
 
-__all__ = [
-    "ChatTokenizer",
-    "align_offsets",
-    "apply_chat_template",
-    "find_control_strings",
-    "looks_like_control",
-]
-
 # What such tokens look like in the families of models, whether or not a tokenizer marks them as
 # special: Qwen's `<|fim_prefix|>` is not.
 _PIPED: Final = re.compile("<[|\uff5c][^\\s<>]{1,60}[|\uff5c]>")

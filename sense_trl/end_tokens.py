@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["add_end_token", "get_end_token_ids", "get_special_ids"]
-
 
 def get_end_token_ids(model: Any, tokenizer: Any = None) -> list[int]:
     """Ids of the tokens that end an answer, without repetition; empty if there are none.

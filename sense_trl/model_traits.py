@@ -8,14 +8,6 @@ from typing import Any, Final
 
 from sense_trl.errors import ModelError
 
-__all__ = [
-    "find_partial_attention",
-    "get_config_dtype",
-    "has_full_attention",
-    "keep_layers",
-    "load_model_config",
-]
-
 _ADAPTER_CONFIG: Final = "adapter_config.json"
 
 

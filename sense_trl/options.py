@@ -15,26 +15,6 @@ from typing import Any, Final
 
 from sense_trl.errors import InputError
 
-__all__ = [
-    "CandidateOptions",
-    "ChatTemplateOptions",
-    "DataArguments",
-    "DataOptions",
-    "DatabaseOptions",
-    "EndpointOptions",
-    "ExecutionOptions",
-    "ExtractOptions",
-    "GeneratorOptions",
-    "OutputOptions",
-    "PredictionOptions",
-    "PromptOptions",
-    "RevisionOptions",
-    "SuiteOptions",
-    "VerificationOptions",
-    "get_values",
-    "option_of",
-]
-
 OTHER_LIMITS: Final = (
     "max_steps",
     "max_rows",

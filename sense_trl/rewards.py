@@ -18,8 +18,6 @@ from sense_trl.verification.comparison import Reason, Semantics, Verdict
 from sense_trl.verification.judging import Verification, VerificationRequest
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["SQLExecutionReward", "get_sql_execution_reward"]
-
 Databases = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
 
 # What TRL passes beside the columns of the data set.

@@ -13,8 +13,6 @@ from typing import Any
 
 from sense_trl.errors import InputError
 
-__all__ = ["check_template_date", "fix_template_date", "writes_date"]
-
 _FUNCTION = "strftime_now"
 """Name that transformers gives the clock of a chat template."""
 

@@ -175,6 +175,22 @@ def test_the_command_line_parser_imports_nothing_heavy() -> None:
     assert not {"torch", "transformers", "trl", "datasets", "sqlglot"} & _modules_after(code)
 
 
+def test_only_what_hands_on_names_of_others_states_them() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        if file.name == "__init__.py":
+            continue
+        nodes = ast.parse(file.read_text(encoding="utf-8")).body
+        imported = {
+            alias.asname or alias.name
+            for node in nodes
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in nodes:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                assert imported & set(ast.literal_eval(node.value)), f"{file}: a leading _ says it"
+
+
 def test_every_public_name_loads_and_is_known_to_type_checkers() -> None:
     import sense_trl
 

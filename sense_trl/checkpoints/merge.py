@@ -20,8 +20,6 @@ from sense_trl.model_traits import load_model_config
 from sense_trl.prompts import PromptStyle
 from sense_trl.run_folder import check_new_folder
 
-__all__ = ["DTYPES", "MergeCheck", "merge_adapter"]
-
 DTYPES: Final = ("bfloat16", "float16", "float32")
 
 # Continuations of SQL and of prose: what an adapter changed shows in any text.

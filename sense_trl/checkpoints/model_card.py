@@ -13,8 +13,6 @@ from sense_trl.checkpoints.gguf import GGUF_HELP
 from sense_trl.evaluation.markdown import format_markdown
 from sense_trl.evaluation.records import EvaluationReport
 
-__all__ = ["format_model_card"]
-
 
 def format_model_card(
     name: str,

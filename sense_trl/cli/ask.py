@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import QueryResult
 
-__all__ = ["COMMAND", "choose_database"]
-
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130
 _UNFOLDED: Final = 10_000

@@ -9,8 +9,6 @@ from sense_trl.checkpoints.gguf import GGUF_HELP
 from sense_trl.cli.command import Command
 from sense_trl.options import option_of
 
-__all__ = ["MERGE", "PRUNE"]
-
 
 @dataclass
 class MergeOptions:

@@ -10,8 +10,6 @@ from typing import Any
 
 from sense_trl.cli.parser import OptionParser, build_options, get_class
 
-__all__ = ["Command"]
-
 
 @dataclass(frozen=True, slots=True)
 class Command:

@@ -13,8 +13,6 @@ from sense_trl.cli.recipes import load_recipes
 from sense_trl.cli.source import read_options
 from sense_trl.cli.stages import STAGES
 
-__all__ = ["get_words", "make_command"]
-
 _INSTALL: Final = """\
 Once per shell, and again after an update:
 

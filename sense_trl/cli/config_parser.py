@@ -12,8 +12,6 @@ from sense_trl.cli.parser import check_number, print_one_spelling
 from sense_trl.cli.recipes import resolve_config
 from sense_trl.errors import InputError
 
-__all__ = ["ConfigParser"]
-
 
 class ConfigParser(TrlParser):  # type: ignore[misc]
     """Takes `--config RECIPE/STAGE`, too, and refuses values in place of a number or of anything.

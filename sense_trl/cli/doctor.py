@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from sense_trl.cli.command import Command
 
-__all__ = ["COMMAND", "EXIT_BROKEN"]
-
 EXIT_BROKEN: Final = 1
 
 

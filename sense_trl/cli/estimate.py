@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sense_trl.memory.estimate import MemoryEstimate
     from sense_trl.memory.training_setup import TrainingSetup
 
-__all__ = ["COMMAND", "EXIT_DOES_NOT_FIT"]
-
 EXIT_DOES_NOT_FIT: Final = 1
 
 

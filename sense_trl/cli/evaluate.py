@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.verification.comparison import Semantics
 
-__all__ = ["evaluate_files"]
-
 _MAX_ERROR_CLASSES: Final = 8
 
 

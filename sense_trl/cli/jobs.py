@@ -9,8 +9,6 @@ from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.jobs.recursion_config import RecursionConfig
 
-__all__ = ["QUICKSTART", "RECURSE"]
-
 
 def run_quickstart(config: QuickstartConfig, console: Any) -> int:
     """Run `sense-trl quickstart`.

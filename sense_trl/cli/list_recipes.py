@@ -11,8 +11,6 @@ from sense_trl.cli.command import Command
 from sense_trl.cli.recipes import Recipe, load_recipes
 from sense_trl.errors import InputError
 
-__all__ = ["COMMAND"]
-
 
 @dataclass(kw_only=True)
 class RecipesOptions:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.task import TextToSQLTask
 
-__all__ = ["COMMAND", "build_from_files"]
-
 # The last file of a build: where it is, everything else is.
 _CARD: Final = "README.md"
 

@@ -15,15 +15,6 @@ from typing import Any, Final
 from sense_trl.cli.recipes import resolve_config
 from sense_trl.errors import InputError
 
-__all__ = [
-    "OptionParser",
-    "build_options",
-    "check_number",
-    "get_class",
-    "print_one_spelling",
-    "read_config",
-]
-
 _NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
 _TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
 

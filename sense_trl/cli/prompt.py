@@ -13,8 +13,6 @@ from sense_trl.cli.command import Command
 from sense_trl.cli.terminal import make_visible, quieten_libraries
 from sense_trl.options import DatabaseOptions, GeneratorOptions, PromptOptions, option_of
 
-__all__ = ["COMMAND"]
-
 _PARTS: Final = ("instruction", "schema", "evidence", "matched_values", "question")
 
 

@@ -9,8 +9,6 @@ from typing import Final
 
 from sense_trl.errors import InputError
 
-__all__ = ["Recipe", "load_recipes", "resolve_config"]
-
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # A row of the table in the README of the recipes: | [NAME](NAME/README.md) | MACHINE |
 _TABLE_ROW: Final = re.compile(r"^\| \[(?P<name>[^\]]+)\]\([^)]+\) \| (?P<machine>.+) \|$", re.M)

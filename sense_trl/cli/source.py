@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Option", "read_options"]
-
 
 class Option(NamedTuple):
     """A field of a dataclass.

@@ -19,13 +19,6 @@ from sense_trl.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "LaunchArguments",
-    "Stage",
-    "resolve_accelerate_config",
-    "split_config_flag",
-]
-
 _ACCELERATE_CONFIGS: Final = Path(__file__).resolve().parents[1] / "data" / "accelerate"
 _HERE: Final = "none"
 _FULL_HELP: Final = "--help_all"

@@ -14,8 +14,6 @@ from typing import Final
 from sense_trl.cli.recipes import load_recipes
 from sense_trl.cli.source import Option, read_options
 
-__all__ = ["format_stage_help", "get_shown_options"]
-
 _WIDTH: Final = 100
 _INDENT: Final = 30
 # The other options of TRL and transformers that are set often, beside those that a recipe sets.

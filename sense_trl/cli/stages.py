@@ -17,8 +17,6 @@ from sense_trl.options import PromptOptions, option_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DPO", "EVALUATE", "KD", "PAIRS", "SFT", "STAGES", "add_parsers", "find_stage"]
-
 
 def add_parsers(commands: Any) -> None:
     """Name the stages in the help of `sense-trl`; `find_stage` runs them."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sense_trl.generation.openai_generator import OpenAIGenerator
     from sense_trl.synthesis.explore.folder import ExplorationResult, ModelOptions
 
-__all__ = ["COMMAND"]
-
 
 @dataclass(kw_only=True)
 class OutputOptions:

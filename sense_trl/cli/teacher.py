@@ -19,8 +19,6 @@ from sense_trl.options import (
 if TYPE_CHECKING:
     from sense_trl.trainers.teachers.cache import TeacherCache
 
-__all__ = ["COMMAND"]
-
 
 @dataclass(kw_only=True)
 class CacheOptions(ChatTemplateOptions, PromptOptions):

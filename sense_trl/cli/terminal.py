@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from sense_trl.database.engine import QueryResult
     from sense_trl.options import ExtractOptions
 
-__all__ = [
-    "format_result",
-    "hint_at_chat",
-    "make_visible",
-    "name_first",
-    "quieten_libraries",
-]
-
 # A value may be a megabyte long, and rich takes a second for a tenth of it.
 _MAX_CELL_LENGTH: Final = 300
 # Predictions with more than SQL from which on a file looks like answers of a chat model.

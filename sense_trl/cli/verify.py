@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sense_trl.questions import Question
     from sense_trl.verification.judging import Verification
 
-__all__ = ["COMMAND"]
-
 
 @dataclass(kw_only=True)
 class VerifyOptions(ExecutionOptions, PredictionOptions, DataOptions):

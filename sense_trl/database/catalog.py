@@ -23,8 +23,6 @@ from sense_trl.database.process import workers_are_supported
 from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["DatabaseCatalog"]
-
 # Where Spider (database, test_database) and BIRD (dev_databases, train_databases) keep theirs.
 _ROOT_FOLDERS: Final = (
     "database",

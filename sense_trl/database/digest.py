@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DigestBuilder", "ResultDigest"]
-
 _HASH_BYTES: Final = 16
 # Longer texts are not remembered: they would be held, and seldom come again.
 _MAX_KNOWN_LENGTH: Final = 100

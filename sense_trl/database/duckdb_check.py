@@ -11,8 +11,6 @@ import duckdb
 
 from sense_trl.database.engine import QueryStatus
 
-__all__ = ["StatementCheck"]
-
 Refusal: TypeAlias = tuple[QueryStatus, str]
 
 # Functions of expressions that a query may call: what computes from its arguments alone, the

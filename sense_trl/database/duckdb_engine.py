@@ -31,8 +31,6 @@ from sense_trl.database.engine import (
 from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.errors import DatabaseError
 
-__all__ = ["DuckDBEngine"]
-
 _MAX_SQL_CHARS: Final = 200_000
 _CHUNK_ROWS: Final = 1_000
 

@@ -18,8 +18,6 @@ from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.text import decode_text, encode_text, has_bad_bytes, show_text
 from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["ConversionReport", "convert_sqlite"]
-
 _BATCH_ROWS: Final = 50_000
 
 

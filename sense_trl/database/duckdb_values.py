@@ -17,8 +17,6 @@ import duckdb
 
 from sense_trl.database.engine import MapValue, TypedText
 
-__all__ = ["ValueReader", "get_reader", "is_infinite_day", "select_with"]
-
 # Python's own digits of a second, further ones, and an offset.
 _TIMESTAMP: Final = re.compile(
     r"(?P<whole>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?)(?P<rest>\d*)(?P<zone>[+-][\d:]+)?"

@@ -19,24 +19,6 @@ from typing import Final, Protocol, Self, TypeVar, runtime_checkable
 from sense_trl.database.digest import ResultDigest
 from sense_trl.errors import InputError
 
-__all__ = [
-    "ColumnInfo",
-    "DigestingEngine",
-    "ExecutionLimits",
-    "ForeignKeyInfo",
-    "ForwardingEngine",
-    "LimitKind",
-    "MapValue",
-    "QueryResult",
-    "QueryStatus",
-    "ReorderingEngine",
-    "SQLEngine",
-    "TableInfo",
-    "TypedText",
-    "describe_exceeded",
-]
-
-
 _T = TypeVar("_T")
 
 OUT_OF_MEMORY: Final = "out of memory; raise `memory_limit_bytes`"

@@ -14,8 +14,6 @@ from sense_trl._closing import Closing
 from sense_trl.database.engine import ExecutionLimits, QueryResult
 from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["FileEngine", "read_header"]
-
 # A cheap query takes 0.05 ms, and asking for the state of a file after it another 0.01 ms.
 _FILE_CHECK_S: Final = 0.001
 _MAX_REOPENS: Final = 3

@@ -34,8 +34,6 @@ from sense_trl.database.profile import (
 from sense_trl.database.text import encode_text, has_bad_bytes
 from sense_trl.errors import InputError
 
-__all__ = ["ColumnName", "DatabaseFuzzer", "FuzzHints"]
-
 ColumnName: TypeAlias = tuple[str, str]
 """Table and column, in any case."""
 Row: TypeAlias = tuple[object, ...]

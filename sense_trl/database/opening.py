@@ -9,8 +9,6 @@ from typing import Final
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
 from sense_trl.database.sqlite_engine import SQLiteEngine
 
-__all__ = ["DATABASE_SUFFIXES", "dialect_of", "is_database_file", "open_engine", "version_of"]
-
 _SQLITE_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
 _DUCKDB_SUFFIXES: Final = (".duckdb",)
 DATABASE_SUFFIXES: Final = _SQLITE_SUFFIXES + _DUCKDB_SUFFIXES

@@ -17,15 +17,6 @@ from typing import IO, Any, Final
 
 from sense_trl.errors import ExecutionBackendError
 
-__all__ = [
-    "WorkerGoneError",
-    "WorkerLateError",
-    "WorkerProcess",
-    "limit_process_memory",
-    "serve_messages",
-    "workers_are_supported",
-]
-
 # Starting takes 0.1 s on an idle machine.
 _START_TIMEOUT_S: Final = 60.0
 _LENGTH: Final = struct.Struct("<Q")

@@ -22,20 +22,6 @@ from sense_trl.database.engine import MapValue, SQLEngine, TableInfo
 from sense_trl.database.text import get_nameable_tables, has_bad_bytes, name_bad_bytes
 from sense_trl.errors import DatabaseError
 
-__all__ = [
-    "ColumnProfile",
-    "DatabaseProfile",
-    "ForeignKeyColumns",
-    "Reference",
-    "TableProfile",
-    "comparable",
-    "comparable_values",
-    "profile_database",
-    "quote_name",
-    "read_rows",
-    "shape_of",
-]
-
 ForeignKeyColumns: TypeAlias = tuple[str, str, str, str]
 """Table, column, referenced table, referenced column."""
 

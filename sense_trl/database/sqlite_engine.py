@@ -24,8 +24,6 @@ from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.database.text import decode_text, has_bad_bytes, show_text
 from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["SQLiteEngine", "set_process_heap_limit", "without_empty_statements"]
-
 # The wall clock and the step budget are looked at once per so many instructions of the virtual
 # machine. 1,000 instructions are some 20 µs; the call back into Python is 0.2 µs of it.
 _POLL_STEPS: Final = 1_000

@@ -14,17 +14,6 @@ from typing import Final
 
 from sense_trl.database.engine import TableInfo
 
-__all__ = [
-    "decode_text",
-    "drop_bad_bytes",
-    "encode_text",
-    "get_nameable_tables",
-    "has_bad_bytes",
-    "name_bad_bytes",
-    "rows_have_bad_bytes",
-    "show_text",
-]
-
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BAD_BYTE: Final = re.compile("[\udc80-\udcff]")
 

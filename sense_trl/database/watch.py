@@ -11,8 +11,6 @@ from typing import Final, TypeVar
 
 from sense_trl.database.engine import ExecutionLimits, ForwardingEngine, SQLEngine
 
-__all__ = ["GRACE_S", "QueryWatch", "WatchedEngine"]
-
 # A query that has not ended this long after its own limit hangs in an operation that the engine
 # cannot interrupt; its process is ended.
 GRACE_S: Final = 0.25

@@ -45,8 +45,6 @@ from sense_trl.database.sqlite_engine import set_process_heap_limit
 from sense_trl.database.watch import GRACE_S
 from sense_trl.errors import DatabaseError, InputError
 
-__all__ = ["EngineCache", "EngineWorker", "IsolatedEngine", "limit_worker_memory"]
-
 _MAX_OPEN_ENGINES: Final = 64
 # Opening a database and reading its schema take milliseconds, on a network's disk seconds.
 _SCHEMA_TIMEOUT_S: Final = 60.0

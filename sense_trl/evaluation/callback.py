@@ -21,8 +21,6 @@ from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
 from sense_trl.verification.verifier import SQLVerifier, Verdict
 
-__all__ = ["ExecutionAccuracyCallback"]
-
 
 class ExecutionAccuracyCallback(TrainerCallback):  # type: ignore[misc]
     """Lets the model answer held-out questions, executes the answers and logs how many are right.

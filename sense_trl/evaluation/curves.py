@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from sense_trl.errors import InputError
 
-__all__ = ["Curve", "TrainingLog", "get_curves"]
-
 # Where trainings leave their log: our stages, and transformers in each checkpoint.
 _FILES: Final = ("metrics.json", "trainer_state.json")
 # More points than a plot is wide show nothing more.

@@ -19,8 +19,6 @@ from sense_trl.database.engine import ExecutionLimits, SQLEngine
 from sense_trl.errors import InputError
 from sense_trl.verification.judging import VerificationRequest
 
-__all__ = ["EfficiencyReport", "PairTiming", "get_r_ves_reward", "measure_efficiency", "time_pair"]
-
 # R-VES: least ratio for each reward (BIRD, mini-dev `evaluation_ves.py`).
 _REWARDS: Final = ((2.0, 1.25), (1.0, 1.0), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
 

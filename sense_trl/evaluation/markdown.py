@@ -12,14 +12,6 @@ from sense_trl.evaluation.metrics import GroupAccuracy, Score
 from sense_trl.evaluation.records import EvaluationReport
 from sense_trl.evaluation.report import ReportSection, describe_change
 
-__all__ = [
-    "format_markdown",
-    "get_changes",
-    "get_error_table",
-    "get_hardness_table",
-    "get_score_table",
-]
-
 _NOT_MEASURED: Final = "-"
 _SEMANTICS: Final = (
     "`strict` compares rows as bags, ordered where gold orders, and counts no prediction as "

@@ -17,14 +17,6 @@ from sense_trl.sql.parsing import SQLParseError
 from sense_trl.sql.taxonomy import classify_errors
 from sense_trl.verification.judging import VerificationRequest
 
-__all__ = [
-    "SoftScores",
-    "SpiderMeasures",
-    "get_error_classes",
-    "get_spider_measures",
-    "measure_soft_f1",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class SpiderMeasures:

@@ -16,8 +16,6 @@ from sense_trl.questions import Question, get_file_ids
 from sense_trl.sql.reading import read_query
 from sense_trl.verification.comparison import Semantics
 
-__all__ = ["count_chat", "load_predictions"]
-
 _SQL_FIELDS: Final = ("sql", "predicted_sql", "prediction")
 # What BIRD's files put between a query and its `db_id`.
 _BIRD_MARK: Final = "\t----- bird -----\t"

@@ -24,8 +24,6 @@ from sense_trl.evaluation.metrics import (
 )
 from sense_trl.verification.verifier import Verdict
 
-__all__ = ["EvaluationRecord", "EvaluationReport"]
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:

@@ -15,8 +15,6 @@ from sense_trl.errors import InputError
 from sense_trl.sql.volatility import is_volatile
 from sense_trl.verification.comparison import Verdict, results_match
 
-__all__ = ["ExecutionVote", "estimate_pass_at_k", "pass_at_k", "vote_by_execution"]
-
 
 def estimate_pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Probability that at least one of `k` samples of one question is correct.

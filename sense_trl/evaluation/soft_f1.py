@@ -17,8 +17,6 @@ from typing import Final, TypeAlias
 from sense_trl.verification.comparison import hashable_rows
 from sense_trl.verification.values import CanonicalTables
 
-__all__ = ["bird_soft_f1", "soft_f1"]
-
 Row: TypeAlias = tuple[object, ...]
 # A value of a row, and how often it has occurred there before.
 _Cell: TypeAlias = tuple[object, int]

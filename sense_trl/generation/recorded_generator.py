@@ -19,8 +19,6 @@ from sense_trl.generation.generator import (
 )
 from sense_trl.prompts import Messages
 
-__all__ = ["RecordedGenerator"]
-
 
 class RecordedGenerator:
     """Writes what a generator answers to a file, and asks it nothing twice.

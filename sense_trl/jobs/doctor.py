@@ -19,8 +19,6 @@ from typing import Final
 
 from sense_trl._version import __version__
 
-__all__ = ["TESTED_VERSIONS", "Finding", "FindingStatus", "run_checks"]
-
 TESTED_VERSIONS: Final = {
     "accelerate": "1.15.0",
     "bitsandbytes": "0.50.2",

@@ -19,8 +19,6 @@ from typing import Any
 
 from sense_trl.errors import ModelError
 
-__all__ = ["run_tiny_training"]
-
 _PROMPT = "Give the name of each singer ?"
 _CHOSEN = "SELECT name FROM singer"
 _REJECTED = "SELECT age FROM singer WHERE id = 1"

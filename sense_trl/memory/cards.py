@@ -8,8 +8,6 @@ from typing import Final
 from sense_trl.memory.estimate import MemoryEstimate
 from sense_trl.memory.training_setup import TrainingSetup
 
-__all__ = ["CARDS", "UTILISATION", "Card", "count_step_flops", "estimate_step_seconds"]
-
 UTILISATION: Final = 0.35
 """Share of a card's peak that a training step is assumed to reach; not measured here."""
 

@@ -12,8 +12,6 @@ from sense_trl.memory.cards import count_step_flops
 from sense_trl.memory.estimate import MemoryEstimate, estimate_memory
 from sense_trl.memory.training_setup import TrainingSetup, get_trainer_setup
 
-__all__ = ["MemoryChange", "find_changes", "format_bytes", "warn_of_memory"]
-
 logger = logging.getLogger(__name__)
 
 _GIB: Final = 2**30

@@ -23,13 +23,6 @@ from sense_trl.memory.training_setup import TrainingSetup
 if TYPE_CHECKING:
     from sense_trl.prefix_tree import PrefixTree
 
-__all__ = [
-    "MemoryEstimate",
-    "MemoryPart",
-    "build_batch",
-    "estimate_memory",
-]
-
 # bitsandbytes: one scale per block of 64 weights in 32 bits, or, with double quantisation, in 8
 # bits with one 32-bit scale per 256 of them; and two tables of 16 and 256 numbers per layer.
 _NF4_BLOCK: Final = 64

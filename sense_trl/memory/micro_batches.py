@@ -15,8 +15,6 @@ import numpy as np
 if TYPE_CHECKING:
     from sense_trl.prefix_tree import PrefixTree
 
-__all__ = ["Example", "TrainingExamples", "read_examples"]
-
 _IGNORED: Final = -100  # torch's label of a token that is not trained
 # About 10,000 examples of Spider with their schemas, which take a second.
 _MAX_TOKENS_READ: Final = 10_000_000

@@ -30,8 +30,6 @@ from sense_trl.prefix_tree import PrefixTree
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-__all__ = ["ModelSettings", "StepProfile", "build_meta_model", "profile_step"]
-
 # A stack of equal layers is simulated at these depths, and its own is read off the line through
 # them.
 _DEPTHS = (2, 4)

@@ -12,14 +12,6 @@ from sense_trl.memory.micro_batches import TrainingExamples, read_examples
 from sense_trl.memory.simulation import ModelSettings
 from sense_trl.model_traits import get_config_dtype, load_model_config
 
-__all__ = [
-    "DEFAULT_COMPLETION_TOKENS",
-    "STAGES",
-    "TrainingSetup",
-    "get_trainer_setup",
-    "get_training_setup",
-]
-
 STAGES: Final = ("sft", "dpo", "kd")
 
 DEFAULT_COMPLETION_TOKENS: Final = 128

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["DropReason", "PairAccount"]
-
 
 class DropReason(StrEnum):
     """The reason why a question gave no pair, or a candidate took no part."""

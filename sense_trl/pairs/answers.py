@@ -18,8 +18,6 @@ from sense_trl.pairs.policies import question_rng
 from sense_trl.questions import Question
 from sense_trl.verification.verifier import SQLVerifier, Verdict, VerificationRequest
 
-__all__ = ["select_verified_answers"]
-
 
 def select_verified_answers(
     questions: Sequence[Question],

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["COUNTED_COLUMNS", "count_column", "format_card"]
-
 COUNTED_COLUMNS: Final = {
     "rejected_reason": "Why the rejected queries are wrong",
     "error_classes": "How they differ from gold (several classes per query)",

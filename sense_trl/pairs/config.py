@@ -10,8 +10,6 @@ from sense_trl.errors import InputError
 from sense_trl.pairs.policies import POLICY_NAMES
 from sense_trl.sql.taxonomy import ErrorClass
 
-__all__ = ["ANY_SOURCE", "SOURCES", "PreferencePairConfig"]
-
 SOURCES: Final = ("gold", "strong", "weak")
 ANY_SOURCE: Final = "any"
 

@@ -20,8 +20,6 @@ from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 from sense_trl.sql.taxonomy import ErrorClass, classify_errors, classify_results
 
-__all__ = ["Databases", "identify_query"]
-
 Columns: TypeAlias = Mapping[str, Mapping[str, str]]
 """Declared type of each column, by table and column."""
 

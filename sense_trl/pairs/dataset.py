@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
-__all__ = [
-    "REJECTED_COLUMNS",
-    "get_features",
-    "make_dataset",
-    "make_rows",
-    "make_table",
-    "read_account",
-    "read_pairs",
-]
-
 HASH_FIELD: Final = "pairs_sha256"
 _QUESTION_COLUMNS: Final = ("question_id", "db_id", "question", "gold_sql")
 _CHOSEN_COLUMNS: Final = ("chosen_sql", "chosen_source", "chosen_model", "chosen_candidate_id")

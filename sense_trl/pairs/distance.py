@@ -13,8 +13,6 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
 
-__all__ = ["Distance", "token_distance", "tree_distance"]
-
 Distance: TypeAlias = Callable[[str, str, str], int]
 """From two queries and their dialect to the number of edits between them."""
 

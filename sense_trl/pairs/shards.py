@@ -14,8 +14,6 @@ from sense_trl.pairs.account import PairAccount
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["ShardFolder"]
-
 # Changed whenever the same input gives other rows or files: it is part of the key of a shard.
 _FORMAT = 2
 # Before the hash of a file, in the metadata at its beginning and at its end.

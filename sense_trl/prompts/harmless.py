@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["is_harmless", "make_harmless", "remove_control_tokens"]
-
 # `<|im_end|>`, `</s>`, `<start_of_turn>`, `<<SYS>>`, `[INST]`, `[/INST]`, and in full-width bars.
 _CONTROL: Final = re.compile(
     r"<[^\s<>]{1,60}>|<\|[^<>\n]{0,60}\|>|<\uff5c[^<>\n]{0,60}\uff5c>"

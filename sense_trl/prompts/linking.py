@@ -21,8 +21,6 @@ from sense_trl.schema.formats import Descriptions
 from sense_trl.schema.naming import get_words, singular
 from sense_trl.schema.schema import DatabaseSchema
 
-__all__ = ["NameLinker", "SchemaChoice", "SchemaChooser", "SchemaLinker", "find_named_items"]
-
 _TABLE_WEIGHT: Final = 2.0
 _COLUMN_WEIGHT: Final = 1.0
 _DESCRIPTION_WEIGHT: Final = 0.3

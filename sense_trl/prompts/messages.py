@@ -10,16 +10,6 @@ from typing import Final, Self
 from sense_trl.database.engine import QueryResult, QueryStatus
 from sense_trl.prompts.harmless import make_harmless, remove_control_tokens
 
-__all__ = [
-    "DIALECT_MARK",
-    "INSTRUCTION",
-    "Attempt",
-    "Messages",
-    "add_attempts",
-    "choose_answer",
-    "get_prompt",
-]
-
 # A conversation in the form chat templates and TRL expect.
 Messages = list[dict[str, str]]
 

@@ -16,8 +16,6 @@ from typing import Final
 
 from sense_trl.schema.naming import get_words
 
-__all__ = ["PrivacyRules", "Sensitivity"]
-
 # A column of text is judged by its values when so many of them look alike.
 _MIN_SHARE: Final = 0.2
 _MAX_JUDGED: Final = 500

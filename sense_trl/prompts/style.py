@@ -18,8 +18,6 @@ from sense_trl.options import PromptOptions, option_of
 from sense_trl.prompts.messages import INSTRUCTION
 from sense_trl.schema.formats import SCHEMA_STYLES
 
-__all__ = ["ANSWER_FORMS", "STYLE_FILE", "PromptStyle", "check_server", "get_style"]
-
 STYLE_FILE: Final = "sense_prompt.json"
 ANSWER_FORMS: Final = {
     "sql": "",

@@ -32,8 +32,6 @@ from sense_trl.errors import DatabaseError
 from sense_trl.prompts.harmless import is_harmless
 from sense_trl.schema.naming import plural, singular
 
-__all__ = ["ValueIndex", "ValueMatch", "build_value_index", "normalise"]
-
 logger = logging.getLogger(__name__)
 
 INDEX_FORMAT: Final = 1

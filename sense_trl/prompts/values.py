@@ -16,8 +16,6 @@ from sense_trl.database.text import get_nameable_tables
 from sense_trl.prompts.harmless import is_harmless
 from sense_trl.prompts.privacy import PrivacyRules, Sensitivity
 
-__all__ = ["ChosenValues", "ColumnKey", "choose_values", "get_key"]
-
 ColumnKey = tuple[str, str]
 """A table and a column of it, in lower case."""
 

@@ -45,8 +45,6 @@ from sense_trl.schema.formats import (
 from sense_trl.schema.naming import get_words, plural, singular
 from sense_trl.schema.schema import DatabaseSchema, get_schema
 
-__all__ = ["PromptParts", "PromptWriter"]
-
 logger = logging.getLogger(__name__)
 
 # Matches looked at before those of columns that are not shown are dropped.

@@ -21,8 +21,6 @@ from sense_trl.schema.schema import DatabaseSchema
 if TYPE_CHECKING:
     from sense_trl.schema.graph import ColumnName
 
-__all__ = ["ColumnEntry", "DataDictionary", "TableEntry", "find_dictionary"]
-
 _BIRD_FOLDER: Final = "database_description"
 _BIRD_FIELDS: Final = ("original_column_name", "column_name", "column_description")
 _SUFFIXES: Final = (".json", ".yaml", ".yml")

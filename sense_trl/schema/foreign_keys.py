@@ -20,8 +20,6 @@ from sense_trl.schema.naming import get_words, singular
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.resolution import get_type_class
 
-__all__ = ["InferredForeignKey", "infer_foreign_keys"]
-
 _MAX_STEPS: Final = 50_000_000
 _MIN_OVERLAP: Final = 0.5
 # Texts that are all found without a name that says so: this many, or chance explains it.

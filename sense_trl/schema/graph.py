@@ -23,8 +23,6 @@ from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
-__all__ = ["ColumnName", "JoinEdge", "SchemaGraph", "count_cooccurrences", "get_used_columns"]
-
 DEFAULT_RESTART: Final = 0.15
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["get_words", "plural", "singular"]
-
 _SMALL: Final = r"(?:(?![A-Z])[^\W\d_])"
 _WORDS: Final = re.compile(rf"[A-Z]+(?!{_SMALL})|[A-Z]?{_SMALL}+|\d+")
 _IRREGULAR: Final = {

@@ -12,13 +12,6 @@ from sqlglot import exp
 from sense_trl.sql.parsing import read_sql, unwrap, write_sql
 from sense_trl.sql.plain_query import read_plain_query
 
-__all__ = [
-    "depends_on_scan_order",
-    "get_bare_column_queries",
-    "get_choosing_subqueries",
-    "get_tie_breaking_queries",
-]
-
 _AGGREGATE: Final = re.compile(r"\b(?:avg|count|max|min|sum|total)\s*\(", re.IGNORECASE)
 _GROUP: Final = re.compile(r"\bgroup\b", re.IGNORECASE)
 # Aggregates whose value is the same in whatever order they see the rows of a group, but for the

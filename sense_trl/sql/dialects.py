@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["Dialects", "get_dialect"]
-
 Dialects: TypeAlias = str | Callable[[str], str]
 """The sqlglot dialect of all SQL, or a function from `db_id` to dialect such as
 `DatabaseCatalog.dialect`."""

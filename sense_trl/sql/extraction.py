@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from sense_trl.sql.reading import read_query, scan_tokens
 
-__all__ = ["extract_sql"]
-
 # Behind the marks of reasoning, which may be of any length. The engines refuse longer texts.
 _MAX_ANSWER_CHARS: Final = 200_000
 # A first impression of a query.

@@ -12,8 +12,6 @@ from sqlglot import exp
 
 from sense_trl.sql.resolution import QueryNames, SchemaNames, Source, get_from, get_type_class
 
-__all__ = ["RULES", "Edit", "MutationKind", "Query"]
-
 
 class MutationKind(StrEnum):
     """The kind of change that a mutation makes."""

@@ -29,22 +29,6 @@ from sqlglot import exp
 from sense_trl.sql.parsing import SQLNestingError
 from sense_trl.sql.resolution import QueryNames, Source, get_from
 
-__all__ = [
-    "ALWAYS",
-    "Block",
-    "Column",
-    "Expr",
-    "Query",
-    "SetOperation",
-    "flip_comparison",
-    "get_atoms",
-    "get_normal_form",
-    "get_queries",
-    "get_relabellings",
-    "has_aggregate",
-    "map_columns",
-]
-
 Expr: TypeAlias = tuple[Any, ...]
 Column: TypeAlias = tuple[str, str]
 """Label and name."""

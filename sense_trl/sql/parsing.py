@@ -14,25 +14,6 @@ from sqlglot.tokens import Token, TokenType
 from sense_trl.errors import SenseTRLError
 from sense_trl.sql.reading import count_flaws
 
-__all__ = [
-    "SQLNestingError",
-    "SQLParseError",
-    "canonical_sql",
-    "get_offset",
-    "get_tie_query",
-    "get_unlimited_query",
-    "is_cut",
-    "order_matters",
-    "outer_limit",
-    "parse_sql",
-    "parse_statements",
-    "read_sql",
-    "unwrap",
-    "visible_sort_columns",
-    "without_end",
-    "write_sql",
-]
-
 
 def _is_worth_a_warning(record: logging.LogRecord) -> bool:
     # sqlglot warns of every text that begins like a command ("Create a table of ..."). Where texts

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["PlainQuery", "read_plain_query"]
-
 
 @dataclass(frozen=True, slots=True)
 class PlainQuery:

@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["QueryReading", "Token", "count_flaws", "read_query", "scan_tokens"]
-
 
 @dataclass(frozen=True, slots=True)
 class Token:

@@ -12,8 +12,6 @@ from typing import Final
 
 from sqlglot import exp
 
-__all__ = ["NamedColumn", "QueryNames", "SchemaNames", "Source", "get_from", "get_type_class"]
-
 
 @dataclass(frozen=True, slots=True)
 class NamedColumn:

@@ -11,8 +11,6 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import parse_sql
 
-__all__ = ["SCHEMA_ITEMS", "Span", "SpanKind", "get_maskable_spans"]
-
 
 class SpanKind(StrEnum):
     """The kind of an item of a query."""

@@ -28,8 +28,6 @@ from sense_trl.sql.normal_form import (
 from sense_trl.sql.parsing import SQLNestingError, SQLParseError, parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
-__all__ = ["ErrorClass", "ResultClass", "classify_errors", "classify_results"]
-
 
 class ErrorClass(StrEnum):
     """One way in which a query differs from gold."""

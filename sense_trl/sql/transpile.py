@@ -11,8 +11,6 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import SQLParseError, parse_sql
 
-__all__ = ["ColumnTypes", "sqlite_to_duckdb"]
-
 ColumnTypes: TypeAlias = Mapping[str, Mapping[str, str]]
 """DuckDB type ("BIGINT", "DOUBLE", "VARCHAR", "BLOB") of each column, by table and column."""
 

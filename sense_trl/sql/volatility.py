@@ -10,8 +10,6 @@ from typing import Any, Final
 import sqlglot
 from sqlglot.errors import SqlglotError
 
-__all__ = ["get_clock_queries", "is_volatile"]
-
 # Functions that throw dice, read the clock, or tell of the connection or the library. Those of
 # DuckDB are the ones that `duckdb_functions()` does not call consistent, and macros over them;
 # those of SQLite are not deterministic by `pragma_function_list`; those of PostgreSQL are volatile

@@ -17,8 +17,6 @@ from sense_trl.options import (
     option_of,
 )
 
-__all__ = ["EvaluationArguments", "GenerationArguments", "PairArguments"]
-
 
 @dataclass
 class GenerationArguments(GeneratorOptions):

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.options import DataArguments, PromptOptions
 
-__all__ = [
-    "get_save_callback",
-    "get_token_counter",
-    "identify_style",
-    "load_styled_task",
-    "open_writer",
-]
-
 
 def load_styled_task(
     data: DataArguments, *models: str | None, base_url: str | None = None

@@ -26,8 +26,6 @@ from sense_trl.steps.progress import stage_bar
 from sense_trl.task import TextToSQLTask
 from sense_trl.verification.verifier import Verdict
 
-__all__ = ["Revision", "get_revision_table", "revise"]
-
 _RESULT: Final = "revised.jsonl"
 
 

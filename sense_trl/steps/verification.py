@@ -14,8 +14,6 @@ from sense_trl.schema import DatabaseSchema
 from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["get_limits", "get_suite_notes", "open_verifiers"]
-
 
 def get_limits(options: ExecutionOptions) -> ExecutionLimits:
     """The limits that the options name.

@@ -30,8 +30,6 @@ from sense_trl.verification.verifier import SQLVerifier
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["evaluate", "is_predicted", "is_trained", "pair", "predict", "train"]
-
 _METRICS = "metrics.json"
 
 

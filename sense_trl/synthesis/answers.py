@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["find_json", "is_refusal", "is_text"]
-
 # Brackets tried as the beginning of a value; an answer of nothing else must not take minutes.
 _MAX_TRIES: Final = 1_000
 # Characters read in vain, by tries that each go on to the end.

@@ -13,8 +13,6 @@ from sense_trl._files import write_text_atomically
 from sense_trl.errors import InputError
 from sense_trl.questions import Question
 
-__all__ = ["Provenance", "SynthesizedExample", "load_examples", "write_examples"]
-
 
 @dataclass(frozen=True, slots=True)
 class Provenance:

@@ -10,8 +10,6 @@ from filelock import FileLock, Timeout
 
 from sense_trl.errors import InputError
 
-__all__ = ["open_output_folder"]
-
 
 @contextmanager
 def open_output_folder(path: str | Path) -> Iterator[Path]:

@@ -16,16 +16,6 @@ from sense_trl.errors import InputError
 from sense_trl.sql.parsing import order_matters, visible_sort_columns
 from sense_trl.verification.values import CanonicalTables, get_reach, rows_equal
 
-__all__ = [
-    "Comparison",
-    "Reason",
-    "Semantics",
-    "Verdict",
-    "bags_equal",
-    "hashable_rows",
-    "results_match",
-]
-
 Semantics: TypeAlias = Literal["strict", "spider", "bird"]
 Row: TypeAlias = tuple[object, ...]
 Tables: TypeAlias = tuple[Sequence[Row], Sequence[Row]]

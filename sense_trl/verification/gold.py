@@ -11,13 +11,6 @@ from sense_trl.verification.comparison import Verdict
 from sense_trl.verification.judging import Verification, VerificationRequest
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = [
-    "find_contradictory_gold",
-    "find_missing_databases",
-    "find_undetermined_gold",
-    "find_unusable_gold",
-]
-
 # Queries for the same words beyond these are not compared: each is run against each.
 _MAX_COMPARED: Final = 5
 

@@ -20,8 +20,6 @@ from sense_trl.database.worker import pack_result, unpack_result
 from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.judging import GoldExamination, examine_gold, get_step_budget
 
-__all__ = ["CacheReport", "GoldCache", "describe_failure", "prune_cache"]
-
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when an entry or the examination of gold changes its meaning.

@@ -51,18 +51,6 @@ from sense_trl.verification.comparison import (
 )
 from sense_trl.verification.reordering import get_reordered_queries
 
-__all__ = [
-    "GoldExamination",
-    "Verification",
-    "VerificationRequest",
-    "check_semantics",
-    "examine_gold",
-    "get_step_budget",
-    "verify_against",
-    "verify_gold_itself",
-    "verify_sql",
-]
-
 # Work of a prediction relative to gold's, in instructions of the virtual machine. Of 3,666 distinct
 # predictions of five models on Spider dev, 9 take more than 1 M and the heaviest takes 18 M (2,300
 # times gold's, 0.2 s); a right one takes 210 times gold's. The floor is five times the heaviest,

@@ -24,8 +24,6 @@ from sense_trl.verification.gold_cache import CacheReport
 from sense_trl.verification.judging import Verification
 from sense_trl.verification.worker import pack_settings, unpack_verification
 
-__all__ = ["VerificationPool"]
-
 # Pairs per message: enough to make the pipe's cost vanish, few enough to share the work.
 _MIN_CHUNK: Final = 32
 _MAX_CHUNK: Final = 200

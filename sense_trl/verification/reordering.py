@@ -10,8 +10,6 @@ from typing import Final
 from sense_trl.database.engine import TableInfo
 from sense_trl.sql.parsing import without_end
 
-__all__ = ["MAX_ORDERS", "get_reordered_queries"]
-
 MAX_ORDERS: Final = 16
 """So many queries there are at most."""
 

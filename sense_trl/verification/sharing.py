@@ -15,8 +15,6 @@ from sense_trl.database.engine import (
 )
 from sense_trl.sql.volatility import is_volatile
 
-__all__ = ["SharingEngine"]
-
 _MAX_ROWS: Final = 10_000
 _MAX_RESULTS: Final = 64
 

@@ -11,8 +11,6 @@ from typing import Any, Final, TypeAlias
 
 from sense_trl.database.engine import MapValue, TypedText
 
-__all__ = ["CanonicalTables", "canonical_value", "get_reach", "rows_equal", "values_equal"]
-
 Row: TypeAlias = tuple[object, ...]
 
 # Far above what the order of a sum changes in double precision (some 1e-14), far below a second in

@@ -33,8 +33,6 @@ from sense_trl.verification.judging import (
 )
 from sense_trl.verification.sharing import SharingEngine
 
-__all__ = ["pack_settings", "serve", "unpack_verification"]
-
 # Results are sent when this much time has passed since the last ones, and at the end of a chunk.
 _FLUSH_S: Final = 0.1
 _ALIVE_S: Final = 1.0

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from sense_trl.errors import InputError
 
-__all__ = ["ExplorationConfig"]
-
 
 @dataclass(frozen=True, slots=True)
 class ExplorationConfig:

@@ -22,8 +22,6 @@ from sense_trl.synthesis.answers import find_json, is_refusal, is_text
 from sense_trl.synthesis.explore.facts import DatabaseFacts
 from sense_trl.synthesis.explore.phrases import PhraseBook
 
-__all__ = ["extract_dictionary", "get_phrases"]
-
 NUM_SAMPLE_VALUES: Final = 4
 _MAX_CHARS: Final = 300
 _MAX_SYNONYMS: Final = 5

@@ -41,14 +41,6 @@ from sense_trl.synthesis.filters.filters import (
 )
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = [
-    "ExplorationAccount",
-    "ShapeCapFilter",
-    "explore_database",
-    "get_draw_seed",
-    "make_filters",
-]
-
 _BATCH_SIZE: Final = 64
 # The workers of a verifier have something to share.
 _MIN_PART: Final = 8

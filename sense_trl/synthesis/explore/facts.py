@@ -23,8 +23,6 @@ from sense_trl.schema.naming import get_words
 from sense_trl.schema.schema import DatabaseSchema, get_schema
 from sense_trl.sql.resolution import get_type_class
 
-__all__ = ["ColumnFacts", "ColumnRole", "DatabaseFacts", "get_database_facts", "get_roles"]
-
 _MAX_VALUES: Final = 500
 _MAX_TEXT_CHARS: Final = 60
 _MIN_WORD_CHARS: Final = 3

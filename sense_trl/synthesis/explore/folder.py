@@ -46,8 +46,6 @@ from sense_trl.synthesis.filters.filters import ExampleFilter
 from sense_trl.synthesis.output_folder import open_output_folder
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["ExplorationResult", "ModelOptions", "explore_databases"]
-
 # Changed whenever the same input gives other examples.
 _FORMAT: Final = 3
 

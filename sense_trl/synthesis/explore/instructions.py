@@ -41,8 +41,6 @@ from sense_trl.synthesis.filters.contamination import EvaluationIndex
 from sense_trl.synthesis.filters.filters import ExampleFilter, FilterPipeline
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["Instruction", "explore_with_model", "get_instruction_prompt", "parse_instructions"]
-
 _BATCH_SIZE: Final = 16
 _NUM_SHAPES: Final = 2
 _MAX_QUESTION_CHARS: Final = 1_000

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from sense_trl.schema.graph import ColumnName
 from sense_trl.schema.naming import get_words, plural, singular
 
-__all__ = ["PhraseBook", "plural_phrase"]
-
 
 class PhraseBook:
     """Names for tables and columns: the words of the identifier, or one of the given phrases.

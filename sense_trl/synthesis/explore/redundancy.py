@@ -12,8 +12,6 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import parse_sql
 
-__all__ = ["is_redundant"]
-
 
 def is_redundant(sql: str, dialect: str) -> bool:
     """Whether a SELECT of a query has a part that cannot change what it returns, or its order.

@@ -23,8 +23,6 @@ from sense_trl.sql.resolution import QueryNames, SchemaNames, Source
 from sense_trl.synthesis.explore.facts import ColumnRole, get_roles
 from sense_trl.synthesis.explore.phrases import PhraseBook, plural_phrase
 
-__all__ = ["CannotPhraseError", "QuestionWriter"]
-
 
 class CannotPhraseError(SenseTRLError):
     """There are no words for a query; the message says for what of it."""

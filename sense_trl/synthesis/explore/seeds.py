@@ -18,8 +18,6 @@ from sense_trl.questions import Question, describe_unusable
 from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.synthesis.filters.contamination import EvaluationIndex, find_evaluated
 
-__all__ = ["SortedSeeds", "sort_seeds"]
-
 
 @dataclass(frozen=True, slots=True)
 class SortedSeeds:

@@ -21,8 +21,6 @@ from sense_trl.schema.formats import quote_name
 from sense_trl.schema.graph import ColumnName, JoinEdge
 from sense_trl.synthesis.explore.facts import ColumnFacts, ColumnRole, DatabaseFacts
 
-__all__ = ["LEVELS", "SQLSampler", "format_literal"]
-
 LEVELS: Final = (1, 2, 3, 4)
 
 _AGGREGATES: Final = ("avg", "max", "min", "sum")

@@ -29,16 +29,6 @@ from sense_trl.sql.parsing import SQLParseError, parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 from sense_trl.synthesis.explore.facts import ColumnFacts, ColumnRole, DatabaseFacts, get_roles
 
-__all__ = [
-    "ColumnSlot",
-    "SQLTemplate",
-    "TemplateMiner",
-    "fill_template",
-    "get_complexity",
-    "mine_templates",
-    "write_sql",
-]
-
 _VALUE: Final = "value"
 _MAX_ATTEMPTS: Final = 8
 _MAX_GROUP_SIZE: Final = 3

@@ -17,8 +17,6 @@ from sense_trl.verification.comparison import Verdict
 from sense_trl.verification.judging import VerificationRequest
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["RoundTripFilter", "SelfConsistencyFilter", "count_agreeing"]
-
 
 def count_agreeing(
     examples: Sequence[SynthesizedExample],

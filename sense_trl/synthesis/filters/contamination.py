@@ -25,8 +25,6 @@ from sense_trl.synthesis.filters.normal_template import (
     get_normal_template,
 )
 
-__all__ = ["Contamination", "EvaluationIndex", "find_evaluated", "normalize_question"]
-
 _WORD: Final = re.compile(r"\w+")
 _NGRAM_TOKENS: Final = 3
 

@@ -37,20 +37,6 @@ from sense_trl.verification.comparison import Reason, Verdict
 from sense_trl.verification.judging import VerificationRequest, get_step_budget
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = [
-    "ContaminationFilter",
-    "DuplicateFilter",
-    "ExampleFilter",
-    "ExecutionFilter",
-    "FilterAccount",
-    "FilterPipeline",
-    "FilterResult",
-    "FilterVerdict",
-    "OneSelectFilter",
-    "Rejection",
-    "TemplateCapFilter",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class FilterVerdict:

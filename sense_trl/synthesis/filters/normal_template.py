@@ -28,8 +28,6 @@ from sense_trl.sql.parsing import SQLNestingError, parse_sql
 from sense_trl.sql.resolution import QueryNames
 from sense_trl.synthesis.filters.sql_template import is_constant
 
-__all__ = ["NormalTemplate", "TemplateIndex", "get_normal_template"]
-
 # Of a column whose table only a schema could tell.
 _UNKNOWN: Final = "?"
 _COMMUTATIVE: Final = frozenset({"add", "mul"})

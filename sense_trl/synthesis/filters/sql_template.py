@@ -8,8 +8,6 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import canonical_sql, parse_sql, write_sql
 
-__all__ = ["get_sql_template", "is_constant"]
-
 
 def get_sql_template(sql: str, dialect: str) -> str:
     """Write a query canonically, with `?` for every constant.

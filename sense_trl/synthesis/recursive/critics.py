@@ -30,8 +30,6 @@ from sense_trl.verification.judging import VerificationRequest
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["Critics", "Review"]
-
 _BY_GOLD = {"execution": "correct", "suite": "correct"}
 
 

@@ -16,8 +16,6 @@ from sense_trl.sql.dialects import Dialects, get_dialect
 from sense_trl.synthesis.example import SynthesizedExample
 from sense_trl.synthesis.recursive.invention import get_invention_prompt
 
-__all__ = ["METHOD", "RecursionData", "RecursionSettings"]
-
 # In provenance, ids and rows.
 METHOD: Final = "recursion"
 

@@ -9,8 +9,6 @@ from typing import Final
 from sense_trl.prompts import Messages, extract_sql
 from sense_trl.questions import Question
 
-__all__ = ["format_invention", "get_invention_prompt", "parse_invention"]
-
 _REQUEST: Final = "Question:"
 # A line that begins with it ends the question; what comes before may be left out, or said again.
 _SQL_LABEL: Final = re.compile(

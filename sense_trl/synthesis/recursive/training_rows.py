@@ -11,8 +11,6 @@ from sense_trl.synthesis.example import SynthesizedExample
 from sense_trl.synthesis.recursive.data import METHOD, RecursionData, RecursionSettings
 from sense_trl.synthesis.recursive.invention import format_invention
 
-__all__ = ["TrainingRow", "make_training_rows"]
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:

@@ -10,8 +10,6 @@ from typing import Final, TypeAlias
 
 from sense_trl.synthesis.strong.schema_design import ColumnKind
 
-__all__ = ["Value", "is_label", "make_value"]
-
 Value: TypeAlias = str | int | float
 
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from sense_trl.errors import InputError
 from sense_trl.options import ExecutionOptions, option_of
 
-__all__ = ["StrongDataConfig"]
-
 
 @dataclass(frozen=True, slots=True)
 class StrongDataConfig:

@@ -62,8 +62,6 @@ from sense_trl.synthesis.strong.synthetic_database import create_database
 from sense_trl.synthesis.strong.value_hints import get_example_values, get_wanted_values
 from sense_trl.verification.verifier import SQLVerifier
 
-__all__ = ["StrongDataResult", "build_strong_data"]
-
 _DIALECT: Final = "sqlite"
 _EXAMPLES_SHOWN: Final = 2
 # Databases that are open at a time.

@@ -8,8 +8,6 @@ from typing import Final
 
 from sense_trl.errors import InputError
 
-__all__ = ["OVERUSED_DOMAINS", "DomainLedger"]
-
 OVERUSED_DOMAINS: Final = ("education", "healthcare", "travel", "entertainment")
 """Domains that models write about unless told otherwise (SENSE, arXiv 2408.03256)."""
 

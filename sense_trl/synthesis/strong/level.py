@@ -9,8 +9,6 @@ from sqlglot import exp
 
 from sense_trl.sql.parsing import parse_sql
 
-__all__ = ["Level", "get_level"]
-
 
 class Level(StrEnum):
     """The three levels of SENSE (arXiv 2408.03256)."""

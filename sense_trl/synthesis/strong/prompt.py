@@ -13,8 +13,6 @@ from sense_trl.questions import Question
 from sense_trl.synthesis.answers import find_json, is_refusal, is_text
 from sense_trl.synthesis.strong.level import Level
 
-__all__ = ["AnswerError", "StrongAnswer", "get_strong_prompt", "parse_answer"]
-
 _SYSTEM: Final = (
     "You invent training data for models that translate questions into SQL. Each time you make up "
     "one small database from a domain of your choice and one question about it."

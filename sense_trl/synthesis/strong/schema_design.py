@@ -19,17 +19,6 @@ from sense_trl.database.profile import quote_name
 from sense_trl.errors import SenseTRLError
 from sense_trl.sql.parsing import SQLParseError, parse_statements
 
-__all__ = [
-    "ColumnDesign",
-    "ColumnKind",
-    "DesignError",
-    "ForeignKeyDesign",
-    "SchemaDesign",
-    "TableDesign",
-    "parse_design",
-    "write_design",
-]
-
 # Models mix the words of several databases; the first dialect that reads all of it counts.
 _DIALECTS: Final = ("sqlite", "mysql", "postgres")
 _MAX_CHARS: Final = 20_000

@@ -6,8 +6,6 @@ from typing import Any, Final
 
 from sense_trl.synthesis.strong.schema_design import ColumnKind, SchemaDesign
 
-__all__ = ["get_spider_record"]
-
 _TYPES: Final = {
     ColumnKind.INTEGER: "number",
     ColumnKind.REAL: "number",

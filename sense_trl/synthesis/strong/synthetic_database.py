@@ -35,8 +35,6 @@ from sense_trl.synthesis.strong.schema_design import (
 )
 from sense_trl.synthesis.strong.value_hints import ColumnLimits, WantedValues, get_limits
 
-__all__ = ["create_database"]
-
 _MAX_DRAWS: Final = 30
 # Of the rows of a table, which take wanted values in all columns that have some, so that they meet
 # several conditions at once; they refer to such rows, too, so that a join meets them.

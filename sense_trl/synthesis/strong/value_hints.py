@@ -26,8 +26,6 @@ from sense_trl.synthesis.strong.schema_design import (
     TableDesign,
 )
 
-__all__ = ["ColumnLimits", "WantedValues", "get_example_values", "get_limits", "get_wanted_values"]
-
 WantedValues: TypeAlias = dict[tuple[str, str], tuple[Value, ...]]
 """Table and column, in lower case, to values."""
 

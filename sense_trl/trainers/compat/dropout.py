@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["disable_functional_dropout", "evaluating"]
-
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:

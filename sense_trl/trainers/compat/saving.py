@@ -8,8 +8,6 @@ from typing import Any
 
 from sense_trl.errors import InputError
 
-__all__ = ["check_whole_models_can_be_saved", "saving_whole_models"]
-
 
 @contextlib.contextmanager
 def saving_whole_models(trainer: Any) -> Iterator[None]:

@@ -21,15 +21,6 @@ from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.sharing.heads import add_prefix_tree_head
 from sense_trl.trainers.sharing.tree_attention import get_attention, get_own_class
 
-__all__ = [
-    "EXACT_MODEL_TYPES",
-    "compare_with_rows",
-    "find_adapter_obstacle",
-    "find_config_obstacle",
-    "find_sharing_obstacle",
-    "is_sharded",
-]
-
 _ATTENTION_WITH_MASKS = ("sdpa", "eager", "flex_attention")
 
 # Of the 189 types of causal models in transformers 5.23: their attention is full but for the

@@ -27,18 +27,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sense_trl.prefix_tree import PrefixTree
 
-__all__ = [
-    "TREE_ATTENTION",
-    "TreeBranches",
-    "attend_by_branches",
-    "choose_tree_attention",
-    "get_additive_mask",
-    "get_attention",
-    "get_own_class",
-    "get_tree_mask",
-    "with_dense_masks",
-]
-
 TREE_ATTENTION: Final = "sense_trl_tree_sdpa"
 """Implementation of attention, in transformers' sense, that attends by branches."""
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from sense_trl.trainers.sharing.tree_attention import get_attention
 
-__all__ = ["describe_differences", "describe_settings", "get_weights_digest"]
-
 _NUM_SAMPLED = 1024
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Of configs: names, how a model was made and is trained, and how it writes. Types are those of the

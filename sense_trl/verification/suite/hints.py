@@ -13,8 +13,6 @@ from sense_trl.database.profile import DatabaseProfile
 from sense_trl.sql.parsing import parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
-__all__ = ["get_hints", "get_table_columns"]
-
 _COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In)
 _PATTERNS: Final = (exp.Like, exp.ILike, exp.Glob)
 _MAX_MATCHES: Final = 4

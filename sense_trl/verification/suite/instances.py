@@ -29,8 +29,6 @@ from sense_trl.verification.judging import (
 )
 from sense_trl.verification.suite.hints import get_hints, get_table_columns
 
-__all__ = ["Instance", "InstanceBuilder", "SuiteChoice", "SuiteSettings", "choose_instances"]
-
 # Instructions that a query may use on an instance. On 40 rows a table, real queries stay below a
 # tenth of it; what needs more joins without a condition.
 _INSTANCE_STEPS: Final = 2_000_000

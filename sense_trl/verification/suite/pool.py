@@ -26,8 +26,6 @@ from sense_trl.verification.suite.worker import (
     unpack_message,
 )
 
-__all__ = ["Outcome", "SuitePool"]
-
 Outcome: TypeAlias = tuple[int, tuple[int, SuiteFinding] | SuiteChoice | None]
 """Number of a task with the position and finding of one of its predictions, or at its end with the
 choice of its instances (`None` if it was given up)."""

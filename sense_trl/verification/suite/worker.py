@@ -26,18 +26,6 @@ from sense_trl.verification.suite.instances import (
     SuiteSettings,
 )
 
-__all__ = [
-    "SuiteFinding",
-    "SuiteTask",
-    "SuiteTaskRunner",
-    "pack_choice",
-    "pack_suite_settings",
-    "pack_task",
-    "serve",
-    "unpack_choice",
-    "unpack_message",
-]
-
 PackedChoice: TypeAlias = tuple[Any, ...]
 _PLAIN: Final = (str, int, float, bool)
 
