@@ -29,16 +29,17 @@ def _gather_nothing(weight: Tensor, bias: Tensor | None) -> AbstractContextManag
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """Scale and soft-capping that a model applies to `hidden @ weight.T` before the softmax."""
+    """Scale, soft-capping and temperature, applied to `hidden @ weight.T` in this order."""
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
     def __call__(self, projected: Tensor) -> Tensor:
         logits = projected if self.scale == 1.0 else projected * self.scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
+        return scale_logits(logits, self.temperature)
 
 
 def compute_in_chunks(

@@ -60,7 +60,10 @@ class SenseTrainer(DeferredMetrics):
         store_adapter_in_float32(self.model, args, float32_parameters)
         # Documented by TRL: the collator may be replaced once the trainer is built.
         self.data_collator = self._wrap_collator(self.data_collator)
-        self._grouped_sampler = get_grouped_sampler(self)
+        self._grouped_sampler = self._make_grouped_sampler()
+
+    def _make_grouped_sampler(self) -> GroupedSampler | None:
+        return get_grouped_sampler(self)
 
     @functools.cached_property
     def prefix_sharing(self) -> PrefixSharing:

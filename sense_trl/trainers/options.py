@@ -37,8 +37,8 @@ def get_checked_args(args: Any, model: Any, config_class: type[Any], name: str) 
 
 
 @dataclass
-class SenseOptions(ChatTemplateOptions):
-    """Fields of `SenseSFTConfig` and `SenseDPOConfig`; a base class in front of TRL's config."""
+class SharingOptions(ChatTemplateOptions):
+    """Fields of every config of ours; a base class in front of TRL's config."""
 
     # A string, because transformers' parser of command lines knows no `bool | str`.
     prefix_sharing: str = field(
@@ -81,6 +81,51 @@ class SenseOptions(ChatTemplateOptions):
             "choices": ["float32", "auto"],
         },
     )
+
+    def _check_options(self) -> None:
+        if self.prefix_sharing not in _PREFIX_SHARING:
+            raise InputError(
+                f"`prefix_sharing` is {self.prefix_sharing!r}; expected 'auto', true or false."
+            )
+        self.prefix_sharing = _PREFIX_SHARING[self.prefix_sharing]  # type: ignore[assignment]
+        if self.template_date is not None:
+            check_template_date(self.template_date)
+        columns = self.group_by_columns
+        if columns is not None and not (isinstance(columns, list | tuple) and columns):
+            raise InputError(
+                f"`group_by_columns` is {columns!r}; expected a list of one column or more, e.g. "
+                "['db_id'], or null for none."
+            )
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"`{name}` is {value!r}; expected at least 1.")
+        self._check_group_size()
+        if self.adapter_dtype not in ("float32", "auto"):
+            raise InputError(
+                f"`adapter_dtype` is {self.adapter_dtype!r}; expected 'float32' or 'auto'."
+            )
+
+    def _check_group_size(self) -> None:
+        size, batch_size = self.group_size, self.per_device_train_batch_size  # type: ignore[attr-defined]
+        if size is None:
+            return
+        if size < 1 or (batch_size % size and size % batch_size):
+            raise InputError(
+                f"`group_size` is {size!r}; expected a divisor or a multiple of "
+                f"`per_device_train_batch_size`, {batch_size}: other groups would end within a "
+                "batch of another."
+            )
+        if not self.group_by_columns:
+            raise InputError(
+                f"`group_size` is {size!r}, but `group_by_columns` names no columns that a group "
+                "agrees in. Set it, e.g. to ['db_id'], or leave `group_size` out."
+            )
+
+
+@dataclass
+class SenseOptions(SharingOptions):
+    """Fields of `SenseSFTConfig` and `SenseDPOConfig`: those of configs whose data has answers."""
+
     max_length: int | None = field(
         default=2048,
         metadata={
@@ -107,49 +152,13 @@ class SenseOptions(ChatTemplateOptions):
     )
 
     def _check_options(self) -> None:
-        if self.prefix_sharing not in _PREFIX_SHARING:
-            raise InputError(
-                f"`prefix_sharing` is {self.prefix_sharing!r}; expected 'auto', true or false."
-            )
-        self.prefix_sharing = _PREFIX_SHARING[self.prefix_sharing]  # type: ignore[assignment]
-        if self.template_date is not None:
-            check_template_date(self.template_date)
-        columns = self.group_by_columns
-        if columns is not None and not (isinstance(columns, list | tuple) and columns):
-            raise InputError(
-                f"`group_by_columns` is {columns!r}; expected a list of one column or more, e.g. "
-                "['db_id'], or null for none."
-            )
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"`{name}` is {value!r}; expected at least 1.")
-        self._check_group_size()
+        super()._check_options()
         if self.max_length is not None and self.max_length < 1:
             raise InputError(
                 f"`max_length` is {self.max_length!r}; expected at least 1, or null for no limit."
-            )
-        if self.adapter_dtype not in ("float32", "auto"):
-            raise InputError(
-                f"`adapter_dtype` is {self.adapter_dtype!r}; expected 'float32' or 'auto'."
             )
         if not 0.0 <= self.max_dropped_fraction < 1.0:
             raise InputError(
                 f"`max_dropped_fraction` is {self.max_dropped_fraction!r}; expected a share in "
                 "[0, 1)."
-            )
-
-    def _check_group_size(self) -> None:
-        size, batch_size = self.group_size, self.per_device_train_batch_size  # type: ignore[attr-defined]
-        if size is None:
-            return
-        if size < 1 or (batch_size % size and size % batch_size):
-            raise InputError(
-                f"`group_size` is {size!r}; expected a divisor or a multiple of "
-                f"`per_device_train_batch_size`, {batch_size}: other groups would end within a "
-                "batch of another."
-            )
-        if not self.group_by_columns:
-            raise InputError(
-                f"`group_size` is {size!r}, but `group_by_columns` names no columns that a group "
-                "agrees in. Set it, e.g. to ['db_id'], or leave `group_size` out."
             )

@@ -21,12 +21,12 @@ import pytest
 import tiny_models
 import yaml
 from printed_commands import check_command, get_commands
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 
 import sense_trl
 from sense_trl.cli.main import main
-from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
-from sense_trl.trainers.options import SenseOptions
+from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseGRPOConfig, SenseSFTConfig
+from sense_trl.trainers.options import SenseOptions, SharingOptions
 from sense_trl.trainers.teacher_options import TeacherOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,6 +166,7 @@ def _get_table(page: Path) -> dict[str, Any]:
         ("sft-trainer.md", SenseSFTConfig, (SFTConfig,)),
         ("dpo-trainer.md", SenseDPOConfig, (DPOConfig, SenseOptions, TeacherOptions)),
         ("kid-trainer.md", KIDConfig, (SenseSFTConfig,)),
+        ("grpo-trainer.md", SenseGRPOConfig, (GRPOConfig, SharingOptions)),
     ],
 )
 def test_a_page_has_every_option_of_its_trainer_with_its_default(

@@ -27,6 +27,12 @@ release moves it:
 * `use_adapter(model, name)` activates an adapter of a PeftModel within a block;
 * `trl.trainer.utils._use_triton(device)`: the fused head asks it whether to score trained positions
   only, and the kernels behind it ask a name of their own;
+* `GRPOTrainer._get_per_token_logps_and_entropies` is the one place where policy, old policy and
+  reference are run, `_generate_single_turn` where completions are written, `_tokenize_prompts` and
+  `_calculate_rewards` the steps before and after; `_step` counts micro-batches, and
+  `_buffered_inputs` holds those of a generation; `temperature`, `eos_token_ids`, `reward_weights`,
+  `_entropy_bonus_enabled` and `chat_template` are read;
+* `RepeatSampler` draws the order of prompts from `generator`, and `split_tensor_dict` cuts batches;
 * the class attributes `_tag_names`, `_name` and `_paper` of the model card.
 """
 
@@ -39,14 +45,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 from trl.models import unwrap_model_for_generation
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import (
     FusedCausalLMOutput,
+    RepeatSampler,
     add_fused_lm_head,
     create_model_from_path,
     maybe_gather_lm_head_ctx,
+    split_tensor_dict,
     use_adapter,
 )
 
@@ -54,11 +62,13 @@ __all__ = [
     "LABEL_SMOOTHING_READERS",
     "FusedCausalLMOutput",
     "RecordedForward",
+    "RepeatSampler",
     "add_fused_lm_head",
     "create_model_from_path",
     "get_trl_loss_types",
     "maybe_gather_lm_head_ctx",
     "score_trained_positions_only",
+    "split_tensor_dict",
     "unwrap_model_for_generation",
     "use_adapter",
     "use_current_checkpointing_names",
@@ -94,7 +104,7 @@ def get_trl_loss_types() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*_TRL_1_16_LOSS_TYPES, *documented]))
 
 
-def use_current_checkpointing_names(config: DPOConfig | SFTConfig) -> None:
+def use_current_checkpointing_names(config: DPOConfig | GRPOConfig | SFTConfig) -> None:
     """Move `gradient_checkpointing*` of a config that is being built to their current names.
 
     TRL 1.16 sets a default under the old names, which transformers 5.23 deprecates: every config

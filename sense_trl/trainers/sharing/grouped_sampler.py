@@ -148,7 +148,9 @@ def get_grouped_sampler(trainer: Any) -> GroupedSampler | None:
     return sampler
 
 
-def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
+def build_grouped_sampler(
+    dataset: Any, args: Any, batch_size: int | None = None
+) -> GroupedSampler | None:
     """The sampler that `args.group_by_columns` asks for; None for the usual random order.
 
     Pairs that were one example with several rejected answers are grouped unasked.
@@ -156,6 +158,7 @@ def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
     Args:
         dataset: for training.
         args: config of one of our trainers.
+        batch_size: rows of the dataset per device and micro-batch, if not as `args` says.
 
     Raises:
         InputError: the dataset has no such column, or is streamed.
@@ -175,4 +178,5 @@ def build_grouped_sampler(dataset: Any, args: Any) -> GroupedSampler | None:
     values = [dataset.select_columns(column)[:][column] for column in columns]
     seed = args.seed if args.data_seed is None else args.data_seed
     keys = list(zip(*values, strict=True))
-    return GroupedSampler(keys, args.group_size or args.per_device_train_batch_size, seed)
+    size = args.group_size or batch_size or args.per_device_train_batch_size
+    return GroupedSampler(keys, size, seed)

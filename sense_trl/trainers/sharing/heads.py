@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,10 @@ exist for one chunk at a time, and again in the backward pass.
 """
 
 
+TOKEN_METRICS: Final = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+"""What `_forward_tree` says of each token beside its log-probability."""
+
+
 @dataclass
 class PrefixTreeOutput(FusedCausalLMOutput):  # type: ignore[misc]
     """TRL's output of a padded batch, and the values of `logit_terms`, `[N, L - 1]` each."""
@@ -57,7 +61,9 @@ def add_prefix_tree_head(model: Any) -> None:
     there was. A tree whose rows are paths (`PrefixTree.from_sequences(..., share=False)`) reaches
     the backbone as a padded batch with an ordinary mask, which any causal model takes.
 
-    `logit_terms=[...]` adds further values of the same logits, such as a distillation loss.
+    `logit_terms=[...]` adds further values of the same logits, such as a distillation loss;
+    `logit_temperature=` divides them, for all that is computed; `token_metrics=[...]` names those
+    of the fields above that are wanted, where it is not all.
 
     Args:
         model: causal language model of transformers, to which TRL has added its fused head; below
@@ -76,19 +82,29 @@ def add_prefix_tree_head(model: Any) -> None:
         *args: Any,
         prefix_tree: PrefixTree | None = None,
         logit_terms: Sequence[LogitTerm] = (),
+        logit_temperature: float = 1.0,
+        token_metrics: Sequence[str] = TOKEN_METRICS,
         **kwargs: Any,
     ) -> Any:
         # Without the fused head, TRL wants the logits of the padded batch, for `compute_metrics`.
         if prefix_tree is None or not kwargs.get("fused_lm_head"):
             return original_forward(*args, **kwargs)
-        return _forward_tree(self, prefix_tree, kwargs["labels"].shape[1], logit_terms)
+        seq_len = kwargs["labels"].shape[1]
+        transform = get_logit_transform(self.config.get_text_config())
+        transform = replace(transform, temperature=logit_temperature)
+        return _forward_tree(self, prefix_tree, seq_len, transform, logit_terms, token_metrics)
 
     forward.runs_on_trees = True  # type: ignore[attr-defined]
     model.forward = types.MethodType(forward, model)
 
 
 def _forward_tree(
-    model: Any, tree: PrefixTree, seq_len: int, logit_terms: Sequence[LogitTerm]
+    model: Any,
+    tree: PrefixTree,
+    seq_len: int,
+    transform: LogitTransform,
+    logit_terms: Sequence[LogitTerm],
+    token_metrics: Sequence[str],
 ) -> PrefixTreeOutput:
     # Looked up on every call: FSDP and PEFT replace backbone and head after the patch.
     hidden = model.base_model(**get_model_inputs(model, tree), use_cache=False).last_hidden_state
@@ -106,20 +122,23 @@ def _forward_tree(
         log_probs = logits.gather(1, targets[rows][:, None])[:, 0] - logits.logsumexp(-1)
         return [log_probs, *(term(logits, rows) for term in logit_terms)]
 
-    def get_metrics(logits: Tensor, rows: slice) -> Tensor:
+    def get_metrics(logits: Tensor, rows: slice) -> list[Tensor]:
         log_probs = logits - logits.logsumexp(-1, keepdim=True)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        log_sum_sq_probs = (2 * log_probs).logsumexp(-1)
-        is_top1 = logits.argmax(-1) == targets[rows]
-        return torch.stack([entropy, log_sum_sq_probs, logits.mean(-1), is_top1.float()])
+        compute = {
+            "entropy": lambda: -(log_probs.exp() * log_probs).sum(-1),
+            "log_sum_sq_probs": lambda: (2 * log_probs).logsumexp(-1),
+            "mean_logits": lambda: logits.mean(-1),
+            "is_top1": lambda: (logits.argmax(-1) == targets[rows]).float(),
+        }
+        return [compute[name]() for name in token_metrics]
 
     values, metrics = compute_in_chunks(
         predicting,
         weight,
         bias,
         get_values,
-        get_metrics,
-        get_logit_transform(model.config.get_text_config()),
+        get_metrics if token_metrics else None,
+        transform,
         gather=maybe_gather_lm_head_ctx,
     )
 
@@ -129,13 +148,12 @@ def _forward_tree(
         return F.pad(on_sequences, (0, seq_len - 1 - on_sequences.shape[1]))
 
     log_probs, *terms = (spread(value) for value in values)
-    entropy, log_sum_sq_probs, mean_logits, is_top1 = (spread(metric) for metric in metrics)
+    known = {name: spread(metric) for name, metric in zip(token_metrics, metrics, strict=True)}
+    if "is_top1" in known:
+        known["is_top1"] = known["is_top1"].bool()
     return PrefixTreeOutput(
         log_probs=log_probs,
-        entropy=entropy,
-        log_sum_sq_probs=log_sum_sq_probs,
-        mean_logits=mean_logits,
-        is_top1=is_top1.bool(),
+        **known,
         label_mask=spread(torch.ones_like(values[0].detach())).bool(),
         logit_terms=tuple(terms),
     )

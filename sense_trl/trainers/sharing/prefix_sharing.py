@@ -70,7 +70,7 @@ class PrefixSharing:
         if not self.is_on or has_streams(self._trainer):
             return collator
         return DataCollatorForPrefixTree(
-            collator, is_required=False, pad_to_multiple_of=self._row_multiple
+            collator, is_required=False, pad_to_multiple_of=self.row_multiple
         )
 
     def add_tree(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class PrefixSharing:
             return inputs
         obstacle = find_tree_obstacle(inputs)
         if obstacle is None:
-            tree = get_prefix_tree(inputs, pad_to_multiple_of=self._row_multiple)
+            tree = get_prefix_tree(inputs, pad_to_multiple_of=self.row_multiple)
             return {**inputs, PREFIX_TREE: tree}
         if self._trainer.args.prefix_sharing is True:
             raise InputError(
@@ -136,7 +136,7 @@ class PrefixSharing:
         trainer._add_metric("prefix_sharing/tokens_saved", saved)
 
     @property
-    def _row_multiple(self) -> int:
+    def row_multiple(self) -> int:
         """Number of which row lengths are multiples, for the kernels that attend.
 
         FlexAttention computes blocks of 128, and is compiled anew for other lengths. On a GPU
@@ -224,7 +224,7 @@ def _find_obstacle_in_options(trainer: Any) -> str | None:
             parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled)
         ),
         "`packing` and `padding_free` lay out rows of their own": (
-            getattr(trainer.args, "packing", False) or trainer.padding_free
+            getattr(trainer.args, "packing", False) or getattr(trainer, "padding_free", False)
         ),
         "`compute_loss_func` and `label_smoothing_factor` need the logits of every row": (
             trainer.compute_loss_func is not None or trainer.label_smoother is not None
