@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "generation": {"prompts", "decoding"},
     "verification": {"database", "sql", "questions"},
     "pairs": {"verification", "database", "prompts", "sql", "questions", "task"},
-    "rewards": {"verification", "prompts", "database"},
+    "rewards": {"verification", "prompts", "database", "schema", "sql", "evaluation"},
     "synthesis": {
         "pairs",
         "verification",

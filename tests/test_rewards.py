@@ -12,7 +12,11 @@ from conftest import FreshDB
 
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import DatabaseError, InputError
-from sense_trl.rewards import SQLExecutionReward, get_sql_execution_reward
+from sense_trl.rewards import (
+    SQLExecutionReward,
+    get_sql_execution_reward,
+    get_sql_partial_rewards,
+)
 
 PETS = "CREATE TABLE pet (name TEXT, age INTEGER); INSERT INTO pet VALUES ('Rex', 3), ('Tom', 5);"
 GOLD = "SELECT name FROM pet WHERE age > 4"
@@ -228,3 +232,66 @@ def test_rewards_reach_the_trainer_and_none_does_not_move_it(
         after = tiny_models.get_weights(run)
         moved = any(not before[name].equal(after[name]) for name in before)
         assert moved == (mean is not None)
+
+
+# ---------------------------------------------------------------------------- partial rewards
+
+
+def _score_parts(database: Path, completions: list[str], gold: str = GOLD, **options: Any) -> Any:
+    rewards = get_sql_partial_rewards(database, **options)
+    try:
+        return {reward.__name__: _score(reward, completions, gold) for reward in rewards}
+    finally:
+        for reward in rewards:
+            reward.close()
+
+
+def test_parts_say_how_far_a_query_is_from_gold(database: Path) -> None:
+    # Gold's result is one row, (Tom,).
+    answers = [CORRECT, "SELECT name, age FROM pet", WRONG, BROKEN, "I do not know.", WRITES]
+    found = _score_parts(database, answers)
+    assert found == {
+        "sql_executes": [1.0, 1.0, 1.0, 0.0, 0.0, 0.0],
+        "sql_columns": [1.0, 0.5, 1.0, 0.0, 0.0, 0.0],
+        # Of 4 cells and 1, one is in both: 2 / 5.
+        "sql_overlap": [1.0, 0.4, 0.0, 0.0, 0.0, 0.0],
+        # Gold uses pet, pet.name and pet.age; BROKEN names the table alone: 2 / 4.
+        "sql_schema_items": [1.0, 1.0, 0.8, 0.5, 0.0, 0.5],
+    }
+
+
+def test_parts_say_nothing_where_a_limit_stopped_a_query_or_gold_fails(database: Path) -> None:
+    limits = ExecutionLimits(max_steps=100_000)
+    found = _score_parts(database, [NEVER_ENDS, CORRECT], limits=limits)
+    assert found["sql_executes"] == [None, 1.0]
+    assert found["sql_overlap"] == [None, 1.0]
+    found = _score_parts(
+        database, [CORRECT], "SELECT nme FROM (", parts=["overlap", "schema_items"]
+    )
+    assert found == {"sql_overlap": [None], "sql_schema_items": [None]}
+
+
+def test_several_parts_run_a_query_once_and_survive_pickling(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executes, overlap = get_sql_partial_rewards(database, ["executes", "overlap"])
+    asked: list[str] = []
+    compare = executes._runs._compare
+    monkeypatch.setattr(
+        executes._runs, "_compare", lambda *query: asked.append(query[1]) or compare(*query)
+    )
+    assert _score(executes, [CORRECT, CORRECT, WRONG]) == [1.0, 1.0, 1.0]
+    assert _score(overlap, [CORRECT, CORRECT, WRONG]) == [1.0, 1.0, 0.0]
+    assert len(asked) == 2
+    copy = pickle.loads(pickle.dumps(overlap))
+    assert _score(copy, [CORRECT]) == [1.0]
+    for reward in (executes, overlap, copy):
+        reward.close()
+
+
+def test_an_unknown_part_and_a_missing_column_are_named(database: Path) -> None:
+    with pytest.raises(InputError, match="`parts` has 'rows'"):
+        get_sql_partial_rewards(database, ["rows"])
+    (reward,) = get_sql_partial_rewards(database, ["executes"])
+    with pytest.raises(InputError, match="needs the column 'gold_sql'"):
+        reward(["Who?"], [CORRECT], db_id=["pets"])
