@@ -1,14 +1,16 @@
-"""`sense-trl ask`: a question to a trained model, its SQL and what the database answers."""
+"""`sense-trl ask` and `sense-trl prompt`: a question to a model, and what the model reads of it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import format_result, make_visible, quieten_libraries
 from sense_trl.errors import InputError, SenseTRLError
 from sense_trl.options import (
@@ -49,17 +51,8 @@ class AskOptions(RevisionOptions, PromptOptions, GeneratorOptions):
     timeout_s: float = option_of(ExecutionOptions, "timeout_s")
 
 
-def run(options: AskOptions, console: Any) -> int:
-    """Run the command.
-
-    Returns:
-        0; 1 if the SQL of the one question does not run; 130 after Ctrl-C.
-
-    Raises:
-        InputError: unusable arguments (exit code 2).
-        DatabaseError: there is no such database.
-        ModelError: there is no such model.
-    """
+def run_ask(options: AskOptions, console: Any) -> int:
+    """Run the command."""
     from rich.console import Console
 
     from sense_trl.database.catalog import DatabaseCatalog
@@ -171,12 +164,96 @@ def _read_questions(console: Any) -> Iterator[str]:
             yield line.strip()
 
 
-COMMAND: Final = Command(
+ASK: Final = Command(
     "ask",
     "ask a trained model about a database, and execute what it writes",
-    run,
+    run_ask,
     (AskOptions,),
     description="Write SQL for a question with a model, execute it read-only within limits, and "
     "show both. Without a question, one is read from each line of the standard input. The prompt "
     "is that of training where the model has a sense_prompt.json; `sense-trl prompt` shows it.",
+)
+
+
+_PARTS: Final = ("instruction", "schema", "evidence", "matched_values", "question")
+
+
+@dataclass(kw_only=True)
+class ShowOptions(PromptOptions, DatabaseOptions):
+    """The question, the database, and the model that is to be asked."""
+
+    question: str = field(metadata={"help": "The question.", "positional": True})
+    db_id: str | None = option_of(AskOptions, "db_id")
+    evidence: str | None = option_of(AskOptions, "evidence")
+    model_name_or_path: str | None = option_of(
+        GeneratorOptions,
+        "model_name_or_path",
+        default=None,
+        note="Its style is followed, and its tokenizer counts.",
+    )
+    as_json: bool = field(default=False, metadata={"help": "Print the messages as JSON."})
+
+
+def run_prompt(options: ShowOptions, console: Any) -> None:
+    """Run the command."""
+    from sense_trl.database.catalog import DatabaseCatalog
+
+    quieten_libraries()
+    from sense_trl.steps.prompting import open_writer
+
+    model = options.model_name_or_path
+    with DatabaseCatalog.from_path(options.database) as catalog:
+        db_id = choose_database(catalog, options.db_id)
+        with (
+            open_writer(options, catalog, db_id, model) as writer,
+            console.status("Reading the database"),
+        ):
+            parts = writer.get_parts(db_id, options.question, evidence=options.evidence)
+            left_out = dict(writer.get_left_out(db_id))
+    messages = parts.messages
+    if options.as_json:
+        print(json.dumps(messages, ensure_ascii=False, indent=2))  # noqa: T201 - the result
+        return
+    shown = [f"--- {message['role']}\n{message['content']}\n" for message in messages]
+    text = json.dumps(messages, ensure_ascii=False, sort_keys=True)
+    facts = [
+        f"style {writer.style.hash}, prompt {hashlib.sha256(text.encode()).hexdigest()[:16]}",
+        *_count_parts(parts, model or options.prompt_tokenizer, messages),
+    ]
+    if parts.left_out:
+        facts.append(f"left out of the schema: {parts.left_out}")
+    facts += [f"not shown: {count} {reason}" for reason, count in sorted(left_out.items())]
+    print(make_visible("\n".join([*shown, "---", *facts])))  # noqa: T201 - the result
+
+
+def _count_parts(parts: Any, tokenizer_name: str | None, messages: Any) -> list[str]:
+    """Tokens of each part, and of the whole as a chat template writes it; characters without."""
+    count: Callable[[str], int] = len
+    unit, whole = "characters", sum(len(message["content"]) for message in messages)
+    if tokenizer_name is not None:
+        from sense_trl.chat_tokens import apply_chat_template
+        from sense_trl.checkpoints.starting_model import load_stage_tokenizer
+
+        tokenizer = load_stage_tokenizer(tokenizer_name)
+        unit = "tokens"
+        ids = apply_chat_template(
+            tokenizer, messages, add_generation_prompt=True, return_dict=False
+        )
+        whole = len(ids)
+
+        def count(text: str) -> int:
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    counted = [(name, count(text)) for name in _PARTS if (text := getattr(parts, name))]
+    return [f"{name.replace('_', ' ')}: {n} {unit}" for name, n in [*counted, ("whole", whole)]]
+
+
+PROMPT: Final = Command(
+    "prompt",
+    "show what a model reads for a question, with tokens by part",
+    run_prompt,
+    (ShowOptions,),
+    description="Print the messages of a question exactly as ask, pairs, evaluate and training "
+    "make them, the tokens of each part, and what is not shown and why. With --model_name_or_path "
+    "the prompt is that of the model's sense_prompt.json.",
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from sense_trl.checkpoints.gguf import GGUF_HELP
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.options import option_of
 
 
@@ -32,15 +32,8 @@ class MergeOptions:
     )
 
 
-def merge(options: MergeOptions, console: Any) -> int:
-    """Run `sense-trl merge`.
-
-    Returns:
-        0 when the merged checkpoint is in place.
-
-    Raises:
-        SenseTRLError: unusable input, or a merged model with other outputs (exit code 2).
-    """
+def merge(options: MergeOptions, console: Any) -> None:
+    """Run `sense-trl merge`."""
     from sense_trl.checkpoints.merge import merge_adapter
 
     with console.status("Merging"):
@@ -65,7 +58,6 @@ def merge(options: MergeOptions, console: Any) -> int:
             markup=False,
             soft_wrap=True,
         )
-    return 0
 
 
 @dataclass
@@ -82,15 +74,8 @@ class PruneOptions:
     output: str = option_of(MergeOptions, "output")
 
 
-def prune(options: PruneOptions, console: Any) -> int:
-    """Run `sense-trl prune`.
-
-    Returns:
-        0 when the student is written.
-
-    Raises:
-        InputError: the folder holds something, or the model cannot be pruned so (exit code 2).
-    """
+def prune(options: PruneOptions, console: Any) -> None:
+    """Run `sense-trl prune`."""
     from sense_trl.checkpoints.pruning import prune_layers
     from sense_trl.generation.transformers_generator import load_model, load_tokenizer
     from sense_trl.run_folder import check_new_folder
@@ -108,7 +93,6 @@ def prune(options: PruneOptions, console: Any) -> int:
         f"{student.num_parameters() / 1e6:.0f} of {model.num_parameters() / 1e6:.0f} million "
         "parameters"
     )
-    return 0
 
 
 MERGE: Final = Command(

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
-from sense_trl.cli.command import Command
-from sense_trl.cli.parser import get_class
+from sense_trl.cli.parser import Command, get_class
 from sense_trl.cli.recipes import load_recipes
-from sense_trl.cli.source import read_options
+from sense_trl.cli.stage_help import read_options
 from sense_trl.cli.stages import STAGES
 
 _INSTALL: Final = """\
@@ -61,14 +60,13 @@ def make_command(commands: Mapping[str, Command]) -> Command:
     )
 
 
-def _run(commands: Mapping[str, Command], options: CompletionOptions, console: Any) -> int:
+def _run(commands: Mapping[str, Command], options: CompletionOptions, console: Any) -> None:
     words = get_words(commands)
     if options.shell == "fish":
         script = _format_fish(words)
     else:
         script = (_ZSH if options.shell == "zsh" else "") + _format_bash(words)
     print(script, end="")  # noqa: T201 - the result of the command
-    return 0
 
 
 def get_words(commands: Mapping[str, Command]) -> dict[str, list[str]]:

@@ -8,8 +8,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sense_trl.cli.command import Command
-from sense_trl.cli.doctor import DoctorOptions
+from sense_trl.cli.jobs import DoctorOptions
+from sense_trl.cli.parser import Command
 from sense_trl.errors import InputError
 from sense_trl.options import option_of
 
@@ -61,14 +61,7 @@ class EstimateOptions:
 
 
 def run(given: EstimateOptions, console: Any) -> int:
-    """Run the command.
-
-    Returns:
-        0 if the training fits or no device was given, 1 if it does not fit.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+    """Run the command; 1 if the training does not fit."""
     from sense_trl.checkpoints.starting_model import check_model_arguments
     from sense_trl.memory.check import find_changes
     from sense_trl.memory.estimate import estimate_memory

@@ -1,45 +1,31 @@
-"""`sense-trl quickstart` and `sense-trl recurse`: whole jobs on one's own database."""
+"""`sense-trl quickstart`, `recurse` and `doctor`: the jobs of `sense_trl.jobs`."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.jobs.recursion_config import RecursionConfig
 
 
-def run_quickstart(config: QuickstartConfig, console: Any) -> int:
-    """Run `sense-trl quickstart`.
-
-    Returns:
-        0 when the report is written.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def run_quickstart(config: QuickstartConfig, console: Any) -> None:
+    """Run `sense-trl quickstart`."""
     from sense_trl.jobs import quickstart
 
     quieten_libraries()
     print(quickstart.run_quickstart(config, console))  # noqa: T201 - the result of the command
-    return 0
 
 
-def run_recursion(config: RecursionConfig, console: Any) -> int:
-    """Run `sense-trl recurse`.
-
-    Returns:
-        0 when the rounds are done.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def run_recursion(config: RecursionConfig, console: Any) -> None:
+    """Run `sense-trl recurse`."""
     from sense_trl.jobs import recursion
 
     quieten_libraries()
     print(recursion.run_recursion(config, console))  # noqa: T201 - the result of the command
-    return 0
 
 
 QUICKSTART: Final = Command(
@@ -62,4 +48,47 @@ RECURSE: Final = Command(
     "to the question. What is kept is mixed with gold, the base model is fine-tuned on it and "
     "evaluated, and writes the next round. Runs on two CPU cores. Without --database it uses an "
     "embedded one. An interrupted run continues.",
+)
+
+
+EXIT_BROKEN: Final = 1
+
+
+@dataclass(kw_only=True)
+class DoctorOptions:
+    """Options of `doctor`: whether to train, and to print JSON."""
+
+    json: bool = field(default=False, metadata={"help": "Print JSON."})
+    skip_training: bool = field(
+        default=False, metadata={"help": "Leave out the training step (some 10 s)."}
+    )
+
+
+def run_doctor(options: DoctorOptions, console: Any) -> int:
+    """Run `sense-trl doctor`; 1 if something that is needed does not work."""
+    from sense_trl.jobs.doctor import run_checks
+
+    findings = []
+    with console.status("Checking") as status:
+        for finding in run_checks(
+            training=not options.skip_training,
+            on_check=lambda name: status.update(f"Checking {name}"),
+        ):
+            findings.append(finding)
+            if not options.json:
+                # The result of the command.
+                print(f"{finding.status:<6}{finding.name:<16}{finding.text}")  # noqa: T201
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))  # noqa: T201
+    return EXIT_BROKEN if any(finding.status.is_failure for finding in findings) else 0
+
+
+DOCTOR: Final = Command(
+    "doctor",
+    "check the installation",
+    run_doctor,
+    (DoctorOptions,),
+    description="Check versions, GPUs, bfloat16, bitsandbytes, caches and the workers that run "
+    "SQL, and train one step on a tiny model, in 4 bits where bitsandbytes is installed. Downloads "
+    "nothing. Exit code 1 if something that is needed does not work.",
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.cli.recipes import Recipe, load_recipes
 from sense_trl.errors import InputError
 
@@ -25,15 +25,8 @@ class RecipesOptions:
     )
 
 
-def run(options: RecipesOptions, console: Any) -> int:
-    """Run the command.
-
-    Returns:
-        0.
-
-    Raises:
-        InputError: there is no such recipe, or the folder has such files.
-    """
+def run(options: RecipesOptions, console: Any) -> None:
+    """Run the command."""
     recipes = load_recipes()
     name, copy = options.name, options.copy
     if name is None and copy is not None:
@@ -47,7 +40,6 @@ def run(options: RecipesOptions, console: Any) -> int:
     else:
         text = _copy(recipes[name], Path(copy))
     print(text)  # noqa: T201 - the result of the command
-    return 0
 
 
 def _format_list(recipes: list[Recipe]) -> str:

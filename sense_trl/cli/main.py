@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sense_trl._files import is_refusal
 from sense_trl._version import __version__
@@ -16,19 +16,16 @@ from sense_trl.cli import (
     ask,
     checkpoints,
     completion,
-    doctor,
     estimate,
     jobs,
     list_recipes,
     pairs,
-    prompt,
     stages,
     synth,
     teacher,
     verify,
 )
-from sense_trl.cli.command import Command
-from sense_trl.cli.parser import OptionParser
+from sense_trl.cli.parser import Command, OptionParser
 from sense_trl.errors import SenseTRLError
 
 COMMANDS: dict[str, Command] = {
@@ -36,8 +33,8 @@ COMMANDS: dict[str, Command] = {
     for command in (
         jobs.QUICKSTART,
         list_recipes.COMMAND,
-        ask.COMMAND,
-        prompt.COMMAND,
+        ask.ASK,
+        ask.PROMPT,
         pairs.COMMAND,
         verify.COMMAND,
         teacher.COMMAND,
@@ -46,7 +43,7 @@ COMMANDS: dict[str, Command] = {
         estimate.COMMAND,
         checkpoints.PRUNE,
         checkpoints.MERGE,
-        doctor.COMMAND,
+        jobs.DOCTOR,
     )
 }
 COMMANDS["completion"] = completion.make_command(COMMANDS)
@@ -82,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if (found := stages.find_stage(argv)) is not None:
         stage, arguments = found
-        run = functools.partial(stage.run, arguments)
+        run: Callable[..., int | None] = functools.partial(stage.run, arguments)
     else:
         given = vars(make_parser().parse_args(argv))
         command: Command = given.pop("chosen")
@@ -98,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     console = Console(stderr=True)
     try:
-        return run(console)
+        return run(console) or EXIT_OK
     except SenseTRLError as error:
         console.print("[bold red]error:[/]", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl._files import check_writable_file, write_text_atomically
 from sense_trl.cli.ask import AskOptions
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import format_result, hint_at_chat, make_visible, name_first
 from sense_trl.errors import InputError
 from sense_trl.options import (
@@ -212,15 +212,8 @@ class AnswersOptions(ExecutionOptions, CandidateOptions, DataOptions):
     )
 
 
-def answers(options: AnswersOptions, console: Any) -> int:
-    """Run `sense-trl pairs answers`.
-
-    Returns:
-        0 when the file is written.
-
-    Raises:
-        SenseTRLError: unusable input, or no candidate is right (exit code 2).
-    """
+def answers(options: AnswersOptions, console: Any) -> None:
+    """Run `sense-trl pairs answers`."""
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.pairs import select_verified_answers
     from sense_trl.questions import load_questions, write_questions
@@ -268,7 +261,6 @@ def answers(options: AnswersOptions, console: Any) -> int:
         soft_wrap=True,
         highlight=False,
     )
-    return 0
 
 
 # ---------------------------------------------------------------------- inspect
@@ -300,15 +292,8 @@ class InspectOptions(StatsOptions):
     timeout_s: float = option_of(ExecutionOptions, "timeout_s", default=5.0)
 
 
-def inspect(options: InspectOptions, console: Any) -> int:
-    """Run `sense-trl pairs inspect`.
-
-    Returns:
-        0 when the pairs were shown.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def inspect(options: InspectOptions, console: Any) -> None:
+    """Run `sense-trl pairs inspect`."""
     from contextlib import ExitStack
 
     from rich.console import Console
@@ -330,7 +315,6 @@ def inspect(options: InspectOptions, console: Any) -> int:
                 _show(output, number, {**row, **rejected}, catalog, options.max_rows)
     if not rows:
         console.print("No pair fits.")
-    return 0
 
 
 def _load(path: str) -> datasets.Dataset:
@@ -426,15 +410,8 @@ def _name_gold_problems(problems: Mapping[str, str], account: Path) -> list[str]
     return lines
 
 
-def stats(options: StatsOptions, console: Any) -> int:
-    """Run `sense-trl pairs stats`.
-
-    Returns:
-        0 when the counts were printed.
-
-    Raises:
-        InputError: there is no such build (exit code 2).
-    """
+def stats(options: StatsOptions, console: Any) -> None:
+    """Run `sense-trl pairs stats`."""
     from sense_trl.pairs.card import COUNTED_COLUMNS, count_column
     from sense_trl.pairs.dataset import read_account
 
@@ -474,7 +451,6 @@ def stats(options: StatsOptions, console: Any) -> int:
             lines += [f"  {name:<38}{count:>8,}" for name, count in ordered]
     lines += _name_gold_problems(summary.get("gold_problems", {}), account)
     print("\n".join(lines))  # noqa: T201 - the result of the command
-    return 0
 
 
 COMMAND: Final = Command(

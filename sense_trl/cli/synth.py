@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import name_first
 from sense_trl.errors import InputError
 from sense_trl.options import (
@@ -76,15 +76,8 @@ class WritingOptions(EndpointOptions):
 
 def explore(
     options: ExploreOptions, config: ExplorationConfig, endpoint: WritingOptions, console: Any
-) -> int:
-    """Run the action.
-
-    Returns:
-        0 when all databases are done, however much is kept.
-
-    Raises:
-        SenseTRLError: unusable input, or a server that does not answer (exit code 2).
-    """
+) -> None:
+    """Run the action."""
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.questions import load_questions
     from sense_trl.schema.schema import load_spider_schemas
@@ -116,7 +109,6 @@ def explore(
             )
     console.print(f"data set: {options.output}", soft_wrap=True, highlight=False, markup=False)
     print(_summarize_exploration(result))  # noqa: T201 - the result of the command
-    return 0
 
 
 def _get_generator(options: EndpointOptions) -> OpenAIGenerator | None:
@@ -212,15 +204,8 @@ class StrongOptions(OutputOptions):
 
 def strong(
     options: StrongOptions, endpoint: EndpointOptions, config: StrongDataConfig, console: Any
-) -> int:
-    """Run the action.
-
-    Returns:
-        0 when all calls are answered, whatever is kept.
-
-    Raises:
-        SenseTRLError: unusable input, or a server that does not answer (exit code 2).
-    """
+) -> None:
+    """Run the action."""
     from sense_trl.questions import load_questions
     from sense_trl.steps.progress import stage_bar
     from sense_trl.synthesis.strong.data import build_strong_data
@@ -254,7 +239,6 @@ def strong(
         markup=False,
     )
     print(_summarize_strong_data(result.account))  # noqa: T201 - the result of the command
-    return 0
 
 
 def _summarize_strong_data(account: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.errors import InputError
 from sense_trl.options import (
     ChatTemplateOptions,
@@ -67,15 +67,8 @@ class CacheOptions(ChatTemplateOptions, PromptOptions):
             )
 
 
-def cache(options: CacheOptions, console: Any) -> int:
-    """Run `sense-trl teacher cache`.
-
-    Returns:
-        0 when all is done.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def cache(options: CacheOptions, console: Any) -> None:
+    """Run `sense-trl teacher cache`."""
     from sense_trl.steps.progress import stage_bar
     from sense_trl.steps.teacher import cache_teacher
 
@@ -94,7 +87,6 @@ def cache(options: CacheOptions, console: Any) -> int:
             **{name: getattr(options, name) for name in names},
         )
     print(_describe(found))  # noqa: T201 - the result of the command
-    return 0
 
 
 def _load_rows(options: CacheOptions) -> list[dict[str, Any]]:
@@ -129,19 +121,11 @@ class InfoOptions:
     cache: str = field(metadata={"help": "Folder of a cache.", "positional": True})
 
 
-def info(options: InfoOptions, console: Any) -> int:
-    """Run `sense-trl teacher info`.
-
-    Returns:
-        0 when the cache is described.
-
-    Raises:
-        SenseTRLError: it is none (exit code 2).
-    """
+def info(options: InfoOptions, console: Any) -> None:
+    """Run `sense-trl teacher info`."""
     from sense_trl.trainers.teachers.cache import TeacherCache
 
     print(_describe(TeacherCache(options.cache)))  # noqa: T201 - the result of the command
-    return 0
 
 
 def _describe(cache: TeacherCache) -> str:

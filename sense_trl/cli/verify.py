@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl._files import check_writable_file, write_text_atomically
-from sense_trl.cli.command import Command
+from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import hint_at_chat
 from sense_trl.options import DataOptions, ExecutionOptions, PredictionOptions
 
@@ -33,15 +33,8 @@ class VerifyOptions(ExecutionOptions, PredictionOptions, DataOptions):
     )
 
 
-def run(options: VerifyOptions, console: Any) -> int:
-    """Run the command.
-
-    Returns:
-        0 when every prediction has its verdict, whatever it is.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def run(options: VerifyOptions, console: Any) -> None:
+    """Run the command."""
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.evaluation.predictions import load_predictions
     from sense_trl.questions import load_questions
@@ -85,7 +78,6 @@ def run(options: VerifyOptions, console: Any) -> int:
             lines = map(_record, questions, predictions, verifications)
             write_text_atomically(options.output, "".join(lines))
             console.print(f"verdicts: {options.output}", soft_wrap=True, highlight=False)
-    return 0
 
 
 def _record(question: Question, sql: str, verification: Verification) -> str:

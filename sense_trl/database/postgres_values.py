@@ -20,8 +20,6 @@ from psycopg.types.array import ArrayLoader
 
 from sense_trl.database.engine import TypedText
 
-__all__ = ["register_loaders"]
-
 # Types that Python has no type for, by the name under which they are compared: what is true of a
 # range of integers is true of one of longer integers.
 _TYPED: Final = {

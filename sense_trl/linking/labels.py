@@ -12,8 +12,6 @@ from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import parse_sql
 from sense_trl.sql.resolution import QueryNames, SchemaNames, Source
 
-__all__ = ["ItemKey", "LinkingLabels", "get_linking_labels"]
-
 ItemKey = tuple[str, str]
 """A table and a column of it, or a table and "", in lower case."""
 

@@ -6,8 +6,6 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from sense_trl.errors import InputError
 
-__all__ = ["average_precision", "recall_at"]
-
 
 def average_precision(scores: Iterable[float], labels: Iterable[bool]) -> float:
     """Area under the precision-recall curve, in [0, 1]: the mean precision at each positive.

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from sense_trl.errors import InputError
 
-__all__ = ["bernoulli_kl", "cam_loss", "multi_label_loss"]
-
 
 def cam_loss(
     student_maps: Tensor,

@@ -14,8 +14,7 @@ import yaml
 from sense_trl.cli import stages
 from sense_trl.cli.main import EXIT_OK, main
 from sense_trl.cli.parser import get_class
-from sense_trl.cli.source import read_options
-from sense_trl.cli.stage_help import get_shown_options
+from sense_trl.cli.stage_help import get_shown_options, read_options
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

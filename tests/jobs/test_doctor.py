@@ -14,7 +14,7 @@ import tiny_models  # noqa: F401 - offline
 import torch
 from safetensors.torch import save_file
 
-from sense_trl.cli.doctor import EXIT_BROKEN
+from sense_trl.cli.jobs import EXIT_BROKEN
 from sense_trl.cli.main import EXIT_OK, main
 from sense_trl.database.worker import IsolatedEngine
 from sense_trl.errors import ModelError
