@@ -65,8 +65,9 @@ class DatabaseOptions:
 
     database: str = field(
         metadata={
-            "help": "A database file (.sqlite, .db, .duckdb), a folder of them, or the root of a "
-            "Spider or BIRD download."
+            "help": "A database file (.sqlite, .db, .duckdb), a folder of them, the root of a "
+            "Spider or BIRD download, or postgresql://user@host/name, with {db_id} in place of "
+            "the name for every database of the server."
         }
     )
 

@@ -18,6 +18,7 @@ from sqlglot import exp
 from sense_trl._closing import Closing
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits, QueryStatus
+from sense_trl.database.location import DatabasePath, locate
 from sense_trl.errors import DatabaseError, InputError
 from sense_trl.evaluation.soft_f1 import soft_f1
 from sense_trl.prompts import extract_sql
@@ -232,7 +233,7 @@ _MAX_RUNS: Final = 4096
 class _Runs(Closing):
     """Executions of queries beside gold, each done once."""
 
-    def __init__(self, paths: dict[str, Path], limits: ExecutionLimits | None) -> None:
+    def __init__(self, paths: dict[str, DatabasePath], limits: ExecutionLimits | None) -> None:
         self._paths = paths
         self._limits = limits
         self._lock = threading.Lock()
@@ -326,7 +327,7 @@ class _Rewards:
 class _Settings:
     """All that a reward is made of; this, and nothing opened, is what gets pickled."""
 
-    paths: dict[str, Path]
+    paths: dict[str, DatabasePath]
     rewards: _Rewards
     semantics: Semantics
     limits: ExecutionLimits | None
@@ -419,13 +420,17 @@ class SQLExecutionReward(Closing):
         )
 
 
-def _find_databases(databases: Databases) -> dict[str, Path]:
+def _find_databases(databases: Databases) -> dict[str, DatabasePath]:
     if not isinstance(databases, Mapping):
         catalog = DatabaseCatalog.from_path(databases)
         return {db_id: catalog.path(db_id) for db_id in catalog.db_ids}
-    paths = {db_id: Path(path).absolute() for db_id, path in databases.items()}
+    places = {db_id: locate(path) for db_id, path in databases.items()}
+    paths = {
+        db_id: place.absolute() if isinstance(place, Path) else place
+        for db_id, place in places.items()
+    }
     for db_id, path in paths.items():
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             raise DatabaseError(f"`databases` names {path} for {db_id!r}, which is not a file")
     return paths
 

@@ -180,9 +180,16 @@ def fingerprint_folder(path: str | Path, suffixes: Iterable[str]) -> str:
     return _fingerprint((str(file.relative_to(place)), sha256_of(file)) for file in kept)
 
 
-def fingerprint_databases(paths: Iterable[Path]) -> str:
-    """Identity of databases by name, size and time of change: they may be too large to read."""
-    return _fingerprint((path.name, *_stat(path)) for path in sorted(paths))
+def fingerprint_databases(paths: Iterable[Any]) -> str:
+    """Identity of databases by name, size and time of change: they may be too large to read.
+
+    A database on a server is its URL: that its content stays while a run lasts is taken for
+    granted.
+    """
+    return _fingerprint(
+        (path.name, *_stat(path)) if isinstance(path, Path) else (str(path),)
+        for path in sorted(paths)
+    )
 
 
 def fingerprint_model(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""`DatabaseCatalog`: from a file, a folder, or a Spider or BIRD root to engines by `db_id`."""
+"""`DatabaseCatalog`: from a file, a folder, or the URL of a server to engines by `db_id`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any, Final, Self
 
 from sense_trl._closing import Closing
 from sense_trl.database.engine import ExecutionLimits, SQLEngine
+from sense_trl.database.location import DatabasePath, ServerDatabase, locate
 from sense_trl.database.opening import (
     DATABASE_SUFFIXES,
+    check_psycopg,
     dialect_of,
     is_database_file,
     open_engine,
@@ -41,7 +43,7 @@ class DatabaseCatalog(Closing):
     cached per thread. An engine from the catalog stays the catalog's: `close` closes all of them.
 
     Args:
-        paths: file of each `db_id`; they are not opened before `engine` is called.
+        paths: file or URL of each `db_id`; they are not opened before `engine` is called.
         source: what to name in error messages as the place that was searched.
         limits: limits of the engines that the catalog opens.
 
@@ -60,12 +62,12 @@ class DatabaseCatalog(Closing):
 
     def __init__(
         self,
-        paths: Mapping[str, Path],
+        paths: Mapping[str, DatabasePath | str],
         *,
         source: str = "the given paths",
         limits: ExecutionLimits | None = None,
     ) -> None:
-        self._paths = {db_id: Path(paths[db_id]) for db_id in sorted(paths)}
+        self._paths = {db_id: locate(paths[db_id]) for db_id in sorted(paths)}
         self._source = source
         self._limits = ExecutionLimits() if limits is None else limits
         self._local = threading.local()
@@ -76,7 +78,10 @@ class DatabaseCatalog(Closing):
 
     @classmethod
     def from_path(
-        cls, path: str | os.PathLike[str], *, limits: ExecutionLimits | None = None
+        cls,
+        path: str | os.PathLike[str] | ServerDatabase,
+        *,
+        limits: ExecutionLimits | None = None,
     ) -> Self:
         """Find the databases at `path`.
 
@@ -85,11 +90,24 @@ class DatabaseCatalog(Closing):
         Spider or BIRD that holds such folders as `database/`, `databases/`, `test_database/`,
         `dev_databases/` or `train_databases/`.
 
+        `postgresql://user:password@host/name` is one database of a PostgreSQL server, with its name
+        as `db_id`. Where `{db_id}` stands in place of the name, or in the parameter `schemas`, it
+        is every database, or every schema, whose name fits and that the role may use; see
+        `ServerDatabase` and docs/postgres.md.
+
         Raises:
-            DatabaseError: `path` does not exist or holds no database.
-            InputError: two files claim the same `db_id`.
+            DatabaseError: `path` does not exist or holds no database; the server cannot be reached.
+            InputError: two files claim the same `db_id`; a URL that cannot be read.
         """
-        root = Path(path).absolute()
+        place = locate(path)
+        if isinstance(place, ServerDatabase):
+            check_psycopg()
+            if place.find_part() is None:
+                return cls({place.stem: place}, source=str(place), limits=limits)
+            from sense_trl.database.postgres_listing import find_databases
+
+            return cls(find_databases(place), source=str(place), limits=limits)
+        root = place.absolute()
         if not root.exists():
             raise DatabaseError(f"`path` {root} does not exist")
         if root.is_file():
@@ -136,8 +154,8 @@ class DatabaseCatalog(Closing):
     def __repr__(self) -> str:
         return f"DatabaseCatalog({len(self)} databases of {self._source})"
 
-    def path(self, db_id: str) -> Path:
-        """The file of `db_id`.
+    def path(self, db_id: str) -> DatabasePath:
+        """The file of `db_id`, or its place on a server.
 
         Raises:
             InputError: no such database; the message names near matches.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +25,11 @@ from sense_trl.database.engine import (
     QueryResult,
     QueryStatus,
     TableInfo,
+    count_bytes,
     describe_exceeded,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
+from sense_trl.database.watch import Interrupter
 from sense_trl.errors import DatabaseError
 
 _MAX_SQL_CHARS: Final = 200_000
@@ -273,55 +274,7 @@ class DuckDBEngine(FileEngine):
 _ALIAS: Final = "main_database"
 
 
-class _Watchdog:
-    """One thread that interrupts the connections whose deadline has passed."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._watched: dict[int, tuple[float, Any, threading.Event]] = {}
-        self._wakes_at = float("inf")
-        self._process_id: int | None = None
-
-    def watch(self, connection: Any, deadline: float) -> threading.Event:
-        """Interrupt `connection` at `deadline`; the event tells afterwards whether it was."""
-        late = threading.Event()
-        with self._changed:
-            # A forked child has no such thread.
-            if self._process_id != os.getpid():
-                self._process_id = os.getpid()
-                self._watched.clear()
-                threading.Thread(target=self._run, daemon=True, name="duckdb-watchdog").start()
-            self._watched[id(connection)] = (deadline, connection, late)
-            if deadline < self._wakes_at:
-                self._changed.notify()
-        return late
-
-    def unwatch(self, connection: Any) -> None:
-        """Leave `connection` alone from now on."""
-        with self._changed:
-            self._watched.pop(id(connection), None)
-
-    def _run(self) -> None:
-        with self._changed:
-            while True:
-                now = time.perf_counter()
-                for deadline, connection, late in list(self._watched.values()):
-                    if deadline <= now:
-                        late.set()
-                        # Again and again until `unwatch`: an interrupt can fall between the
-                        # phases of a query, which then goes on.
-                        connection.interrupt()
-                    # A waiting thread must not keep it from being closed and freed.
-                    del connection
-                self._wakes_at = min(
-                    (max(deadline, now + 0.02) for deadline, _, _ in self._watched.values()),
-                    default=float("inf"),
-                )
-                wait_s = self._wakes_at - now
-                self._changed.wait(None if wait_s == float("inf") else wait_s)
-
-
-_WATCHDOG: Final = _Watchdog()
+_WATCHDOG: Final = Interrupter()
 
 
 def _refuse_statements(statements: list[Any]) -> tuple[QueryStatus, str] | None:
@@ -372,7 +325,7 @@ def _fetch(
         chunk = cursor.fetchmany(min(_CHUNK_ROWS, limits.max_rows + 1 - len(rows)))
         for row in chunk:
             for value in row:
-                size = _size(value)
+                size = count_bytes(value)
                 if size > limits.max_cell_bytes and size > 8:
                     return [], LimitKind.CELL_BYTES
                 total_bytes += size
@@ -385,16 +338,6 @@ def _fetch(
             return rows, None
         if time.perf_counter() > deadline:
             return [], LimitKind.WALL_CLOCK
-
-
-def _size(value: object) -> int:
-    if isinstance(value, (str, bytes)):
-        return len(value)
-    if isinstance(value, (list, tuple)):
-        return 8 + sum(map(_size, value))
-    if isinstance(value, dict):
-        return 8 + sum(_size(key) + _size(item) for key, item in value.items())
-    return 8
 
 
 def _check_file(path: Path) -> None:

@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar, runtime_checkable
 
 from sense_trl.database.digest import ResultDigest
+from sense_trl.database.location import DatabasePath
 from sense_trl.errors import InputError
 
 _T = TypeVar("_T")
@@ -160,6 +160,19 @@ class MapValue(dict[object, object]):
         return super().__repr__()
 
 
+def count_bytes(value: object) -> int:
+    """The size of a value as the caps on bytes count it; see `ExecutionLimits`."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, TypedText):
+        return len(value.text)
+    if isinstance(value, (list, tuple)):
+        return 8 + sum(map(count_bytes, value))
+    if isinstance(value, dict):
+        return 8 + sum(count_bytes(key) + count_bytes(item) for key, item in value.items())
+    return 8
+
+
 @dataclass(frozen=True, slots=True)
 class QueryResult:
     """The result of one query: its rows, or the error.
@@ -243,23 +256,9 @@ class SQLEngine(Protocol):
     An engine belongs to the thread that opened it. Two queries never influence each other: no
     query can change the database, the settings of the connection or what a later query sees.
 
-    `SQLiteEngine` and `DuckDBEngine` are here. An adapter for a database server (PostgreSQL,
-    MySQL) implements the same members and has to bring the same guarantees with the server's
-    means; the tests in `tests/database/test_engine_contract.py` run against any engine:
-
-    * connect as a role that may only SELECT from the one schema, in a session that is read-only
-      (`default_transaction_read_only`, `START TRANSACTION READ ONLY`), and roll back and reset
-      the session (`DISCARD ALL`) after every query;
-    * accept one statement, through a protocol that takes no more (prepared statements);
-    * limit on the server (`statement_timeout`, `max_execution_time`, `work_mem`), and cancel from
-      a second connection when the server does not obey; read through a server-side cursor, so
-      that the caps on rows and bytes hold while reading;
-    * refuse functions that reach files, other hosts or other sessions (`pg_read_file`, `dblink`,
-      `lo_import`, `pg_terminate_backend`, `LOAD_FILE`): revoke them from the role;
-    * map the server's error classes to `QueryStatus`; a lost connection is a `DatabaseError`.
-
-    `path` is then the file that describes the connection, and the adapter is handed to
-    `verify_sql`, which asks for nothing but this protocol.
+    `SQLiteEngine`, `DuckDBEngine` and `PostgresEngine` are here; the tests in
+    `tests/database/test_engine_contract.py` run against any engine. `PostgresEngine` shows what an
+    adapter for another server has to bring with that server's means.
     """
 
     @property
@@ -271,8 +270,8 @@ class SQLEngine(Protocol):
         """Name and version of the library that runs the queries; answers may depend on it."""
 
     @property
-    def path(self) -> Path:
-        """The database file."""
+    def path(self) -> DatabasePath:
+        """The database file, or its place on a server."""
 
     @property
     def limits(self) -> ExecutionLimits:

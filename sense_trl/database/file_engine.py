@@ -1,4 +1,4 @@
-"""`FileEngine`: what engines over one database file have in common."""
+"""`OpenedEngine` and `FileEngine`: what engines have in common, and those over one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final
 
 from sense_trl._closing import Closing
 from sense_trl.database.engine import ExecutionLimits, QueryResult
+from sense_trl.database.location import DatabasePath
 from sense_trl.errors import DatabaseError, InputError
 
 # A cheap query takes 0.05 ms, and asking for the state of a file after it another 0.01 ms.
@@ -19,26 +20,23 @@ _FILE_CHECK_S: Final = 0.001
 _MAX_REOPENS: Final = 3
 
 
-class FileEngine(Closing):
-    """Path, limits, the thread that owns the engine, and a file that may change under it.
+class OpenedEngine(Closing):
+    """Place, limits, and the thread that owns the engine.
 
     Args:
-        path: the database file.
+        path: where the database is.
         limits: the limits that hold where `execute` is given none.
     """
 
-    def __init__(self, path: str | os.PathLike[str], limits: ExecutionLimits | None) -> None:
-        self._path = Path(path).absolute()
+    def __init__(self, path: DatabasePath, limits: ExecutionLimits | None) -> None:
+        self._path: DatabasePath = path
         self._limits = ExecutionLimits() if limits is None else limits
         self._owner = (os.getpid(), threading.get_ident())
         self._closed = False
-        self._file = str(self._path)
-        self._fingerprint = _fingerprint(self._file)
-        self._checked_at = time.perf_counter()
 
     @property
-    def path(self) -> Path:
-        """The absolute path of the database file."""
+    def path(self) -> DatabasePath:
+        """The absolute path of the database file, or its place on a server."""
         return self._path
 
     @property
@@ -47,7 +45,7 @@ class FileEngine(Closing):
         return self._limits
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._file!r})"
+        return f"{type(self).__name__}({str(self._path)!r})"
 
     def close(self) -> None:
         """Close the connections; the engine cannot be used afterwards.
@@ -71,6 +69,27 @@ class FileEngine(Closing):
                 f"{self._owner[0]} and is used by thread {here[1]} of process {here[0]}; "
                 "open one engine per thread (`DatabaseCatalog.in_process_engine` does)"
             )
+
+
+class FileEngine(OpenedEngine):
+    """An engine over a file that may change under it.
+
+    Args:
+        path: the database file.
+        limits: the limits that hold where `execute` is given none.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], limits: ExecutionLimits | None) -> None:
+        self._path: Path
+        super().__init__(Path(path).absolute(), limits)
+        self._file = str(self._path)
+        self._fingerprint = _fingerprint(self._file)
+        self._checked_at = time.perf_counter()
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the database file."""
+        return self._path
 
     def _run_on_unchanged_file(self, started: float, run: Callable[[], QueryResult]) -> QueryResult:
         """Run a query, and again on a new connection if the file has changed meanwhile.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
+from sense_trl.database.location import PASSWORDS_VARIABLE, dump_passwords
 from sense_trl.errors import ExecutionBackendError
 
 # Starting takes 0.1 s on an idle machine.
@@ -65,6 +66,7 @@ class WorkerProcess:
         module, function = entry.split(":")
         code = f"from {module} import {function}; {function}()"
         environment = dict(os.environ)
+        environment[PASSWORDS_VARIABLE] = dump_passwords()
         root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(
             part for part in (root, environment.get("PYTHONPATH")) if part

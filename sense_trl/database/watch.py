@@ -1,4 +1,4 @@
-"""Ends a worker whose query nothing else interrupts: `QueryWatch`, `WatchedEngine`."""
+"""Ends what runs too long: `Interrupter` a query, `QueryWatch` a worker that it hangs in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sense_trl.database.engine import ExecutionLimits, ForwardingEngine, SQLEngine
 
@@ -16,6 +16,56 @@ from sense_trl.database.engine import ExecutionLimits, ForwardingEngine, SQLEngi
 GRACE_S: Final = 0.25
 WATCH_S: Final = 0.05
 _T = TypeVar("_T")
+
+
+class Interrupter:
+    """One thread that calls `interrupt` of the connections whose deadline has passed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watched: dict[int, tuple[float, Any, threading.Event]] = {}
+        self._wakes_at = float("inf")
+        self._process_id: int | None = None
+
+    def watch(self, connection: Any, deadline: float) -> threading.Event:
+        """Interrupt `connection` at `deadline`; the event tells afterwards whether it was."""
+        late = threading.Event()
+        with self._changed:
+            # A forked child has no such thread.
+            if self._process_id != os.getpid():
+                self._process_id = os.getpid()
+                self._watched.clear()
+                threading.Thread(
+                    target=self._run, daemon=True, name="sense_trl-interrupter"
+                ).start()
+            self._watched[id(connection)] = (deadline, connection, late)
+            if deadline < self._wakes_at:
+                self._changed.notify()
+        return late
+
+    def unwatch(self, connection: Any) -> None:
+        """Leave `connection` alone from now on."""
+        with self._changed:
+            self._watched.pop(id(connection), None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.perf_counter()
+                for deadline, connection, late in list(self._watched.values()):
+                    if deadline <= now:
+                        late.set()
+                        # Again and again until `unwatch`: an interrupt can fall between the
+                        # phases of a query, which then goes on.
+                        connection.interrupt()
+                    # A waiting thread must not keep it from being closed and freed.
+                    del connection
+                self._wakes_at = min(
+                    (max(deadline, now + 0.02) for deadline, _, _ in self._watched.values()),
+                    default=float("inf"),
+                )
+                wait_s = self._wakes_at - now
+                self._changed.wait(None if wait_s == float("inf") else wait_s)
 
 
 class QueryWatch:

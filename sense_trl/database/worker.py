@@ -33,7 +33,8 @@ from sense_trl.database.engine import (
     TableInfo,
     TypedText,
 )
-from sense_trl.database.opening import dialect_of, open_engine, version_of
+from sense_trl.database.location import DatabasePath, ServerDatabase, locate
+from sense_trl.database.opening import dialect_of, open_engine
 from sense_trl.database.process import (
     WorkerGoneError,
     WorkerLateError,
@@ -46,6 +47,8 @@ from sense_trl.database.watch import GRACE_S
 from sense_trl.errors import DatabaseError, InputError
 
 _MAX_OPEN_ENGINES: Final = 64
+# A server has few connections, and others need them too.
+_MAX_CONNECTIONS: Final = 2
 # Opening a database and reading its schema take milliseconds, on a network's disk seconds.
 _SCHEMA_TIMEOUT_S: Final = 60.0
 # What the interpreter and the engine's own structures may use beyond `memory_limit_bytes`.
@@ -76,6 +79,7 @@ class EngineWorker(Closing):
         # Of the process that runs now.
         self._num_answers = 0
         self._start_s = 0.0
+        self._connected: set[DatabasePath] = set()
 
     @property
     def num_kills(self) -> int:
@@ -88,7 +92,7 @@ class EngineWorker(Closing):
         return None if self._process is None else self._process.pid
 
     def execute(
-        self, path: Path, sql: str, limits: ExecutionLimits, *, reverse: bool = False
+        self, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool = False
     ) -> QueryResult:
         """Run one query on the database at `path`; see `SQLEngine.execute`.
 
@@ -100,7 +104,7 @@ class EngineWorker(Closing):
         return self._run("execute", path, sql, limits, reverse=reverse)[0]
 
     def execute_digest(
-        self, path: Path, sql: str, limits: ExecutionLimits, *, reverse: bool = False
+        self, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool = False
     ) -> tuple[QueryResult, ResultDigest | None]:
         """Run one query and keep fingerprints of its rows; see `DigestingEngine`.
 
@@ -112,7 +116,7 @@ class EngineWorker(Closing):
         return self._run("digest", path, sql, limits, reverse=reverse)
 
     def _run(
-        self, kind: str, path: Path, sql: str, limits: ExecutionLimits, *, reverse: bool
+        self, kind: str, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool
     ) -> tuple[QueryResult, ResultDigest | None]:
         with self._lock:
             self._check_open()
@@ -132,6 +136,7 @@ class EngineWorker(Closing):
                     own = replace(limits, timeout_s=max(_left_s(limits, started), 0.01))
                 request = marshal.dumps((kind, str(path), sql, pack_limits(own), reverse))
                 try:
+                    self._connect(path)
                     self._process.send(request)
                     answer = self._process.receive(own.timeout_s + GRACE_S)
                     result, digest = _unpack_answer(kind, answer)
@@ -172,17 +177,21 @@ class EngineWorker(Closing):
                     raise
             return first or died, None
 
-    def open(self, path: Path) -> None:
+    def open(self, path: DatabasePath) -> str:
         """Open the database at `path`, which the first query would do as well.
+
+        Returns:
+            Name and version of what runs its queries.
 
         Raises:
             DatabaseError: it cannot be opened.
             ExecutionBackendError: no worker process can be started.
             InputError: the worker is closed.
         """
-        self._ask(("open", str(path)))
+        version: str = self._ask(("open", str(path)))
+        return version
 
-    def get_tables(self, path: Path) -> tuple[TableInfo, ...]:
+    def get_tables(self, path: DatabasePath) -> tuple[TableInfo, ...]:
         """The tables and views of the database at `path`; see `SQLEngine.get_tables`.
 
         Raises:
@@ -219,6 +228,14 @@ class EngineWorker(Closing):
             f"{_SCHEMA_TIMEOUT_S:g} s, or ended the process that did"
         )
 
+    def _connect(self, path: DatabasePath) -> None:
+        """Let a new process connect to a server before the clock of a query begins."""
+        if isinstance(path, ServerDatabase) and path not in self._connected:
+            assert self._process is not None
+            self._process.send(marshal.dumps(("open", str(path))))
+            _load(self._process.receive(_SCHEMA_TIMEOUT_S))
+            self._connected.add(path)
+
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("the worker of this engine is closed; open a new one")
@@ -239,6 +256,7 @@ class EngineWorker(Closing):
             )
             self._start_s = time.perf_counter() - started
             self._num_answers = 0
+            self._connected.clear()
             self._finalizer = weakref.finalize(self, self._process.kill)
 
     def _kill(self) -> None:
@@ -259,7 +277,7 @@ def _ended(status: QueryStatus, message: str, started: float, exceeded: LimitKin
 
 
 class IsolatedEngine(Closing):
-    """A `SQLiteEngine` or `DuckDBEngine` in a worker process: what cannot be interrupted is killed.
+    """An engine in a worker process of its own: what cannot be interrupted is killed.
 
     Everything said of the engine itself holds, and what it cannot protect from is covered: a
     query that outlives `timeout_s` by 0.25 s takes its process with it (`TIMEOUT`), and the
@@ -270,29 +288,32 @@ class IsolatedEngine(Closing):
     devices.
 
     Args:
-        path: the database file; its suffix decides the engine, `.duckdb` is DuckDB's.
+        path: the database file; its suffix decides the engine, `.duckdb` is DuckDB's. Or the URL of
+            a database on a PostgreSQL server.
         limits: the limits that hold where `execute` is given none.
         worker: a worker to share between engines; without one the engine starts its own and
             closes it.
 
     Raises:
-        DatabaseError: `path` is missing, a directory, empty or not a database.
+        DatabaseError: `path` is missing, a directory, empty or not a database, or its server cannot
+            be reached.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | ServerDatabase,
         *,
         limits: ExecutionLimits | None = None,
         worker: EngineWorker | None = None,
     ) -> None:
-        self._path = Path(path).absolute()
+        place = locate(path)
+        self._path = place.absolute() if isinstance(place, Path) else place
         self._limits = ExecutionLimits() if limits is None else limits
         self._owns_worker = worker is None
         self._worker = worker or EngineWorker(memory_limit_bytes=self._limits.memory_limit_bytes)
         try:
             # Fails here, and not at the first query, if the file is no database.
-            self._worker.open(self._path)
+            self._version = self._worker.open(self._path)
         except BaseException:
             self.close()
             raise
@@ -304,12 +325,12 @@ class IsolatedEngine(Closing):
 
     @property
     def version(self) -> str:
-        """Name and version of the library."""
-        return version_of(self.dialect)
+        """Name and version of the library, or of the server."""
+        return self._version
 
     @property
-    def path(self) -> Path:
-        """The absolute path of the database file."""
+    def path(self) -> DatabasePath:
+        """The absolute path of the database file, or its place on a server."""
         return self._path
 
     @property
@@ -430,19 +451,25 @@ def _load(answer: bytes) -> tuple[Any, ...]:
 
 def _pack_table(table: TableInfo) -> tuple[Any, ...]:
     """A table as marshal can write it."""
-    columns = tuple((c.name, c.type, c.not_null, c.primary_key) for c in table.columns)
-    keys = tuple((k.columns, k.referenced_table, k.referenced_columns) for k in table.foreign_keys)
-    return table.name, columns, keys, table.is_view
+    columns = tuple(map(astuple, table.columns))
+    return (
+        table.name,
+        columns,
+        tuple(map(astuple, table.foreign_keys)),
+        table.is_view,
+        table.comment,
+    )
 
 
 def _unpack_table(packed: tuple[Any, ...]) -> TableInfo:
     """The inverse of `_pack_table`."""
-    name, columns, keys, is_view = packed
+    name, columns, keys, is_view, comment = packed
     return TableInfo(
         name,
         tuple(ColumnInfo(*column) for column in columns),
         tuple(ForeignKeyInfo(*key) for key in keys),
         is_view,
+        comment,
     )
 
 
@@ -518,9 +545,10 @@ class EngineCache:
         open_one: opens the engine over a file.
     """
 
-    def __init__(self, open_one: Callable[[Path], SQLEngine] = open_engine) -> None:
+    def __init__(self, open_one: Callable[[DatabasePath], SQLEngine] = open_engine) -> None:
         self._open_one = open_one
         self._engines: OrderedDict[str, SQLEngine] = OrderedDict()
+        self._servers: OrderedDict[str, None] = OrderedDict()
 
     def get(self, path: str) -> SQLEngine:
         """The engine over the file at `path`.
@@ -530,10 +558,20 @@ class EngineCache:
         """
         engine = self._engines.get(path)
         if engine is None:
-            engine = self._engines[path] = self._open_one(Path(path))
-            if len(self._engines) > _MAX_OPEN_ENGINES:
-                self._engines.popitem(last=False)[1].close()
+            place = locate(path)
+            # Before another is opened: the server may not allow one more.
+            is_server = isinstance(place, ServerDatabase)
+            if is_server and len(self._servers) >= _MAX_CONNECTIONS:
+                self._engines.pop(self._servers.popitem(last=False)[0]).close()
+            engine = self._engines[path] = self._open_one(place)
+            if is_server:
+                self._servers[path] = None
+            elif len(self._engines) - len(self._servers) > _MAX_OPEN_ENGINES:
+                oldest = next(name for name in self._engines if name not in self._servers)
+                self._engines.pop(oldest).close()
         self._engines.move_to_end(path)
+        if path in self._servers:
+            self._servers.move_to_end(path)
         return engine
 
 
@@ -544,9 +582,10 @@ def limit_worker_memory(memory_limit_bytes: int) -> None:
 
 
 def _answer(engine: SQLEngine, kind: str, content: Sequence[Any]) -> bytes:
-    if kind in ("open", "tables"):
-        tables = engine.get_tables() if kind == "tables" else ()
-        return marshal.dumps((kind, tuple(map(_pack_table, tables))))
+    if kind == "open":
+        return marshal.dumps((kind, engine.version))
+    if kind == "tables":
+        return marshal.dumps((kind, tuple(map(_pack_table, engine.get_tables()))))
     sql, packed_limits, reverse = content
     limits = unpack_limits(packed_limits)
     if kind == "digest":

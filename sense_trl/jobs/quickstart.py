@@ -25,6 +25,7 @@ from sense_trl._files import read_json, write_text_atomically
 from sense_trl._version import __version__
 from sense_trl.chat_template import check_chat_template
 from sense_trl.checkpoints.starting_model import load_unquantized_model
+from sense_trl.database.location import hide_password
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import (
@@ -372,7 +373,9 @@ class _Quickstart:
             settings["tables_json"] = fingerprint_file(settings["tables_json"])
         folder = RunFolder(self.output, "quickstart", settings)
         if self.config.overwrite:
-            folder.clear([model, *map(task.catalog.path, task.schemas), questions or model])
+            databases = map(task.catalog.path, task.schemas)
+            files = [path for path in databases if isinstance(path, Path)]
+            folder.clear([model, *files, questions or model])
         folder.claim()
         self.settings = folder.settings
         # From here on a stage may write what it cost; an earlier run's costs count too.
@@ -490,7 +493,7 @@ class _Quickstart:
             str(self.output / ("sft", "dpo")[best - 1]),
         ]
         if config.database is not None:
-            command += ["--database", config.database]
+            command += ["--database", hide_password(config.database)]
             if len({record.db_id for record in runs[0].records}) > 1:
                 command += ["--db_id", runs[0].records[0].db_id]
         # How it is asked stands beside the model, but for what is known of the databases alone.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final
 from sense_trl._closing import Closing
 from sense_trl._files import cache_folder, sha256_of
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.location import DatabasePath, ServerDatabase
 from sense_trl.errors import DatabaseError, InputError
 from sense_trl.prompts.harmless import make_harmless
 from sense_trl.prompts.linking import (
@@ -376,8 +378,14 @@ class PromptWriter(Closing):
     def _find_index_path(self, db_id: str, content: _DatabaseContent) -> Path:
         """Named by all that its content depends on."""
         identity = hashlib.sha256()
-        for file in _get_files(self.catalog.path(db_id)):
-            identity.update((sha256_of(file) if file.is_file() else "-").encode())
+        path = self.catalog.path(db_id)
+        if isinstance(path, ServerDatabase):
+            # Without the label of a snapshot it is taken to be what it was an hour ago, not more.
+            hour = "" if path.snapshot else f"{time.time() // 3600:.0f}"
+            identity.update(f"{path} {hour}".encode())
+        else:
+            for file in _get_files(path):
+                identity.update((sha256_of(file) if file.is_file() else "-").encode())
         identity.update(repr((INDEX_FORMAT, content.secrets)).encode())
         folder = (self._cache_dir or cache_folder()) / "values"
         return folder / f"{identity.hexdigest()[:40]}.sqlite"
@@ -439,8 +447,10 @@ def _get_files(path: Path) -> tuple[Path, Path, Path]:
     return path, Path(f"{path}-wal"), Path(f"{path}.wal")
 
 
-def _get_state(path: Path) -> tuple[object, ...]:
+def _get_state(path: DatabasePath) -> tuple[object, ...]:
     """Changes whenever a database's file or its log does."""
+    if isinstance(path, ServerDatabase):
+        return (path,)
     states: list[object] = []
     for file in _get_files(path):
         try:

@@ -1,7 +1,7 @@
 """`DataDictionary`: what the tables and columns of a database mean, for people to read and correct.
 
 It is read from JSON (as `sense-trl synth explore` writes it) or YAML, from BIRD's
-`database_description/*.csv`, and from the comments in a DuckDB database.
+`database_description/*.csv`, and from the comments in a DuckDB or PostgreSQL database.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl._files import write_text_atomically
+from sense_trl.database.location import DatabasePath, locate
 from sense_trl.errors import InputError
 from sense_trl.schema.schema import DatabaseSchema
 
@@ -211,13 +212,13 @@ class DataDictionary:
 
 
 def find_dictionary(
-    schema: DatabaseSchema, database: str | Path, source: str | Path | None = None
+    schema: DatabaseSchema, database: DatabasePath | str, source: str | Path | None = None
 ) -> DataDictionary:
     """All that is known of a database: its comments, BIRD's files beside it, and a file.
 
     Args:
         schema: of the database, with its comments.
-        database: its file; `database_description/` beside it is read where its folder is the
+        database: its place; `database_description/` beside it is read where its folder is the
             database's own, as BIRD has it.
         source: a JSON or YAML file; a folder of such, `<db_id>.json` or `<db_id>.yaml`; a folder of
             BIRD's CSV files; or a root of BIRD, with `<db_id>/database_description`. Where it says
@@ -228,8 +229,8 @@ def find_dictionary(
             not have.
     """
     found = DataDictionary.from_comments(schema)
-    database = Path(database)
-    if database.parent.name == database.stem:
+    database = locate(database)
+    if isinstance(database, Path) and database.parent.name == database.stem:
         found = _update_with_bird(found, database.parent / _BIRD_FOLDER, schema)
     if source is None:
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, SQLEngine, TableInfo
+from sense_trl.database.location import DatabasePath
 from sense_trl.database.profile import ForeignKeyColumns
 from sense_trl.errors import DatabaseError, InputError
 
@@ -74,21 +75,23 @@ def get_schema(engine: SQLEngine, db_id: str | None = None) -> DatabaseSchema:
     )
 
 
-def check_tables(schema: DatabaseSchema, path: str | Path) -> None:
+def check_tables(schema: DatabaseSchema, path: DatabasePath | str) -> None:
     """Refuse a database that nothing can be asked of.
 
     Args:
         schema: of the database.
-        path: its file, for the message.
+        path: its place, for the message.
 
     Raises:
         DatabaseError: it has no table.
     """
     if not schema.tables:
-        where = " in the schema `main`; those of other schemas are not read, copy them there"
-        raise DatabaseError(
-            f"{str(path)!r} has no tables{where if schema.dialect == 'duckdb' else ''}."
-        )
+        where = {
+            "duckdb": " in the schema `main`; those of other schemas are not read, copy them there",
+            "postgres": " that the role may read in the schemas that are looked at; name others "
+            "with ?schemas=a,b in the URL, or GRANT USAGE ON SCHEMA and SELECT on its tables",
+        }
+        raise DatabaseError(f"{str(path)!r} has no tables{where.get(schema.dialect, '')}.")
 
 
 def load_spider_schemas(path: str | Path, *, dialect: str = "sqlite") -> dict[str, DatabaseSchema]:

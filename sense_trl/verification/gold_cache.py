@@ -13,9 +13,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from sense_trl._files import replacing, sha256_of
+from sense_trl._files import replacing
 from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
+from sense_trl.database.location import DatabasePath, get_content_hash, get_state
 from sense_trl.database.worker import pack_result, unpack_result
 from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.judging import GoldExamination, examine_gold, get_step_budget
@@ -29,7 +30,7 @@ _MIN_STORED_S: Final = 0.002
 _MAX_STORED_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".gold"
 _DIGEST_BYTES: Final = 32
-_Key: TypeAlias = tuple[Path, int, int, int, str, Semantics]
+_Key: TypeAlias = tuple[tuple[object, ...], str, Semantics]
 
 
 class GoldCache:
@@ -42,7 +43,8 @@ class GoldCache:
     file that is damaged is ignored and written anew. Where that fails (the disk is full, the folder
     is not writable) `write_problem` says why, and gold is examined once for each process. Not
     stored on disk: what took less than 2 ms (running it again is as fast), results above 16 MB,
-    databases with a write-ahead log beside them, and what the wall clock stopped.
+    databases with a write-ahead log beside them, those of a server without the label of a
+    `snapshot`, and what the wall clock stopped.
 
     Attributes:
         write_problem: why the last file could not be written; "" while all could.
@@ -70,7 +72,7 @@ class GoldCache:
         self._used_bytes = 0
         self._lock = threading.Lock()
         self._timed_out: dict[_Key, GoldExamination] = {}
-        self._database_hashes: dict[tuple[Path, int, int], str] = {}
+        self._database_hashes: dict[tuple[object, ...], str | None] = {}
         self.write_problem = ""
 
     def get(
@@ -82,9 +84,8 @@ class GoldCache:
             DatabaseError: the database cannot be read.
         """
         semantics = self._semantics if semantics is None else semantics
-        stat = os.stat(engine.path)
         # Another file under the same name has other answers.
-        key = (engine.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, gold_sql, semantics)
+        key = (get_state(engine.path), gold_sql, semantics)
         found = self._known.get(key)
         if found is not None:
             with contextlib.suppress(KeyError):  # another thread may just have dropped it
@@ -150,16 +151,15 @@ class GoldCache:
         name = hashlib.sha256(marshal.dumps(parts, 2)).hexdigest()
         return self._folder / name[:2] / (name + _SUFFIX)
 
-    def _database_hash(self, path: Path) -> str | None:
+    def _database_hash(self, path: DatabasePath) -> str | None:
         try:
             if os.path.getsize(f"{path}-wal") > 0:
                 return None
         except OSError:
             pass  # There is none, which is the usual case.
-        stat = path.stat()
-        key = (path, stat.st_size, stat.st_mtime_ns)
+        key = get_state(path)
         if key not in self._database_hashes:
-            self._database_hashes[key] = sha256_of(path)
+            self._database_hashes[key] = get_content_hash(path)
         return self._database_hashes[key]
 
 

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.engine import ExecutionLimits, LimitKind, QueryStatus, SQLEngine
+from sense_trl.database.location import DatabasePath, locate
+from sense_trl.database.postgres_engine import PostgresEngine
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError, InputError
@@ -26,17 +29,39 @@ CREATE TABLE concert (id INTEGER PRIMARY KEY, singer_id INT REFERENCES singer (i
 INSERT INTO concert VALUES (1, 2);
 """
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 0 FROM r) SELECT count(*) FROM r"
-KINDS = ("sqlite", "duckdb", "isolated sqlite", "isolated duckdb")
+POSTGRES_SCRIPT = SCRIPT.replace("id INTEGER PRIMARY KEY", "id int PRIMARY KEY")
+KINDS = (
+    *("sqlite", "duckdb", "isolated sqlite", "isolated duckdb"),
+    *("postgres", "isolated postgres"),
+)
+CLASSES = {"sqlite": SQLiteEngine, "duckdb": DuckDBEngine, "postgres": PostgresEngine}
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def databases(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> dict[str, DatabasePath]:
     folder = tmp_path_factory.mktemp("contract")
     connection = sqlite3.connect(folder / "music.sqlite")
     connection.executescript(SCRIPT)
     connection.close()
     convert_sqlite(folder / "music.sqlite", folder / "music.duckdb")
-    return {kind: folder / f"music.{kind}" for kind in ("sqlite", "duckdb")}
+    name = postgres_server.create_database(POSTGRES_SCRIPT)
+    role, password = postgres_server.create_role(
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", database=name
+    )
+    files = {kind: folder / f"music.{kind}" for kind in ("sqlite", "duckdb")}
+    return {**files, "postgres": locate(postgres_server.dsn(name, role, password))}
+
+
+def digest_of(engine: SQLEngine) -> str:
+    """Of all that a database holds."""
+    if isinstance(engine.path, Path):
+        return hashlib.sha256(engine.path.read_bytes()).hexdigest()
+    tables = ("singer", "concert", "pg_class", "pg_settings", "pg_roles", "pg_largeobject_metadata")
+    rows = [engine.execute(f"SELECT * FROM {table} ORDER BY 1").rows for table in tables]
+    assert all(rows[:-1])
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +72,19 @@ def worker() -> Iterator[EngineWorker]:
 
 @pytest.fixture(params=KINDS)
 def engine(
-    request: pytest.FixtureRequest, databases: dict[str, Path], worker: EngineWorker
+    request: pytest.FixtureRequest, databases: dict[str, DatabasePath], worker: EngineWorker
 ) -> Iterator[SQLEngine]:
     path = databases[request.param.removeprefix("isolated ")]
     opened: SQLEngine
     if request.param.startswith("isolated"):
         opened = IsolatedEngine(path, worker=worker)
     else:
-        opened = {"sqlite": SQLiteEngine, "duckdb": DuckDBEngine}[request.param](path)
+        opened = CLASSES[request.param](path)
     with opened:
         yield opened
 
 
-def test_an_engine_says_what_it_is(engine: SQLEngine, databases: dict[str, Path]) -> None:
+def test_an_engine_says_what_it_is(engine: SQLEngine, databases: dict[str, DatabasePath]) -> None:
     assert engine.path == databases[engine.dialect]
     assert engine.version.startswith(engine.dialect + " ")
     assert engine.limits == ExecutionLimits()
@@ -110,8 +135,9 @@ def test_each_text_ends_with_its_status(engine: SQLEngine, sql: str, status: str
 
 
 def test_nothing_a_query_does_is_seen_by_the_next(engine: SQLEngine) -> None:
-    before = hashlib.sha256(engine.path.read_bytes()).hexdigest()
-    files = {file.name for file in engine.path.parent.iterdir()}
+    before = digest_of(engine)
+    folder = engine.path.parent if isinstance(engine.path, Path) else None
+    files = folder and {file.name for file in folder.iterdir()}
     for sql in (
         "CREATE TEMP TABLE singer AS SELECT 'forged' AS name",
         "INSERT INTO singer VALUES (9, 'x', 1)",
@@ -125,8 +151,8 @@ def test_nothing_a_query_does_is_seen_by_the_next(engine: SQLEngine) -> None:
         engine.execute(sql, limits=ExecutionLimits(max_rows=2))
     result = engine.execute("SELECT name FROM singer ORDER BY id")
     assert result.rows == (("Joe",), ("Ann",), ("Lee",))
-    assert hashlib.sha256(engine.path.read_bytes()).hexdigest() == before
-    assert {file.name for file in engine.path.parent.iterdir()} == files
+    assert digest_of(engine) == before
+    assert (folder and {file.name for file in folder.iterdir()}) == files
 
 
 def test_the_wall_clock_stops_a_query_and_the_next_one_runs(engine: SQLEngine) -> None:
@@ -181,8 +207,10 @@ def test_a_closed_engine_says_so(engine: SQLEngine) -> None:
         engine.execute("SELECT 1")
 
 
-@pytest.mark.parametrize("engine_class", [SQLiteEngine, DuckDBEngine])
-def test_another_thread_is_told_to_open_its_own(engine_class, databases: dict[str, Path]) -> None:
+@pytest.mark.parametrize("engine_class", CLASSES.values())
+def test_another_thread_is_told_to_open_its_own(
+    engine_class, databases: dict[str, DatabasePath]
+) -> None:
     caught: list[str] = []
     with engine_class(databases[engine_class.dialect]) as engine:
 
@@ -200,7 +228,7 @@ def test_another_thread_is_told_to_open_its_own(engine_class, databases: dict[st
 
 @pytest.mark.parametrize("suffix", ["sqlite", "duckdb"])
 def test_what_is_no_database_is_refused_at_once(suffix: str, tmp_path: Path) -> None:
-    engine_class = {"sqlite": SQLiteEngine, "duckdb": DuckDBEngine}[suffix]
+    engine_class = CLASSES[suffix]
     notes, empty = tmp_path / f"notes.{suffix}", tmp_path / f"empty.{suffix}"
     notes.write_text("these are notes, not a database")
     empty.touch()
@@ -217,8 +245,13 @@ def test_what_is_no_database_is_refused_at_once(suffix: str, tmp_path: Path) -> 
                 refuse(path)
 
 
-def test_the_catalog_opens_the_engine_a_file_needs(databases: dict[str, Path]) -> None:
+def test_the_catalog_opens_the_engine_a_database_needs(
+    databases: dict[str, DatabasePath],
+) -> None:
     for dialect, path in databases.items():
         with DatabaseCatalog.from_path(path) as catalog:
-            assert catalog.engine("music").dialect == dialect
-            assert catalog.engine("music").execute("SELECT count(*) FROM singer").rows == ((3,),)
+            [db_id] = catalog.db_ids
+            assert db_id == path.stem and catalog.dialect(db_id) == dialect
+            for engine in (catalog.engine(db_id), catalog.in_process_engine(db_id)):
+                assert engine.dialect == dialect
+                assert engine.execute("SELECT count(*) FROM singer").rows == ((3,),)

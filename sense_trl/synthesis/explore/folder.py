@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from sense_trl._files import read_json, sha256_of, write_text_atomically
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.location import get_content_hash
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.prompts import Messages, get_prompt
@@ -328,12 +329,13 @@ class _Folder:
     def _key(self, db_id: str) -> str:
         """Identity of everything that a part is made from."""
         model = self._model
+        path = self._catalog.path(db_id)
         dictionary = self._dictionary_path(db_id)
         content = [
             _FORMAT,
             db_id,
             dataclasses.asdict(self._config),
-            sha256_of(self._catalog.path(db_id)),
+            get_content_hash(path) or str(path),
             repr(self._schemas.get(db_id)),
             [(seed.db_id, seed.gold_sql) for seed in self._seeds],
             [(question.question, question.gold_sql) for question in self._excluded],

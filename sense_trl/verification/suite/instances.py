@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from sense_trl.database.engine import ExecutionLimits, QueryResult, QueryStatus, SQLEngine
 from sense_trl.database.fuzzing import DatabaseFuzzer, FuzzHints
+from sense_trl.database.location import get_state
 from sense_trl.database.opening import open_engine
 from sense_trl.database.profile import DatabaseProfile, ForeignKeyColumns, profile_database
 from sense_trl.errors import InputError
@@ -233,8 +234,7 @@ class InstanceBuilder:
         Raises:
             DatabaseError: the database cannot be read.
         """
-        stat = engine.path.stat()
-        key = (engine.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, tuple(foreign_keys))
+        key = (*get_state(engine.path), tuple(foreign_keys))
         if key not in self._profiles:
             self._profiles[key] = profile_database(engine, foreign_keys=foreign_keys)
             if len(self._profiles) > _MAX_PROFILES:

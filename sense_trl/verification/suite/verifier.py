@@ -170,6 +170,13 @@ class SuiteVerifier(Closing):
                 f"`semantics` {semantics!r} needs `suite_files`: neighbours are made for the "
                 "strict comparison"
             )
+        if on_server := [name for name in catalog.db_ids if catalog.dialect(name) == "postgres"]:
+            raise InputError(
+                f"a suite is asked for, and {on_server[0]!r} is on a PostgreSQL server: neighbours "
+                "are databases that are created, filled and queried by hundreds, which is no work "
+                "for a server that others use. Leave the suite out; or copy the database to a file "
+                "of SQLite or DuckDB, translate the queries (`transpile`), and verify them there."
+            )
         self._catalog = catalog
         self._settings = SuiteSettings() if settings is None else settings
         self._foreign_keys = {db_id: tuple(keys) for db_id, keys in (foreign_keys or {}).items()}

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.fuzzing import FuzzHints
+from sense_trl.database.location import DatabasePath
 from sense_trl.database.opening import open_engine
 from sense_trl.database.process import serve_messages
 from sense_trl.database.profile import ForeignKeyColumns
@@ -75,7 +76,7 @@ class SuiteTaskRunner:
         limits: ExecutionLimits,
         watch: QueryWatch | None = None,
     ) -> None:
-        def open_one(path: Path, **options: Any) -> Any:
+        def open_one(path: DatabasePath, **options: Any) -> Any:
             engine = open_engine(path, **options)
             return engine if watch is None else WatchedEngine(engine, watch)
 

@@ -1,0 +1,228 @@
+"""Where a database is: the path of a file, or `ServerDatabase`, a URL without its password."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from sense_trl._files import sha256_of
+from sense_trl.errors import InputError
+
+PASSWORDS_VARIABLE: Final = "SENSE_TRL_POSTGRES_PASSWORDS"
+_SCHEMES: Final = ("postgresql://", "postgres://")
+_SECRETS: Final = ("password", "sslpassword")
+# Ours, in the URL of a database, beside those of libpq.
+_OWN: Final = ("schemas", "snapshot", "superuser")
+_PLACE: Final = "{db_id}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServerDatabase:
+    """A database on a PostgreSQL server, by its URL.
+
+    `str` gives the URL, in which no password stands: `locate` keeps those of this process apart.
+    Beside the parameters of libpq the URL may have three of our own:
+
+    * `schemas=a,b`: the schemas that are read, and the session's search_path; the role's
+      search_path where it is not given;
+    * `snapshot=LABEL`: the content of the database under a name that you give it. What is kept on
+      disk about gold is used again only for the same label;
+    * `superuser=allow`: connects even as a superuser.
+
+    Attributes:
+        url: begins with `postgresql://`.
+
+    Example:
+        >>> shop = locate("postgresql://reader:secret@db.example/shop?schemas=sales,public")
+        >>> print(shop, shop.stem, shop.schemas)
+        postgresql://reader@db.example/shop?schemas=sales,public shop ('sales', 'public')
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def stem(self) -> str:
+        """The name of the database, which is its `db_id`."""
+        return unquote(self._parts[1])
+
+    @property
+    def schemas(self) -> tuple[str, ...]:
+        """The schemas that the URL names, () where it names none."""
+        return tuple(filter(None, self._parameters.get("schemas", "").split(",")))
+
+    @property
+    def snapshot(self) -> str | None:
+        """The label of its content."""
+        return self._parameters.get("snapshot") or None
+
+    @property
+    def allows_superuser(self) -> bool:
+        """Whether the URL says that the role may be a superuser."""
+        return self._parameters.get("superuser") == "allow"
+
+    @property
+    def conninfo(self) -> str:
+        """The URL for libpq, without a password."""
+        rest = {k: v for k, v in self._parameters.items() if k not in _OWN}
+        query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
+        return f"postgresql://{self._parts[0]}/{self._parts[1]}{query}"
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The password, if this process was given one, as keyword arguments of a connection."""
+        return dict(_PASSWORDS.get(self._address, {}))
+
+    def find_part(self) -> str | None:
+        """Which part of the URL `{db_id}` stands in: "database", "schemas", or `None`.
+
+        Raises:
+            InputError: it stands elsewhere, or twice.
+        """
+        found = [
+            name
+            for name, text in (("database", self.stem), ("schemas", ",".join(self.schemas)))
+            if _PLACE in text
+        ]
+        if unquote(self.url).count(_PLACE) != len(found) or len(found) > 1:
+            raise InputError(
+                f"`database` is {str(self)!r}; {_PLACE} may stand once, as the name of the "
+                f"database or in `schemas`, such as postgresql://host/{_PLACE} or "
+                f"postgresql://host/name?schemas={_PLACE}."
+            )
+        return found[0] if found else None
+
+    def fill(self, db_id: str) -> ServerDatabase:
+        """The location with `{db_id}` replaced; it has the password of this one."""
+        quoted = quote(db_id, safe="")
+        filled = ServerDatabase(re.sub(r"(?i)\{db_id\}|%7Bdb_id%7D", lambda _: quoted, self.url))
+        if self.secrets:
+            _PASSWORDS[filled._address] = self.secrets
+        return filled
+
+    def with_schemas(self, schemas: Sequence[str]) -> ServerDatabase:
+        """The same database with other schemas."""
+        address, database, _ = self._parts
+        parameters = {**self._parameters, "schemas": ",".join(schemas)}
+        query = urlencode(parameters, quote_via=quote, safe=",{}/:")
+        return ServerDatabase(f"postgresql://{address}/{database}?{query}")
+
+    def with_database(self, name: str) -> ServerDatabase:
+        """Another database of the same server, for the same role."""
+        address, _, query = self._parts
+        end = f"?{query}" if query else ""
+        other = ServerDatabase(f"postgresql://{address}/{quote(name, safe='')}{end}")
+        if self.secrets:
+            _PASSWORDS[other._address] = self.secrets
+        return other
+
+    @property
+    def _parts(self) -> tuple[str, str, str]:
+        """Who and where, the database, and the parameters."""
+        rest, _, query = self.url.removeprefix("postgresql://").partition("?")
+        address, _, database = rest.partition("/")
+        return address, database, query
+
+    @property
+    def _parameters(self) -> dict[str, str]:
+        return dict(parse_qsl(self._parts[2]))
+
+    @property
+    def _address(self) -> str:
+        return self.conninfo
+
+
+DatabasePath: TypeAlias = Path | ServerDatabase
+"""The file of a database, or its place on a server."""
+
+# By address; a worker gets those of its parent in a variable of its environment.
+_PASSWORDS: dict[str, dict[str, str]] = json.loads(os.environ.get(PASSWORDS_VARIABLE, "{}"))
+
+
+def is_server_url(text: object) -> bool:
+    """Whether a text names a database on a server."""
+    return isinstance(text, str) and text.startswith(_SCHEMES)
+
+
+def locate(text: str | os.PathLike[str] | ServerDatabase) -> DatabasePath:
+    """The place that a text names; the inverse of `str`.
+
+    A password in a URL is taken out of it and kept in the memory of this process.
+
+    Raises:
+        InputError: a URL that cannot be read; the message does not show it.
+    """
+    if isinstance(text, ServerDatabase):
+        return text
+    if not isinstance(text, str) or not is_server_url(text):
+        return Path(text)
+    rest, _, query = text.split("://", 1)[1].partition("?")
+    address, slash, database = rest.partition("/")
+    user, at, host = address.rpartition("@")
+    if "@" in database or "#" in text or "/" in database or "@" in query.split("=")[0]:
+        # Shown, it might show a part of a password.
+        raise InputError(
+            "`database` is a PostgreSQL URL that cannot be read. In a password, and in every other "
+            "part, write @ as %40, / as %2F, ? as %3F and # as %23: "
+            "postgresql://user:password@host:5432/name."
+        )
+    name, colon, password = user.partition(":")
+    parameters = parse_qsl(query, keep_blank_values=True)
+    secrets = {key: value for key, value in parameters if key in _SECRETS}
+    if colon:
+        secrets["password"] = unquote(password)
+    kept = [f"{k}={quote(v, safe=',{}/:')}" for k, v in parameters if k not in _SECRETS]
+    end = f"?{'&'.join(kept)}" if kept else ""
+    if not slash or not database:
+        raise InputError(
+            f"`database` is 'postgresql://{name}{at}{host}', which names no database; write "
+            f"postgresql://{name}{at}{host or 'host'}/NAME, or {_PLACE} in place of NAME for every "
+            "database of the server."
+        )
+    location = ServerDatabase(f"postgresql://{name}{at}{host}/{database}{end}")
+    if secrets:
+        _PASSWORDS[location._address] = secrets
+    return location
+
+
+def hide_password(text: str) -> str:
+    """A path or URL as it may be shown and written down; see `locate`."""
+    return str(locate(text)) if is_server_url(text) else text
+
+
+def dump_passwords() -> str:
+    """All passwords, for the environment of a worker."""
+    return json.dumps(_PASSWORDS)
+
+
+def get_state(path: DatabasePath) -> tuple[object, ...]:
+    """What changes whenever a database does, as far as that can be seen without reading it.
+
+    On a server nothing can be seen: its content is taken to stay while this process runs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(path, ServerDatabase):
+        return (path,)
+    stat = os.stat(path)
+    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def get_content_hash(path: DatabasePath) -> str | None:
+    """Names the content of a database; `None` where nothing does.
+
+    Of a server's database that is its URL with the label of its `snapshot`; without a label there
+    is no telling when its content has changed.
+    """
+    if isinstance(path, ServerDatabase):
+        return None if path.snapshot is None else str(path)
+    return sha256_of(path)
