@@ -10,13 +10,15 @@ Each table of the file is an arm or something that arms are made of; `kind` says
 * `explored`: questions that `synth explore` writes about the databases of `questions`;
 * `sampled`: what `model` answers to `questions`, and the pairs that the stage `pairs` makes of it;
 * `answers`: of what was `sampled`, the right answers as questions;
-* `pairs`: other pairs of what was `sampled`, under one or several names;
+* `pairs`: other pairs of what was `sampled`, under one or several names; with `repair`, of a
+  second turn;
 * `cached`: what the teacher `model` says of the answers to `questions`, for training without it;
 * `pruned`: the model `start` with fewer layers;
 * `model`: a model as it comes; `sft`, `kd`, `dpo`: an arm that a stage trains from `start` on
-  `questions` or `pairs`, with a `teacher` or its `cache`;
-* `evaluation`: of arms on `questions`, in the tables of the evaluation that it `joins`; `suite`:
-  that of the evaluation `of` on neighbours of the databases.
+  `questions` or `pairs` (one name or several), with a `teacher` or its `cache`;
+* `evaluation`: of arms on `questions`, in the tables of the evaluation that it `joins`; with
+  `revise`, of answers after a second turn, whose first ones are those of the evaluation `of`, if
+  that has run; `suite`: that of the evaluation `of` on neighbours of the databases.
 
 Everything is made once per seed, and named after it, unless its table has `seed`. A name that
 refers to something else may have the seed behind an @. Keys that are not listed here are flags of
@@ -54,7 +56,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "sft": ("start", "questions"),
     "kd": ("start", "teacher", "cache", "questions"),
     "dpo": ("start", "pairs"),
-    "evaluation": ("questions", "suffix", "joins"),
+    "evaluation": ("questions", "suffix", "joins", "of"),
     "suite": ("of",),
 }
 COMMON_KEYS = ("kind", "seed", "label", "against", "evaluate")
@@ -77,6 +79,7 @@ class Step:
         arm: for an evaluation, its name.
         evaluation: for an evaluation, the name of its table.
         needs: the steps that made what the command reads, in the order in which they run.
+        takes: the folder of an evaluation whose predictions this one goes on from, if it is there.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Step:
     arm: str | None = None
     evaluation: str | None = None
     needs: tuple[str, ...] = ()
+    takes: Path | None = None
 
 
 class Plan:
@@ -293,8 +297,8 @@ class Chain:
         folder = self.output / label
         command = self._get_stage(table["kind"])
         if table["kind"] == "dpo":
-            pairs = self.output / self._get_label(table["pairs"], seed) / "pairs.parquet"
-            command += ["--pairs", str(pairs)]
+            folders = (self.output / self._get_label(n, seed) for n in as_list(table["pairs"]))
+            command += ["--pairs", *(str(folder / "pairs.parquet") for folder in folders)]
         else:
             command += self._get_data()
             command += ["--questions", str(self._get_questions(table["questions"], seed))]
@@ -400,7 +404,9 @@ class Chain:
             *("--output_dir", str(folder), "--run_name", run),
         )
         result = folder / "evaluation.json"
-        return Step(folder.name, command, result, label, arm, name, needs)
+        first = self.plan[table["of"]].get("suffix", "") if "of" in table else None
+        takes = None if first is None else self.output / f"evaluate-{label}{first}"
+        return Step(folder.name, command, result, label, arm, name, needs, takes)
 
     def _evaluate_suite(self, name: str, arm: str, label: str, needs: tuple[str, ...]) -> Step:
         base = self.plan[self.plan[name]["of"]]

@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def run_step(step: Step, output: Path, environment: dict[str, str] | None = None
         cost = json.loads(file.read_text(encoding="utf-8"))
         if step.result.exists() and cost.get("finished", True):
             return
+    if step.takes is not None:
+        take_predictions(step.takes, step.result.parent)
     cost["command"] = f"sense-trl {shlex.join(step.command)}"
     print(f"\n{step.name}: {cost['command']}", flush=True)
     started = time.monotonic()
@@ -75,6 +78,18 @@ def run_step(step: Step, output: Path, environment: dict[str, str] | None = None
         sys.exit(f"{step.name} ended with exit code {code}; the same command continues from here.")
 
 
+def take_predictions(source: Path, target: Path) -> None:
+    """Begin an evaluation with the predictions of another one, under the settings they have.
+
+    The stage refuses them where its own settings differ, and predicts where there are none.
+    """
+    if target.exists() or not (source / "predictions.jsonl").exists():
+        return
+    target.mkdir(parents=True)
+    for file in ("settings.json", "predictions.jsonl"):
+        shutil.copyfile(source / file, target / file)
+
+
 def count_tokens(folder: Path) -> float:
     """Positions that a training computed: those of a step, on average, times its steps."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -95,6 +110,7 @@ def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
     assert step.evaluated is not None
     questions = step.command[step.command.index("--questions") + 1]
     report = EvaluationReport.load(step.result)
+    names_asked = [question.question_id for question in load_questions(questions)]
     # The training first, as what it reads was made for others, too.
     names = (step.evaluated, step.name, *step.needs)
     costs = {
@@ -114,8 +130,12 @@ def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
         "tokens_computed": count_tokens(trained) if (trained / "metrics.json").exists() else 0.0,
         "tokens_generated": count_generated(step),
         "summary": report.summary(),
-        **describe_records(report, [q.question_id for q in load_questions(questions)]),
+        **describe_records(report, names_asked),
     }
+    first = step.result.with_name("evaluation-first.json")
+    if first.exists():
+        described = describe_records(EvaluationReport.load(first), names_asked)
+        content["first_verdicts"] = described["verdicts"]
     path = output / "results" / f"{step.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -150,8 +170,9 @@ def describe_records(report: EvaluationReport, question_ids: Sequence[str]) -> d
 
 def count_generated(step: Step) -> int:
     """Tokens that an evaluated model wrote; none where its earlier predictions are evaluated."""
-    file = step.result.parent / "predictions.jsonl"
-    return sum(candidate.num_tokens for candidate in CandidateFile(file)) if file.exists() else 0
+    folder = step.result.parent
+    files = [*folder.glob("predictions.jsonl"), *folder.glob("revisions-*.jsonl")]
+    return sum(candidate.num_tokens for file in files for candidate in CandidateFile(file))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ the one named second).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -46,6 +47,7 @@ class Result:
         is_trained: whether it was.
         tokens: positions that the training computed with gradient.
         verdicts: a letter for each question.
+        first_verdicts: the same of answers before a second turn; empty where there was none.
         samples: how many sampled answers to each question are correct, where several were sampled.
         num_samples: of each question; 0 if there is its prediction alone.
         hardness: a letter for each question; empty in files of an earlier form.
@@ -68,6 +70,7 @@ class Result:
     num_samples: int
     hardness: str
     error_classes: dict[str, frozenset[int]]
+    first_verdicts: str = ""
 
     @functools.cached_property
     def values(self) -> list[float | None]:
@@ -149,6 +152,7 @@ def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[
                 name: frozenset(map(int, places.split()))
                 for name, places in data.get("error_classes", {}).items()
             },
+            first_verdicts=data.get("first_verdicts", ""),
         )
     return results
 
@@ -269,6 +273,33 @@ def describe_test(after: Result, before: Result) -> str:
         return ""
     test = compare(before, after)
     return f"{test.gained}/{test.lost}, p {test.p_value:.2g}"
+
+
+def describe_revisions(groups: dict[str, list[Result]]) -> str:
+    """A row per method that was asked again: its first answers, and those that stand."""
+    rows = []
+    for runs in groups.values():
+        if not all(run.first_verdicts for run in runs):
+            continue
+        firsts = [dataclasses.replace(run, verdicts=run.first_verdicts) for run in runs]
+        common = find_common(firsts, runs)
+        columns = zip(get_shares(runs, common), get_shares(firsts, common), strict=True)
+        differences = [after - before for after, before in columns]
+        tests = [compare(*pair) for pair in zip(firsts, runs, strict=True)]
+        rows.append(
+            [
+                runs[0].label,
+                format_mean(get_shares(firsts, common)),
+                format_mean(get_shares(runs, common)),
+                f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
+                "; ".join(f"{test.gained}/{test.lost}" for test in tests),
+            ]
+        )
+    header = (
+        *("model", "first answers, EX % (95 %)", "after a second turn"),
+        *("difference (95 % over questions)", "mended/broken in each run"),
+    )
+    return format_table(header, rows) if rows else ""
 
 
 def get_difference(after: Result, before: Result) -> float:
@@ -425,6 +456,8 @@ def write_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None
             continue
         parts += [f"## {table.get('label', name)}", describe_methods(groups)]
         parts += ["### Differences", describe_differences(groups)]
+        if text := describe_revisions(groups):
+            parts += ["### Asked again about answers that fail or find no rows", text]
         # One picture, of the first evaluation.
         if is_first and (plot(groups, picture) or picture.exists()):
             parts.append("![EX against the cost of training](results.svg)")

@@ -41,12 +41,13 @@ def find_stage(argv: Sequence[str]) -> tuple[Stage, list[str]] | None:
 
 @dataclass
 class PairsFile:
-    """The file of pairs that a stage trains on, and its columns."""
+    """The files of pairs that a stage trains on, and their columns."""
 
-    pairs: str = field(
+    pairs: list[str] = field(
         metadata={
             "help": "pairs.parquet as the stage `pairs` writes it, or other pairs as .parquet or "
-            "JSON Lines."
+            "JSON Lines. Of several files, such as first turns and repairs, all pairs are trained "
+            "on."
         }
     )
     columns: str | None = field(

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -326,7 +326,7 @@ def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Cons
 
 
 def dpo(
-    pairs: str,
+    pairs: str | Sequence[str],
     model: ModelConfig,
     config: SenseDPOConfig,
     console: Console,
@@ -348,14 +348,16 @@ def dpo(
 
     check_model_arguments(model, use_cpu=config.use_cpu)
     rows = load_pairs(pairs, columns)
-    identity = {"pairs": fingerprint_file(pairs)}
+    files = [pairs] if isinstance(pairs, str) else pairs
+    identity = {"pairs": " ".join(map(fingerprint_file, files))}
     if columns is not None:
         identity["columns"] = json.dumps(columns)
-    style = PromptStyle.find(Path(pairs).parent)
-    trained = PromptStyle.find(str(model.model_name_or_path))
-    if style is not None and trained is not None and not force_style:
-        style.check_equals(trained, str(model.model_name_or_path))
-    style = style or trained
+    places = [*(str(Path(file).parent) for file in files), str(model.model_name_or_path)]
+    found = [(style, place) for place in places if (style := PromptStyle.find(place)) is not None]
+    style = found[0][0] if found else None
+    for other, place in found[1:]:
+        if style is not None and not force_style:
+            style.check_equals(other, place)
     _train("dpo", "Preference training", train_dpo, rows, style, identity, model, config, console)
 
 
@@ -384,17 +386,36 @@ def _identify(rows: datasets.Dataset) -> dict[str, str]:
     return {"rows": hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()}
 
 
-def load_pairs(path: str, columns: str | Mapping[str, str] | None = None) -> datasets.Dataset:
-    """The pairs of a file, prompt and answers all text or all messages.
+def load_pairs(
+    paths: str | Sequence[str], columns: str | Mapping[str, str] | None = None
+) -> datasets.Dataset:
+    """The pairs of a file, or of several, prompt and answers all text or all messages.
 
     Args:
-        path: `.parquet` or JSON Lines.
+        paths: `.parquet` or JSON Lines; of several files only columns that all have are kept.
         columns: which columns hold what, or the name of a layout; see `select_pair_columns`. None
             for `prompt`, `chosen` and `rejected`.
 
     Raises:
-        InputError: it is not a file of pairs, or holds none.
+        InputError: it is not a file of pairs, or holds none; prompts and answers of one file are
+            text, and those of another one messages.
     """
+    import datasets
+
+    if isinstance(paths, str):
+        return _load_pairs(paths, columns)
+    parts = [_load_pairs(path, columns) for path in paths]
+    shared = [name for name in parts[0].column_names if all(name in p.features for p in parts)]
+    try:
+        return datasets.concatenate_datasets([part.select_columns(shared) for part in parts])
+    except ValueError as error:
+        raise InputError(
+            f"`pairs` are {', '.join(map(repr, paths))}, whose columns differ in kind: {error}. "
+            "Build them with the same `prompt_format`."
+        ) from error
+
+
+def _load_pairs(path: str, columns: str | Mapping[str, str] | None) -> datasets.Dataset:
     import datasets
 
     from sense_trl.steps.teacher import load_answers

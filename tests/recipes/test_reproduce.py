@@ -19,6 +19,7 @@ import tiny_models
 
 from sense_trl.cli import stages
 from sense_trl.cli.main import main, make_parser
+from sense_trl.pairs.dataset import read_pairs
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FOLDER = RECIPES / "spider-smollm2"
@@ -356,6 +357,24 @@ def test_runs_are_compared_on_the_questions_that_both_were_asked(
     assert difference[3].startswith("+33.3 (")
 
 
+def test_second_turns_are_shown_beside_the_first_answers(
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    for seed, (first, then) in enumerate([("cwww", "ccww"), ("cwwc", "wccc")]):
+        _write(tmp_path, f"evaluate-sense-{seed}", then, 60)
+        path = tmp_path / f"evaluate-sense-{seed}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "first_verdicts": first}))
+    _write(tmp_path, "evaluate-sft", "cwww", 60)
+    groups = results.group_by_method(results.read_results(tmp_path, tables), tables, "dev")
+    (row,) = results.describe_revisions(groups).splitlines()[2:]
+    cells = row.split(" | ")
+    # 3 of 8 and 5 of 8; the first question is lost by one run of two.
+    assert [cell.split(" ")[0] for cell in cells[1:4]] == ["37.5", "62.5", "+25.0"]
+    assert cells[4] == "1/0; 2/1 |"
+    del groups["sense"]
+    assert results.describe_revisions(groups) == ""
+
+
 def test_runs_are_paired_by_seed_or_with_the_only_one(
     results: ModuleType, tables: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -413,6 +432,27 @@ def _run_here(step: Any, output: Path, environment: dict[str, str]) -> None:
         file.write_text(json.dumps(cost))
 
 
+def _check_repair(reproduce: ModuleType, command: list[str], output: Path) -> None:
+    """Pairs of second turns are trained on with others, and an evaluation asks again."""
+    on = ("--on", "selection", "selection-revised")
+    reproduce.main([*command, "--arms", "warm", "sense-repair", *on])
+    rows = read_pairs(output / "repair_pairs-0" / "pairs.parquet").to_pylist()
+    assert {len(row["prompt"]) for row in rows} == {4}
+    for name in ("warm-0", "sense-repair-0"):
+        first, revised = (
+            json.loads((output / "results" / f"evaluate-{name}-selection{end}.json").read_text())
+            for end in ("", "-revised")
+        )
+        # The answers of the plain evaluation are gone on from.
+        assert revised["first_verdicts"] == first["verdicts"]
+        assert "first_verdicts" not in first
+        files = [output / f"evaluate-{name}-selection{end}" for end in ("", "-revised")]
+        assert len({(file / "predictions.jsonl").read_bytes() for file in files}) == 1
+    text = (output / "RESULTS.md").read_text()
+    assert "### Asked again about answers that fail" in text
+    assert text.count("first answers, EX %") == 1
+
+
 @pytest.mark.slow
 def test_every_kind_of_arm_runs_to_its_tables(
     reproduce: ModuleType, small_spider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -440,6 +480,7 @@ def test_every_kind_of_arm_runs_to_its_tables(
         *("--model", *(f"{name}={path}" for name, path in models.items())),
         *("--set", "selection_questions", "databases=1", "per_database=4"),
         *("--set", "train", "databases=1", "per_database=8"),
+        *("--set", "warm_questions", "databases=1", "per_database=8"),
         *("--set", "pair_questions", "databases=2", "per_database=8"),
         *("--set", "more_questions", "databases=1", "per_database=8"),
         *("--set", "explored", "per_database=4"),
@@ -467,6 +508,7 @@ def test_every_kind_of_arm_runs_to_its_tables(
         assert result["samples"].count("-") == len(rows) - 3
     assert "mean of four answers sampled" in text
     assert "errors of a class" in text
+    _check_repair(reproduce, [*command, "--set", "sense-repair", *short], output)
     # Nothing is made twice.
     monkeypatch.setattr(reproduce, "run_step", lambda step, *_: None)
     before = (output / "RESULTS.md").read_text()

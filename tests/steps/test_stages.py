@@ -211,6 +211,26 @@ def test_a_file_of_something_else_than_pairs_is_refused(tmp_path: Path) -> None:
         load_pairs(str(path))
 
 
+def test_pairs_of_several_files_are_trained_on_together(tmp_path: Path) -> None:
+    def write(name: str, rows: list[dict[str, object]]) -> str:
+        path = str(tmp_path / f"{name}.parquet")
+        datasets.Dataset.from_list(rows).to_parquet(path)
+        return path
+
+    first = write("first", [{"prompt": "a", "chosen": "b", "rejected": "c", "pair_weight": 1.0}])
+    again = write("again", [{"rejected": "f", "chosen": "e", "prompt": "d", "turn": 2}])
+    rows = load_pairs([first, again])
+    assert list(rows) == [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "d", "chosen": "e", "rejected": "f"},
+    ]
+    assert list(load_pairs([first])) == list(load_pairs(first))
+    messages = [{"role": "user", "content": "a"}]
+    chats = write("chats", [{"prompt": messages, "chosen": messages, "rejected": messages}])
+    with pytest.raises(InputError, match=r"first\.parquet'.*chats.*differ in kind"):
+        load_pairs([first, chats])
+
+
 @pytest.mark.parametrize(
     ("training", "model_options", "message"),
     [
