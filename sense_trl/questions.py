@@ -55,6 +55,8 @@ class Question:
         split: `"train"`, `"test"` or whatever the file says; `None` if it says nothing.
         level: difficulty as the file gives it, else `None`.
         evidence: BIRD's external knowledge; `None` if there is none.
+        completion: the whole answer to train on, which ends in the reference query, e.g. reasoning
+            before it; `None` for the query alone.
     """
 
     question_id: str
@@ -64,6 +66,7 @@ class Question:
     split: str | None = None
     level: str | None = None
     evidence: str | None = None
+    completion: str | None = None
 
 
 def describe_unusable(
@@ -235,6 +238,7 @@ def _question(record: Any, place: str, fallback_id: str, default_db_id: str | No
         split=_optional(record, ("split",), place),
         level=_optional(record, _LEVEL_FIELDS, place),
         evidence=_optional(record, ("evidence",), place),
+        completion=_optional(record, ("completion",), place),
     )
 
 

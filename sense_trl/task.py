@@ -90,17 +90,27 @@ class TextToSQLTask:
         """Rows `{db_id, prompt, completion}` (conversational) for fine-tuning on gold.
 
         Args:
-            questions: of the task.
+            questions: of the task; of one that has a `completion`, that is the answer.
             mask_spans: whether to add `mask_spans`, in which `KIDTrainer` finds the schema items
                 and literals of an answer: a list of `[start, end]` in characters.
+
+        Raises:
+            InputError: a question has a `completion`, and `mask_spans` is true.
         """
         rows = []
         for question in questions:
             row: dict[str, Any] = {
                 "db_id": question.db_id,
                 "prompt": self.get_training_messages(question),
-                "completion": [{"role": "assistant", "content": question.gold_sql}],
+                "completion": [
+                    {"role": "assistant", "content": question.completion or question.gold_sql}
+                ],
             }
+            if mask_spans and question.completion is not None:
+                raise InputError(
+                    f"The question {question.question_id} has a `completion`, in which schema "
+                    "items are not looked for; mask tokens instead, or leave `completion` out."
+                )
             if mask_spans:
                 dialect = self.catalog.dialect(question.db_id)
                 spans = get_maskable_spans(question.gold_sql, dialect, kinds=SCHEMA_ITEMS)

@@ -148,6 +148,19 @@ def test_spider_layout_uses_the_keys_of_tables_json(
     assert "city.CountryCode = country.Code" in text
 
 
+def test_a_whole_answer_is_trained_on_where_a_question_has_one(
+    fresh_db: FreshDB, tmp_path: Path
+) -> None:
+    text = "<reasoning>Pets are in pet.</reasoning>\nSELECT COUNT(*) FROM pet"
+    record = {"question": "How many?", "gold_sql": "SELECT COUNT(*) FROM pet", "completion": text}
+    questions = _write(tmp_path, [record])
+    task = load_task(DataArguments(str(fresh_db(SCRIPT, name="pets")), questions))
+    (row,) = task.prompt_completion_rows(task.questions)
+    assert row["completion"] == [{"role": "assistant", "content": text}]
+    with pytest.raises(InputError, match="has a `completion`, in which schema items are not"):
+        task.prompt_completion_rows(task.questions, mask_spans=True)
+
+
 def test_each_database_has_its_dialect(fresh_db: FreshDB, tmp_path: Path) -> None:
     lite = fresh_db(SCRIPT, name="pets")
     convert_sqlite(lite, tmp_path / "shop.duckdb")

@@ -203,6 +203,13 @@ class AnswersOptions(ExecutionOptions, CandidateOptions, DataOptions):
     output: str = field(metadata={"help": "Questions file to write (JSON Lines)."})
     limit: int = field(default=1, metadata={"help": "Different answers per question."})
     seed: int = field(default=0, metadata={"help": "Seed of the draw among the right."})
+    completion: Literal["sql", "text"] = field(
+        default="sql",
+        metadata={
+            "help": "Train on the query alone, or on all that the model wrote, its reasoning "
+            "included."
+        },
+    )
     gold: Literal["none", "rest", "instead"] = field(
         default="none",
         metadata={
@@ -222,6 +229,11 @@ def answers(options: AnswersOptions, console: Any) -> None:
     from sense_trl.verification.verifier import SQLVerifier
 
     check_writable_file(options.output, "output")
+    if options.completion == "text" and options.gold != "none":
+        raise InputError(
+            f"`completion` is 'text', but `gold` is {options.gold!r}: gold is bare SQL, and beside "
+            "whole answers it would teach two forms of an answer. Leave one of them out."
+        )
     limits = get_limits(options)
     with DatabaseCatalog.from_path(options.database, limits=limits) as catalog:
         only = catalog.db_ids[0] if len(catalog) == 1 else None
@@ -240,6 +252,7 @@ def answers(options: AnswersOptions, console: Any) -> None:
                 verifier,
                 limit=options.limit,
                 seed=options.seed,
+                completion=options.completion,
                 on_progress=bar.advance,
             )
             bar.set(len(candidates))

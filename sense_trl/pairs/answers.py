@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from sense_trl.errors import InputError
 from sense_trl.pairs.builder import find_fault, group_by_question
@@ -26,6 +27,7 @@ def select_verified_answers(
     *,
     limit: int = 1,
     seed: int = 0,
+    completion: Literal["sql", "text"] = "sql",
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Question]:
     """Questions whose `gold_sql` is an answer that a model wrote and execution found right.
@@ -40,6 +42,8 @@ def select_verified_answers(
         verifier: executes and compares.
         limit: answers per question at most.
         seed: of the draw, which does not depend on the order of questions or candidates.
+        completion: what is trained on: the query alone, or all that the model wrote, the reasoning
+            before the query included (arXiv 2203.14465), as the question's `completion`.
         on_progress: called with the number of answers verified since the last call.
 
     Returns:
@@ -67,27 +71,30 @@ def select_verified_answers(
     if limit < 1:
         raise InputError(f"`limit` is {limit}; expected at least one answer per question.")
     groups = group_by_question(questions, candidates)
-    asked: list[tuple[Question, str]] = []
+    asked: list[tuple[Question, Candidate]] = []
     for question in questions:
         dialect = verifier.catalog.dialect(question.db_id)
-        distinct: dict[str, str] = {}
+        distinct: dict[str, Candidate] = {}
         for candidate in groups[question.question_id]:
             if find_fault(candidate) is None:
-                distinct.setdefault(identify_query(candidate.sql, dialect), candidate.sql)
+                distinct.setdefault(identify_query(candidate.sql, dialect), candidate)
         # The draw is by what the queries say, not by which of them came first.
         asked += [(question, distinct[identity]) for identity in sorted(distinct)]
-    requests = [VerificationRequest(q.db_id, sql, q.gold_sql) for q, sql in asked]
-    correct: dict[str, list[str]] = {}
+    requests = [VerificationRequest(q.db_id, c.sql, q.gold_sql) for q, c in asked]
+    correct: dict[str, list[Candidate]] = {}
     found = verifier.verify(requests, on_progress=on_progress)
-    for (question, sql), verification in zip(asked, found, strict=True):
+    for (question, candidate), verification in zip(asked, found, strict=True):
         if verification.verdict is Verdict.CORRECT:
-            correct.setdefault(question.question_id, []).append(sql)
+            correct.setdefault(question.question_id, []).append(candidate)
     answers = []
     for question in questions:
         own = correct.get(question.question_id, [])
         drawn = question_rng(seed, question.question_id).sample(own, min(limit, len(own)))
-        for number, sql in enumerate(drawn, start=1):
+        for number, candidate in enumerate(drawn, start=1):
             mark = "" if number == 1 else f"-{number}"
             name = f"{question.question_id}{mark}"
-            answers.append(replace(question, question_id=name, gold_sql=sql))
+            text = candidate.text.strip() if completion == "text" else None
+            answers.append(
+                replace(question, question_id=name, gold_sql=candidate.sql, completion=text)
+            )
     return answers

@@ -229,6 +229,17 @@ def test_right_answers_become_questions_to_train_on(folder: Path, capsys) -> Non
     assert [q.question_id for q in load_questions(path)] == ["q2", "q1", "q3"]
 
 
+def test_whole_answers_are_written_on_request(folder: Path, capsys) -> None:
+    from sense_trl.questions import load_questions
+
+    assert _answer(folder, "--completion", "text") == EXIT_OK
+    (question,) = load_questions(folder / "own" / "answers.jsonl")
+    assert question.completion == question.gold_sql == "SELECT age FROM pet AS p"
+    capsys.readouterr()
+    assert _answer(folder, "--completion", "text", "--gold", "rest") == EXIT_INPUT
+    assert "`completion` is 'text', but `gold` is 'rest'" in capsys.readouterr().err
+
+
 def test_no_right_answer_is_an_error_that_keeps_what_was_there(folder: Path, capsys) -> None:
     assert _answer(folder) == EXIT_OK
     (folder / "tiny" / "predictions.sql").write_text("SELECT 1\nSELECT 2\nSELECT 3\n")

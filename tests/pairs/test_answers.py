@@ -1,5 +1,6 @@
 """A model's own right answers as questions to fine-tune on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_right_answers_replace_gold_and_others_are_left_out(verifier: SQLVerifie
     assert {(a.db_id, a.question) for a in answers} == {("pets", "Names?")}
 
 
+def test_reasoning_is_kept_where_its_query_is_right(verifier: SQLVerifier) -> None:
+    def reasoned(sql: str) -> Candidate:
+        text = f"<reasoning>Names are in pet.</reasoning>\n```sql\n{sql}\n```\n"
+        return replace(_candidate(sql), text=text)
+
+    candidates = [reasoned(RIGHT[0]), reasoned("SELECT nme FROM pet")]
+    (answer,) = select_verified_answers(QUESTIONS, candidates, verifier, completion="text")
+    assert answer.gold_sql == RIGHT[0]
+    assert answer.completion == candidates[0].text.strip()
+    (alone,) = select_verified_answers(QUESTIONS, candidates, verifier)
+    assert (alone.gold_sql, alone.completion) == (RIGHT[0], None)
+
+
 def test_one_of_several_is_drawn_by_the_seed(verifier: SQLVerifier) -> None:
     candidates = [*map(_candidate, TEXTS)]
     drawn = [
@@ -86,6 +100,7 @@ def test_questions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     questions = [
         Question("a", "pets", 'Älter als "3"?', "SELECT 1", split="train", evidence="3 is three"),
         Question("b", "pets", "Names?", "SELECT name\nFROM pet", level="easy"),
+        Question("c", "pets", "Ages?", "SELECT age", completion="In pet.\nSELECT age"),
     ]
     write_questions(tmp_path / "q.jsonl", questions)
     assert load_questions(tmp_path / "q.jsonl") == questions
