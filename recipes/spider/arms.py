@@ -4,8 +4,9 @@ Each table of the file is an arm or something that arms are made of; `kind` says
 
 * `questions`: `per_database` training questions on each of `databases` databases, drawn with the
   seed, none on a database that a set named in `without` has; with `decided`, only questions whose
-  gold query can tell right from wrong by execution. Any other name of questions is a file of
-  Spider's folder;
+  gold query can tell right from wrong by execution. With `split`, of a questions file of your own,
+  `number` of those of this split (all if left out) that no set in `without` has. Any other name of
+  questions is a file of Spider's folder;
 * `mixture`: the questions of all sets named in `of`;
 * `explored`: questions that `synth explore` writes about the databases of `questions`;
 * `sampled`: what `model` answers to `questions`, and the pairs that the stage `pairs` makes of it;
@@ -36,7 +37,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.questions import Question, load_questions
@@ -44,7 +45,7 @@ from sense_trl.verification.verifier import Verdict, verify_sql
 
 # The keys of each kind that are no flags of its command.
 KEYS: dict[str, tuple[str, ...]] = {
-    "questions": ("databases", "per_database", "without", "decided"),
+    "questions": ("databases", "per_database", "split", "number", "without", "decided"),
     "mixture": ("of",),
     "explored": ("questions",),
     "sampled": ("model", "questions"),
@@ -90,6 +91,43 @@ class Step:
     evaluation: str | None = None
     needs: tuple[str, ...] = ()
     takes: Path | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Databases and questions that arms are drawn from.
+
+    Attributes:
+        database: a database, or a folder of them.
+        questions: Spider's folder, or a questions file of your own.
+        tables_json: Spider's file of schemas; None where the databases say it all.
+    """
+
+    database: Path
+    questions: Path
+    tables_json: Path | None = None
+
+    @classmethod
+    def of_spider(cls, folder: Path) -> Self:
+        """Spider as it is published: `database/`, `tables.json`, and files of questions."""
+        return cls(folder / "database", folder, folder / "tables.json")
+
+    def find_questions(self, name: str) -> Path:
+        """A questions file of Spider's folder."""
+        for path in (self.questions / f"{name}.json", self.questions / f"{name}.jsonl"):
+            if path.is_file():
+                return path
+        if self.questions.is_file():
+            sys.exit(
+                f"No questions are called {name!r}: of `--questions` {str(self.questions)!r} a "
+                "table with a `split` names some."
+            )
+        sys.exit(f"`--spider` {str(self.questions)!r} has no {name}.json.")
+
+    def get_flags(self, tables: str) -> tuple[str, ...]:
+        """The flags that name the databases; `tables` is that of their schemas."""
+        flags = ("--database", str(self.database))
+        return (*flags, tables, str(self.tables_json)) if self.tables_json else flags
 
 
 class Plan:
@@ -145,7 +183,7 @@ class Chain:
     Args:
         plan: what there is.
         recipe: the folder with the YAML file of each stage.
-        spider: Spider's folder.
+        source: the databases and questions.
         output: where everything is written.
         models: hub ids or folders, by the name of their table.
     """
@@ -155,13 +193,13 @@ class Chain:
         plan: Plan,
         *,
         recipe: Path,
-        spider: Path,
+        source: Source,
         output: Path,
         models: Mapping[str, str],
     ) -> None:
         self.plan = plan
         self.recipe = recipe
-        self.spider = spider
+        self.source = source
         self.output = output
         self.models = models
         self._decided: dict[str, bool] = {}
@@ -229,7 +267,7 @@ class Chain:
     def _get_questions(self, reference: str, seed: int) -> Path:
         """The file of a set of questions, which is written where it is drawn."""
         if not self._is_made(reference):
-            return find_questions(self.spider, reference)
+            return self.source.find_questions(reference)
         name, seed = self._resolve(reference, seed)
         kind, label = self.plan[name]["kind"], self._get_label(name, seed)
         if kind == "explored":
@@ -282,13 +320,6 @@ class Chain:
     def _get_stage(self, stage: str) -> list[str]:
         return [stage, "--config", str(self.recipe / f"{stage}.yaml")]
 
-    def _get_data(self) -> tuple[str, ...]:
-        spider = self.spider
-        return (
-            *("--database", str(spider / "database")),
-            *("--tables_json", str(spider / "tables.json")),
-        )
-
     def _get_seed_flag(self, name: str, seed: int, flag: str) -> tuple[str, ...]:
         return () if self._has_no_seed(name) else (flag, str(seed))
 
@@ -300,7 +331,7 @@ class Chain:
             folders = (self.output / self._get_label(n, seed) for n in as_list(table["pairs"]))
             command += ["--pairs", *(str(folder / "pairs.parquet") for folder in folders)]
         else:
-            command += self._get_data()
+            command += self.source.get_flags("--tables_json")
             command += ["--questions", str(self._get_questions(table["questions"], seed))]
         command += ["--model_name_or_path", self._get_model(table["start"], seed)]
         if "teacher" in table:
@@ -324,7 +355,7 @@ class Chain:
     def _step_sampled(self, name: str, seed: int, needs: tuple[str, ...]) -> Step:
         table, folder = self.plan[name], self.output / self._get_label(name, seed)
         command = (
-            *(*self._get_stage("pairs"), *self._get_data()),
+            *(*self._get_stage("pairs"), *self.source.get_flags("--tables_json")),
             *("--questions", str(self._get_questions(table["questions"], seed))),
             *("--output_dir", str(folder)),
             *("--model_name_or_path", self._get_model(table["model"], seed)),
@@ -342,7 +373,7 @@ class Chain:
         folder = self.output / self._get_label(name, seed)
         command = (
             *("pairs", "build", *self._read_sampled(name, seed)),
-            *("--tables-json", str(self.spider / "tables.json"), "--output-dir", str(folder)),
+            *(*self.source.get_flags("--tables-json")[2:], "--output-dir", str(folder)),
         )
         return Step(folder.name, command, folder / "README.md", needs=needs)
 
@@ -356,7 +387,7 @@ class Chain:
         questions = self._get_questions(self.plan[first]["questions"], own)
         files = [self.output / self._get_label(other, seed) for other in sampled]
         return [
-            *("--questions", str(questions), "--database", str(self.spider / "database")),
+            *("--questions", str(questions), "--database", str(self.source.database)),
             *("--candidates", *(str(file / "candidates.jsonl") for file in files)),
             *self._get_seed_flag(name, seed, "--seed"),
             *self._get_flags(name, dashes=True),
@@ -368,8 +399,7 @@ class Chain:
             *("teacher", "cache", "--model", self._get_model(table["model"], seed)),
             *("--tokenizer", self._get_model(table["student"], seed)),
             *("--questions", str(self._get_questions(table["questions"], seed))),
-            *("--database", str(self.spider / "database")),
-            *("--tables-json", str(self.spider / "tables.json")),
+            *self.source.get_flags("--tables-json"),
             *(*self._get_flags(name, dashes=True), "--output", str(folder)),
         )
         return Step(folder.name, command, folder / "cache.json", needs=needs)
@@ -378,10 +408,9 @@ class Chain:
         folder = self.output / self._get_label(name, seed)
         gold = load_questions(self._get_questions(self.plan[name]["questions"], seed))
         command = (
-            *("synth", "explore", "--database", str(self.spider / "database")),
-            *("--tables-json", str(self.spider / "tables.json")),
+            *("synth", "explore", *self.source.get_flags("--tables-json")),
             *("--db-ids", *sorted({question.db_id for question in gold})),
-            *("--exclude", str(find_questions(self.spider, "dev")), "--seed", str(seed)),
+            *("--exclude", str(self.source.find_questions("dev")), "--seed", str(seed)),
             *(*self._get_flags(name, dashes=True), "--output", str(folder)),
         )
         return Step(folder.name, command, folder / "account.json", needs=needs)
@@ -397,7 +426,7 @@ class Chain:
         run = f"{label}{table.get('suffix', '')}"
         folder = self.output / f"evaluate-{run}"
         command = (
-            *(*self._get_stage("evaluate"), *self._get_data()),
+            *(*self._get_stage("evaluate"), *self.source.get_flags("--tables_json")),
             *("--questions", str(self._get_questions(table["questions"], 0))),
             *self._get_flags(name),
             *("--model_name_or_path", self._get_model(arm, seed)),
@@ -415,8 +444,7 @@ class Chain:
         command = (
             *("evaluate", str(predicted / "predictions.jsonl")),
             *("--questions", str(self._get_questions(base["questions"], 0))),
-            *("--database", str(self.spider / "database")),
-            *("--tables", str(self.spider / "tables.json")),
+            *self.source.get_flags("--tables"),
             *self._get_flags(name, dashes=True),
             *("--name", label, "--cache-dir", str(self.output / "suites")),
             *("--output", str(folder)),
@@ -429,6 +457,8 @@ class Chain:
     def _draw(self, name: str, seed: int) -> list[Question]:
         """Some questions on each of some databases: their schemas are read a few times only."""
         table = self.plan[name]
+        if "split" in table:
+            return self._draw_split(name, seed)
         wanted, number = table["databases"], table["per_database"]
         taken = {
             question.db_id
@@ -440,7 +470,7 @@ class Chain:
             for db_id, questions in sorted(self._by_database.items())
             if len(questions) >= number
             and db_id not in taken
-            and (self.spider / "database" / db_id).is_dir()
+            and (self.source.database / db_id).is_dir()
         ]
         if len(usable) < wanted:
             sys.exit(f"{name!r} needs {wanted} databases, but there are {len(usable)} left.")
@@ -458,6 +488,35 @@ class Chain:
                 return [question for group in groups for question in group]
         sys.exit(f"{name!r} needs {wanted} databases; {len(groups)} have {number} questions.")
 
+    def _draw_split(self, name: str, seed: int) -> list[Question]:
+        """Questions of a split of the file, in its order."""
+        table = self.plan[name]
+        taken = {
+            question.question_id
+            for other in table.get("without", ())
+            for question in self._draw(*self._resolve(other, seed))
+        }
+        usable = [
+            question
+            for question in self._own_questions
+            if question.split == table["split"]
+            and question.question_id not in taken
+            and (not table.get("decided") or self._is_decided(question))
+        ]
+        number = table.get("number", len(usable))
+        if not 0 < number <= len(usable):
+            sys.exit(f"{name!r} needs {number} questions, but there are {len(usable)} left.")
+        kept = set(random.Random(seed).sample(range(len(usable)), number))
+        return [question for place, question in enumerate(usable) if place in kept]
+
+    @functools.cached_property
+    def _own_questions(self) -> list[Question]:
+        if not self.source.questions.is_file():
+            sys.exit("A table has a `split`: give a file with it as `--questions`.")
+        db_ids = self._catalog.db_ids
+        only = db_ids[0] if len(db_ids) == 1 else None
+        return load_questions(self.source.questions, default_db_id=only)
+
     def _is_decided(self, question: Question) -> bool:
         """Whether execution can tell a right answer to it from a wrong one."""
         key = question.question_id
@@ -469,7 +528,7 @@ class Chain:
 
     @functools.cached_property
     def _catalog(self) -> DatabaseCatalog:
-        return DatabaseCatalog.from_path(self.spider / "database")
+        return DatabaseCatalog.from_path(self.source.database)
 
     def _mix(self, name: str, seed: int) -> list[Question]:
         files = (self._get_questions(other, seed) for other in self.plan[name]["of"])
@@ -478,22 +537,18 @@ class Chain:
     @functools.cached_property
     def _by_database(self) -> dict[str, list[Question]]:
         by_database: dict[str, list[Question]] = {}
-        for question in load_questions(find_questions(self.spider, "train_spider")):
+        for question in load_questions(self.source.find_questions("train_spider")):
             by_database.setdefault(question.db_id, []).append(question)
         return by_database
 
 
-def find_questions(spider: Path, name: str) -> Path:
-    """A questions file of Spider's folder."""
-    for path in (spider / f"{name}.json", spider / f"{name}.jsonl"):
-        if path.is_file():
-            return path
-    sys.exit(f"`--spider` {str(spider)!r} has no {name}.json.")
-
-
 def write_rows(path: Path, questions: Sequence[Question]) -> None:
     """A questions file; rewritten with the same content when the chain continues."""
-    rows = [{"db_id": q.db_id, "question": q.question, "gold_sql": q.gold_sql} for q in questions]
+    rows = [
+        {"db_id": q.db_id, "question": q.question, "gold_sql": q.gold_sql}
+        | ({"completion": q.completion} if q.completion else {})
+        for q in questions
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import Chain, Plan, Step
+from arms import Chain, Plan, Source, Step
 from results import HARDNESS, write_results
 
 from sense_trl.evaluation.evaluate import EvaluationReport
@@ -182,6 +182,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recipe", type=Path, required=True, help="folder with an arms.toml")
     parser.add_argument("--spider", type=Path, default=Path("spider"), help="Spider's folder")
+    parser.add_argument(
+        "--questions", type=Path, help="a file of your own, with splits, instead of Spider's folder"
+    )
+    parser.add_argument("--database", type=Path, help="its database, or a folder of them")
     parser.add_argument("--output", type=Path, help="runs/ and the recipe's name, if left out")
     parser.add_argument(
         "--model",
@@ -226,9 +230,19 @@ def make_chain(arguments: argparse.Namespace, plan: Plan) -> Chain:
         is_named = bool(equals) and name in known
         models[name if is_named else known[0]] = path if is_named else text
     output = arguments.output or Path("runs") / arguments.recipe.resolve().name
-    return Chain(
-        plan, recipe=arguments.recipe, spider=arguments.spider, output=output, models=models
-    )
+    source = get_source(arguments)
+    return Chain(plan, recipe=arguments.recipe, source=source, output=output, models=models)
+
+
+def get_source(arguments: argparse.Namespace) -> Source:
+    """Spider's folder, or databases and questions of the user's own."""
+    if arguments.questions is None and arguments.database is None:
+        return Source.of_spider(arguments.spider)
+    for name in ("questions", "database"):
+        path = getattr(arguments, name)
+        if path is None or not path.exists():
+            sys.exit(f"`--{name}` is {path and str(path)!r}; expected a path that is there.")
+    return Source(arguments.database, arguments.questions)
 
 
 def get_steps(arguments: argparse.Namespace, chain: Chain) -> Iterator[Step]:

@@ -270,6 +270,63 @@ def test_bad_plans_are_refused_by_name(
         make_qwen(*flags)
 
 
+def _write_own(folder: Path) -> list[str]:
+    """A database of one's own and its questions; the flags that name both."""
+    with closing(sqlite3.connect(folder / "my.sqlite")) as database:
+        database.execute("CREATE TABLE pet AS SELECT 1 AS age")
+        database.commit()
+    rows = [
+        {
+            "question": f"Older by {number}?",
+            "gold_sql": f"SELECT age + {number % 2} FROM pet",
+            "split": "train" if number < 16 else "test",
+        }
+        for number in range(20)
+    ]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--recipe", str(RECIPES / "own-database-qwen2.5-coder"), "--seeds", "0"]
+    paths = ("--questions", str(folder / "mine.jsonl"), "--database", str(folder / "my.sqlite"))
+    return [*flags, *paths, "--output", str(folder / "runs")]
+
+
+def test_a_database_of_ones_own_is_trained_on_by_its_splits(
+    reproduce: ModuleType, tmp_path: Path
+) -> None:
+    flags = [*_write_own(tmp_path), "--set", "warm_questions", "number=10"]
+    arguments = reproduce.make_parser().parse_args(flags)
+    chain = _make_chain(reproduce, arguments)
+    steps = [*reproduce.get_steps(arguments, chain)]
+    for step in steps:
+        _check(step)
+        assert "--tables_json" not in step.command
+        assert "--tables-json" not in step.command
+    names = {step.name for step in steps}
+    assert {"evaluate-sense-repair-0-revised", "repair_pairs-0", "evaluate-sft-0"} <= names
+    sets = {
+        name: {row["question"] for row in _read(chain._get_questions(name, 0))}
+        for name in ("train", "test_questions", "warm_questions", "pair_questions")
+    }
+    assert [*map(len, sets.values())] == [16, 4, 10, 6]
+    assert sets["warm_questions"] | sets["pair_questions"] == sets["train"]
+    assert not sets["train"] & sets["test_questions"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--set", "warm_questions", "number=17"), "needs 17 questions, but there are 16 left"),
+        (("--set", "test", "questions=dev"), "No questions are called 'dev'"),
+        (("--database", "nowhere"), "`--database` is 'nowhere'"),
+    ],
+)
+def test_bad_sets_of_ones_own_are_refused_by_name(
+    reproduce: ModuleType, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    arguments = reproduce.make_parser().parse_args([*_write_own(tmp_path), *flags])
+    with pytest.raises(SystemExit, match=message):
+        [*reproduce.get_steps(arguments, _make_chain(reproduce, arguments))]
+
+
 # ---------------------------------------------------------------------- tables
 
 
@@ -430,6 +487,26 @@ def _run_here(step: Any, output: Path, environment: dict[str, str]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         cost = {"wall_s": 1.0, "cpu_s": 2.0, "peak_memory_bytes": 1, "command": step.name}
         file.write_text(json.dumps(cost))
+
+
+@pytest.mark.slow
+def test_a_database_of_ones_own_is_trained_on(
+    reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warm start, pairs of first and second turns, and an evaluation that asks again."""
+    monkeypatch.setattr(reproduce, "run_step", _run_here)
+    model = tiny_models.save_tiny_model(tmp_path / "model", "qwen2")
+    warm = ("num_train_epochs=30", "learning_rate=5e-3", "warmup_steps=0", "use_peft=false")
+    command = [
+        *(*_write_own(tmp_path), "--model", model, "--arms", "sense-repair"),
+        *("--on", "test-revised", "--set", "warm_questions", "number=8"),
+        *("--set", "warm", *warm, "per_device_train_batch_size=4"),
+        *("--set", "samples", "num_generations=8", "max_new_tokens=24"),
+        *("--set", "sense-repair", "max_steps=2", "per_device_train_batch_size=4"),
+    ]
+    reproduce.main(command)
+    (path,) = (tmp_path / "runs" / "results").iterdir()
+    assert len(json.loads(path.read_text())["first_verdicts"]) == 4
 
 
 def _check_repair(reproduce: ModuleType, command: list[str], output: Path) -> None:
