@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import tarfile
@@ -12,6 +13,16 @@ import pytest
 from postgres_server import NoServerError, PostgresServer, run_server
 
 _DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of later garbage collections.
+
+    accelerate collects at the end of every training, and looking through the objects of torch,
+    transformers and trl takes longer than a training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
