@@ -36,7 +36,7 @@ from sense_trl.sql.plain_query import read_plain_query
 from sense_trl.sql.reading import count_flaws, read_query, scan_tokens
 from sense_trl.sql.spans import get_maskable_spans
 from sense_trl.sql.taxonomy import classify_errors
-from sense_trl.sql.transpile import sqlite_to_duckdb
+from sense_trl.sql.transpile import sqlite_to_duckdb, sqlite_to_postgres
 from sense_trl.synthesis.answers import find_json, is_refusal, is_text
 from sense_trl.synthesis.explore.instructions import parse_instructions
 from sense_trl.synthesis.explore.redundancy import is_redundant
@@ -139,6 +139,7 @@ CALLS: Final[dict[str, Callable[[str], Any]]] = {
         text, text.replace("a", "b"), _LITE, columns=COLUMNS
     ),
     "sqlite_to_duckdb": lambda text: sqlite_to_duckdb(text, COLUMNS),
+    "sqlite_to_postgres": lambda text: sqlite_to_postgres(text, COLUMNS),
     "token_distance": lambda text: token_distance(text, GOLD, _LITE),
     "token_distance, as both": lambda text: token_distance(text, text + " x", _LITE),
     "tree_distance": lambda text: tree_distance(text, GOLD, _LITE),

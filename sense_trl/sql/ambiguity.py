@@ -100,9 +100,7 @@ def depends_on_scan_order(
             # Only SQLite has them.
             if dialect == "sqlite" and not is_bounded and _has_bare_columns(node):
                 return True
-        elif (
-            isinstance(node, exp.Subquery) and _may_be_scalar(node) and not _has_one_row(node.this)
-        ):
+        elif isinstance(node, exp.Subquery) and may_be_scalar(node) and not has_one_row(node.this):
             return True
     return False
 
@@ -348,7 +346,7 @@ def _takes_the_first(query: exp.Select | exp.SetOperation) -> bool:
     if isinstance(distinct, exp.Distinct) and distinct.args.get("on") is not None:
         return True
     around = query.parent
-    return isinstance(around, exp.Subquery) and _may_be_scalar(around) and not _has_one_row(query)
+    return isinstance(around, exp.Subquery) and may_be_scalar(around) and not has_one_row(query)
 
 
 def _get_columns(query: exp.Expression) -> list[exp.Expression] | None:
@@ -582,7 +580,7 @@ def _is_orderless(node: exp.AggFunc) -> bool:
     )
 
 
-def _may_be_scalar(subquery: exp.Subquery) -> bool:
+def may_be_scalar(subquery: exp.Subquery) -> bool:
     parent, part = subquery.parent, str(subquery.arg_key)
     if isinstance(parent, exp.In):
         # `a IN ((SELECT b FROM t))` takes one row.
@@ -592,7 +590,7 @@ def _may_be_scalar(subquery: exp.Subquery) -> bool:
     return not isinstance(parent, (exp.From, exp.Exists, exp.SetOperation, exp.Subquery))
 
 
-def _has_one_row(query: exp.Expression) -> bool:
+def has_one_row(query: exp.Expression) -> bool:
     return (
         isinstance(query, exp.Select)
         and query.args.get("group") is None

@@ -1,8 +1,7 @@
-"""SQLite queries for DuckDB: `sqlite_to_duckdb`."""
+"""SQLite queries for DuckDB and PostgreSQL: `sqlite_to_duckdb`, `sqlite_to_postgres`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -10,9 +9,21 @@ from typing import Final, TypeAlias
 from sqlglot import exp
 
 from sense_trl.sql.parsing import SQLParseError, parse_sql
+from sense_trl.sql.transpile_targets import (
+    ASCII_UPPER,
+    FORMAT_PART,
+    INTEGER,
+    DuckDBTarget,
+    PostgresTarget,
+    become,
+    call,
+    cast_to,
+    refuse_options,
+    wrap_aggregate,
+)
 
 ColumnTypes: TypeAlias = Mapping[str, Mapping[str, str]]
-"""DuckDB type ("BIGINT", "DOUBLE", "VARCHAR", "BLOB") of each column, by table and column."""
+"""Type ("BIGINT", "DOUBLE", "VARCHAR", "BLOB") of each column, by table and column."""
 
 # Kinds of values: the types of columns; BOOLEAN, an integer in SQLite; and NUMBER, an integer or
 # a real number, which only the rows tell.
@@ -54,16 +65,6 @@ _KIND_OF_CAST: Final = {
     "BLOB": "BLOB",
 }
 
-# What SQLite takes for a number at the start of a text, in the syntax of RE2.
-_SPACE: Final = r"[\s\v]*"
-_FLOAT: Final = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_INTEGER: Final = "[+-]?[0-9]+"
-_DATE: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T].*)?$"
-_ASCII_UPPER: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_INFINITY: Final = "inf"
-_FORMAT_PART: Final = re.compile("%.?", re.DOTALL)
-_SAME_PARTS: Final = frozenset(f"%{part}" for part in "dHjmMSwWY%")
-
 
 def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
     """Translate a query from SQLite to DuckDB so that it gives the same rows.
@@ -99,8 +100,37 @@ def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
         >>> sqlite_to_duckdb('SELECT a FROM t WHERE b NOT LIKE "x%"', types)
         "SELECT a FROM t WHERE b NOT ILIKE 'x%'"
     """
+    return _translate(sql, types, DuckDBTarget())
+
+
+def sqlite_to_postgres(sql: str, types: ColumnTypes) -> str:
+    """Translate a query from SQLite to PostgreSQL so that it gives the same rows.
+
+    What `sqlite_to_duckdb` says of SQLite holds here as well. What PostgreSQL refuses besides is
+    written out: names in lower case, quoted only where they must be; columns of WHERE and HAVING
+    that are names of results; an ORDER BY beside DISTINCT; several rows as one value; conditions
+    that are numbers. NULLs come first, as in SQLite. A column that is neither grouped by nor
+    aggregated has the largest value of its group.
+
+    Args:
+        sql: one query.
+        types: the columns of the PostgreSQL schema, as `convert_sqlite` reports them.
+
+    Raises:
+        SQLParseError: the text is not one statement, or has an option that is not known here or a
+            date that is a number.
+
+    Example:
+        >>> types = {"t": {"a": "BIGINT", "b": "VARCHAR"}}
+        >>> sqlite_to_postgres('SELECT A FROM T WHERE B NOT LIKE "x%"', types)
+        "SELECT a FROM t WHERE b NOT ILIKE 'x%'"
+    """
+    return _translate(sql, types, PostgresTarget())
+
+
+def _translate(sql: str, types: ColumnTypes, target: DuckDBTarget) -> str:
     tree = parse_sql(sql, "sqlite").copy()
-    columns = _Columns.of(tree, types)
+    columns = _Columns.of(tree, types, target)
     for node in list(tree.find_all(exp.Column)):
         _literal_for_unknown_name(node, columns)
     # From the leaves to the root: what a rewritten node holds is rewritten already, and is moved
@@ -116,18 +146,18 @@ def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
             now = parent.args[name]
             columns.remember(now if index is None else now[index], operand)
     for select in list(tree.find_all(exp.Select)):
-        _pick_values_of_groups(select)
-    text: str = tree.sql(dialect="duckdb")
+        _pick_values_of_groups(select, target)
+    target.finish(tree)
+    text: str = tree.sql(dialect=target.dialect)
     return text
 
 
 def _rewrite(node: exp.Expression, columns: _Columns) -> None:
     match node:
         case exp.Literal():
-            _real_literal(node)
+            columns.target.write_real(node)
         case exp.Collate():
-            if node.expression.name.upper() == "BINARY":
-                node.replace(node.this)
+            _collate(node, columns)
         case exp.Like():
             _like(node, columns)
         case exp.Glob():
@@ -136,7 +166,12 @@ def _rewrite(node: exp.Expression, columns: _Columns) -> None:
             _sum(node, columns)
         case exp.Anonymous() if node.name.upper() == "TOTAL" and len(node.expressions) == 1:
             _total(node, columns)
-        case exp.Neg() | exp.Abs() | exp.Round():
+        case exp.Round():
+            _set_number(node, "this", columns)
+            columns.target.round(node, columns.type_of(node.this))
+        case exp.GroupConcat():
+            columns.target.concatenate(node, lambda node: _concatenate(node, columns))
+        case exp.Neg() | exp.Abs():
             _set_number(node, "this", columns)
         case exp.Add() | exp.Sub() | exp.Mul():
             _set_number(node, "this", columns)
@@ -152,15 +187,15 @@ def _rewrite(node: exp.Expression, columns: _Columns) -> None:
             _set_text(node, "this", columns)
         case exp.Upper() | exp.Lower():
             _set_text(node, "this", columns)
-            letters = (_ASCII_UPPER, _ASCII_UPPER.lower())
+            letters = (ASCII_UPPER, ASCII_UPPER.lower())
             given, wanted = letters if isinstance(node, exp.Lower) else letters[::-1]
-            node.replace(_call("TRANSLATE", node.this, given, wanted))
+            node.replace(call("TRANSLATE", node.this, given, wanted))
         case exp.Date() if not node.expressions:
-            _refuse_options(node, "this")
+            refuse_options(node, "this")
             _date_as_text(node, node.this, "%Y-%m-%d", columns)
         case exp.TimeToStr() if isinstance(node.this, exp.TsOrDsToTimestamp):
-            _refuse_options(node, "this", "format")
-            _date_as_text(node, node.this.this, _known_format(node), columns)
+            refuse_options(node, "this", "format")
+            _date_as_text(node, node.this.this, _known_format(node, columns.target), columns)
         case exp.And() | exp.Or():
             _set_condition(node, "this", columns)
             _set_condition(node, "expression", columns)
@@ -188,6 +223,7 @@ def _rewrite(node: exp.Expression, columns: _Columns) -> None:
 class _Columns:
     """Resolves names of columns in one query, and the types of expressions."""
 
+    target: DuckDBTarget
     by_table: dict[str, dict[str, str]]
     # Tables and subqueries of each FROM, by the identity of the SELECT.
     sources: dict[int, list[exp.Expression]]
@@ -197,7 +233,7 @@ class _Columns:
     known: dict[int, tuple[exp.Expression, _Operand]]
 
     @classmethod
-    def of(cls, tree: exp.Expression, types: ColumnTypes) -> _Columns:
+    def of(cls, tree: exp.Expression, types: ColumnTypes, target: DuckDBTarget) -> _Columns:
         known = {
             table.lower(): {column.lower(): type_ for column, type_ in columns.items()}
             for table, columns in types.items()
@@ -215,7 +251,7 @@ class _Columns:
             for alias in tree.find_all(exp.TableAlias)
             for name in alias.args.get("columns") or []
         }
-        return cls(by_table, sources, frozenset(made), {})
+        return cls(target, by_table, sources, frozenset(made), {})
 
     def remember(self, node: exp.Expression, operand: _Operand) -> None:
         self.known[id(node)] = (node, operand)
@@ -363,7 +399,7 @@ def _affinity_of_cast(to: exp.DataType) -> str:
 # ---------------------------------------------------------------------- groups
 
 
-def _pick_values_of_groups(select: exp.Select) -> None:
+def _pick_values_of_groups(select: exp.Select, target: DuckDBTarget) -> None:
     group = select.args.get("group")
     keys = list(group.expressions) if group is not None else []
     places = [*select.expressions, *_clauses(select)]
@@ -408,9 +444,9 @@ def _pick_values_of_groups(select: exp.Select) -> None:
             in_clause = place not in select.expressions
             if in_clause and not column.table and column.name.lower() in projected:
                 continue
-            value: exp.Expression = exp.AnyValue(this=column.copy())
+            value = target.any_value(column.copy())
             if extremum is not None:
-                value = _value_beside(extremum, column, value)
+                value = _value_beside(extremum, column, value, target)
             if column is place:
                 _replace_projection(select, column, value)
             else:
@@ -424,17 +460,15 @@ def _outermost(aggregate: exp.Expression) -> exp.Expression:
 
 
 def _value_beside(
-    extremum: exp.Expression, column: exp.Expression, otherwise: exp.Expression
+    extremum: exp.Expression,
+    column: exp.Expression,
+    otherwise: exp.Expression,
+    target: DuckDBTarget,
 ) -> exp.Expression:
     """The column in the row that has the extremum, NULL or not."""
-    name = "ARG_MAX_NULL" if isinstance(extremum, exp.Max) else "ARG_MIN_NULL"
-    key = extremum.this
-    if isinstance(key, exp.Distinct):
-        (key,) = key.expressions
-    chosen: exp.Expression = exp.Anonymous(this=name, expressions=[column.copy(), key.copy()])
     whole = _outermost(extremum)
-    if whole is not extremum:
-        chosen = exp.Filter(this=chosen, expression=whole.expression.copy())
+    condition = None if whole is extremum else whole.expression.copy()
+    chosen = target.value_beside(extremum, column.copy(), condition)
     # A group without values has no extremum, and still a row.
     nothing = exp.Is(this=whole.copy(), expression=exp.Null())
     return exp.Case(ifs=[exp.If(this=nothing, true=otherwise)], default=chosen)
@@ -477,82 +511,12 @@ def _last(key: str) -> str:
     return last
 
 
-# ---------------------------------------------------------------------- options of a node
-
-
-def _refuse_options(node: exp.Expression, *known: str) -> None:
-    """Make sure that a node has nothing that its rewriting would drop.
-
-    Raises:
-        SQLParseError: it has.
-    """
-    lost = {name for name, value in node.args.items() if name not in known and value}
-    if lost:
-        raise SQLParseError(
-            f"cannot translate {node.sql('sqlite')!r} to DuckDB: nothing is known of {sorted(lost)}"
-        )
-
-
-def _become(
-    node: exp.Expression, kind: type[exp.Expression], **changes: exp.Expression | None
-) -> None:
-    """Replace `node` by one of another kind that keeps all its other arguments.
-
-    Raises:
-        SQLParseError: the other kind has no place for an argument that the node has.
-    """
-    _refuse_options(node, *kind.arg_types, *changes)
-    arguments = {**node.args, **changes}
-    node.replace(kind(**{name: value for name, value in arguments.items() if value is not None}))
-
-
-# ---------------------------------------------------------------------- numbers in text
-
-
-def _call(name: str, *arguments: exp.Expression | str) -> exp.Expression:
-    return exp.Anonymous(
-        this=name,
-        expressions=[exp.Literal.string(a) if isinstance(a, str) else a for a in arguments],
-    )
-
-
-def _as(value: exp.Expression, kind: str) -> exp.Expression:
-    return exp.Cast(this=value, to=exp.DataType.build(kind))
-
-
-def _number(text: exp.Expression, number: str = _FLOAT, kind: str = "DOUBLE") -> exp.Expression:
-    """The number that a text begins with, 0 without one, NULL for NULL."""
-    found = _call("REGEXP_EXTRACT", text, f"^{_SPACE}({number})", exp.Literal.number(1))
-    return _as(_call("REGEXP_REPLACE", found, "^$", "0"), kind)
-
-
-def _whole_number(text: exp.Expression, columns: _Columns) -> exp.Expression:
-    """The number that a text is as a whole, else infinity: text is greater than all numbers."""
-    if isinstance(text, exp.Literal):
-        found = re.fullmatch(rf"[ \t\n\v\f\r]*({_FLOAT})[ \t\n\v\f\r]*", text.this)
-        if found is None:
-            return _as(exp.Literal.string(_INFINITY), "DOUBLE")
-        if re.fullmatch("[0-9]{1,18}", found[1]):
-            return exp.Literal.number(int(found[1]))
-        return _as(exp.Literal.string(found[1]), "DOUBLE")
-    pattern = f"^{_SPACE}({_FLOAT}){_SPACE}$"
-    number = _call("REGEXP_EXTRACT", text, pattern, exp.Literal.number(1))
-    return _as(_call("REGEXP_REPLACE", number, "^$", _INFINITY), "DOUBLE")
-
-
-def _beyond_numbers(text: exp.Expression, columns: _Columns) -> exp.Expression:
-    """Infinity for every text, NULL for NULL."""
-    if isinstance(text, exp.Literal):
-        return _as(exp.Literal.string(_INFINITY), "DOUBLE")
-    return _as(_call("REGEXP_REPLACE", text, "(?s)^.*$", _INFINITY), "DOUBLE")
-
-
 def _as_number(operand: exp.Expression, columns: _Columns) -> exp.Expression:
     match columns.type_of(operand):
         case "VARCHAR":
-            return _number(operand)
+            return columns.target.number(operand)
         case "BOOLEAN":
-            return _as(operand, "BIGINT")
+            return cast_to(operand, columns.target.truth_type)
         case _:
             return operand
 
@@ -561,9 +525,7 @@ def _as_text(operand: exp.Expression, columns: _Columns) -> exp.Expression:
     kind = columns.type_of(operand)
     if kind == "VARCHAR":
         return operand
-    text = _as(_as_number(operand, columns), "VARCHAR")
-    # A number made of text that is whole is an integer.
-    return _call("REGEXP_REPLACE", text, r"\.0$", "") if kind == "NUMBER" else text
+    return columns.target.number_as_text(_as_number(operand, columns), kind)
 
 
 def _set_number(node: exp.Expression, part: str, columns: _Columns) -> None:
@@ -577,15 +539,7 @@ def _set_text(node: exp.Expression, part: str, columns: _Columns) -> None:
 
 def _set_condition(node: exp.Expression, part: str, columns: _Columns) -> None:
     condition = node.args[part]
-    if columns.type_of(condition) == "VARCHAR":
-        is_true = exp.NEQ(this=_number(condition), expression=exp.Literal.number(0))
-        node.set(part, exp.Paren(this=is_true))
-
-
-def _real_literal(node: exp.Literal) -> None:
-    # With a point alone it is a DECIMAL in DuckDB, and in SQLite a floating-point number.
-    if not node.is_string and "." in node.this and "e" not in node.this.lower():
-        node.set("this", f"{node.this}e0")
+    node.set(part, columns.target.truth(condition, columns.type_of(condition)))
 
 
 # ---------------------------------------------------------------------- arithmetic and aggregates
@@ -599,25 +553,21 @@ def _divide(node: exp.Div, columns: _Columns) -> None:
     ]
     _set_number(node, "this", columns)
     _set_number(node, "expression", columns)
-    divisor = exp.Nullif(this=node.expression, expression=exp.Literal.number(0))
     if set(kinds) <= _INTEGERS:
-        _become(node, exp.IntDiv, expression=divisor, typed=None, safe=None)
+        columns.target.divide_integers(node)
         return
-    node.set("expression", divisor)
+    node.set("expression", columns.target.no_zero(node.expression))
     node.set("typed", False)
     node.set("safe", False)
     if not texts or not set(kinds) <= _INTEGERS | {"VARCHAR"}:
         return
     # A text that begins with an integer divides as one.
-    pattern = f"^{_SPACE}({_FLOAT})"
-    points = [
-        _call("REGEXP_MATCHES", _call("REGEXP_EXTRACT", text, pattern), "[.eE]") for text in texts
-    ]
+    points = list(map(columns.target.begins_with_real, texts))
     quotient = exp.Case(
         ifs=[exp.If(this=exp.or_(*points), true=node.copy())],
-        default=_call("TRUNC", node.copy()),
+        default=call("TRUNC", node.copy()),
     )
-    node.replace(_as(quotient, "DOUBLE"))
+    node.replace(cast_to(quotient, "DOUBLE"))
 
 
 def _remainder(node: exp.Mod, columns: _Columns) -> None:
@@ -625,16 +575,19 @@ def _remainder(node: exp.Mod, columns: _Columns) -> None:
         operand = node.args[part]
         kind = columns.type_of(operand)
         if kind == "VARCHAR":
-            node.set(part, _number(operand, _INTEGER, "BIGINT"))
+            node.set(part, columns.target.number(operand, INTEGER, "BIGINT"))
         elif kind in _NUMERIC:
             number = _as_number(operand, columns)
             node.set(part, number if kind in _INTEGERS else _truncated(number))
-    zero = exp.Literal.number(0)
-    node.set("expression", exp.Nullif(this=node.expression, expression=zero))
+    node.set("expression", columns.target.no_zero(node.expression))
+
+
+def _as_integer(number: exp.Expression, columns: _Columns) -> exp.Expression:
+    return cast_to(_as_number(number, columns), "BIGINT")
 
 
 def _truncated(number: exp.Expression) -> exp.Expression:
-    return _as(_call("TRUNC", number), "BIGINT")
+    return cast_to(call("TRUNC", number), "BIGINT")
 
 
 def _sum(node: exp.Sum | exp.Avg, columns: _Columns) -> None:
@@ -646,76 +599,55 @@ def _sum(node: exp.Sum | exp.Avg, columns: _Columns) -> None:
     if columns.type_of(value) != "VARCHAR":
         distinct.set("expressions", [_as_number(value, columns)])
         return
-    # Texts that are distinct can begin with the same number.
-    _refuse_options(node, "this")
-    element = exp.to_identifier("v")
-    to_number = exp.Lambda(this=_number(element), expressions=[element.copy()])
-    total = "LIST_SUM" if isinstance(node, exp.Sum) else "LIST_AVG"
-    _wrap_aggregate(
-        node,
-        exp.AnonymousAggFunc(this="LIST", expressions=[distinct]),
-        lambda values: _call(total, _call("LIST_TRANSFORM", values, to_number)),
-    )
+    columns.target.sum_distinct_texts(node)
 
 
 def _total(node: exp.Anonymous, columns: _Columns) -> None:
     total = exp.Sum(this=node.expressions[0])
     zero = exp.Literal.number("0e0")
-    _wrap_aggregate(node, total, lambda value: exp.Coalesce(this=value, expressions=[zero]))
+    wrap_aggregate(node, total, lambda value: exp.Coalesce(this=value, expressions=[zero]))
     _sum(total, columns)
 
 
-def _wrap_aggregate(
-    aggregate: exp.Expression,
-    inner: exp.Expression,
-    wrap: Callable[[exp.Expression], exp.Expression],
-) -> None:
-    """Put `inner` in the place of an aggregate, and something around its FILTER and OVER."""
-    whole = aggregate
-    while isinstance(whole.parent, (exp.Filter, exp.Window)) and whole.parent.this is whole:
-        whole = whole.parent
-    if whole is aggregate:
-        aggregate.replace(wrap(inner))
-        return
-    aggregate.replace(inner)
-    place = exp.Null()
-    whole.replace(place)
-    place.replace(wrap(whole))
-
-
 def _cast(node: exp.Cast, columns: _Columns) -> None:
-    _refuse_options(node, "this", "to")
+    refuse_options(node, "this", "to")
     value, kind = node.this, columns.type_of(node.this)
     is_text = kind in (None, "VARCHAR")
     if kind is None:
-        value = _as(value, "VARCHAR")
+        value = cast_to(value, "VARCHAR")
     match _affinity_of_cast(node.to):
         case "INTEGER" if is_text:
-            node.replace(_number(value, _INTEGER, "BIGINT"))
+            node.replace(columns.target.number(value, INTEGER, "BIGINT"))
         case "INTEGER" if kind in _NUMERIC:
-            node.replace(_as(value, "BIGINT") if kind in _INTEGERS else _truncated(value))
+            node.replace(_as_integer(value, columns) if kind in _INTEGERS else _truncated(value))
         case "REAL" | "NUMERIC" if is_text:
-            node.replace(_number(value))
+            node.replace(columns.target.number(value))
         case "REAL" if kind in _NUMERIC:
-            node.replace(_as(_as_number(value, columns), "DOUBLE"))
+            node.replace(cast_to(_as_number(value, columns), "DOUBLE"))
         case "NUMERIC" if kind in _NUMERIC:
-            node.replace(_as(value, "BIGINT" if kind in _INTEGERS else "DOUBLE"))
+            whole = kind in _INTEGERS
+            node.replace(_as_integer(value, columns) if whole else cast_to(value, "DOUBLE"))
         case "TEXT" if kind != "BLOB":
-            node.replace(_as(_as_number(value, columns) if kind in _INTEGERS else value, "VARCHAR"))
+            node.replace(
+                _as_text(value, columns) if kind in _NUMERIC else cast_to(value, "VARCHAR")
+            )
         case "BLOB" if kind == "VARCHAR":
-            node.replace(_call("ENCODE", value))
+            node.replace(columns.target.as_bytes(value))
 
 
 # ---------------------------------------------------------------------- text and dates
 
 
-def _known_format(node: exp.TimeToStr) -> str:
+def _known_format(node: exp.TimeToStr, target: DuckDBTarget) -> str:
     """The format of a date, where each of its parts means the same to both."""
     text = node.args["format"]
-    if not isinstance(text, exp.Literal) or set(_FORMAT_PART.findall(text.this)) - _SAME_PARTS:
+    if (
+        not isinstance(text, exp.Literal)
+        or set(FORMAT_PART.findall(text.this)) - target.known_parts
+    ):
         raise SQLParseError(
-            f"cannot translate {node.sql('sqlite')!r} to DuckDB: in the format of a date only "
-            f"{' '.join(sorted(_SAME_PARTS))} are known to mean the same"
+            f"cannot translate {node.sql('sqlite')!r} to {target.dialect}: in the format of a date "
+            f"only {' '.join(sorted(target.known_parts))} are known to mean the same"
         )
     found: str = text.this
     return found
@@ -724,16 +656,8 @@ def _known_format(node: exp.TimeToStr) -> str:
 def _date_as_text(
     node: exp.Expression, value: exp.Expression, date_format: str, columns: _Columns
 ) -> None:
-    # To SQLite every date is a text, and what is none gives NULL.
-    moment: exp.Expression
-    if isinstance(value, exp.Literal) and value.this.lower() == "now":
-        moment = exp.CurrentTimestamp()
-    else:
-        if columns.type_of(value) == "VARCHAR":
-            # DuckDB reads more as a date.
-            value = _call("REGEXP_EXTRACT", value, _DATE)
-        moment = exp.TryCast(this=value, to=exp.DataType.build("TIMESTAMP"))
-    node.replace(_call("STRFTIME", moment, date_format))
+    kind = columns.type_of(value)
+    node.replace(columns.target.date_as_text(node, value, date_format, kind))
 
 
 # ---------------------------------------------------------------------- comparison
@@ -751,11 +675,21 @@ class _Operand:
         return cls(columns.type_of(node), columns.affinity_of(node))
 
 
+def _whole_number(text: exp.Expression, columns: _Columns) -> exp.Expression:
+    return columns.target.whole_number(text)
+
+
+def _beyond_numbers(text: exp.Expression, columns: _Columns) -> exp.Expression:
+    return columns.target.beyond_numbers(text)
+
+
 _Conversion: TypeAlias = Callable[[exp.Expression, _Columns], exp.Expression]
 
 
 def _conversion(own: _Operand, other: _Operand) -> _Conversion | None:
     """The conversion of one side before it is compared with the other; `None` if none is needed."""
+    if own.kind == "BOOLEAN" and other.kind in _NUMERIC and other.kind != "BOOLEAN":
+        return _as_number
     if own.kind in _NUMERIC and other.kind == "VARCHAR":
         return _as_text if own.affinity is None and other.affinity == "TEXT" else None
     if own.kind == "VARCHAR" and other.kind in _NUMERIC:
@@ -787,7 +721,7 @@ def _between(node: exp.Between, columns: _Columns) -> None:
     if _conversion(own, bounds[0]) is _conversion(own, bounds[1]):
         node.set("this", _converted(node.this, own, bounds[0], columns))
         return
-    _refuse_options(node, "this", "low", "high")
+    refuse_options(node, "this", "low", "high")
     low, high = (_converted(node.this.copy(), own, bound, columns) for bound in bounds)
     both = exp.And(
         this=exp.GTE(this=low, expression=node.args["low"]),
@@ -804,7 +738,7 @@ def _in(node: exp.In, columns: _Columns) -> None:
         return
     if node.args.get("field") is not None or node.args.get("unnest") is not None:
         return
-    _refuse_options(node, "this", "expressions")
+    refuse_options(node, "this", "expressions")
     # Each item stands as +item: it is converted, and converts nothing.
     items = [(item, _Operand(columns.type_of(item), None)) for item in node.expressions]
     if not items:
@@ -858,7 +792,7 @@ def _is(node: exp.Is, columns: _Columns) -> None:
         return
     kind = exp.NullSafeNEQ if node.args.get("negate") else exp.NullSafeEQ
     _align(node, columns)
-    _become(node, kind, negate=None)
+    become(node, kind, negate=None)
 
 
 # ---------------------------------------------------------------------- patterns
@@ -867,54 +801,26 @@ def _is(node: exp.Is, columns: _Columns) -> None:
 def _like(node: exp.Like, columns: _Columns) -> None:
     for part in ("this", "expression"):
         node.set(part, _as_text(node.args[part], columns))
-    pattern = node.expression
-    if isinstance(pattern, exp.Literal) and pattern.this.isascii():
-        _become(node, exp.ILike)
-        return
-    # ILIKE ignores the case of all letters, LIKE of SQLite that of ASCII only.
-    for part in ("this", "expression"):
-        node.set(part, _call("TRANSLATE", node.args[part], _ASCII_UPPER, _ASCII_UPPER.lower()))
+    columns.target.like(node)
+
+
+def _collate(node: exp.Collate, columns: _Columns) -> None:
+    match node.expression.name.upper():
+        case "BINARY":
+            node.replace(node.this)
+        case "NOCASE" if columns.target.dialect == "postgres":
+            node.replace(call("TRANSLATE", node.this, ASCII_UPPER, ASCII_UPPER.lower()))
+
+
+def _concatenate(node: exp.GroupConcat, columns: _Columns) -> None:
+    values = node.this
+    if not isinstance(values, exp.Distinct):
+        node.set("this", _as_text(values, columns))
+    else:
+        values.set("expressions", [_as_text(value, columns) for value in values.expressions])
 
 
 def _glob(node: exp.Glob, columns: _Columns) -> None:
     for part in ("this", "expression"):
         node.set(part, _as_text(node.args[part], columns))
-    if isinstance(node.expression, exp.Literal):
-        pattern = exp.Literal.string(_regex_of_glob(node.expression.this))
-        _become(node, exp.RegexpFullMatch, expression=pattern)
-
-
-def _regex_of_glob(pattern: str) -> str:
-    """SQLite's GLOB, in which nothing escapes, as a regular expression of RE2."""
-    parts = ["(?s)"]
-    position = 0
-    while position < len(pattern):
-        character = pattern[position]
-        position += 1
-        if character in "*?":
-            parts.append(".*" if character == "*" else ".")
-        elif character != "[":
-            parts.append(_escaped(character))
-        else:
-            inverted = pattern[position : position + 1] == "^"
-            start = position + inverted
-            # A bracket that stands first is one of the characters.
-            end = pattern.find("]", start + 1)
-            if end < 0:
-                return r"[^\x00-\x{10FFFF}]"
-            inside = re.sub("(.)-(.)|(.)", _class_part, pattern[start:end], flags=re.DOTALL)
-            parts.append(f"[{'^' if inverted else ''}{inside}]")
-            position = end + 1
-    return "".join(parts)
-
-
-def _class_part(found: re.Match[str]) -> str:
-    first, last, single = found.groups()
-    if single is not None:
-        return _escaped(single)
-    # A range that ends before it begins holds nothing; its first character counts nevertheless.
-    return f"{_escaped(first)}-{_escaped(last)}" if first <= last else _escaped(first)
-
-
-def _escaped(character: str) -> str:
-    return character if character.isalnum() or character == "_" else f"\\x{{{ord(character):x}}}"
+    columns.target.glob(node)

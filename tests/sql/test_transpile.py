@@ -1,18 +1,22 @@
-"""SQLite queries give the same rows after translation to DuckDB."""
+"""SQLite queries give the same rows after translation to DuckDB and to PostgreSQL."""
 
 from __future__ import annotations
 
+import functools
 import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer
 from sqlglot import exp
+from translated_copies import Copy, DuckDBCopy, PostgresCopy
 
-from sense_trl.database.duckdb_engine import DuckDBEngine
-from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.sql.parsing import SQLParseError, parse_sql
-from sense_trl.sql.transpile import sqlite_to_duckdb
+from sense_trl.sql.transpile import sqlite_to_duckdb, sqlite_to_postgres
 from sense_trl.verification.comparison import bags_equal
 
 SCRIPT = """
@@ -21,6 +25,54 @@ INSERT INTO singer VALUES
     (1, 'Joe', 52, '3', 7.5), (2, 'ann', 32, '10', 2), (3, 'Lee', NULL, 'none', NULL),
     (4, 'Jan', 32, '7', -2.5);
 """
+DAYS = """
+CREATE TABLE t (id INT, day TEXT, name TEXT);
+INSERT INTO t VALUES (1, '2020-02-29', 'Éa'), (2, '1999-12-31 23:59:01', 'xYZ'),
+    (3, '2020-1-5', 'ß'), (4, 'epoch', NULL), (5, NULL, 'x'), (6, '2020/01/05', '7'),
+    (7, '2020-13-01', '');
+"""
+TRANSLATE = {"duckdb": sqlite_to_duckdb, "postgres": sqlite_to_postgres}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module", params=TRANSLATE)
+def copy_of(
+    request: pytest.FixtureRequest, stack: ExitStack, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[SQLiteEngine, Copy]]:
+    """From a script to SQLite's database and its copy, each made once."""
+
+    @functools.cache
+    def make(script: str) -> tuple[SQLiteEngine, Copy]:
+        folder = tmp_path_factory.mktemp("copy")
+        connection = sqlite3.connect(folder / "source.sqlite")
+        connection.executescript(script)
+        connection.close()
+        copy: Copy
+        if request.param == "duckdb":
+            copy = DuckDBCopy(folder / "source.sqlite", folder / "copy.duckdb")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres_server")
+            copy = PostgresCopy(folder / "source.sqlite", server)
+        return stack.enter_context(SQLiteEngine(folder / "source.sqlite")), stack.enter_context(
+            copy
+        )
+
+    return make
+
+
+CopyOf = Callable[[str], tuple[SQLiteEngine, Copy]]
+
+
+def assert_same_rows(copy_of: CopyOf, script: str, sql: str) -> None:
+    sqlite, copy = copy_of(script)
+    expected, (got, translated) = sqlite.execute(sql), copy.ask(sql)
+    assert (expected.error, got.error) == (None, None), translated
+    assert bags_equal(got.rows, expected.rows), (translated, got.rows, expected.rows)
 
 
 @pytest.mark.parametrize(
@@ -86,42 +138,37 @@ INSERT INTO singer VALUES
         "SELECT (SELECT max(T1.rank) FROM singer AS T1 WHERE T1.id <> T2.id) FROM singer AS T2",
     ],
 )
-def test_rows_stay_what_they_were(fresh_db, tmp_path: Path, sql: str) -> None:
-    source = fresh_db(SCRIPT)
-    report = convert_sqlite(source, tmp_path / "music.duckdb")
-    with SQLiteEngine(source) as sqlite, DuckDBEngine(tmp_path / "music.duckdb") as engine:
-        expected = sqlite.execute(sql)
-        assert expected.ok
-        translated = sqlite_to_duckdb(sql, report.types)
-        got = engine.execute(translated)
-        assert got.ok, (translated, got.error)
-        assert bags_equal(got.rows, expected.rows), (translated, got.rows, expected.rows)
+def test_rows_stay_what_they_were(copy_of: CopyOf, sql: str) -> None:
+    assert_same_rows(copy_of, SCRIPT, sql)
+
+
+BEGINNINGS = [
+    ("1,200", 1),
+    ("12abc", 12),
+    (" 7", 7),
+    ("0x10", 0),
+    ("1e3x", 1000),
+    ("", 0),
+    ("-2.5kg", -2.5),
+    ("1_0", 1),
+    ("inf", 0),
+    (".5.", 0.5),
+]
+NUMBERS = f"""
+CREATE TABLE t (x TEXT);
+INSERT INTO t VALUES {", ".join(f"('{text}')" for text, _ in BEGINNINGS)};
+"""
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [
-        ("1,200", 1),
-        ("12abc", 12),
-        (" 7", 7),
-        ("0x10", 0),
-        ("1e3x", 1000),
-        ("", 0),
-        ("-2.5kg", -2.5),
-        ("1_0", 1),
-        ("inf", 0),
-        (".5.", 0.5),
-    ],
+    BEGINNINGS,
 )
-def test_text_counts_as_the_number_it_begins_with(
-    fresh_db, tmp_path: Path, text: str, value: float
-) -> None:
-    source = fresh_db(f"CREATE TABLE t (x TEXT); INSERT INTO t VALUES ('{text}');")
-    report = convert_sqlite(source, tmp_path / "t.duckdb")
-    sql = "SELECT sum(x), avg(x), CAST(x AS REAL), x + 0, x * 1 FROM t"
-    with SQLiteEngine(source) as sqlite, DuckDBEngine(tmp_path / "t.duckdb") as engine:
-        (expected,) = sqlite.execute(sql).rows
-        (got,) = engine.execute(sqlite_to_duckdb(sql, report.types)).rows
+def test_text_counts_as_the_number_it_begins_with(copy_of: CopyOf, text: str, value: float) -> None:
+    sqlite, copy = copy_of(NUMBERS)
+    sql = f"SELECT sum(x), avg(x), CAST(x AS REAL), x + 0, x * 1 FROM t WHERE x = '{text}'"
+    (expected,) = sqlite.execute(sql).rows
+    (got,) = copy.ask(sql)[0].rows
     assert got == expected == (value,) * 5
 
 
@@ -129,7 +176,7 @@ def test_text_counts_as_the_number_it_begins_with(
     "sql",
     [
         "SELECT date(day), date('2020-01-05'), date(day) = '2020-02-29' FROM t",
-        "SELECT strftime('%Y', day) + 1, strftime('%d.%m.%Y %H:%M:%S %j %w %W %%', day) FROM t",
+        "SELECT strftime('%Y', day) + 1, strftime('%d.%m.%Y at %H:%M:%S %j %%', day) FROM t",
         "SELECT day FROM t WHERE date(day) BETWEEN '2020-01-01' AND '2020-12-31'",
         "SELECT strftime('%Y', day), count(*) FROM t GROUP BY 1 HAVING strftime('%Y', day) > 1999",
         "SELECT lower(name), upper(name), upper(lower(name)) = name FROM t",
@@ -137,25 +184,24 @@ def test_text_counts_as_the_number_it_begins_with(
         "SELECT date('now') = strftime('%Y-%m-%d', 'NOW') FROM t",
     ],
 )
-def test_dates_and_letters_are_what_sqlite_takes_them_for(
-    fresh_db, tmp_path: Path, sql: str
-) -> None:
-    source = fresh_db(
-        "CREATE TABLE t (id INT, day TEXT, name TEXT); INSERT INTO t VALUES (1, '2020-02-29', 'Éa'),"
-        "(2, '1999-12-31 23:59:01', 'xYZ'), (3, '2020-1-5', 'ß'), (4, 'epoch', NULL), (5, NULL, 'x'),"
-        "(6, '2020/01/05', '7'), (7, '2020-13-01', '');"
-    )
-    report = convert_sqlite(source, tmp_path / "t.duckdb")
-    with SQLiteEngine(source) as sqlite, DuckDBEngine(tmp_path / "t.duckdb") as engine:
-        expected, got = sqlite.execute(sql), engine.execute(sqlite_to_duckdb(sql, report.types))
-        assert (expected.error, got.error) == (None, None)
-        assert bags_equal(got.rows, expected.rows)
+def test_dates_and_letters_are_what_sqlite_takes_them_for(copy_of: CopyOf, sql: str) -> None:
+    assert_same_rows(copy_of, DAYS, sql)
 
 
-def test_a_part_of_a_date_that_means_something_else_is_an_error() -> None:
+def test_days_of_the_week_are_what_sqlite_takes_them_for(fresh_db, tmp_path: Path) -> None:
+    sql = "SELECT strftime('%Y', day) + 1, strftime('%d.%m.%Y %H:%M:%S %j %w %W %%', day) FROM t"
+    source = fresh_db(DAYS)
+    with SQLiteEngine(source) as sqlite, DuckDBCopy(source, tmp_path / "t.duckdb") as copy:
+        assert bags_equal(copy.ask(sql)[0].rows, sqlite.execute(sql).rows)
+    with pytest.raises(SQLParseError, match="format of a date"):
+        sqlite_to_postgres(sql, copy.report.types)
+
+
+@pytest.mark.parametrize("target", TRANSLATE)
+def test_a_part_of_a_date_that_means_something_else_is_an_error(target: str) -> None:
     for part in ("%f", "%s", "%J", "%"):
         with pytest.raises(SQLParseError, match="format of a date"):
-            sqlite_to_duckdb(f"SELECT strftime('%Y{part}', a) FROM t", {"t": {"a": "VARCHAR"}})
+            TRANSLATE[target](f"SELECT strftime('%Y{part}', a) FROM t", {"t": {"a": "VARCHAR"}})
 
 
 @pytest.mark.parametrize(
@@ -170,18 +216,19 @@ def test_a_part_of_a_date_that_means_something_else_is_an_error() -> None:
         ("SELECT CAST(a AS INT) FROM t", exp.Cast),
     ],
 )
+@pytest.mark.parametrize("target", TRANSLATE)
 def test_an_option_that_rewriting_would_drop_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, sql: str, kind: type[exp.Expression]
+    monkeypatch: pytest.MonkeyPatch, sql: str, kind: type[exp.Expression], target: str
 ) -> None:
     types = {"t": {"a": "VARCHAR", "b": "BIGINT"}}
-    sqlite_to_duckdb(sql, types)
+    TRANSLATE[target](sql, types)
     tree = parse_sql(sql, "sqlite")
     node = tree.find(kind)
     assert node is not None
     node.set("reversed", True)
     monkeypatch.setattr("sense_trl.sql.transpile.parse_sql", lambda sql, dialect: tree)
     with pytest.raises(SQLParseError, match="reversed"):
-        sqlite_to_duckdb(sql, types)
+        TRANSLATE[target](sql, types)
 
 
 def test_what_cannot_be_parsed_is_said() -> None:
@@ -200,14 +247,14 @@ def test_agreement_on_spider_gold(
     equal, different = 0, []
     for db_id in ("car_1", "concert_singer", "dog_kennels", "student_transcripts_tracking"):
         source = spider_databases / db_id / f"{db_id}.sqlite"
-        report = convert_sqlite(source, tmp_path / f"{db_id}.duckdb")
-        with SQLiteEngine(source) as sqlite, DuckDBEngine(tmp_path / f"{db_id}.duckdb") as engine:
+        target = tmp_path / f"{db_id}.duckdb"
+        with SQLiteEngine(source) as sqlite, DuckDBCopy(source, target) as copy:
             for sql in sorted(golds[db_id]):
                 expected = sqlite.execute(sql)
                 backwards = sqlite.execute_reordered(sql)
                 if not expected.ok or not bags_equal(expected.rows, backwards.rows):
                     continue
-                got = engine.execute(sqlite_to_duckdb(sql, report.types))
+                got, _ = copy.ask(sql)
                 if got.ok and bags_equal(got.rows, expected.rows):
                     equal += 1
                 else:

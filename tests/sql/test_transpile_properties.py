@@ -1,4 +1,4 @@
-"""Generated queries give the same rows on SQLite and, translated, on DuckDB."""
+"""Generated queries give the same rows on SQLite and, translated, on DuckDB and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from postgres_server import PostgresServer
+from translated_copies import Copy, DuckDBCopy, PostgresCopy
 
-from sense_trl.database.duckdb_engine import DuckDBEngine
-from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.sql.transpile import sqlite_to_duckdb
 from sense_trl.verification.comparison import bags_equal
 
 TEXTS = [
@@ -20,11 +19,13 @@ TEXTS = [
     "\t\v 8 ", "9 x", "-", "e5", "2e", "Abc", "aBC", "a%c", "a_c", "a[c", "a\\c", "É", "é", None,
     "2024-05-01", "12.50", "007",
 ]  # fmt: skip
-Pair = tuple[SQLiteEngine, DuckDBEngine, dict[str, dict[str, str]]]
+Engines = tuple[SQLiteEngine, DuckDBCopy, PostgresCopy]
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def engines(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> Iterator[Engines]:
     folder = tmp_path_factory.mktemp("pair")
     connection = sqlite3.connect(folder / "t.sqlite")
     connection.execute(
@@ -46,17 +47,21 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     )
     connection.commit()
     connection.close()
-    report = convert_sqlite(folder / "t.sqlite", folder / "t.duckdb")
-    with SQLiteEngine(folder / "t.sqlite") as sqlite, DuckDBEngine(folder / "t.duckdb") as engine:
-        yield sqlite, engine, report.types
+    source = folder / "t.sqlite"
+    with (
+        SQLiteEngine(source) as sqlite,
+        DuckDBCopy(source, folder / "t.duckdb") as duckdb,
+        PostgresCopy(source, postgres_server) as postgres,
+    ):
+        yield sqlite, duckdb, postgres
 
 
-def assert_same_rows(engines: Pair, sql: str) -> None:
-    sqlite, engine, types = engines
+def assert_same_rows(engines: Engines, sql: str, *, on_postgres: bool = False) -> None:
+    sqlite, duckdb, postgres = engines
     expected = sqlite.execute(sql)
     assert expected.ok, (sql, expected.error)
-    translated = sqlite_to_duckdb(sql, types)
-    got = engine.execute(translated)
+    copy: Copy = postgres if on_postgres else duckdb
+    got, translated = copy.ask(sql)
     assert got.ok, (sql, translated, got.error)
     assert bags_equal(got.rows, expected.rows), (sql, translated, got.rows, expected.rows)
 
@@ -190,7 +195,7 @@ def aggregates(draw: st.DrawFn) -> str:
 @example("name NOT LIKE 'a%'")
 @example("note BETWEEN 5 AND '7'")
 @example("NOT age IN ('5', 'x', '')")
-def test_a_condition_and_its_negation_keep_the_same_rows(engines: Pair, condition: str) -> None:
+def test_a_condition_and_its_negation_keep_the_same_rows(engines: Engines, condition: str) -> None:
     assert_same_rows(engines, f"SELECT id FROM t WHERE {condition}")
     assert_same_rows(engines, f"SELECT id, {condition} FROM t")
     assert_same_rows(engines, f"SELECT id FROM t WHERE NOT ({condition})")
@@ -198,16 +203,42 @@ def test_a_condition_and_its_negation_keep_the_same_rows(engines: Pair, conditio
 
 @given(value=values())
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_a_number_is_what_it_was(engines: Pair, value: str) -> None:
+def test_a_number_is_what_it_was(engines: Engines, value: str) -> None:
     assert_same_rows(engines, f"SELECT id, {value} FROM t")
 
 
 @given(value=aggregates())
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_an_aggregate_keeps_distinct_filter_and_window(engines: Pair, value: str) -> None:
+def test_an_aggregate_keeps_distinct_filter_and_window(engines: Engines, value: str) -> None:
     if " OVER " in value:
         assert_same_rows(engines, f"SELECT id, {value} FROM t")
     else:
         assert_same_rows(engines, f"SELECT {value} FROM t")
         assert_same_rows(engines, f"SELECT g, {value} FROM t GROUP BY g")
         assert_same_rows(engines, f"SELECT g FROM t GROUP BY g HAVING {value} > 2")
+
+
+@st.composite
+def queries(draw: st.DrawFn) -> str:
+    match draw(st.integers(0, 3)):
+        case 0:
+            return f"SELECT id FROM t WHERE {draw(predicates())}"
+        case 1:
+            return f"SELECT id, {draw(predicates())} FROM t"
+        case 2:
+            return f"SELECT id, {draw(values())} FROM t"
+    value = draw(aggregates())
+    if " OVER " in value:
+        return f"SELECT id, {value} FROM t"
+    form = draw(st.sampled_from(["SELECT {}", "SELECT g, {}", "SELECT g HAVING {} > 2"]))
+    chosen, _, having = form.format(value).partition(" HAVING ")
+    group = " GROUP BY g" if "g, " in form or having else ""
+    return f"{chosen} FROM t{group}{f' HAVING {having}' if having else ''}"
+
+
+@given(sql=queries())
+@settings(max_examples=60, deadline=None, derandomize=True)
+@example("SELECT sum(DISTINCT note), avg(DISTINCT name || 'x') FILTER (WHERE g = 1) FROM t")
+@example("SELECT sum(DISTINCT '1,200') FROM t")
+def test_postgresql_gives_the_same_rows(engines: Engines, sql: str) -> None:
+    assert_same_rows(engines, sql, on_postgres=True)
