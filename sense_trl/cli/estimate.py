@@ -26,8 +26,10 @@ EXIT_DOES_NOT_FIT: Final = 1
 class EstimateOptions:
     """A stage of training and a card."""
 
-    config: str = field(metadata={"help": "YAML file of a stage sft, dpo or kd, or RECIPE/STAGE."})
-    stage: Literal["sft", "dpo", "kd"] | None = field(
+    config: str = field(
+        metadata={"help": "YAML file of a stage sft, dpo, kd or grpo, or RECIPE/STAGE."}
+    )
+    stage: Literal["sft", "dpo", "kd", "grpo"] | None = field(
         default=None, metadata={"help": "By default the name of the file, as in dpo.yaml."}
     )
     set: list[str] = field(
@@ -45,10 +47,12 @@ class EstimateOptions:
         default=None, metadata={"help": "Memory of the device in GiB, instead of a card."}
     )
     prompt_tokens: int | None = field(
-        default=None, metadata={"help": "Longest prompt; by default what max_length leaves."}
+        default=None,
+        metadata={"help": "Longest prompt; by default what max_length leaves, or 1024 for grpo."},
     )
     completion_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer; by default 128."}
+        default=None,
+        metadata={"help": "Longest answer; by default 128, or `max_completion_length`."},
     )
     shared_tokens: int = field(
         default=0,

@@ -105,6 +105,18 @@ def _describe_dpo(file: PairsFile, training: Any, model: Any) -> str:
     return describe_training("dpo", load_pairs(file.pairs, file.columns), model, training)
 
 
+def _grpo(data: Any, rewards: Any, training: Any, model: Any, console: Console) -> None:
+    from sense_trl.steps.stages import grpo
+
+    grpo(data, rewards, model, training, console)
+
+
+def _describe_grpo(data: Any, rewards: Any, training: Any, model: Any) -> str:
+    from sense_trl.steps.dry_run import describe_online_training
+
+    return describe_online_training(data, model, training)
+
+
 def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
     from sense_trl.steps.stages import kd
 
@@ -209,6 +221,18 @@ DPO: Final = Stage(
     _dpo,
     _describe_dpo,
 )
+GRPO: Final = Stage(
+    "grpo",
+    "train a model online on what execution says of its answers (GRPO)",
+    (
+        _DATA,
+        "sense_trl.steps.arguments:RewardArguments",
+        "sense_trl.trainers:SenseGRPOConfig",
+        _MODEL,
+    ),
+    _grpo,
+    _describe_grpo,
+)
 KD: Final = Stage(
     "kd",
     "distil a teacher from imperfect data (KID)",
@@ -227,4 +251,4 @@ EVALUATE: Final = Stage(
     needs_trl=False,
 )
 
-STAGES: Final = (SFT, PAIRS, DPO, KD, EVALUATE)
+STAGES: Final = (SFT, PAIRS, DPO, KD, GRPO, EVALUATE)

@@ -89,7 +89,7 @@ def _share_prefixes(setup: TrainingSetup) -> _Steps:
 
 
 def _compute_reference_first(setup: TrainingSetup) -> _Steps:
-    if setup.reference == "weights":
+    if setup.reference == "weights" and setup.stage != "grpo":
         changed = replace(setup, reference="nothing", reference_passes=0)
         yield "precompute_ref_log_probs: true", changed
 
@@ -105,7 +105,9 @@ def _accumulate(setup: TrainingSetup) -> _Steps:
     for size in range(setup.batch_size - 1, 0, -1):
         if setup.batch_size % size == 0:
             steps = total // size
-            options = f"per_device_train_batch_size: {size}, gradient_accumulation_steps: {steps}"
+            # Online, completions are counted.
+            rows = size * (setup.completions_per_prompt if setup.stage == "grpo" else 1)
+            options = f"per_device_train_batch_size: {rows}, gradient_accumulation_steps: {steps}"
             yield options, replace(setup, batch_size=size, accumulation_steps=steps)
 
 
@@ -131,7 +133,8 @@ def _quantise(setup: TrainingSetup) -> _Steps:
 def _shorten(setup: TrainingSetup) -> _Steps:
     half = (setup.prompt_tokens + setup.completion_tokens) // 2
     prompt = half - setup.completion_tokens
-    if prompt < 1:
+    # Online there is no `max_length`.
+    if prompt < 1 or setup.stage == "grpo":
         return
     options = f"max_length: {half}"
     if setup.examples is not None:

@@ -312,7 +312,12 @@ def _get_cache_part(config: Any, setup: TrainingSetup) -> MemoryPart:
     dtype = getattr(torch, setup.model.autocast_dtype or setup.model.dtype)
     per_token = 2 * text.num_hidden_layers * heads * head_dim * dtype.itemsize
     length = setup.prompt_tokens + setup.completion_tokens
-    return MemoryPart("KV cache", setup.batch_size * length * per_token, "of generation")
+    num_positions = setup.batch_size * length
+    if setup.stage == "grpo":
+        # Those of a step are written together, each prompt read once.
+        length += (setup.completions_per_prompt - 1) * setup.completion_tokens
+        num_positions = setup.accumulation_steps * setup.batch_size * length
+    return MemoryPart("KV cache", num_positions * per_token, "of generation")
 
 
 def _get_moving_bytes(

@@ -12,10 +12,14 @@ from sense_trl.memory.micro_batches import TrainingExamples, read_examples
 from sense_trl.memory.simulation import ModelSettings
 from sense_trl.model_traits import get_config_dtype, load_model_config
 
-STAGES: Final = ("sft", "dpo", "kd")
+STAGES: Final = ("sft", "dpo", "kd", "grpo")
 
 DEFAULT_COMPLETION_TOKENS: Final = 128
 """Length of an answer where only `max_length` is known; longer than nearly all SQL of Spider."""
+
+DEFAULT_PROMPT_TOKENS: Final = 1024
+"""Length of a prompt in online training, which has no `max_length`; longer than nearly all schemas
+of Spider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +27,14 @@ class TrainingSetup:
     """Everything that the memory of a training depends on.
 
     Attributes:
-        stage: `"sft"`, `"dpo"` or `"kd"`.
+        stage: one of `STAGES`.
         model: how the trained model is held.
         batch_size: examples per device and micro-batch.
         prompt_tokens: longest prompt.
         completion_tokens: longest answer.
         accumulation_steps: micro-batches per step.
         completions_per_prompt: 2 for a preference pair, and for distillation on gold and a
-            rewritten answer.
+            rewritten answer; those of a group in online training.
         prefix_sharing: whether tokens that sequences have in common are computed once.
         shared_tokens: tokens that the prompts of a batch begin with alike: the schema, with
             `group_by_columns`.
@@ -92,7 +96,7 @@ def get_training_setup(
     """Read a setup from the arguments of a stage.
 
     Args:
-        stage: `"sft"`, `"dpo"` or `"kd"`.
+        stage: one of `STAGES`.
         training: a training config such as `SenseDPOConfig`, or a namespace with its fields.
         model: TRL's `ModelConfig`, or a namespace with its fields.
         config: transformers' config of the trained model.
@@ -115,28 +119,41 @@ def get_training_setup(
         )
     if examples is not None:
         prompt_tokens, completion_tokens = examples.longest
-    prompt_tokens, completion_tokens = _get_lengths(
-        training.max_length, prompt_tokens, completion_tokens
-    )
+    max_length = getattr(training, "max_length", None)
+    if stage == "grpo":
+        completion_tokens = completion_tokens or training.max_completion_length
+        prompt_tokens = prompt_tokens or DEFAULT_PROMPT_TOKENS
+    prompt_tokens, completion_tokens = _get_lengths(max_length, prompt_tokens, completion_tokens)
     settings = _get_model_settings(stage, training, model, config, adapter, on_gpu)
     has_adapter = settings.lora is not None
-    reference_passes = int(stage == "dpo" and not training.precompute_ref_log_probs)
+    reference_passes = 0
+    if stage == "dpo":
+        reference_passes = int(not training.precompute_ref_log_probs)
+    elif stage == "grpo":
+        reference_passes = int(training.beta != 0)
     reference = "nothing"
-    if stage == "dpo" and adapter is not None:
+    if adapter is not None and (stage == "dpo" or (stage == "grpo" and reference_passes)):
         reference = "adapter"
     elif reference_passes and not has_adapter:
         reference = "weights"
     rewrites = bool(stage == "kd" and training.imperfect_data)
     if rewrites and examples is not None:
         examples = examples.with_rewrites()
+    batch_size, num_completions = training.per_device_train_batch_size, 1
+    if stage == "grpo":
+        num_completions = min(batch_size, training.num_generations)
+        # Completions of a prompt stay together.
+        batch_size = -(-batch_size // num_completions)
+    elif stage == "dpo" or rewrites:
+        num_completions = 2
     return TrainingSetup(
         stage=stage,
         model=settings,
-        batch_size=training.per_device_train_batch_size,
+        batch_size=batch_size,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         accumulation_steps=training.gradient_accumulation_steps,
-        completions_per_prompt=2 if stage == "dpo" or rewrites else 1,
+        completions_per_prompt=num_completions,
         prefix_sharing=_shares_prefixes(training, model, config, settings.lora),
         shared_tokens=shared_tokens,
         examples=examples,
@@ -146,7 +163,7 @@ def get_training_setup(
         reference_passes=reference_passes,
         teacher=_get_teacher_settings(training, teacher_config, on_gpu),
         rewrites=rewrites,
-        generates=bool(stage == "kd" and training.on_policy_fraction),
+        generates=stage == "grpo" or bool(stage == "kd" and training.on_policy_fraction),
     )
 
 
@@ -179,7 +196,7 @@ def _get_model_settings(
     if lora is not None:
         lora.inference_mode = False
         # TRL's preference trainer switches off every dropout.
-        if stage == "dpo" and training.disable_dropout:
+        if stage in ("dpo", "grpo") and training.disable_dropout:
             lora.lora_dropout = 0.0
     autocast = None
     if training.fp16:
@@ -257,15 +274,17 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
         use_peft=False,
         attn_implementation=get_attention(config),
     )
+    stage = _get_stage(trainer)
     setup = get_training_setup(
-        _get_stage(trainer),
+        stage,
         args,
         arguments,
         config,
         adapter=adapters.get("default"),
         on_gpu=args.device.type != "cpu",
         teacher_config=teacher_config,
-        examples=read_examples(trainer),
+        prompt_tokens=_get_longest_prompt(trainer) if stage == "grpo" else None,
+        examples=None if stage == "grpo" else read_examples(trainer),
     )
     # TRL adds this adapter where an earlier one is trained further.
     reference = "adapter" if "ref" in adapters else "nothing"
@@ -275,11 +294,23 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
 
 
 def _get_stage(trainer: Any) -> str:
-    from sense_trl.trainers import KIDTrainer, SenseDPOTrainer
+    from sense_trl.trainers import KIDTrainer, SenseDPOTrainer, SenseGRPOTrainer
 
     if isinstance(trainer, SenseDPOTrainer):
         return "dpo"
+    if isinstance(trainer, SenseGRPOTrainer):
+        return "grpo"
     return "kd" if isinstance(trainer, KIDTrainer) else "sft"
+
+
+def _get_longest_prompt(trainer: Any) -> int | None:
+    """Tokens of the longest prompt of an online training; None for a stream."""
+    from datasets import IterableDataset
+
+    if isinstance(trainer.train_dataset, IterableDataset):
+        return None
+    ids, *_ = trainer._tokenize_prompts(list(trainer.train_dataset["prompt"]))
+    return max(map(len, ids))
 
 
 def _get_dtype_name(model: Any) -> str:

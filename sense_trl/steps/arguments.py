@@ -107,3 +107,39 @@ class EvaluationArguments(VerificationOptions, ExtractOptions, RevisionOptions):
         },
     )
     output_dir: str | None = option_of(OutputOptions, "output_dir", default=None)
+
+
+_REWARDS = ("execution", "executes", "columns", "overlap", "schema_items")
+
+
+@dataclass(kw_only=True)
+class RewardArguments(VerificationOptions):
+    """What a policy that is trained online is rewarded for, and what becomes of its answers."""
+
+    rewards: list[str] = field(
+        default_factory=lambda: ["execution"],
+        metadata={
+            "help": "Rewards, added up with `reward_weights`: execution (1 for an answer like "
+            "gold's, else 0), and parts of one, from 0 to 1: executes, columns (their number), "
+            "overlap (cells in common), schema_items (tables and columns that are used).",
+        },
+    )
+    reward_error: float = field(
+        default=0.0,
+        metadata={"help": "Reward `execution` of a query that does not run."},
+    )
+    rollout_pairs: bool = field(
+        default=True,
+        metadata={
+            "help": "Make preference pairs of what the policy has written, its right answers "
+            "against its wrong ones, in the folder `pairs` of the training."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rewards or (unknown := {*self.rewards} - {*_REWARDS}):
+            found = sorted(unknown) if self.rewards else self.rewards
+            raise InputError(
+                f"`rewards` has {found}; expected one or more of {', '.join(_REWARDS)}."
+            )

@@ -20,7 +20,7 @@ from sense_trl.model_traits import load_model_config
 from sense_trl.options import DataArguments
 from sense_trl.steps.arguments import GenerationArguments
 from sense_trl.steps.prompting import load_styled_task
-from sense_trl.steps.stages import count_steps
+from sense_trl.steps.stages import count_steps, get_prompt_rows
 from sense_trl.trainers.rows.formats import prepare_chat_template
 from sense_trl.trainers.rows.several_rejected import split_rejected_lists
 from sense_trl.trainers.sharing.grouped_sampler import build_grouped_sampler
@@ -66,6 +66,53 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
         known = TrainingExamples.from_examples([examples[index] for index in kept], order)
         lines += ["memory, estimated:", str(_estimate(stage, known, model, config))]
     return "\n".join(lines)
+
+
+def describe_online_training(data: DataArguments, model: ModelConfig, config: Any) -> str:
+    """The prompts of an online training, their tokens, its completions and steps, and the memory.
+
+    Args:
+        data: the questions.
+        model: names the model, of which only the tokenizer and the config are read.
+        config: the training arguments.
+
+    Raises:
+        InputError: see `check_model_arguments` and `load_task`.
+        ModelError: there is no such tokenizer or config, or its chat template cannot hold a prompt.
+    """
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    name = str(model.model_name_or_path)
+    rows = get_prompt_rows(load_styled_task(data, name))
+    tokenizer = load_stage_tokenizer(name)
+    prepare_chat_template(rows, tokenizer, fold=config.fold_system_message)
+    lengths = [len(prompt) for prompt, _ in tokenize(rows, tokenizer)]
+    num_steps = count_steps(config, len(rows))
+    per_generation = config.gradient_accumulation_steps / (
+        config.steps_per_generation * config.num_iterations
+    )
+    completions = num_steps * per_generation * config.generation_batch_size
+    model_config, adapter = load_model_config(name)
+    setup = get_training_setup(
+        "grpo",
+        config,
+        model,
+        model_config,
+        adapter=adapter,
+        on_gpu=not config.use_cpu,
+        prompt_tokens=max(lengths),
+    )
+    return "\n".join(
+        [
+            f"prompts: {len(rows)}, {config.prompts_per_generation} at a time",
+            f"completions per prompt: {config.num_generations}, each of at most "
+            f"{config.max_completion_length} tokens",
+            f"tokens per prompt: {sum(lengths) / len(lengths):.0f} on average, {max(lengths)} at "
+            "most",
+            f"optimizer steps in one process: {num_steps}, on {completions:.0f} completions",
+            "memory, estimated:",
+            str(estimate_memory(setup, model_config)),
+        ]
+    )
 
 
 def _get_order(rows: datasets.Dataset, config: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from sense_trl.checkpoints.starting_model import (
     load_starting_model,
 )
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
@@ -34,7 +35,12 @@ from sense_trl.run_folder import (
     fingerprint_model,
 )
 from sense_trl.steps import work
-from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments, PairArguments
+from sense_trl.steps.arguments import (
+    EvaluationArguments,
+    GenerationArguments,
+    PairArguments,
+    RewardArguments,
+)
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.processes import get_processes
 from sense_trl.steps.prompting import identify_style, load_styled_task
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
     from sense_trl.generation.generator import SQLGenerator
-    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
+    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseGRPOConfig, SenseSFTConfig
 
 
 def _settings(
@@ -92,12 +98,18 @@ _DECISIVE = (
     *("router_aux_loss_coef", "neftune_noise_alpha", "disable_dropout", "dataloader_drop_last"),
     *("f_divergence_type", "f_alpha_divergence_coef", "ld_alpha", "use_weighting"),
     *("discopop_tau", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+    *("num_generations", "generation_batch_size", "max_completion_length", "num_iterations"),
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "shuffle_dataset"),
+    *("generation_kwargs", "reward_weights", "scale_rewards", "multi_objective_aggregation"),
+    *("epsilon", "epsilon_high", "delta", "importance_sampling_level", "top_entropy_quantile"),
+    *("mask_truncated_completions", "use_bias_correction_kl", "off_policy_mask_threshold"),
+    *("entropy_coef", "use_adaptive_entropy", "entropy_target", "use_vllm"),
 )
 # Ours that do not.
 _NOT_DECISIVE = ("reference_cache",)
 
 
-def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, str]) -> None:
+def _claim_training(kind: str, config: Any, model: ModelConfig, data: dict[str, Any]) -> None:
     """Claim `config.output_dir` for a training with these settings."""
     trls = next(base for base in type(config).__mro__ if base.__module__.startswith("trl."))
     ours = {option.name for option in fields(config)} - {option.name for option in fields(trls)}
@@ -325,6 +337,81 @@ def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Cons
     _train("kd", "Distillation", train_kd, rows, style, identity, model, config, console)
 
 
+def grpo(
+    data: DataArguments,
+    rewards: RewardArguments,
+    model: ModelConfig,
+    config: SenseGRPOConfig,
+    console: Console,
+) -> None:
+    """Train online with `SenseGRPOTrainer` on what execution says; resumes by itself.
+
+    What the policy writes is in `rollouts.jsonl`, and the pairs made of it in `pairs`.
+
+    Raises:
+        InputError: see `check_model_arguments` and `load_task`.
+    """
+    from sense_trl.steps.rollouts import (
+        RolloutRecorder,
+        collect_rollouts,
+        open_rewards,
+        pair_rollouts,
+    )
+    from sense_trl.steps.training import train_grpo
+
+    check_model_arguments(model, use_cpu=config.use_cpu)
+    task = load_styled_task(data, model.model_name_or_path)
+    rows = get_prompt_rows(task)
+    options = {name: value for name, value in asdict(rewards).items() if name in _REWARDED_BY}
+    identity = {**_identify(rows), "databases": fingerprint_databases(_get_paths(task)), **options}
+    folder, processes = Path(config.output_dir), get_processes()
+
+    def train(start: Any, dataset: Any, config: Any, **others: Any) -> dict[str, Any]:
+        first, *more = opened
+        recorder = RolloutRecorder(
+            first,
+            folder,
+            model=Path(str(model.model_name_or_path)).name,
+            sampling={name: getattr(config, name) for name in ("temperature", "top_p", "seed")},
+            max_tokens=config.max_completion_length,
+            end_ids=get_end_token_ids(start.model, start.tokenizer),
+            process=processes.index,
+        )
+        return train_grpo(start, dataset, config, rewards=[recorder, *more], **others)
+
+    with open_rewards(task, rewards) as opened:
+        style = task.writer.style
+        _train("grpo", "Online training", train, rows, style, identity, model, config, console)
+    if processes.is_main:
+        candidates = collect_rollouts(folder)
+        if rewards.rollout_pairs and len(candidates):
+            pair_rollouts(task, candidates, folder / "pairs", rewards, console)
+
+
+_REWARDED_BY = ("rewards", "reward_error", "timeout_s", "query_limit")
+
+
+def get_prompt_rows(task: TextToSQLTask) -> datasets.Dataset:
+    """The questions of a task as rows `{question_id, db_id, gold_sql, prompt}`, as it is asked."""
+    import datasets
+
+    return datasets.Dataset.from_list(
+        [
+            {
+                "question_id": question.question_id,
+                "db_id": question.db_id,
+                "gold_sql": question.gold_sql,
+                "prompt": task.get_messages(question),
+            }
+            for question in task.questions
+        ]
+    )
+
+
+def _get_paths(task: TextToSQLTask) -> list[Path]:
+    return [task.catalog.path(db_id) for db_id in task.schemas]
+
+
 def dpo(
     pairs: str | Sequence[str],
     model: ModelConfig,
@@ -466,7 +553,7 @@ def _train(
     train: Callable[..., dict[str, Any]],
     rows: datasets.Dataset,
     style: PromptStyle | None,
-    identity: dict[str, str],
+    identity: dict[str, Any],
     model: ModelConfig,
     config: Any,
     console: Console,
@@ -491,5 +578,7 @@ def count_steps(config: Any, num_rows: int) -> int:
     if config.max_steps > 0:
         return int(config.max_steps)
     batch = int(config.per_device_train_batch_size)
+    # Of a prompt that completions are written for, each is an example, as often as it is used.
+    num_rows *= getattr(config, "num_generations", 1) * getattr(config, "num_iterations", 1)
     steps_per_epoch = -(-num_rows // (batch * int(config.gradient_accumulation_steps)))
     return max(1, math.ceil(float(config.num_train_epochs) * steps_per_epoch))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl._files import write_text_atomically
+from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.checkpoints.merge import MergeCheck, merge_in_place
 from sense_trl.errors import InputError, ModelError
 from sense_trl.memory.check import warn_of_memory
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import datasets
 
     from sense_trl.checkpoints.starting_model import StartingModel
-    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseSFTConfig
+    from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseGRPOConfig, SenseSFTConfig
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,33 @@ def train_kd(
     return _train_and_save(KIDTrainer, start, dataset, config, style, callbacks)
 
 
+def train_grpo(
+    start: StartingModel,
+    dataset: datasets.Dataset,
+    config: SenseGRPOConfig,
+    *,
+    rewards: Sequence[Any],
+    style: PromptStyle | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Train online on `{prompt, gold_sql, ...}` rows with `SenseGRPOTrainer`; resumes by itself.
+
+    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
+    the prompts of `dataset`.
+
+    Args:
+        rewards: functions as TRL takes them.
+
+    Returns:
+        The trainer's metrics.
+    """
+    from sense_trl.trainers import SenseGRPOTrainer
+
+    return _train_and_save(
+        SenseGRPOTrainer, start, dataset, config, style, callbacks, reward_funcs=[*rewards]
+    )
+
+
 def _train_and_save(
     trainer_class: Any,
     start: StartingModel,
@@ -168,6 +196,7 @@ def _train_and_save(
     config: Any,
     style: PromptStyle | None,
     callbacks: Sequence[Any],
+    **options: Any,
 ) -> dict[str, Any]:
     from sense_trl.trainers import score_trained_positions_only
     from sense_trl.trainers.compat.saving import check_whole_models_can_be_saved
@@ -187,6 +216,7 @@ def _train_and_save(
             processing_class=start.tokenizer,
             peft_config=start.peft_config,
             callbacks=list(callbacks),
+            **options,
         )
     # How transformers, TRL and peft refuse options, e.g. `eval_strategy` without such data.
     except ValueError as error:
@@ -237,7 +267,9 @@ def _save(
             start.tokenizer.save_pretrained(target)
         if not start.is_quantized:
             if start.trains_adapter:
-                model, check = merge_in_place(model, _get_token_ids(trainer.train_dataset))
+                model, check = merge_in_place(
+                    model, _get_token_ids(trainer.train_dataset, start.tokenizer)
+                )
                 if check.is_notable:
                     _warn_of_rounding(check, model, output)
             model.save_pretrained(output)
@@ -250,10 +282,18 @@ def _save(
     return check
 
 
-def _get_token_ids(dataset: Any) -> Iterator[list[int]]:
-    """The token ids of prompts with their (chosen) answers."""
+def _get_token_ids(dataset: Any, tokenizer: Any) -> Iterator[list[int]]:
+    """The token ids of prompts with their (chosen, or gold) answers."""
     for row in dataset:
-        yield row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["chosen_ids"]
+        if "input_ids" in row:
+            yield row["input_ids"]
+        elif "prompt_ids" in row:
+            yield row["prompt_ids"] + row["chosen_ids"]
+        else:
+            answer = {"role": "assistant", "content": row["gold_sql"]}
+            yield apply_chat_template(
+                tokenizer, [*row["prompt"], answer], tokenize=True, return_dict=True
+            )["input_ids"]
 
 
 def _warn_of_rounding(check: MergeCheck, model: Any, output: Path) -> None:

@@ -17,6 +17,7 @@ SCRIPTS = {
     "pairs": "build_pairs.py",
     "dpo": "train_dpo.py",
     "kd": "train_kid.py",
+    "grpo": "train_grpo.py",
     "evaluate": "evaluate.py",
 }
 CONFIGS = sorted(RECIPES.glob("*/*.yaml"))
@@ -36,7 +37,7 @@ def _script(stage: str) -> ModuleType:
 
 def _parse(stage: str, path: Path) -> tuple[Any, ...]:
     # Without a GPU transformers refuses what recipes for GPUs say; nothing is run here.
-    cpu = ["--use_cpu", "true"] if stage in ("sft", "dpo", "kd") else []
+    cpu = ["--use_cpu", "true"] if stage in ("sft", "dpo", "kd", "grpo") else []
     return _script(stage).make_parser().parse_args_and_config(["--config", str(path), *cpu])
 
 
