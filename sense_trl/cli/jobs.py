@@ -56,7 +56,16 @@ EXIT_BROKEN: Final = 1
 
 @dataclass(kw_only=True)
 class DoctorOptions:
-    """Options of `doctor`: whether to train, and to print JSON."""
+    """Options of `doctor`: what to check, whether to train, and to print JSON."""
+
+    database: str | None = field(
+        default=None,
+        metadata={
+            "help": "Check this instead of the installation: what the role of "
+            "postgresql://user@host/name may do there besides reading, and the SQL that takes it "
+            "away."
+        },
+    )
 
     json: bool = field(default=False, metadata={"help": "Print JSON."})
     skip_training: bool = field(
@@ -65,21 +74,32 @@ class DoctorOptions:
 
 
 def run_doctor(options: DoctorOptions, console: Any) -> int:
-    """Run `sense-trl doctor`; 1 if something that is needed does not work."""
-    from sense_trl.jobs.doctor import run_checks
+    """Run `sense-trl doctor`; 1 if something does not work, or no engine should use the role."""
+    from sense_trl.jobs.doctor import check_role, run_checks
 
     findings = []
     with console.status("Checking") as status:
-        for finding in run_checks(
-            training=not options.skip_training,
-            on_check=lambda name: status.update(f"Checking {name}"),
-        ):
+        found = (
+            run_checks(
+                training=not options.skip_training,
+                on_check=lambda name: status.update(f"Checking {name}"),
+            )
+            if options.database is None
+            else check_role(options.database)
+        )
+        for finding in found:
             findings.append(finding)
             if not options.json:
                 # The result of the command.
                 print(f"{finding.status:<6}{finding.name:<16}{finding.text}")  # noqa: T201
+    statements = [finding.sql for finding in findings if finding.sql]
+    if statements and not options.json:
+        heading = "\n-- To be run in this database by its owner or a superuser:"
+        print("\n".join([heading, *statements]))  # noqa: T201
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))  # noqa: T201
+        shown = [asdict(finding) for finding in findings]
+        shown = [{k: v for k, v in one.items() if v or k != "sql"} for one in shown]
+        print(json.dumps(shown, indent=1))  # noqa: T201
     return EXIT_BROKEN if any(finding.status.is_failure for finding in findings) else 0
 
 
@@ -90,5 +110,6 @@ DOCTOR: Final = Command(
     (DoctorOptions,),
     description="Check versions, GPUs, bfloat16, bitsandbytes, caches and the workers that run "
     "SQL, and train one step on a tiny model, in 4 bits where bitsandbytes is installed. Downloads "
-    "nothing. Exit code 1 if something that is needed does not work.",
+    "nothing. Or, with `--database`, try what a role of a PostgreSQL server may do. Exit code 1 if "
+    "something that is needed does not work, or a role is one that no engine should use.",
 )

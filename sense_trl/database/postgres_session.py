@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+from collections.abc import Collection
 from typing import Any, Final, cast
 
 import psycopg
@@ -46,24 +47,23 @@ _OPTIONAL_SETTINGS: Final = {"client_connection_check_interval": "1s"}
 HARMLESS_FUNCTIONS: Final = frozenset(
     {
         "random", "random_normal", "clock_timestamp", "timeofday", "gen_random_uuid", "uuidv4",
-        "uuidv7", "pg_relation_size", "pg_table_size", "pg_total_relation_size", "pg_indexes_size",
-        "pg_database_size", "xmlvalidate",
+        "uuidv7", "array_sample", "array_shuffle", "pg_relation_size", "pg_table_size",
+        "pg_total_relation_size", "pg_indexes_size", "pg_database_size", "xmlvalidate",
     }
 )  # fmt: skip
 """Functions of PostgreSQL that are volatile and yet change nothing and tell nothing secret."""
 
 # Volatile functions can do anything. Those that PostgreSQL calls stable cannot write to a table,
-# but these two use up a transaction's number.
+# but these two use up a transaction's number. What takes `internal` cannot be called in SQL.
 _CALLABLE: Final = """
     SELECT DISTINCT p.proname::text
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE (p.provolatile = 'v' OR p.proname IN ('txid_current', 'pg_current_xact_id'))
       AND p.prokind IN ('f', 'w', 'a') AND p.prorettype <> 'trigger'::regtype
+      AND NOT 'internal'::regtype = ANY (p.proargtypes)
       AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE')
       AND n.nspname <> 'information_schema'
 """
-# By a name in Unicode escapes any function can be called.
-_ESCAPED_NAME: Final = r'|[uU]&"'
 
 
 class PostgresSession:
@@ -83,10 +83,10 @@ class PostgresSession:
         self.num_interrupts = 0
         ask = connection.execute
         for name, value in _SETTINGS.items():
-            ask("SELECT set_config(%s, %s, false)", (name, value))
+            ask(f"SET {name} = '{value}'")
         for name, value in _OPTIONAL_SETTINGS.items():
             with contextlib.suppress(psycopg.Error):
-                ask("SELECT set_config(%s, %s, false)", (name, value))
+                ask(f"SET {name} = '{value}'")
         user, is_superuser, self.started_at = ask(
             "SELECT current_user::text, bool_or(rolsuper), pg_postmaster_start_time()::text "
             "FROM pg_catalog.pg_roles WHERE rolname IN (current_user, session_user)"
@@ -102,7 +102,7 @@ class PostgresSession:
         self.schemas = self._set_search_path(location)
         names = {name for (name,) in ask(_CALLABLE).fetchall()} - HARMLESS_FUNCTIONS
         self.callable: Final = frozenset(names)
-        self._denied = _compile(names)
+        self._check: Final = NameCheck(names)
         # What a query has locked beyond its transaction.
         self.locks = any(name.startswith("pg_advisory") for name in names)
         self._end: Final = (
@@ -131,7 +131,7 @@ class PostgresSession:
                 f"SCHEMA {missing[0]}."
             )
         path = ", ".join('"' + name.replace('"', '""') + '"' for name in location.schemas)
-        ask("SELECT set_config('search_path', %s, false)", (path,))
+        ask(f"SET search_path = {path}")
         return location.schemas
 
     def find_denied(self, sql: str) -> str | None:
@@ -139,8 +139,7 @@ class PostgresSession:
 
         Any occurrence counts, in a string as well: what is a string, PostgreSQL alone can tell.
         """
-        found = self._denied.search(sql)
-        return found and found[0]
+        return self._check.find(sql)
 
     def end_query(self) -> bool:
         """Undo what a query did to the session; false if the session cannot be used any more."""
@@ -165,7 +164,7 @@ class PostgresSession:
 
     def close(self) -> None:
         """Close the connection; closing twice is allowed."""
-        self.pgconn.finish()
+        self.connection.close()
 
 
 def connect(location: ServerDatabase, *, allow_superuser: bool = False) -> PostgresSession:
@@ -178,6 +177,8 @@ def connect(location: ServerDatabase, *, allow_superuser: bool = False) -> Postg
         connection = psycopg.connect(
             location.conninfo,
             autocommit=True,
+            # Prepared statements would be seen by queries.
+            prepare_threshold=None,
             application_name="sense_trl",
             connect_timeout=_CONNECT_TIMEOUT_S,
             **cast("dict[str, Any]", location.secrets),
@@ -230,12 +231,43 @@ def _explain(location: ServerDatabase, error: BaseException) -> str:
     return f"cannot open {location}: {said.rstrip('.')}. {advice}".rstrip()
 
 
-def _compile(names: set[str]) -> re.Pattern[str]:
-    """Finds the names as words; digits, dollars and other letters may stand before them.
+class NameCheck:
+    """Finds the names of functions in a text, wherever they stand in it.
 
-    Old servers read `1e5nextval` as two words, and `$a$$a$nextval` is one everywhere.
+    Digits may stand before a name: old servers read `1e5nextval` as two words. So may dollars and
+    letters beyond ASCII, as in `$a$text$a$nextval`.
+
+    Args:
+        names: of the functions.
+
+    Example:
+        >>> check = NameCheck({"nextval"})
+        >>> check.find("SELECT NextVal ('s')"), check.find("SELECT nextvalue, 'my_nextval'")
+        ('nextval', None)
     """
-    quoted = (name.replace('"', '"' * 2) for name in sorted(names, key=len, reverse=True))
-    words = "|".join(map(re.escape, quoted))
-    pattern = rf"(?<![A-Za-z_])(?:{words})(?![A-Za-z0-9_])" if words else r"(?!)"
-    return re.compile(pattern + _ESCAPED_NAME, re.IGNORECASE | re.ASCII)
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._plain = {name.lower() for name in names if _PLAIN.fullmatch(name)}
+        # As they stand between double quotes.
+        self._others = {name.replace('"', '""').lower() for name in names} - self._plain
+
+    def find(self, text: str) -> str | None:
+        """One of the names that stand in `text`, `None` if none does."""
+        if _ESCAPED_NAME.search(text):
+            # By a name in Unicode escapes any function can be called.
+            return 'U&"'
+        text = text.lower()
+        word: str
+        for word in set(_WORD.findall(text)):
+            if word in self._plain:
+                return word
+            for start in _BEHIND_DIGIT.finditer(word):
+                if word[start.start() :] in self._plain:
+                    return word[start.start() :]
+        return next((name for name in self._others if name in text), None)
+
+
+_PLAIN: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_WORD: Final = re.compile("[a-z0-9_]+")
+_BEHIND_DIGIT: Final = re.compile("(?<=[0-9])[a-z_]")
+_ESCAPED_NAME: Final = re.compile(r'U&"', re.IGNORECASE)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from sense_trl._version import __version__
+from sense_trl.errors import InputError
 
 TESTED_VERSIONS: Final = {
     "accelerate": "1.15.0",
@@ -25,6 +26,7 @@ TESTED_VERSIONS: Final = {
     "datasets": "5.2.0",
     "duckdb": "2.0.0",
     "peft": "0.21.2",
+    "psycopg": "3.3.9",
     "sqlglot": "30.30.0",
     "torch": "2.13.0",
     "transformers": "5.23.0",
@@ -57,11 +59,13 @@ class Finding:
         name: what was looked at.
         status: `note` for what works with a limitation that the text explains.
         text: what was found, and what to do about it.
+        sql: statements that mend it, "" where there are none.
     """
 
     name: str
     status: FindingStatus
     text: str
+    sql: str = ""
 
 
 def run_checks(
@@ -91,6 +95,41 @@ def run_checks(
         # A broken installation fails in any way; saying how is what this is for.
         except Exception as error:
             yield Finding(name, FindingStatus.ERROR, f"{type(error).__name__}: {error}")
+
+
+def check_role(database: str) -> Iterator[Finding]:
+    """Try how well a role of a PostgreSQL server is confined; yields findings as they come.
+
+    Args:
+        database: the URL under which the role reaches a database.
+
+    Raises:
+        DatabaseError: the server cannot be reached.
+        InputError: `database` is no such URL, or psycopg is not installed.
+    """
+    from sense_trl.database.location import ServerDatabase, locate
+    from sense_trl.database.opening import check_psycopg
+
+    location = locate(database)
+    if not isinstance(location, ServerDatabase):
+        raise InputError(
+            f"`database` is {database!r}; expected the URL of a database on a PostgreSQL server, "
+            "postgresql://user@host/name. A file needs no check: no query can write to it."
+        )
+    check_psycopg()
+    from sense_trl.database.postgres_confinement import find_gaps
+
+    for gap in find_gaps(location):
+        if not gap.text:
+            yield _ok(gap.name, "the role is confined")
+        else:
+            status = FindingStatus.ERROR if gap.is_grave else FindingStatus.NOTE
+            yield Finding(gap.name, status, f"the role may {gap.text}", gap.sql)
+    yield _note(
+        "memory",
+        "no role keeps a query from taking memory of the server; docs/postgres.md shows a server "
+        "of one's own under a limit",
+    )
 
 
 def _ok(name: str, text: str) -> Finding:

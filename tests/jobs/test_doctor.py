@@ -36,6 +36,8 @@ def test_the_tested_versions_are_those_of_the_constraints() -> None:
     pinned = dict(line.split("==") for line in lines if "==" in line)
     # The compiled part of sqlglot has its version.
     assert pinned.pop("sqlglotc") == pinned["sqlglot"]
+    # And psycopg with the server's library in it.
+    assert pinned.pop("psycopg-binary") == pinned["psycopg"]
     assert pinned == TESTED_VERSIONS
 
 
@@ -174,3 +176,26 @@ def test_the_command_prints_findings_and_fails_if_one_does(monkeypatch, capsys) 
     assert main(["doctor", "--json"]) == EXIT_BROKEN
     found = json.loads(capsys.readouterr().out)
     assert found[2] == {"name": "three", "status": "error", "text": "broken"}
+
+
+def test_the_command_says_what_a_role_of_a_server_may_do(postgres_server, capsys) -> None:
+    database = postgres_server.create_database("CREATE TABLE t AS SELECT 7 AS x")
+    role, password = postgres_server.create_role("GRANT SELECT ON t TO {role}", database=database)
+    dsn = postgres_server.dsn(database, role, password)
+    assert main(["doctor", "--database", dsn]) == EXIT_OK
+    said = capsys.readouterr()
+    findings, statements = said.out.split("\n-- To be run in this database")
+    assert "note  advisory locks  the role may hold locks" in findings
+    assert "ok    writing         the role is confined" in findings
+    with postgres_server.connect(database) as connection:
+        connection.execute(statements.split("superuser:")[1])
+    assert main(["doctor", "--database", dsn]) == EXIT_OK
+    again = capsys.readouterr()
+    assert "REVOKE" not in again.out and again.out.count("the role is confined") == 14
+    assert main(["doctor", "--database", postgres_server.dsn(database)]) == EXIT_BROKEN
+    assert "it is a superuser" in capsys.readouterr().out
+    assert main(["doctor", "--database", dsn.replace(password, "wrong-secret")]) == 2
+    refused = capsys.readouterr()
+    assert "password authentication failed" in refused.err and "pgpass" in refused.err
+    for text in (said.out, said.err, again.out, again.err, refused.out, refused.err):
+        assert password not in text and "wrong-secret" not in text
