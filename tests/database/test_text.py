@@ -75,7 +75,7 @@ def path(fresh_db: Callable[..., Path]) -> Path:
     return path
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=8), st.binary(max_size=8))
 def test_any_bytes_are_read_apart_and_lead_back(left: bytes, right: bytes) -> None:
     texts = decode_text(left), decode_text(right)

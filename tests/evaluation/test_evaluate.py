@@ -404,7 +404,7 @@ def test_any_text_is_evaluated(pets: DatabaseCatalog, sql: str, tmp_path: Path) 
 # Predictions that are correct under `strict`, and exact-set matches, of 1,034.
 SPIDER_DEV = [
     ("chatgpt_zero_shot", 659, 392),
-    ("dbgpt_codellama13b_lora", 551, 540),
+    pytest.param("dbgpt_codellama13b_lora", 551, 540, marks=pytest.mark.slow),
     pytest.param("codex_few_shot", 678, 519, marks=pytest.mark.slow),
     pytest.param("dail_sql_gpt4", 781, 724, marks=pytest.mark.slow),
     pytest.param("codes_1b_sft", 725, 741, marks=pytest.mark.slow),
@@ -439,7 +439,11 @@ def test_spider_dev_is_scored_as_by_the_official_script(
 
 @pytest.mark.parametrize(
     ("model", "num_correct", "soft_f1"),
-    [("gpt4", 40, 81.396), ("llama3_8b", 26, 54.520), ("mixtral_8x7b", 12, 24.699)],
+    [
+        ("gpt4", 40, 81.396),
+        pytest.param("llama3_8b", 26, 54.520, marks=pytest.mark.slow),
+        pytest.param("mixtral_8x7b", 12, 24.699, marks=pytest.mark.slow),
+    ],
 )
 def test_bird_is_scored_as_by_the_official_scripts(
     model: str, num_correct: int, soft_f1: float, shared_data: Path

@@ -237,7 +237,7 @@ def test_the_two_clocks_are_put_where_the_data_says_now() -> None:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.sampled_from(["date", "(", ")", "'now", "now'", '"', "[", ",", "random", "x'6", "--", "/*",
