@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import quieten_libraries
+from sense_trl.jobs.online_config import OnlineConfig
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.jobs.recursion_config import RecursionConfig
 
@@ -28,6 +29,32 @@ def run_recursion(config: RecursionConfig, console: Any) -> None:
     print(recursion.run_recursion(config, console))  # noqa: T201 - the result of the command
 
 
+def run_online(config: OnlineConfig, console: Any) -> int:
+    """Run `sense-trl online`.
+
+    Returns:
+        0 when the rounds are done.
+
+    Raises:
+        SenseTRLError: unusable input (exit code 2).
+    """
+    from sense_trl.jobs import online
+
+    quieten_libraries()
+    print(online.run_online(config, console))  # noqa: T201 - the result of the command
+    return 0
+
+
+ONLINE: Final = Command(
+    "online",
+    "let a model learn from its own right and wrong answers, round by round",
+    run_online,
+    (OnlineConfig,),
+    description="In each round a model answers training questions, execution says which answers "
+    "are right, right ones are paired with wrong ones, and it is trained on the pairs (cDPO) with "
+    "the model before the round as reference. Prints the folder of the last model. An interrupted "
+    "run continues.",
+)
 QUICKSTART: Final = Command(
     "quickstart",
     "train a small model on a database and report before and after",

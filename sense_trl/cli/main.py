@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
         teacher.COMMAND,
         synth.COMMAND,
         jobs.RECURSE,
+        jobs.ONLINE,
         estimate.COMMAND,
         checkpoints.PRUNE,
         checkpoints.MERGE,

@@ -27,9 +27,8 @@ Reward = Callable[..., list[float | None]]
 
 
 @contextmanager
-def open_rewards(task: TextToSQLTask, options: RewardArguments) -> Iterator[list[Reward]]:
-    """The reward functions that the options name, over the databases of a task."""
-    databases = {db_id: str(task.catalog.path(db_id)) for db_id in task.schemas}
+def open_rewards(databases: str, options: RewardArguments) -> Iterator[list[Reward]]:
+    """The reward functions that the options name, over databases as `DataArguments` names them."""
     limits = get_limits(options)
     partial = [name for name in options.rewards if name != "execution"]
     rewards: dict[str, Any] = dict(

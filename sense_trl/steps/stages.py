@@ -363,7 +363,11 @@ def grpo(
     task = load_styled_task(data, model.model_name_or_path)
     rows = get_prompt_rows(task)
     options = {name: value for name, value in asdict(rewards).items() if name in _REWARDED_BY}
-    identity = {**_identify(rows), "databases": fingerprint_databases(_get_paths(task)), **options}
+    identity = {
+        **_identify(rows),
+        "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
+        **options,
+    }
     folder, processes = Path(config.output_dir), get_processes()
 
     def train(start: Any, dataset: Any, config: Any, **others: Any) -> dict[str, Any]:
@@ -379,7 +383,7 @@ def grpo(
         )
         return train_grpo(start, dataset, config, rewards=[recorder, *more], **others)
 
-    with open_rewards(task, rewards) as opened:
+    with open_rewards(data.database, rewards) as opened:
         style = task.writer.style
         _train("grpo", "Online training", train, rows, style, identity, model, config, console)
     if processes.is_main:
@@ -406,10 +410,6 @@ def get_prompt_rows(task: TextToSQLTask) -> datasets.Dataset:
             for question in task.questions
         ]
     )
-
-
-def _get_paths(task: TextToSQLTask) -> list[Path]:
-    return [task.catalog.path(db_id) for db_id in task.schemas]
 
 
 def dpo(

@@ -139,7 +139,7 @@ def test_what_is_written_becomes_pairs_with_its_step(
     names = [question.question_id for question in task.questions]
     options = RewardArguments(rewards=["execution", "executes"], reward_error=-1.0, num_workers=0)
     settings = {"temperature": 1.0, "top_p": 1.0, "seed": 3}
-    with open_rewards(task, options) as (execution, executes):
+    with open_rewards(data.database, options) as (execution, executes):
         assert executes.__name__ == "sql_executes"
         limits = {"max_tokens": 7, "end_ids": [2]}
         recorder = RolloutRecorder(execution, tmp_path, model="m", sampling=settings, **limits)
