@@ -1,4 +1,4 @@
-"""A child process that answers messages and can be killed: `WorkerProcess`, and its other end."""
+"""Child processes that answer messages and can be killed, and their other end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Generic, TypeVar
 
 from sense_trl.database.location import PASSWORDS_VARIABLE, dump_passwords
-from sense_trl.errors import ExecutionBackendError
+from sense_trl.database.messages import Failed, decode, encode
+from sense_trl.errors import DatabaseError, ExecutionBackendError
 
 # Starting takes 0.1 s on an idle machine.
 _START_TIMEOUT_S: Final = 60.0
 _LENGTH: Final = struct.Struct("<Q")
 _READY: Final = b"ready"
+_MAX_STARTS: Final = 3
+# No verdict and no result within the limits of queries is so long.
+_MAX_MESSAGE_BYTES: Final = 2**30
+_T = TypeVar("_T")
 
 
 class WorkerGoneError(Exception):
@@ -40,9 +45,7 @@ def workers_are_supported() -> bool:
 class WorkerProcess:
     """One child of this interpreter, started at once, that exchanges messages over pipes.
 
-    It ends by itself when its parent is gone. A message is bytes of any length; both sides encode
-    with marshal rather than pickle, because a worker that a query has taken over can then send
-    data, but no code.
+    It ends by itself when its parent is gone. A message is bytes.
 
     Args:
         entry: what the child runs, as "package.module:function"; the function ends in
@@ -124,13 +127,17 @@ class WorkerProcess:
         """The next message of the process.
 
         Raises:
-            WorkerGoneError: the process has ended (or was killed by another thread).
+            WorkerGoneError: the process has ended (or was killed by another thread), or begins a
+                message of more than 1 GiB.
             WorkerLateError: no complete message came within `timeout_s`.
         """
         deadline = time.perf_counter() + timeout_s
         try:
             header = _read_exactly(self._process.stdout, _LENGTH.size, deadline)
-            return _read_exactly(self._process.stdout, _LENGTH.unpack(header)[0], deadline)
+            [size] = _LENGTH.unpack(header)
+            if size > _MAX_MESSAGE_BYTES:
+                raise WorkerGoneError
+            return _read_exactly(self._process.stdout, size, deadline)
         except (OSError, ValueError) as error:
             raise WorkerGoneError from error
 
@@ -153,11 +160,112 @@ class WorkerProcess:
                     pipe.close()
 
 
-def serve_messages(answer: Callable[[bytes, Callable[[bytes], None]], None]) -> None:
+class WorkerSupervisor(Generic[_T]):
+    """One worker process: started when it is needed, and anew after it was ended.
+
+    Messages are typed both ways. An answer that is none of the declared ones counts as the death of
+    the process: whoever has taken it over can send data, but neither code nor anything else.
+
+    Args:
+        entry: what the process runs, as "package.module:function"; the function ends in
+            `serve_messages`.
+        settings: a message that the process finds with `read_settings`.
+        answers: the type of its answers.
+    """
+
+    def __init__(self, entry: str, settings: object, answers: Any) -> None:
+        self._entry = entry
+        self._arguments = [encode(settings).hex()]
+        self._answers = answers
+        self._process: WorkerProcess | None = None
+
+    @property
+    def process_id(self) -> int | None:
+        """The id of the process, `None` while there is none."""
+        process = self._process
+        return None if process is None else process.pid
+
+    @property
+    def was_killed(self) -> bool:
+        """See `WorkerProcess`."""
+        return self._process is not None and self._process.was_killed
+
+    def start(self) -> bool:
+        """Start the process unless it runs.
+
+        Returns:
+            Whether it was started.
+
+        Raises:
+            ExecutionBackendError: it cannot be, in three attempts.
+        """
+        if self._process is not None:
+            return False
+        for attempt in range(1, _MAX_STARTS + 1):
+            try:
+                self._process = WorkerProcess(self._entry, self._arguments)
+                break
+            except ExecutionBackendError:
+                if attempt == _MAX_STARTS or not workers_are_supported():
+                    raise
+        return True
+
+    def send(self, message: object) -> None:
+        """Send one message, to a process that is started for it if there is none.
+
+        Raises:
+            ExecutionBackendError: it cannot be started.
+            WorkerGoneError: it has ended.
+        """
+        self.start()
+        if (process := self._process) is None:
+            raise WorkerGoneError
+        process.send(encode(message))
+
+    def receive(self, timeout_s: float) -> _T:
+        """The next answer.
+
+        Raises:
+            DatabaseError: the worker met one.
+            WorkerGoneError: it has ended, or sent what is no answer.
+            WorkerLateError: no answer came within `timeout_s`; the process still runs.
+        """
+        if (process := self._process) is None:
+            raise WorkerGoneError
+        data = process.receive(timeout_s)
+        try:
+            answer: Any = decode(data, Failed | self._answers)
+        except ValueError as error:
+            raise WorkerGoneError from error
+        if isinstance(answer, Failed):
+            raise DatabaseError(answer.error)
+        return answer  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Kill the process, from any thread; one that waits for its answer gets WorkerGoneError."""
+        if (process := self._process) is not None:
+            process.stop()
+
+    def kill(self) -> bool:
+        """End the process and free what belongs to it; whether there was one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+        return process is not None
+
+
+def read_settings(kind: type[_T]) -> _T:
+    """The settings that a supervisor has given this process (runs in the child)."""
+    return decode(bytes.fromhex(sys.argv[2]), kind)
+
+
+def serve_messages(kind: Any, answer: Callable[[Any, Callable[[object], None]], None]) -> None:
     """Answer the messages on standard input until it ends (runs in the child).
 
     Args:
-        answer: called with each message and a function that sends one back.
+        kind: the type of the messages.
+        answer: called with each message and a function that sends one back. A `DatabaseError` that
+            it raises is one for the parent.
     """
     # Answers go to a private copy of standard output, so that nothing else can write between.
     output = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -167,10 +275,10 @@ def serve_messages(answer: Callable[[bytes, Callable[[bytes], None]], None]) -> 
     # Ctrl-C in a terminal reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def send(message: bytes) -> None:
-        _write_message(output, message)
+    def send(message: object) -> None:
+        _write_message(output, encode(message))
 
-    send(_READY)
+    _write_message(output, _READY)
     while True:
         try:
             header = _read_exactly(source, _LENGTH.size, None)
@@ -178,7 +286,10 @@ def serve_messages(answer: Callable[[bytes, Callable[[bytes], None]], None]) -> 
         except WorkerGoneError:
             return
         try:
-            answer(message, send)
+            try:
+                answer(decode(message, kind), send)
+            except DatabaseError as error:
+                send(Failed(str(error)))
         except BrokenPipeError:
             return
 

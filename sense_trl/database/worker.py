@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import marshal
 import os
-import sys
 import threading
 import time
-import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias, TypeVar
 
 from sense_trl._closing import Closing
 from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import (
-    ColumnInfo,
     DigestingEngine,
     ExecutionLimits,
-    ForeignKeyInfo,
     LimitKind,
-    MapValue,
     QueryResult,
     QueryStatus,
     ReorderingEngine,
     SQLEngine,
     TableInfo,
-    TypedText,
 )
 from sense_trl.database.location import DatabasePath, ServerDatabase, locate
+from sense_trl.database.messages import Message, pack_rows
 from sense_trl.database.opening import dialect_of, open_engine
 from sense_trl.database.process import (
     WorkerGoneError,
     WorkerLateError,
-    WorkerProcess,
+    WorkerSupervisor,
     limit_process_memory,
+    read_settings,
     serve_messages,
 )
 from sense_trl.database.sqlite_engine import set_process_heap_limit
@@ -53,7 +46,7 @@ _MAX_CONNECTIONS: Final = 2
 _SCHEMA_TIMEOUT_S: Final = 60.0
 # What the interpreter and the engine's own structures may use beyond `memory_limit_bytes`.
 _MEMORY_SLACK_BYTES: Final = 160 * 2**20
-_DATABASE_ERROR: Final = "database_error"
+_T = TypeVar("_T")
 
 
 class EngineWorker(Closing):
@@ -70,9 +63,10 @@ class EngineWorker(Closing):
     """
 
     def __init__(self, *, memory_limit_bytes: int = ExecutionLimits().memory_limit_bytes) -> None:
-        self._memory_limit_bytes = memory_limit_bytes
-        self._process: WorkerProcess | None = None
-        self._finalizer: weakref.finalize[..., EngineWorker] | None = None
+        self._process: WorkerSupervisor[_Answer] = WorkerSupervisor(
+            "sense_trl.database.worker:serve", memory_limit_bytes, _Answer
+        )
+        weakref.finalize(self, self._process.kill)
         self._lock = threading.Lock()
         self._closed = False
         self._num_kills = 0
@@ -89,7 +83,7 @@ class EngineWorker(Closing):
     @property
     def process_id(self) -> int | None:
         """The id of the running process, `None` before the first query and after a kill."""
-        return None if self._process is None else self._process.pid
+        return self._process.process_id
 
     def execute(
         self, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool = False
@@ -101,7 +95,7 @@ class EngineWorker(Closing):
             ExecutionBackendError: no worker process can be started.
             InputError: the worker is closed.
         """
-        return self._run("execute", path, sql, limits, reverse=reverse)[0]
+        return self._run(path, sql, limits, reverse=reverse, digest=False)[0]
 
     def execute_digest(
         self, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool = False
@@ -113,10 +107,10 @@ class EngineWorker(Closing):
         Raises:
             As `execute`.
         """
-        return self._run("digest", path, sql, limits, reverse=reverse)
+        return self._run(path, sql, limits, reverse=reverse, digest=True)
 
     def _run(
-        self, kind: str, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool
+        self, path: DatabasePath, sql: str, limits: ExecutionLimits, *, reverse: bool, digest: bool
     ) -> tuple[QueryResult, ResultDigest | None]:
         with self._lock:
             self._check_open()
@@ -129,23 +123,23 @@ class EngineWorker(Closing):
                 if first is not None and _left_s(limits, started) <= self._start_s:
                     return first, None
                 self._start()
-                assert self._process is not None
                 # Only after the start, which is part of what the caller waits for.
                 own = limits
                 if first is not None:
                     own = replace(limits, timeout_s=max(_left_s(limits, started), 0.01))
-                request = marshal.dumps((kind, str(path), sql, pack_limits(own), reverse))
                 try:
                     self._connect(path)
-                    self._process.send(request)
+                    self._process.send(Execute(str(path), sql, own, reverse, digest))
                     answer = self._process.receive(own.timeout_s + GRACE_S)
-                    result, digest = _unpack_answer(kind, answer)
+                    if not isinstance(answer, Executed):
+                        raise WorkerGoneError
+                    result = answer.result
                     self._num_answers += 1
                     if first is not None and result.exceeded is LimitKind.WALL_CLOCK:
                         # It had less than its time, so what it ran into before stands.
                         return first, None
                     if result.exceeded is not LimitKind.MEMORY or self._num_answers == 1:
-                        return result, digest
+                        return result, answer.digest
                     # Allocators keep what earlier queries needed. A new process decides, so that
                     # the answer depends on this query alone.
                     self._kill()
@@ -188,8 +182,7 @@ class EngineWorker(Closing):
             ExecutionBackendError: no worker process can be started.
             InputError: the worker is closed.
         """
-        version: str = self._ask(("open", str(path)))
-        return version
+        return self._ask(Open(str(path)), Opened).version
 
     def get_tables(self, path: DatabasePath) -> tuple[TableInfo, ...]:
         """The tables and views of the database at `path`; see `SQLEngine.get_tables`.
@@ -199,18 +192,20 @@ class EngineWorker(Closing):
             ExecutionBackendError: no worker process can be started.
             InputError: the worker is closed.
         """
-        return tuple(map(_unpack_table, self._ask(("tables", str(path)))))
+        return self._ask(GetTables(str(path)), Tables).tables
 
-    def _ask(self, request: tuple[str, str]) -> Any:
+    def _ask(self, request: Open | GetTables, kind: type[_T]) -> _T:
         """Ask about a database what needs no limits, once more if the process has died."""
         with self._lock:
             self._check_open()
             for _ in range(2):
                 self._start()
-                assert self._process is not None
                 try:
-                    self._process.send(marshal.dumps(request))
-                    return _load(self._process.receive(_SCHEMA_TIMEOUT_S))[1]
+                    self._process.send(request)
+                    answer = self._process.receive(_SCHEMA_TIMEOUT_S)
+                    if not isinstance(answer, kind):
+                        raise WorkerGoneError
+                    return answer
                 except DatabaseError:
                     raise
                 except WorkerGoneError:
@@ -224,16 +219,15 @@ class EngineWorker(Closing):
                     self._kill()
                     raise
         raise DatabaseError(
-            f"{request[1]} cannot be read: reading its schema took more than "
+            f"{request.path} cannot be read: reading its schema took more than "
             f"{_SCHEMA_TIMEOUT_S:g} s, or ended the process that did"
         )
 
     def _connect(self, path: DatabasePath) -> None:
         """Let a new process connect to a server before the clock of a query begins."""
         if isinstance(path, ServerDatabase) and path not in self._connected:
-            assert self._process is not None
-            self._process.send(marshal.dumps(("open", str(path))))
-            _load(self._process.receive(_SCHEMA_TIMEOUT_S))
+            self._process.send(Open(str(path)))
+            self._process.receive(_SCHEMA_TIMEOUT_S)
             self._connected.add(path)
 
     def _check_open(self) -> None:
@@ -244,28 +238,17 @@ class EngineWorker(Closing):
         """End the process; closing twice is allowed."""
         with self._lock:
             self._closed = True
-            if self._process is not None:
-                self._kill()
-                self._num_kills -= 1
+            self._process.kill()
 
     def _start(self) -> None:
-        if self._process is None:
-            started = time.perf_counter()
-            self._process = WorkerProcess(
-                "sense_trl.database.worker:serve", [str(self._memory_limit_bytes)]
-            )
+        started = time.perf_counter()
+        if self._process.start():
             self._start_s = time.perf_counter() - started
             self._num_answers = 0
             self._connected.clear()
-            self._finalizer = weakref.finalize(self, self._process.kill)
 
     def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            self._num_kills += 1
-            process.kill()
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        self._num_kills += self._process.kill()
 
 
 def _left_s(limits: ExecutionLimits, started: float) -> float:
@@ -382,157 +365,51 @@ class IsolatedEngine(Closing):
             self._worker.close()
 
 
-# ---------------------------------------------------------------------- the wire
+# ---------------------------------------------------------------------- messages
 
 
-def pack_limits(limits: ExecutionLimits) -> tuple[Any, ...]:
-    """Limits as marshal can write them."""
-    return (
-        limits.timeout_s,
-        limits.max_rows,
-        limits.max_cell_bytes,
-        limits.max_result_bytes,
-        limits.memory_limit_bytes,
-        limits.max_steps,
-    )
+class Open(Message, frozen=True):
+    """Open a database; answered by `Opened`."""
+
+    path: str
 
 
-def unpack_limits(packed: tuple[Any, ...]) -> ExecutionLimits:
-    """The inverse of `pack_limits`."""
-    return ExecutionLimits(*packed)
+class Opened(Message, frozen=True):
+    """Name and version of what runs the queries of a database."""
+
+    version: str
 
 
-def pack_result(result: QueryResult) -> bytes:
-    """A result as bytes, for a pipe or a file."""
-    exceeded = None if result.exceeded is None else str(result.exceeded)
-    head = (str(result.status), result.columns, result.error, result.elapsed_s, result.steps)
-    rows: Any = result.rows
-    try:
-        # SQLite's values are None, int, float, str and bytes: marshal has all of them.
-        return marshal.dumps((*head, exceeded, True, rows))
-    except ValueError:
-        encoded: Any = tuple(tuple(map(_encode_value, row)) for row in result.rows)
-        return marshal.dumps((*head, exceeded, False, encoded))
+class GetTables(Message, frozen=True):
+    """Read the schema of a database; answered by `Tables`."""
+
+    path: str
 
 
-def unpack_result(packed: bytes) -> QueryResult:
-    """The inverse of `pack_result`.
+class Tables(Message, frozen=True):
+    """The tables and views of a database."""
 
-    Raises:
-        DatabaseError: the worker could not read the file.
-    """
-    status, columns, error, elapsed_s, steps, exceeded, plain, rows = _load(packed)
-    if not plain:
-        rows = tuple(tuple(map(_decode_value, row)) for row in rows)
-    return QueryResult(
-        QueryStatus(status),
-        columns,
-        rows,
-        error,
-        elapsed_s,
-        steps,
-        None if exceeded is None else LimitKind(exceeded),
-    )
+    tables: tuple[TableInfo, ...]
 
 
-def _unpack_answer(kind: str, answer: bytes) -> tuple[QueryResult, ResultDigest | None]:
-    if kind == "execute":
-        return unpack_result(answer), None
-    _, packed, digest = _load(answer)
-    return unpack_result(packed), digest and ResultDigest(*digest)
+class Execute(Message, frozen=True):
+    """Run a query, for its rows or for fingerprints of them; answered by `Executed`."""
+
+    path: str
+    sql: str
+    limits: ExecutionLimits
+    reverse: bool
+    digest: bool
 
 
-def _load(answer: bytes) -> tuple[Any, ...]:
-    loaded: tuple[Any, ...] = marshal.loads(answer)
-    if loaded[0] == _DATABASE_ERROR:
-        raise DatabaseError(loaded[1])
-    return loaded
+class Executed(Message, frozen=True):
+    """The result of a query."""
+
+    result: QueryResult
+    digest: ResultDigest | None = None
 
 
-def _pack_table(table: TableInfo) -> tuple[Any, ...]:
-    """A table as marshal can write it."""
-    columns = tuple(map(astuple, table.columns))
-    return (
-        table.name,
-        columns,
-        tuple(map(astuple, table.foreign_keys)),
-        table.is_view,
-        table.comment,
-    )
-
-
-def _unpack_table(packed: tuple[Any, ...]) -> TableInfo:
-    """The inverse of `_pack_table`."""
-    name, columns, keys, is_view, comment = packed
-    return TableInfo(
-        name,
-        tuple(ColumnInfo(*column) for column in columns),
-        tuple(ForeignKeyInfo(*key) for key in keys),
-        is_view,
-        comment,
-    )
-
-
-def _encode_value(value: object) -> object:
-    """Write what marshal has no type for as a tuple that begins with a tag."""
-    match value:
-        case None | bool() | int() | float() | str() | bytes():
-            return value
-        case decimal.Decimal():
-            return ("decimal", str(value))
-        case datetime.datetime():
-            return ("datetime", value.isoformat())
-        case datetime.date():
-            return ("date", value.isoformat())
-        case datetime.time():
-            return ("time", value.isoformat())
-        case datetime.timedelta():
-            return ("timedelta", value.days, value.seconds, value.microseconds)
-        case uuid.UUID():
-            return ("uuid", str(value))
-        case list():
-            return ("list", *map(_encode_value, value))
-        case tuple():
-            return ("tuple", *map(_encode_value, value))
-        case TypedText():
-            return ("typed", value.type, value.text)
-        case MapValue():
-            return ("map", *((_encode_value(k), _encode_value(v)) for k, v in value.items()))
-        case dict():
-            return ("dict", *((_encode_value(k), _encode_value(v)) for k, v in value.items()))
-        case _:
-            return ("text", str(value))
-
-
-def _decode_value(value: object) -> object:
-    if not isinstance(value, tuple):
-        return value
-    tag, *parts = value
-    match tag:
-        case "decimal":
-            return decimal.Decimal(parts[0])
-        case "datetime":
-            return datetime.datetime.fromisoformat(parts[0])
-        case "date":
-            return datetime.date.fromisoformat(parts[0])
-        case "time":
-            return datetime.time.fromisoformat(parts[0])
-        case "timedelta":
-            return datetime.timedelta(*parts)
-        case "uuid":
-            return uuid.UUID(parts[0])
-        case "list":
-            return [_decode_value(part) for part in parts]
-        case "tuple":
-            return tuple(_decode_value(part) for part in parts)
-        case "typed":
-            return TypedText(*parts)
-        case "map":
-            return MapValue({_decode_value(k): _decode_value(v) for k, v in parts})
-        case "dict":
-            return {_decode_value(k): _decode_value(v) for k, v in parts}
-        case _:
-            return parts[0]
+_Answer: TypeAlias = Opened | Tables | Executed
 
 
 # ---------------------------------------------------------------------- inside the worker
@@ -581,41 +458,32 @@ def limit_worker_memory(memory_limit_bytes: int) -> None:
     limit_process_memory(memory_limit_bytes + _MEMORY_SLACK_BYTES)
 
 
-def _answer(engine: SQLEngine, kind: str, content: Sequence[Any]) -> bytes:
-    if kind == "open":
-        return marshal.dumps((kind, engine.version))
-    if kind == "tables":
-        return marshal.dumps((kind, tuple(map(_pack_table, engine.get_tables()))))
-    sql, packed_limits, reverse = content
-    limits = unpack_limits(packed_limits)
-    if kind == "digest":
-        result, digest = _NO_DIGEST
+def _answer(engine: SQLEngine, request: Open | GetTables | Execute) -> _Answer:
+    if isinstance(request, Open):
+        return Opened(engine.version)
+    if isinstance(request, GetTables):
+        return Tables(engine.get_tables())
+    sql, limits = request.sql, request.limits
+    if request.digest:
         if isinstance(engine, DigestingEngine):
-            result, digest = engine.execute_digest(sql, limits=limits, reverse=reverse)
-        packed: Any = None if digest is None else astuple(digest)
-        return marshal.dumps((kind, pack_result(result), packed))
-    if reverse and isinstance(engine, ReorderingEngine):
-        return pack_result(engine.execute_reordered(sql, limits=limits))
-    return pack_result(engine.execute(sql, limits=limits))
+            return Executed(*engine.execute_digest(sql, limits=limits, reverse=request.reverse))
+        return Executed(_NO_DIGEST)
+    if request.reverse and isinstance(engine, ReorderingEngine):
+        return Executed(pack_rows(engine.execute_reordered(sql, limits=limits)))
+    return Executed(pack_rows(engine.execute(sql, limits=limits)))
 
 
-_NO_DIGEST: Final[tuple[QueryResult, ResultDigest | None]] = (
-    QueryResult(QueryStatus.EXECUTION_ERROR, (), (), "this engine takes no digests", 0.0, None),
-    None,
+_NO_DIGEST: Final = QueryResult(
+    QueryStatus.EXECUTION_ERROR, (), (), "this engine takes no digests", 0.0, None
 )
 
 
 def serve() -> None:
     """Answer queries on standard input until it ends (the main function of the worker)."""
-    limit_worker_memory(int(sys.argv[2]))
+    limit_worker_memory(read_settings(int))
     engines = EngineCache()
 
-    def answer(request: bytes, send: Callable[[bytes], None]) -> None:
-        kind, path, *content = marshal.loads(request)
-        try:
-            packed = _answer(engines.get(path), kind, content)
-        except DatabaseError as error:
-            packed = marshal.dumps((_DATABASE_ERROR, str(error)))
-        send(packed)
+    def answer(request: Open | GetTables | Execute, send: Callable[[object], None]) -> None:
+        send(_answer(engines.get(request.path), request))
 
-    serve_messages(answer)
+    serve_messages(Open | GetTables | Execute, answer)

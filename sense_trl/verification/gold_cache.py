@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import marshal
@@ -11,26 +10,35 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from sense_trl._files import replacing
 from sense_trl.database.digest import ResultDigest
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
 from sense_trl.database.location import DatabasePath, get_content_hash, get_state
-from sense_trl.database.worker import pack_result, unpack_result
+from sense_trl.database.messages import Message, decode, encode, pack_rows
 from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.judging import GoldExamination, examine_gold, get_step_budget
 
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when an entry or the examination of gold changes its meaning.
-_FORMAT: Final = 4
+_FORMAT: Final = 5
 # Gold that runs faster than this is run again: that costs less than reading a file.
 _MIN_STORED_S: Final = 0.002
 _MAX_STORED_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".gold"
 _DIGEST_BYTES: Final = 32
 _Key: TypeAlias = tuple[tuple[object, ...], str, Semantics]
+
+
+class _Entry(Message, frozen=True):
+    """What a file holds."""
+
+    sql: str
+    problem: Reason | None
+    result: QueryResult
+    digest: ResultDigest | None
 
 
 class GoldCache:
@@ -226,9 +234,7 @@ def _estimate_bytes(result: QueryResult) -> int:
 def _write(file: Path, gold: GoldExamination) -> None:
     if gold.problem is Reason.GOLD_TIMEOUT or gold.result.elapsed_s < _MIN_STORED_S:
         return
-    problem = None if gold.problem is None else str(gold.problem)
-    digest: Any = None if gold.digest is None else dataclasses.astuple(gold.digest)
-    body = marshal.dumps((gold.sql, problem, pack_result(gold.result), digest))
+    body = encode(_Entry(gold.sql, gold.problem, pack_rows(gold.result), gold.digest))
     if len(body) > _MAX_STORED_BYTES:
         return
     with replacing(file, is_shared=True, is_synced=False) as temporary:
@@ -242,18 +248,11 @@ def _read(file: Path) -> GoldExamination | None:
     except OSError:
         return None
     body = data[_DIGEST_BYTES:]
-    # The hash comes first: marshal must not see bytes that nobody wrote.
     if hashlib.sha256(body).digest() != data[:_DIGEST_BYTES]:
         return None
     try:
-        loaded: tuple[Any, ...] = marshal.loads(body)
-        sql, problem, result, digest = loaded
-        return GoldExamination(
-            sql,
-            unpack_result(result),
-            None if problem is None else Reason(problem),
-            digest=None if digest is None else ResultDigest(*digest),
-        )
-    except (ValueError, EOFError, TypeError):
-        # Written by another version of Python.
+        entry = decode(body, _Entry)
+    except ValueError:
+        # Written by another version.
         return None
+    return GoldExamination(entry.sql, entry.result, entry.problem, digest=entry.digest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import threading
 from collections import deque
@@ -16,13 +15,20 @@ from sense_trl.database.engine import (
     QueryStatus,
     describe_exceeded,
 )
-from sense_trl.database.process import WorkerGoneError, WorkerLateError, WorkerProcess
-from sense_trl.database.worker import pack_limits
-from sense_trl.errors import DatabaseError, ExecutionBackendError
+from sense_trl.database.process import WorkerGoneError, WorkerLateError, WorkerSupervisor
+from sense_trl.errors import ExecutionBackendError
 from sense_trl.verification.comparison import Reason, Semantics
 from sense_trl.verification.gold_cache import CacheReport
 from sense_trl.verification.judging import Verification
-from sense_trl.verification.worker import pack_settings, unpack_verification
+from sense_trl.verification.worker import (
+    Answer,
+    CacheProblem,
+    Chunk,
+    Hung,
+    Item,
+    Outcomes,
+    Settings,
+)
 
 # Pairs per message: enough to make the pipe's cost vanish, few enough to share the work.
 _MIN_CHUNK: Final = 32
@@ -31,14 +37,11 @@ _CHUNKS_PER_WORKER: Final = 4
 # A worker says every second that it lives. One that is silent for so long has stopped for a
 # reason that is not a query's (it is suspended, or a comparison hangs in one call).
 _SILENCE_S: Final = 30.0
-_MAX_STARTS: Final = 3
 # A single item that ends this many workers is guilty.
 _MAX_DEATHS: Final = 2
 _MAX_OWNERS: Final = 500_000
 
-Item: TypeAlias = tuple[int, str | None, Semantics]
-"""The item's number, the prediction (`None` verifies gold itself) and how to compare."""
-Outcome: TypeAlias = list[tuple[int, Verification]] | BaseException
+Outcome: TypeAlias = Outcomes | BaseException
 
 
 class Job:
@@ -81,9 +84,6 @@ class _Chunk:
     @property
     def num_items(self) -> int:
         return sum(len(items) for _, items in self.groups)
-
-    def pack(self) -> bytes:
-        return marshal.dumps((self.path, self.groups))
 
     def without(self, finished: set[int]) -> _Chunk:
         groups = [
@@ -136,12 +136,15 @@ class VerificationPool:
         cache_report: CacheReport | None = None,
     ) -> None:
         self._report_cache = CacheReport() if cache_report is None else cache_report
-        self._settings = pack_settings(pack_limits(limits), cache_folder)
+        settings = Settings(limits, None if cache_folder is None else str(cache_folder))
         self._limits = limits
         self._changed = threading.Condition()
         self._queues: list[deque[_Chunk]] = [deque() for _ in range(num_workers)]
         self._threads: list[threading.Thread | None] = [None] * num_workers
-        self._processes: list[WorkerProcess | None] = [None] * num_workers
+        self._workers: list[WorkerSupervisor[Answer]] = [
+            WorkerSupervisor("sense_trl.verification.worker:serve", settings, Answer)
+            for _ in range(num_workers)
+        ]
         self._current: list[Job | None] = [None] * num_workers
         self._owners: dict[tuple[str, str], int] = {}
         self._num_replaced = 0
@@ -156,7 +159,8 @@ class VerificationPool:
     @property
     def process_ids(self) -> tuple[int, ...]:
         """Ids of the running worker processes."""
-        return tuple(process.pid for process in list(self._processes) if process is not None)
+        found = (worker.process_id for worker in self._workers)
+        return tuple(process_id for process_id in found if process_id is not None)
 
     @property
     def belongs_here(self) -> bool:
@@ -220,9 +224,9 @@ class VerificationPool:
             job.cancelled = True
             for number, queue in enumerate(self._queues):
                 self._queues[number] = deque(c for c in queue if c.job is not job)
-            for process, current in zip(self._processes, self._current, strict=True):
-                if current is job and process is not None:
-                    process.stop()
+            for worker, current in zip(self._workers, self._current, strict=True):
+                if current is job:
+                    worker.stop()
 
     def close(self) -> None:
         """Stop all workers; closing twice is allowed."""
@@ -234,9 +238,8 @@ class VerificationPool:
             waiting |= {id(job): job for job in self._current if job is not None}
             for queue in self._queues:
                 queue.clear()
-            for process in self._processes:
-                if process is not None:
-                    process.stop()
+            for worker in self._workers:
+                worker.stop()
             self._changed.notify_all()
         for job in waiting.values():
             job.deliver(ExecutionBackendError("the verifier was closed while it worked"))
@@ -254,10 +257,10 @@ class VerificationPool:
             try:
                 self._verify(worker, chunk)
             except BaseException as error:
-                self._drop_process(worker)
+                self._workers[worker].kill()
                 chunk.job.deliver(error)
                 self.cancel(chunk.job)
-        self._drop_process(worker)
+        self._workers[worker].kill()
 
     def _take(self, worker: int) -> _Chunk | None:
         with self._changed:
@@ -282,63 +285,38 @@ class VerificationPool:
             )
             self._changed.notify_all()
 
-    def _process(self, worker: int) -> WorkerProcess:
-        process = self._processes[worker]
-        if process is not None:
-            return process
-        for attempt in range(_MAX_STARTS):
-            try:
-                process = WorkerProcess("sense_trl.verification.worker:serve", self._settings)
-            except ExecutionBackendError:
-                if attempt == _MAX_STARTS - 1:
-                    raise
-            else:
-                break
-        with self._changed:
-            self._processes[worker] = process
-            if self._closed:
-                raise WorkerGoneError
-        assert process is not None
-        return process
-
-    def _drop_process(self, worker: int) -> None:
-        with self._changed:
-            process, self._processes[worker] = self._processes[worker], None
-        if process is not None:
-            process.kill()
-
     def _verify(self, worker: int, chunk: _Chunk) -> None:
         finished: set[int] = set()
+        supervisor = self._workers[worker]
         try:
-            process = self._process(worker)
-            process.send(chunk.pack())
+            supervisor.start()
+            if self._closed:
+                raise WorkerGoneError
+            supervisor.send(Chunk(chunk.path, chunk.groups))
             while True:
-                kind, *content = marshal.loads(process.receive(_SILENCE_S))
-                if kind == "error":
-                    raise DatabaseError(content[0])
-                outcomes = list(map(unpack_verification, content[0]))
-                finished.update(index for index, _ in outcomes)
-                if outcomes:
-                    chunk.job.deliver(outcomes)
-                if kind == "cache":
-                    self._report_cache(content[1])
-                if kind == "done":
-                    return
-                if kind == "restart":
-                    self._drop_process(worker)
-                    self._requeue(worker, [chunk.without(finished)])
-                    return
-                if kind == "hung":
-                    self._drop_process(worker)
+                answer = supervisor.receive(_SILENCE_S)
+                if isinstance(answer, CacheProblem):
+                    self._report_cache(answer.problem)
+                    continue
+                finished.update(index for index, _ in answer.finished)
+                if answer.finished:
+                    chunk.job.deliver(answer.finished)
+                if isinstance(answer, Hung):
+                    supervisor.kill()
                     self._num_replaced += 1
-                    _, index, in_gold = content
-                    hung = self._time_out(chunk, index, in_gold, finished)
+                    hung = self._time_out(chunk, answer.index, answer.in_gold, finished)
                     finished.update(index for index, _ in hung)
                     chunk.job.deliver(hung)
                     self._requeue(worker, _present(chunk.without(finished)))
                     return
+                if answer.then == "done":
+                    return
+                if answer.then == "restart":
+                    supervisor.kill()
+                    self._requeue(worker, [chunk.without(finished)])
+                    return
         except (WorkerGoneError, WorkerLateError):
-            self._drop_process(worker)
+            supervisor.kill()
             if self._closed or chunk.job.cancelled:
                 return
             self._num_replaced += 1

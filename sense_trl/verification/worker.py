@@ -5,25 +5,20 @@ Only texts and verdicts cross the pipe; results stay where they were read.
 
 from __future__ import annotations
 
-import json
-import marshal
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
-from sense_trl.database.engine import (
-    OUT_OF_MEMORY,
-    QueryStatus,
-)
-from sense_trl.database.process import serve_messages
+from sense_trl.database.engine import OUT_OF_MEMORY, ExecutionLimits
+from sense_trl.database.messages import Failed, Message
+from sense_trl.database.process import read_settings, serve_messages
 from sense_trl.database.watch import QueryWatch, WatchedEngine
-from sense_trl.database.worker import EngineCache, limit_worker_memory, unpack_limits
+from sense_trl.database.worker import EngineCache, limit_worker_memory
 from sense_trl.errors import DatabaseError
-from sense_trl.verification.comparison import Reason, Semantics
+from sense_trl.verification.comparison import Semantics
 from sense_trl.verification.gold_cache import GoldCache
 from sense_trl.verification.judging import (
     GoldExamination,
@@ -38,37 +33,47 @@ _FLUSH_S: Final = 0.1
 _ALIVE_S: Final = 1.0
 
 
-def pack_settings(limits: tuple[object, ...], cache_folder: Path | None) -> list[str]:
-    """Arguments for a worker process."""
-    folder = None if cache_folder is None else str(cache_folder)
-    return [json.dumps({"limits": limits, "cache_folder": folder})]
+Item: TypeAlias = tuple[int, str | None, Semantics]
+"""The item's number, the prediction (`None` verifies gold itself) and how to compare."""
+Outcomes: TypeAlias = list[tuple[int, Verification]]
 
 
-def pack_verification(index: int, verification: Verification) -> tuple[object, ...]:
-    """A verification as marshal can write it; its verdict follows from its reason."""
-    predicted, gold = verification.predicted_status, verification.gold_status
-    return (
-        index,
-        str(verification.reason),
-        None if predicted is None else str(predicted),
-        None if gold is None else str(gold),
-        verification.error,
-        verification.elapsed_s,
-    )
+class Settings(Message, frozen=True):
+    """What a worker is started with."""
+
+    limits: ExecutionLimits
+    cache_folder: str | None
 
 
-def unpack_verification(packed: tuple[Any, ...]) -> tuple[int, Verification]:
-    """The inverse of `pack_verification`."""
-    index, reason_text, predicted, gold, error, elapsed_s = packed
-    reason = Reason(reason_text)
-    return index, Verification(
-        reason.verdict,
-        reason,
-        None if predicted is None else QueryStatus(predicted),
-        None if gold is None else QueryStatus(gold),
-        error,
-        elapsed_s,
-    )
+class Chunk(Message, frozen=True):
+    """Items of one database, grouped by gold; answered by `Results` until they are the last."""
+
+    path: str
+    groups: list[tuple[str, list[Item]]]
+
+
+class Results(Message, frozen=True):
+    """Items that are finished, and what comes next."""
+
+    finished: Outcomes
+    then: Literal["more", "done", "restart"]
+
+
+class Hung(Message, frozen=True):
+    """Items that are finished, and the one that hangs, in its gold or in its prediction."""
+
+    finished: Outcomes
+    index: int
+    in_gold: bool
+
+
+class CacheProblem(Message, frozen=True):
+    """Why gold cannot be kept on disk."""
+
+    problem: str
+
+
+Answer: TypeAlias = Results | Hung | CacheProblem
 
 
 class _Watch(QueryWatch):
@@ -77,10 +82,10 @@ class _Watch(QueryWatch):
     When a query hangs it first delivers what is finished and names the item that hangs.
     """
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[object], None]) -> None:
         self._send = send
         self._lock = threading.Lock()
-        self._finished: list[tuple[object, ...]] = []
+        self._finished: Outcomes = []
         self._flushed_at = 0.0
         self._busy = False
         # The item in work, and whether gold or the prediction runs.
@@ -93,15 +98,15 @@ class _Watch(QueryWatch):
             self._busy = True
             self._flushed_at = time.perf_counter()
 
-    def finish(self, packed: tuple[object, ...]) -> None:
-        self._finished.append(packed)
+    def finish(self, index: int, verification: Verification) -> None:
+        self._finished.append((index, verification))
         if time.perf_counter() - self._flushed_at > _FLUSH_S:
-            self._flush("results")
+            self._flush("more")
 
     def report_cache(self, problem: str) -> None:
         """Say that gold cannot be kept on disk."""
         with self._lock:
-            self._send(marshal.dumps(("cache", [], problem)))
+            self._send(CacheProblem(problem))
 
     def end(self) -> None:
         self._flush("done")
@@ -109,28 +114,27 @@ class _Watch(QueryWatch):
     def restart(self) -> None:
         """Deliver what is finished and end the process; the rest goes to a new one."""
         with self._lock:
-            self._send(marshal.dumps(("restart", self._finished)))
+            self._send(Results(self._finished, "restart"))
             os._exit(0)
 
     def fail(self, message: str) -> None:
         with self._lock:
             self._busy = False
             self._finished.clear()
-            self._send(marshal.dumps(("error", message)))
+            self._send(Failed(message))
 
-    def _flush(self, kind: str) -> None:
+    def _flush(self, then: Literal["more", "done"]) -> None:
         with self._lock:
             finished, self._finished = self._finished, []
             self._flushed_at = time.perf_counter()
-            self._busy = kind != "done"
-            self._send(marshal.dumps((kind, finished)))
+            self._busy = then != "done"
+            self._send(Results(finished, then))
 
     def end_process(self, is_over: Callable[[], bool]) -> None:
         with self._lock:
             # Asked under the lock: the query may have ended meanwhile.
             if not is_over():
-                hung = (self.index, self.in_gold)
-                self._send(marshal.dumps(("hung", self._finished, *hung)))
+                self._send(Hung(self._finished, self.index, self.in_gold))
                 os._exit(3)
 
     def look(self) -> None:
@@ -139,14 +143,13 @@ class _Watch(QueryWatch):
             if self._busy and now - self._flushed_at > _ALIVE_S:
                 self._flushed_at = now
                 finished, self._finished = self._finished, []
-                self._send(marshal.dumps(("results", finished)))
+                self._send(Results(finished, "more"))
 
 
 def serve() -> None:
     """Verify chunks from standard input until it ends (the main function of the worker)."""
-    settings = json.loads(sys.argv[2])
-    limits = unpack_limits(tuple(settings["limits"]))
-    folder = settings["cache_folder"]
+    settings = read_settings(Settings)
+    limits, folder = settings.limits, settings.cache_folder
     limit_worker_memory(limits.memory_limit_bytes)
     engines = EngineCache()
     cache = GoldCache("strict", limits, folder=None if folder is None else Path(folder))
@@ -154,16 +157,15 @@ def serve() -> None:
     is_fresh = True
     is_reported = False
 
-    def answer(request: bytes, send: Callable[[bytes], None]) -> None:
+    def answer(chunk: Chunk, send: Callable[[object], None]) -> None:
         nonlocal watch, is_fresh, is_reported
         if watch is None:
             watch = _Watch(send)
-        path, groups = marshal.loads(request)
         watch.begin()
         cache.forget_timeouts()
         try:
-            watched: Any = WatchedEngine(engines.get(path), watch)
-            for gold_sql, items in groups:
+            watched: Any = WatchedEngine(engines.get(chunk.path), watch)
+            for gold_sql, items in chunk.groups:
                 several = any(item[2] != items[0][2] for item in items)
                 engine: Any = SharingEngine(watched) if several else watched
                 golds: dict[Semantics, GoldExamination] = {}
@@ -188,7 +190,7 @@ def serve() -> None:
                         # that the verdict depends on this item alone.
                         watch.restart()
                     is_fresh = False
-                    watch.finish(pack_verification(index, verification))
+                    watch.finish(index, verification)
         except DatabaseError as error:
             watch.fail(str(error))
         except MemoryError:
@@ -200,4 +202,4 @@ def serve() -> None:
         else:
             watch.end()
 
-    serve_messages(answer)
+    serve_messages(Chunk, answer)

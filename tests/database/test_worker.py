@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import FreshDB
 
-from sense_trl.database import worker as worker_module
+from sense_trl.database import process as process_module
 from sense_trl.database.engine import ExecutionLimits, LimitKind, QueryResult, QueryStatus
+from sense_trl.database.messages import encode
 from sense_trl.database.process import WorkerGoneError, WorkerLateError
-from sense_trl.database.worker import GRACE_S, EngineWorker, IsolatedEngine, pack_result
+from sense_trl.database.worker import GRACE_S, EngineWorker, Executed, IsolatedEngine
 
 OK = QueryResult(QueryStatus.OK, ("a",), ((1,),), None, 0.0, None)
 MEMORY = QueryResult(QueryStatus.TOO_LARGE, (), (), "memory", 0.0, None, LimitKind.MEMORY)
@@ -44,7 +45,7 @@ class Script:
         time.sleep(RUN_S)
         answer = self.answers.pop(0)
         if isinstance(answer, QueryResult):
-            return pack_result(answer)
+            return encode(Executed(answer))
         if answer == "late":
             raise WorkerLateError
         self.was_killed = answer == "killed"
@@ -59,7 +60,7 @@ def run(
 ) -> tuple[QueryResult, Script]:
     """The result of a query that ends so in a worker that has answered before."""
     script = Script(OK, *answers)
-    monkeypatch.setattr(worker_module, "WorkerProcess", script)
+    monkeypatch.setattr(process_module, "WorkerProcess", script)
     with EngineWorker() as worker:
         assert worker.execute(Path("x"), "SELECT 1", LIMITS).ok
         result = worker.execute(Path("x"), "SELECT 1", limits)
@@ -121,7 +122,7 @@ def test_a_signal_from_outside_is_told_from_an_abort(
     with IsolatedEngine(fresh_db("CREATE TABLE t (a)")) as engine:
         assert engine.execute("SELECT 1").ok
         process = engine.worker._process
-        assert process is not None
-        os.kill(process.pid, number)
+        assert process.process_id is not None
+        os.kill(process.process_id, number)
         assert process.was_killed is was_killed
         assert engine.execute("SELECT 1").ok

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import marshal
 import os
 import random
 import signal
@@ -15,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from sense_trl.database import process as process_module
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits, QueryStatus
+from sense_trl.database.messages import decode, encode
 from sense_trl.database.process import WorkerGoneError
 from sense_trl.errors import DatabaseError
-from sense_trl.verification import pool as pool_module
 from sense_trl.verification.comparison import Reason, Verdict
 from sense_trl.verification.judging import Verification, VerificationRequest
 from sense_trl.verification.pool import VerificationPool
 from sense_trl.verification.verifier import SQLVerifier
-from sense_trl.verification.worker import pack_verification
+from sense_trl.verification.worker import Chunk, Results
 
 SCRIPT = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INT, land TEXT);
@@ -172,14 +172,14 @@ class _FragileProcess:
         type(self).num_started += 1
 
     def send(self, message: bytes) -> None:
-        _, self.groups = marshal.loads(message)
+        self.groups = decode(message, Chunk).groups
 
     def receive(self, timeout_s: float) -> bytes:
         items = [item for _, items in self.groups for item in items]
         if any("poison" in sql for _, sql, _ in items):
             raise WorkerGoneError
         right = Verification(Verdict.CORRECT, Reason.RESULTS_EQUAL, None, None, None, 0.0)
-        return marshal.dumps(("done", [pack_verification(index, right) for index, *_ in items]))
+        return encode(Results([(index, right) for index, *_ in items], "done"))
 
     def stop(self) -> None: ...
 
@@ -187,7 +187,7 @@ class _FragileProcess:
 
 
 def test_the_one_item_that_ends_workers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "WorkerProcess", _FragileProcess)
+    monkeypatch.setattr(process_module, "WorkerProcess", _FragileProcess)
     pool = VerificationPool(ExecutionLimits(), 2, None)
     items = [
         ("a.sqlite", f"gold {n // 3}", "poison" if n in (7, 93) else "", "strict")

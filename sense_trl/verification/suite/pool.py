@@ -9,21 +9,23 @@ import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from sense_trl.database.engine import ExecutionLimits
-from sense_trl.database.process import WorkerGoneError, WorkerLateError, WorkerProcess
+from sense_trl.database.process import WorkerGoneError, WorkerLateError, WorkerSupervisor
 from sense_trl.verification.comparison import Reason
 from sense_trl.verification.suite.instances import SuiteChoice, SuiteSettings
 from sense_trl.verification.suite.worker import (
+    Answer,
+    Done,
+    Settings,
     SuiteFinding,
     SuiteTask,
     SuiteTaskRunner,
-    pack_suite_settings,
-    pack_task,
-    unpack_message,
+    Task,
+    pack_choice,
+    unpack_choice,
 )
 
 Outcome: TypeAlias = tuple[int, tuple[int, SuiteFinding] | SuiteChoice | None]
@@ -57,7 +59,14 @@ class SuitePool:
         self._folder = Path(tempfile.mkdtemp(prefix="sense-trl-suite-", dir=parent))
         self._settings = settings
         self._limits = limits
-        self._processes: list[WorkerProcess | None] = [None] * num_workers
+        self._workers: list[WorkerSupervisor[Answer]] = [
+            WorkerSupervisor(
+                "sense_trl.verification.suite.worker:serve",
+                Settings(str(self._folder), settings, limits),
+                Answer,
+            )
+            for _ in range(num_workers)
+        ]
         self._runner: SuiteTaskRunner | None = None
         self._creator = os.getpid()
 
@@ -70,8 +79,8 @@ class SuitePool:
         """Stop the workers and delete the files of instances; closing twice is allowed."""
         if not self.belongs_here:
             return
-        for worker in range(len(self._processes)):
-            self._drop(worker)
+        for worker in self._workers:
+            worker.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self, tasks: Sequence[SuiteTask]) -> Iterator[Outcome]:
@@ -81,7 +90,7 @@ class SuitePool:
             DatabaseError: a database cannot be read.
             ExecutionBackendError: workers cannot be started.
         """
-        if not self._processes:
+        if not self._workers:
             yield from self._run_here(tasks)
             return
         waiting = deque(enumerate(tasks))
@@ -91,7 +100,7 @@ class SuitePool:
             threading.Thread(
                 target=self._serve, args=(worker, waiting, outcomes, stopped), daemon=True
             )
-            for worker in range(min(len(self._processes), len(tasks)))
+            for worker in self._workers[: len(tasks)]
         ]
         for thread in threads:
             thread.start()
@@ -106,9 +115,8 @@ class SuitePool:
         finally:
             stopped.set()
             if num_open:
-                for process in self._processes:
-                    if process is not None:
-                        process.stop()
+                for worker in self._workers:
+                    worker.stop()
             for thread in threads:
                 thread.join()
 
@@ -126,7 +134,7 @@ class SuitePool:
 
     def _serve(
         self,
-        worker: int,
+        worker: WorkerSupervisor[Answer],
         waiting: deque[tuple[int, SuiteTask]],
         outcomes: queue.SimpleQueue[Outcome | BaseException],
         stopped: threading.Event,
@@ -144,27 +152,28 @@ class SuitePool:
                 return
 
     def _run_task(
-        self, worker: int, task: SuiteTask, stopped: threading.Event
+        self, worker: WorkerSupervisor[Answer], task: SuiteTask, stopped: threading.Event
     ) -> Iterator[tuple[int, SuiteFinding] | SuiteChoice | None]:
         left = list(range(len(task.predictions)))
         deaths: Counter[int] = Counter()
         choice: SuiteChoice | None = None
         while left:
             asked = list(left)
-            part = replace(task, predictions=tuple(task.predictions[p] for p in asked))
+            message = Task(
+                task.path,
+                task.gold_sql,
+                tuple(task.predictions[position] for position in asked),
+                task.foreign_keys,
+                None if task.choice is None else pack_choice(task.choice),
+            )
             try:
-                process = self._get(worker)
-                process.send(pack_task(part))
-                while True:
-                    answer = unpack_message(process.receive(_SILENCE_S))
-                    if isinstance(answer, SuiteChoice):
-                        choice = answer
-                        break
-                    position, finding = answer
-                    left.remove(asked[position])
-                    yield asked[position], finding
+                worker.send(message)
+                while not isinstance(answer := worker.receive(_SILENCE_S), Done):
+                    left.remove(asked[answer.position])
+                    yield asked[answer.position], answer.finding
+                choice = unpack_choice(answer.choice)
             except (WorkerGoneError, WorkerLateError):
-                self._drop(worker)
+                worker.kill()
                 if stopped.is_set():
                     return
                 # Predictions run in their order: this one was at work, or is the next.
@@ -177,17 +186,3 @@ class SuitePool:
                     left.remove(position)
                     yield position, _DIED
         yield choice
-
-    def _get(self, worker: int) -> WorkerProcess:
-        process = self._processes[worker]
-        if process is None:
-            process = self._processes[worker] = WorkerProcess(
-                "sense_trl.verification.suite.worker:serve",
-                pack_suite_settings(self._folder, self._settings, self._limits),
-            )
-        return process
-
-    def _drop(self, worker: int) -> None:
-        process, self._processes[worker] = self._processes[worker], None
-        if process is not None:
-            process.kill()

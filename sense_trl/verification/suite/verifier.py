@@ -358,9 +358,7 @@ class SuiteVerifier(Closing):
         if key not in self._choices and file is not None:
             # A file that is damaged is written anew.
             with contextlib.suppress(OSError, ValueError, TypeError):
-                choice = unpack_choice(json.loads(file.read_text(encoding="utf-8")))
-                if choice is not None:
-                    self._choices[key] = choice
+                self._choices[key] = unpack_choice(json.loads(file.read_text(encoding="utf-8")))
         return self._choices.get(key)
 
     def _keep_choice(self, task: SuiteTask, choice: SuiteChoice) -> None:

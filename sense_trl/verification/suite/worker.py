@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import marshal
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.fuzzing import FuzzHints
 from sense_trl.database.location import DatabasePath
+from sense_trl.database.messages import Message
 from sense_trl.database.opening import open_engine
-from sense_trl.database.process import serve_messages
+from sense_trl.database.process import read_settings, serve_messages
 from sense_trl.database.profile import ForeignKeyColumns
 from sense_trl.database.watch import QueryWatch, WatchedEngine
-from sense_trl.database.worker import EngineCache, limit_worker_memory, pack_limits, unpack_limits
-from sense_trl.errors import DatabaseError
+from sense_trl.database.worker import EngineCache, limit_worker_memory
 from sense_trl.verification.comparison import Reason, Verdict
 from sense_trl.verification.suite.instances import (
     Instance,
@@ -120,22 +117,32 @@ class SuiteTaskRunner:
 # ---------------------------------------------------------------------- messages
 
 
-def pack_suite_settings(
-    folder: Path, settings: SuiteSettings, limits: ExecutionLimits
-) -> list[str]:
-    """Arguments for a worker process."""
-    content = {
-        "folder": str(folder),
-        "settings": asdict(settings),
-        "limits": pack_limits(limits),
-    }
-    return [json.dumps(content)]
+class Settings(Message, frozen=True):
+    """What a worker is started with."""
+
+    folder: str
+    suite: SuiteSettings
+    limits: ExecutionLimits
 
 
-def pack_choice(choice: SuiteChoice | None) -> PackedChoice | None:
-    """A choice as marshal and JSON can write it."""
-    if choice is None:
-        return None
+class Found(Message, frozen=True):
+    """The finding on one prediction of a task, by its position."""
+
+    position: int
+    finding: SuiteFinding
+
+
+class Done(Message, frozen=True):
+    """The end of a task, with the choice of its instances."""
+
+    choice: PackedChoice
+
+
+Answer: TypeAlias = Found | Done
+
+
+def pack_choice(choice: SuiteChoice) -> PackedChoice:
+    """A choice as messages and JSON can hold it."""
     hints = choice.hints
     values = [
         [[*name, [v for v in own if isinstance(v, _PLAIN)]] for name, own in named.items()]
@@ -144,10 +151,8 @@ def pack_choice(choice: SuiteChoice | None) -> PackedChoice | None:
     return list(choice.numbers), *values, [[*first, *second] for first, second in hints.joins]
 
 
-def unpack_choice(packed: Sequence[Any] | None) -> SuiteChoice | None:
+def unpack_choice(packed: Sequence[Any]) -> SuiteChoice:
     """The inverse of `pack_choice`."""
-    if packed is None:
-        return None
     numbers, constants, neighbours, joins = packed
     return SuiteChoice(
         tuple(numbers),
@@ -159,59 +164,31 @@ def unpack_choice(packed: Sequence[Any] | None) -> SuiteChoice | None:
     )
 
 
-def pack_task(task: SuiteTask) -> bytes:
-    """A task as a message."""
-    keys = [list(key) for key in task.foreign_keys]
-    return marshal.dumps(
-        (task.path, task.gold_sql, list(task.predictions), keys, pack_choice(task.choice))
-    )
+class Task(Message, frozen=True):
+    """A `SuiteTask`."""
 
-
-def _unpack_task(message: bytes) -> SuiteTask:
-    path, gold_sql, predictions, keys, choice = marshal.loads(message)
-    return SuiteTask(
-        path, gold_sql, tuple(predictions), tuple(map(tuple, keys)), unpack_choice(choice)
-    )
-
-
-def unpack_message(message: bytes) -> tuple[int, SuiteFinding] | SuiteChoice:
-    """Unpack a worker's message: a finding with its position, or at the end the choice.
-
-    Raises:
-        DatabaseError: the worker met one.
-    """
-    kind, *content = marshal.loads(message)
-    if kind == "error":
-        raise DatabaseError(content[0])
-    if kind == "done":
-        choice = unpack_choice(content[0])
-        assert choice is not None
-        return choice
-    position, refuted_by, reason, num_equal, num_undetermined = content
-    return position, SuiteFinding(
-        refuted_by, None if reason is None else Reason(reason), num_equal, num_undetermined
-    )
+    path: str
+    gold_sql: str
+    predictions: tuple[str, ...]
+    foreign_keys: tuple[ForeignKeyColumns, ...]
+    choice: PackedChoice | None
 
 
 def serve() -> None:
     """Run tasks from standard input until it ends (the main function of the worker)."""
-    content = json.loads(sys.argv[2])
-    limits = unpack_limits(tuple(content["limits"]))
-    limit_worker_memory(limits.memory_limit_bytes)
-    settings = SuiteSettings(**content["settings"])
-    runner = SuiteTaskRunner(Path(content["folder"]), settings, limits, QueryWatch())
+    settings = read_settings(Settings)
+    limit_worker_memory(settings.limits.memory_limit_bytes)
+    runner = SuiteTaskRunner(Path(settings.folder), settings.suite, settings.limits, QueryWatch())
 
-    def answer(message: bytes, send: Callable[[bytes], None]) -> None:
-        def emit(position: int, finding: SuiteFinding) -> None:
-            reason = None if finding.reason is None else str(finding.reason)
-            counts = (finding.num_equal, finding.num_undetermined)
-            send(marshal.dumps(("found", position, finding.refuted_by, reason, *counts)))
+    def answer(task: Task, send: Callable[[object], None]) -> None:
+        known = SuiteTask(
+            task.path,
+            task.gold_sql,
+            task.predictions,
+            task.foreign_keys,
+            None if task.choice is None else unpack_choice(task.choice),
+        )
+        choice = runner.run(known, lambda *found: send(Found(*found)))
+        send(Done(pack_choice(choice)))
 
-        try:
-            choice = runner.run(_unpack_task(message), emit)
-        except DatabaseError as error:
-            send(marshal.dumps(("error", str(error))))
-        else:
-            send(marshal.dumps(("done", pack_choice(choice))))
-
-    serve_messages(answer)
+    serve_messages(Task, answer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import marshal
 import os
 import sqlite3
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from sense_trl.database import DatabaseCatalog, SQLiteEngine
 from sense_trl.database.engine import ExecutionLimits
+from sense_trl.database.messages import decode
 from sense_trl.database.process import WorkerGoneError, WorkerProcess
 from sense_trl.database.profile import profile_database
 from sense_trl.errors import InputError
@@ -29,7 +29,7 @@ from sense_trl.verification.suite.verifier import (
     get_suite_files,
     suite_accuracy,
 )
-from sense_trl.verification.suite.worker import pack_choice, unpack_choice
+from sense_trl.verification.suite.worker import Answer, Found, Task, pack_choice, unpack_choice
 
 SCRIPT = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT NOT NULL, country TEXT, age INTEGER);
@@ -257,24 +257,29 @@ def test_a_prediction_that_ends_its_worker_is_given_up_alone(
     class FragileProcess(WorkerProcess):
         """Dies in place of its worker when it is about to hear of one prediction."""
 
+        def __init__(self, entry: str, arguments: list[str]) -> None:
+            self.is_of_suite = ".suite." in entry
+            super().__init__(entry, arguments)
+
         def receive(self, timeout_s: float) -> bytes:
             message = super().receive(timeout_s)
-            kind, *content = (
-                marshal.loads(message) if not message.startswith(b"ready") else ("ready",)
-            )
-            if kind == "found" and predictions_sent[-1][content[0]] == bad:
+            if not self.is_of_suite or message == b"ready":
+                return message
+            answer = decode(message, Answer)
+            if isinstance(answer, Found) and predictions_sent[-1][answer.position] == bad:
                 self.stop()
                 raise WorkerGoneError
             return message
 
         def send(self, message: bytes) -> None:
-            predictions_sent.append(marshal.loads(message)[2])
+            if self.is_of_suite:
+                predictions_sent.append(decode(message, Task).predictions)
             super().send(message)
 
-    predictions_sent: list[list[str]] = []
+    predictions_sent: list[tuple[str, ...]] = []
     bad = "SELECT all name FROM singer"
     predictions = [bad, "SELECT DISTINCT name FROM singer", "SELECT name FROM singer WHERE 1 = 1"]
-    monkeypatch.setattr("sense_trl.verification.suite.pool.WorkerProcess", FragileProcess)
+    monkeypatch.setattr("sense_trl.database.process.WorkerProcess", FragileProcess)
     requests = [VerificationRequest("music", p, "SELECT name FROM singer") for p in predictions]
     with SuiteVerifier(catalog, num_workers=1) as verifier:
         found = verifier.verify(requests)
