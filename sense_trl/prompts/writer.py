@@ -413,7 +413,8 @@ def _write_matches(matches: Sequence[ValueMatch], schema: DatabaseSchema) -> str
     if not matches:
         return ""
     spelling = {
-        get_key(table.name, column.name): f"{quote_name(table.name)}.{quote_name(column.name)}"
+        get_key(table.name, column.name): f"{quote_name(table.name, schema.dialect)}."
+        f"{quote_name(column.name, schema.dialect)}"
         for table in schema.tables
         for column in table.columns
     }

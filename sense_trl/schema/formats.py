@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 from sense_trl.database.engine import ForeignKeyInfo, TableInfo
@@ -41,6 +42,21 @@ _RESERVED = frozenset(
         into is isnull join left limit natural not nothing notnull null on or order outer primary
         raise references returning right select set table then to transaction union unique update
         using values when where with
+        """,
+    )
+)
+
+
+# What PostgreSQL refuses besides.
+_POSTGRES_RESERVED = _RESERVED | frozenset(
+    re.findall(
+        r"\w+",
+        """
+        analyse analyze any array asc asymmetric authorization binary both column concurrently
+        current_catalog current_role current_schema current_user desc do end false fetch for freeze
+        grant ilike initially lateral leading like localtime localtimestamp offset only overlaps
+        placing session_user similar some symmetric system_user tablesample trailing true user
+        variadic verbose window
         """,
     )
 )
@@ -91,28 +107,43 @@ def format_notes(
     Returns:
         Lines such as `singer.country: 'France', 'Peru'`; "" where there are none.
     """
+    quote = partial(quote_name, dialect=schema.dialect)
     lines = []
     for table in schema.tables:
         if text := descriptions.get((table.name, "")):
-            lines.append(f"{quote_name(table.name)}: {text}")
+            lines.append(f"{quote(table.name)}: {text}")
         for column in table.columns:
             key = (table.name, column.name)
             values = ", ".join(map(format_literal, sample_values.get(key, ())))
             if facts := " | ".join(filter(None, (descriptions.get(key), values))):
-                lines.append(f"{quote_name(table.name)}.{quote_name(column.name)}: {facts}")
+                lines.append(f"{quote(table.name)}.{quote(column.name)}: {facts}")
     heading = "columns:" if descriptions else "values:"
     return show_text("\n".join([heading, *lines])) if lines else ""
 
 
-def quote_name(name: str) -> str:
-    """Quote an identifier only if SQL needs it: a model copies what it sees."""
-    if _PLAIN_NAME.match(name) and name.lower() not in _RESERVED:
+def quote_name(name: str, dialect: str = "sqlite") -> str:
+    """Quote an identifier only if SQL needs it: a model copies what it sees.
+
+    PostgreSQL takes a name without quotes for its lower case.
+
+    Example:
+        >>> print(*(quote_name("Name", dialect) for dialect in ("sqlite", "postgres")))
+        Name "Name"
+    """
+    is_plain = _PLAIN_NAME.match(name) is not None
+    if dialect == "postgres":
+        is_plain = is_plain and name.islower() and name not in _POSTGRES_RESERVED
+    if is_plain and name.lower() not in _RESERVED:
         return name
     return '"' + name.replace('"', '""') + '"'
 
 
 def _key_lines(schema: DatabaseSchema) -> list[str]:
-    return [_key_line(table, key) for table, key in schema.foreign_keys if _is_sound(schema, key)]
+    return [
+        _key_line(table, key, schema.dialect)
+        for table, key in schema.foreign_keys
+        if _is_sound(schema, key)
+    ]
 
 
 def _is_sound(schema: DatabaseSchema, key: ForeignKeyInfo) -> bool:
@@ -124,10 +155,10 @@ def _is_sound(schema: DatabaseSchema, key: ForeignKeyInfo) -> bool:
     return found.issuperset(column.lower() for column in key.referenced_columns)
 
 
-def _key_line(table: str, key: ForeignKeyInfo) -> str:
+def _key_line(table: str, key: ForeignKeyInfo, dialect: str) -> str:
     return " AND ".join(
-        f"{quote_name(table)}.{quote_name(column)} = "
-        f"{quote_name(key.referenced_table)}.{quote_name(referenced)}"
+        f"{quote_name(table, dialect)}.{quote_name(column, dialect)} = "
+        f"{quote_name(key.referenced_table, dialect)}.{quote_name(referenced, dialect)}"
         for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
     )
 
@@ -135,14 +166,15 @@ def _key_line(table: str, key: ForeignKeyInfo) -> str:
 def _compact(
     schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions
 ) -> str:
+    quote = partial(quote_name, dialect=schema.dialect)
     lines = [
-        f"{quote_name(t.name)}({', '.join(quote_name(c.name) for c in t.columns)})"
-        for t in schema.tables
+        f"{quote(t.name)}({', '.join(quote(c.name) for c in t.columns)})" for t in schema.tables
     ]
     return "\n".join(lines + _key_lines(schema))
 
 
 def _codes(schema: DatabaseSchema, sample_values: SampleValues, descriptions: Descriptions) -> str:
+    quote = partial(quote_name, dialect=schema.dialect)
     lines = []
     for table in schema.tables:
         parts = []
@@ -155,10 +187,10 @@ def _codes(schema: DatabaseSchema, sample_values: SampleValues, descriptions: De
             if values := sample_values.get((table.name, column.name)):
                 facts.append("values: " + ", ".join(format_literal(v) for v in values))
             note = f" ({' | '.join(facts)})" if facts else ""
-            parts.append(quote_name(column.name) + note)
+            parts.append(quote(column.name) + note)
         meaning = descriptions.get((table.name, ""))
         about = f" ({meaning})" if meaning else ""
-        lines.append(f"table {quote_name(table.name)}{about}, columns = [ {', '.join(parts)} ]")
+        lines.append(f"table {quote(table.name)}{about}, columns = [ {', '.join(parts)} ]")
     keys = _key_lines(schema)
     if keys:
         lines += ["foreign keys:", *keys]
@@ -176,11 +208,12 @@ def _create_table(
     sample_values: SampleValues,
     descriptions: Descriptions,
 ) -> str:
+    quote = partial(quote_name, dialect=schema.dialect)
     primary = sorted((c for c in table.columns if c.primary_key), key=lambda c: c.primary_key)
     # Each line with the comment that follows its comma.
     lines: list[tuple[str, str]] = []
     for column in table.columns:
-        text = quote_name(column.name) + (f" {column.type}" if column.type else "")
+        text = quote(column.name) + (f" {column.type}" if column.type else "")
         if primary == [column]:
             text += " PRIMARY KEY"
         elif column.not_null:
@@ -190,15 +223,15 @@ def _create_table(
         facts = "; ".join(filter(None, (descriptions.get(name), values)))
         lines.append((text, f"  -- {facts}" if facts else ""))
     if len(primary) > 1:
-        lines.append((f"PRIMARY KEY ({', '.join(quote_name(c.name) for c in primary)})", ""))
+        lines.append((f"PRIMARY KEY ({', '.join(quote(c.name) for c in primary)})", ""))
     for key in table.foreign_keys:
         if not _is_sound(schema, key):
             continue
         lines.append(
             (
-                f"FOREIGN KEY ({', '.join(map(quote_name, key.columns))}) REFERENCES "
-                f"{quote_name(key.referenced_table)} "
-                f"({', '.join(map(quote_name, key.referenced_columns))})",
+                f"FOREIGN KEY ({', '.join(map(quote, key.columns))}) REFERENCES "
+                f"{quote(key.referenced_table)} "
+                f"({', '.join(map(quote, key.referenced_columns))})",
                 "",
             )
         )
@@ -208,7 +241,7 @@ def _create_table(
     meaning = descriptions.get((table.name, ""))
     about = f"  -- {meaning}" if meaning else ""
     kind = "VIEW" if table.is_view else "TABLE"
-    return f"CREATE {kind} {quote_name(table.name)} ({about}\n{body}\n);"
+    return f"CREATE {kind} {quote(table.name)} ({about}\n{body}\n);"
 
 
 def format_literal(value: object) -> str:
