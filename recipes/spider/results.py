@@ -439,7 +439,7 @@ def write_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None
     if not results:
         return
     parts = [
-        "# Results on Spider",
+        f"# Results{'' if any('split' in table for table in tables.values()) else ' on Spider'}",
         "Written by `recipes/spider/results.py` from the files in `results/`. EX is strict "
         "execution accuracy: an undetermined answer is not correct. Means are over the runs of a "
         "method, with a bootstrap interval over questions; differences are paired by seed, as runs "

@@ -86,6 +86,7 @@ class PrefixDecoder:
         keys: Sequence[str],
         sampling: SamplingConfig,
         *,
+        is_complete: Callable[[list[int]], bool] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[list[int]]]:
         """Write completions, each with the token that ends it, if it ends by itself.
@@ -94,6 +95,7 @@ class PrefixDecoder:
             token_ids: prompts, none of them empty; they have to leave room in the model's context.
             keys: what seeds the samples of each prompt, see `completion_seed`.
             sampling: how to sample.
+            is_complete: asked of a completion after each token whether it ends there.
             on_progress: called with the number of completions finished since the last call.
 
         Returns:
@@ -132,7 +134,9 @@ class PrefixDecoder:
                             prefix = groups[group][0]
                             held[group] = _Prefix(len(prefix), self._prefill(prefix))
                     seeds = [keys[row.prompt] for row in batch]
-                    self._decode(batch, seeds, [held[group] for group in used], sampling)
+                    self._decode(
+                        batch, seeds, [held[group] for group in used], sampling, is_complete
+                    )
                     for row in batch:
                         results[row.prompt][row.sample] = row.tokens
                     if on_progress is not None:
@@ -249,6 +253,7 @@ class PrefixDecoder:
         keys: list[str],
         prefixes: list[_Prefix],
         sampling: SamplingConfig,
+        is_complete: Callable[[list[int]], bool] | None,
     ) -> None:
         """Write all completions of `rows` into their `tokens`.
 
@@ -294,7 +299,9 @@ class PrefixDecoder:
                 if row.finished:
                     continue
                 row.tokens.append(token)
-                row.finished = token in self._end_ids
+                row.finished = token in self._end_ids or (
+                    is_complete is not None and is_complete(row.tokens)
+                )
                 if not row.finished:
                     kept.append(slot)
             if not kept or step + 1 == sampling.max_new_tokens:

@@ -21,6 +21,8 @@ class SamplingConfig:
         max_new_tokens: limit per completion. A completion that reaches it is marked unfinished.
         seed: every completion's random numbers come from (seed, prompt, index of the completion)
             alone, so that they do not depend on batch size, order or an interruption.
+        stop_at_fence: a completion ends, and is finished, where its first fenced block with a query
+            is closed; the generator knows what that is.
     """
 
     num_generations: int = 1
@@ -28,6 +30,7 @@ class SamplingConfig:
     top_p: float = 1.0
     max_new_tokens: int = 256
     seed: int = 0
+    stop_at_fence: bool = False
 
     def __post_init__(self) -> None:
         if self.num_generations < 1:

@@ -22,6 +22,7 @@ from sense_trl.generation.chat_endpoint import (
     Choice,
     RequestRefused,
 )
+from sense_trl.generation.fences import close_at_fence
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
 from sense_trl.prompts import Messages
 
@@ -362,8 +363,13 @@ class OpenAIGenerator:
         for sample, choice, num in zip(
             job.samples, choices, _split(num_tokens, choices), strict=False
         ):
-            new[sample] = Completion(choice.text.strip(), num, choice.finish_reason in _ENDED)
-            failure = _failure(choice)
+            completion = Completion(choice.text.strip(), num, choice.finish_reason in _ENDED)
+            # What was filtered or refused stays so.
+            if run.sampling.stop_at_fence and choice.finish_reason in {*_ENDED, "length"}:
+                completion = close_at_fence(completion)
+            new[sample] = completion
+            is_usable = completion.finished and completion.text
+            failure = None if is_usable else _failure(choice)
             if failure is None:
                 run.num_usable[job.prompt] += 1
             else:

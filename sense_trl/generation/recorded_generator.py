@@ -151,7 +151,11 @@ class RecordedGenerator:
 
 
 def _key(prompt: Messages, sampling: SamplingConfig) -> str:
-    content = json.dumps([prompt, asdict(sampling)], sort_keys=True)
+    settings = asdict(sampling)
+    # Files of an earlier form know nothing of it.
+    if not sampling.stop_at_fence:
+        del settings["stop_at_fence"]
+    content = json.dumps([prompt, settings], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

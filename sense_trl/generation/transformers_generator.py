@@ -6,6 +6,7 @@ read once: see `PrefixDecoder`.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
@@ -16,6 +17,7 @@ from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.decoding.decoder import PrefixDecoder
 from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError, ModelError
+from sense_trl.generation.fences import close_at_fence, find_block_end
 from sense_trl.generation.generator import Completion, SamplingConfig
 from sense_trl.prompts import Messages
 
@@ -91,8 +93,29 @@ class TransformersGenerator(PrefixDecoder):
         token_ids = [self._encode(messages) for messages in prompts]
         self._check_lengths(prompts, token_ids, sampling)
         keys = [json.dumps(messages) for messages in prompts]
-        written = self.write(token_ids, keys, sampling, on_progress=on_progress)
-        return [[self._completion(tokens) for tokens in samples] for samples in written]
+        is_complete = self._make_fence_check() if sampling.stop_at_fence else None
+        written = self.write(
+            token_ids, keys, sampling, is_complete=is_complete, on_progress=on_progress
+        )
+        completions = [[self._completion(tokens) for tokens in samples] for samples in written]
+        if is_complete is None:
+            return completions
+        return [[close_at_fence(completion) for completion in group] for group in completions]
+
+    def _make_fence_check(self) -> Callable[[list[int]], bool]:
+        """Whether tokens end in the fence that closes a block with a query."""
+
+        @functools.cache
+        def may_close(token: int) -> bool:
+            return bool({"`", "~"} & {*self.tokenizer.decode([token])})
+
+        def is_complete(tokens: list[int]) -> bool:
+            if not may_close(tokens[-1]):
+                return False
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            return find_block_end(text) is not None
+
+        return is_complete
 
     def _encode(self, messages: Messages) -> list[int]:
         messages = fold_messages(messages) if self._folds else messages

@@ -10,6 +10,7 @@ from typing import Any
 from sense_trl.chat_template import check_chat_template, fold_messages
 from sense_trl.chat_tokens import apply_chat_template, find_control_strings
 from sense_trl.errors import InputError, ModelError
+from sense_trl.generation.fences import close_at_fence
 from sense_trl.generation.generator import Completion, SamplingConfig, completion_seed
 from sense_trl.prompts import Messages
 
@@ -131,6 +132,8 @@ class VLLMGenerator:
                 )
                 for answer in sorted(output.outputs, key=lambda answer: answer.index)
             ]
+        if sampling.stop_at_fence:
+            results = [[close_at_fence(completion) for completion in group] for group in results]
         if on_progress is not None:
             on_progress(sum(map(len, results)))
         return results

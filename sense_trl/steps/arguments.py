@@ -33,6 +33,14 @@ class GenerationArguments(GeneratorOptions):
     candidate_source: str = field(
         default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
     )
+    stop_at_fence: bool = field(
+        default=False,
+        metadata={
+            "help": "End an answer where its first fenced block with a query is closed, and count "
+            "it as finished: for a chat model that goes on explaining until its limit. What it "
+            "would write behind is not looked at."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.check()
@@ -55,6 +63,7 @@ class GenerationArguments(GeneratorOptions):
             top_p=self.top_p,
             max_new_tokens=self.max_new_tokens,
             seed=self.generation_seed,
+            stop_at_fence=self.stop_at_fence,
         )
 
 

@@ -64,6 +64,9 @@ def _settings(
     prompt = [option.name for option in fields(PromptOptions)]
     for name in ("database", "output_dir", *prompt, *_get_facts(generation)):
         del settings[name]
+    # A folder whose settings do not name it was made without it.
+    if not generation.stop_at_fence:
+        del settings["stop_at_fence"]
     return settings | {
         **identify_style(task.writer.style, data.description_source),
         **({"at_server": True} if generation.base_url else {}),

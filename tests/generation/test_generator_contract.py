@@ -11,6 +11,7 @@ import tiny_models
 import torch
 from chat_server import answer_well, serve
 
+from sense_trl.generation.fences import close_at_fence
 from sense_trl.generation.generator import Completion, SamplingConfig, SQLGenerator
 from sense_trl.generation.openai_generator import OpenAIGenerator
 from sense_trl.generation.transformers_generator import TransformersGenerator
@@ -44,6 +45,19 @@ def generator(
         knows_n = request.param == "openai"
         with serve(lambda seen: answer_well(seen, knows_n=knows_n)) as server:
             yield OpenAIGenerator("m", server.url, name="weak")
+
+
+def test_answers_end_where_their_block_is_closed(generator: SQLGenerator) -> None:
+    options = {"num_generations": 4, "temperature": 1.0, "max_new_tokens": 24, "seed": 1}
+    plain, stopping = (
+        generator.generate(PROMPTS, SamplingConfig(**options, stop_at_fence=stops))
+        for stops in (False, True)
+    )
+    for group, own in zip(plain, stopping, strict=True):
+        expected = [close_at_fence(completion) for completion in group]
+        assert [(c.text, c.finished) for c in own] == [(c.text, c.finished) for c in expected]
+    # The tiny model in this process writes no block.
+    assert (plain == stopping) is isinstance(generator, TransformersGenerator)
 
 
 def test_there_is_one_list_per_prompt_with_all_samples(generator: SQLGenerator) -> None:
