@@ -158,8 +158,7 @@ class _Writer:
                 is_kept = self._try("FOREIGN KEY ({})", info.name, key.columns, target)
                 leading = list(get_primary_key(info))[: len(key.columns)]
                 if is_kept and list(key.columns) != leading:
-                    columns = _columns(key.columns)
-                    self._run("CREATE INDEX ON {} ({})", self._name(info.name), columns)
+                    self._try_index(info.name, key.columns)
             self._run("ANALYZE {}", self._name(info.name))
 
     def _copy(self, table: SourceTable) -> None:
@@ -191,6 +190,14 @@ class _Writer:
                 continue
         self._drop(constraint.format(", ".join(map(show_text, columns))), table)
         return False
+
+    def _try_index(self, table: str, columns: Sequence[str]) -> None:
+        """Make an index, unless values are too long for one."""
+        try:
+            with self._connection.transaction():
+                self._run("CREATE INDEX ON {} ({})", self._name(table), _columns(columns))
+        except psycopg.errors.ProgramLimitExceeded:
+            self._drop(f"index on ({', '.join(map(show_text, columns))})", table)
 
     def _drop(self, what: str, table: str) -> None:
         self._reader.dropped.append(f"{what} of {table}")

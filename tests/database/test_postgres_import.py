@@ -118,6 +118,22 @@ def test_what_rows_break_is_dropped_and_said(
         assert copy.execute("SELECT count(*) FROM t").rows == ((2,),)
 
 
+def test_values_too_long_for_an_index_are_kept_without_one(
+    fresh_db: FreshDB, postgres_server: PostgresServer
+) -> None:
+    # Random digits, which do not compress.
+    digits = "hex(randomblob(9000))"
+    source = fresh_db(
+        "CREATE TABLE p (a TEXT PRIMARY KEY); CREATE TABLE c (a TEXT REFERENCES p (a), n INT);"
+        f"INSERT INTO p VALUES ('x'); INSERT INTO c VALUES ('x', 1), ({digits}, 2);"
+        f"CREATE TABLE long (a TEXT PRIMARY KEY); INSERT INTO long VALUES ({digits});"
+    )
+    with PostgresCopy(source, postgres_server) as copy:
+        assert set(copy.report.dropped) == {"index on (a) of c", "PRIMARY KEY (a) of long"}
+        assert copy.execute("SELECT length(a) FROM long").rows == ((18_000,),)
+        assert copy.execute("SELECT count(*) FROM c").rows == ((2,),)
+
+
 def test_text_that_a_server_does_not_hold_is_shown(
     fresh_db: FreshDB, postgres_server: PostgresServer
 ) -> None:
