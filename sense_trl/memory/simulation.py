@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import math
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 # A stack of equal layers is simulated at these depths, and its own is read off the line through
 # them.
 _DEPTHS = (2, 4)
+
+# Half of the steps that the changes of a training need were simulated for it or another change.
+_MAX_PROFILES = 64
+_profiles: dict[bytes, StepProfile] = {}
 
 
 class _Phase(IntEnum):
@@ -140,7 +145,7 @@ def profile_step(
     *,
     accumulates: bool = False,
 ) -> StepProfile:
-    """Simulate forward and backward pass of one micro-batch.
+    """Simulate forward and backward pass of one micro-batch; once for steps that are equal.
 
     The peaks grow with the number of layers as lines, so two shallow models give those of a deep
     one of equal layers.
@@ -151,6 +156,28 @@ def profile_step(
         tree: the batch.
         accumulates: whether gradients of earlier micro-batches are held meanwhile.
     """
+    key = _get_digest(config, settings, tree, accumulates)
+    if key not in _profiles:
+        if len(_profiles) == _MAX_PROFILES:
+            _profiles.clear()
+        _profiles[key] = _profile_step(config, settings, tree, accumulates)
+    return _profiles[key]
+
+
+def _get_digest(config: Any, settings: ModelSettings, tree: PrefixTree, accumulates: bool) -> bytes:
+    """Of everything that a simulation reads."""
+    said = (type(config), config.to_dict(), settings, accumulates, tree.rows_are_paths)
+    digest = hashlib.blake2b(repr(said).encode())
+    for tensor in (getattr(tree, field.name) for field in fields(tree)):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.digest()
+
+
+def _profile_step(
+    config: Any, settings: ModelSettings, tree: PrefixTree, accumulates: bool
+) -> StepProfile:
     depth = int(config.get_text_config().num_hidden_layers)
     if depth <= _DEPTHS[-1]:
         return _simulate(config, settings, tree, depth, accumulates)

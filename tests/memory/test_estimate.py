@@ -182,6 +182,23 @@ def test_a_deep_model_is_read_off_two_shallow_ones(config_class, options) -> Non
     assert max(found.peak_bytes) == pytest.approx(max(expected.peak_bytes), rel=0.01)
 
 
+def test_an_equal_step_is_simulated_once_and_any_other_anew(monkeypatch) -> None:
+    tree, config = build_batch(SETUP), LlamaConfig(**CONFIG.to_dict())
+    profile = profile_step(config, SETUP.model, tree)
+    simulated = []
+    monkeypatch.setattr(simulation, "_simulate", lambda *args: simulated.append(args) or profile)
+    monkeypatch.setattr(simulation, "_profiles", dict(simulation._profiles))
+    assert profile_step(LlamaConfig(**CONFIG.to_dict()), replace(SETUP.model), tree) is profile
+    assert not simulated
+    narrow = LlamaConfig(**{**CONFIG.to_dict(), "intermediate_size": F // 2})
+    profile_step(narrow, SETUP.model, tree)
+    profile_step(config, replace(SETUP.model, lora=LORA), tree)
+    profile_step(config, SETUP.model, build_batch(replace(SETUP, prompt_tokens=21)))
+    profile_step(config, SETUP.model, build_batch(replace(SETUP, completion_tokens=11)))
+    profile_step(config, SETUP.model, tree, accumulates=True)
+    assert len(simulated) == 5
+
+
 def test_a_gpu_converts_no_output_layer() -> None:
     setup = with_model(SETUP, dtype="bfloat16")
     cpu = estimate_memory(setup, CONFIG).profile.peak_bytes[1]
