@@ -168,6 +168,23 @@ class PromptOptions:
             "question seems to be about."
         },
     )
+    linker: str | None = field(
+        default=None,
+        metadata={
+            "help": "What chooses the tables and columns that a question is about: the folder of a "
+            "linker that `sense-trl link train` wrote, or `names` for words in common. With "
+            "`max_schema_tokens` of a schema that is larger, otherwise of every schema of more "
+            "than 30 columns."
+        },
+    )
+    linked_tables: int | None = field(
+        default=None,
+        metadata={"help": "Tables that a linker leaves where no tokens are limited: 6."},
+    )
+    linked_columns: int | None = field(
+        default=None,
+        metadata={"help": "Columns of each of them, besides keys and named values: 10."},
+    )
     shown_columns: list[str] | None = field(
         default=None,
         metadata={

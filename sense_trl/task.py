@@ -14,7 +14,7 @@ from sense_trl.errors import InputError
 from sense_trl.options import DataArguments
 from sense_trl.prompts import Attempt, Messages, PromptStyle
 from sense_trl.prompts.style import get_style
-from sense_trl.prompts.writer import PromptWriter
+from sense_trl.prompts.writer import MakeLinker, PromptWriter
 from sense_trl.questions import Question, describe_unusable, load_questions
 from sense_trl.schema import (
     DatabaseSchema,
@@ -124,6 +124,7 @@ def load_task(
     style: PromptStyle | None = None,
     *,
     count_tokens: Callable[[str], int] | None = None,
+    make_linker: MakeLinker | None = None,
 ) -> TextToSQLTask:
     """Open the databases, read the questions and check every gold query once.
 
@@ -131,6 +132,7 @@ def load_task(
         arguments: databases and questions.
         style: of the prompts; `get_style(arguments)` if not given.
         count_tokens: see `PromptWriter`.
+        make_linker: likewise.
 
     Raises:
         InputError: unusable arguments or files; more unusable questions than
@@ -183,6 +185,7 @@ def load_task(
         style=style,
         description_source=arguments.description_source,
         count_tokens=count_tokens,
+        make_linker=make_linker,
         unusable=unusable,
     )
 
@@ -195,6 +198,7 @@ def make_task(
     style: PromptStyle | None = None,
     description_source: str | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    make_linker: MakeLinker | None = None,
     unusable: Mapping[str, str] | None = None,
 ) -> TextToSQLTask:
     """Put together a task whose gold queries are not looked at.
@@ -206,6 +210,7 @@ def make_task(
         style: of the prompts; names and keys alone if not given.
         description_source: see `PromptWriter`.
         count_tokens: likewise.
+        make_linker: likewise.
         unusable: question id to the reason, for questions that were left out.
 
     Raises:
@@ -230,6 +235,7 @@ def make_task(
         schemas=read_schemas(catalog, {q.db_id for q in questions}, tables_json),
         description_source=description_source,
         count_tokens=count_tokens,
+        make_linker=make_linker,
     )
     return TextToSQLTask(catalog, tuple(questions), writer, dict(unusable or {}))
 

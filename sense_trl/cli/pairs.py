@@ -105,7 +105,7 @@ def _make_task(
 ) -> TextToSQLTask:
     """Questions with the schemas of their databases; gold is for the builder to judge."""
     from sense_trl.prompts.style import get_style
-    from sense_trl.steps.prompting import get_token_counter
+    from sense_trl.steps.prompting import get_linker, get_token_counter
     from sense_trl.task import make_task
     from sense_trl.verification.gold import find_missing_databases
 
@@ -123,6 +123,7 @@ def _make_task(
         style=style,
         description_source=data.description_source,
         count_tokens=get_token_counter(style, data, None),
+        make_linker=get_linker(style),
         unusable=unusable,
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
 
 from sense_trl.errors import InputError
+
+Item = TypeVar("Item")
 
 
 def average_precision(scores: Iterable[float], labels: Iterable[bool]) -> float:
@@ -40,7 +43,7 @@ def average_precision(scores: Iterable[float], labels: Iterable[bool]) -> float:
     return total / num_positive
 
 
-def recall_at(k: int, scores: Mapping[Hashable, float], wanted: Collection[Hashable]) -> float:
+def recall_at(k: int, scores: Mapping[Item, float], wanted: Collection[Item]) -> float:
     """Share of what is wanted among the `k` items of the highest scores.
 
     Args:

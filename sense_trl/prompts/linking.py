@@ -103,6 +103,78 @@ class SchemaChoice:
     num_left_out_columns: int = 0
 
 
+class TableOrder:
+    """The order in which tables of a schema are shown, by scores and foreign keys.
+
+    Args:
+        schema: the tables.
+    """
+
+    def __init__(self, schema: DatabaseSchema) -> None:
+        self._neighbours: dict[str, set[str]] = {
+            table.name.lower(): set() for table in schema.tables
+        }
+        for name, key in schema.foreign_keys:
+            ends = name.lower(), key.referenced_table.lower()
+            if ends[1] in self._neighbours:
+                self._neighbours[ends[0]].add(ends[1])
+                self._neighbours[ends[1]].add(ends[0])
+
+    def sort(self, scores: Mapping[ColumnKey, float], needed: Sequence[str]) -> Iterable[str]:
+        """Needed tables, then those with scores and what lies between, neighbours, and others.
+
+        Args:
+            scores: of columns, and of tables as (table, ""), in lower case.
+            needed: names of tables, in lower case.
+        """
+        of_columns: dict[str, list[float]] = defaultdict(list)
+        totals: dict[str, float] = {}
+        for (table, column), score in scores.items():
+            if table in self._neighbours:
+                totals.setdefault(table, 0.0)
+                if column:
+                    of_columns[table].append(score)
+                else:
+                    totals[table] += score
+        for table, found in of_columns.items():
+            totals[table] += sum(sorted(found, reverse=True)[:_COUNTED_COLUMNS])
+        yield from needed
+        done = set(needed)
+        for table in sorted(totals, key=lambda name: -totals[name]):
+            for name in [*self._find_between(done, table), table]:
+                if name not in done:
+                    done.add(name)
+                    yield name
+        near = {other for name in done for other in self._neighbours[name]}
+        yield from (name for name in self._neighbours if name in near - done)
+        yield from (name for name in self._neighbours if name not in near | done)
+
+    def _find_between(self, sources: Collection[str], target: str) -> list[str]:
+        """The tables on a shortest path of keys from what is chosen; none if that is long."""
+        if target in sources:
+            return []
+        came_by: dict[str, str | None] = dict.fromkeys(sources)
+        lengths = dict.fromkeys(sources, 0)
+        pending = deque(sorted(sources))
+        while pending:
+            name = pending.popleft()
+            if lengths[name] > _MAX_BETWEEN:
+                return []
+            for other in sorted(self._neighbours[name]):
+                if other == target:
+                    path = []
+                    at: str | None = name
+                    while at is not None and at not in sources:
+                        path.append(at)
+                        at = came_by[at]
+                    return path[::-1]
+                if other not in came_by:
+                    came_by[other] = name
+                    lengths[other] = lengths[name] + 1
+                    pending.append(other)
+        return []
+
+
 class SchemaChooser:
     """Chooses the part of a schema that fits into a number of tokens.
 
@@ -131,12 +203,7 @@ class SchemaChooser:
         self._whole = SchemaChoice(schema, write(schema))
         self.num_tokens: Final = count_tokens(self._whole.text)
         self._tables = {table.name.lower(): table for table in schema.tables}
-        self._neighbours: dict[str, set[str]] = {name: set() for name in self._tables}
-        for name, key in schema.foreign_keys:
-            ends = name.lower(), key.referenced_table.lower()
-            if ends[1] in self._tables:
-                self._neighbours[ends[0]].add(ends[1])
-                self._neighbours[ends[1]].add(ends[0])
+        self._order = TableOrder(schema)
         self._costs: dict[str, int] = {}
         self._column_costs: dict[str, list[int]] = {}
 
@@ -185,7 +252,7 @@ class SchemaChooser:
         room = self._max_tokens
         chosen: dict[str, TableInfo] = {}
         needed = [name for name in self._tables if any(table == name for table, _ in kept)]
-        for name in self._order(scores, needed):
+        for name in self._order.sort(scores, needed):
             if name in chosen:
                 continue
             is_needed = name in needed
@@ -202,55 +269,6 @@ class SchemaChooser:
             chosen[name] = table
             room -= cost
         return chosen
-
-    def _order(self, scores: Mapping[ColumnKey, float], needed: Sequence[str]) -> Iterable[str]:
-        """Order tables: needed ones, then by score with those between, neighbours, and others."""
-        of_columns: dict[str, list[float]] = defaultdict(list)
-        totals: dict[str, float] = {}
-        for (table, column), score in scores.items():
-            if table in self._tables:
-                totals.setdefault(table, 0.0)
-                if column:
-                    of_columns[table].append(score)
-                else:
-                    totals[table] += score
-        for table, found in of_columns.items():
-            totals[table] += sum(sorted(found, reverse=True)[:_COUNTED_COLUMNS])
-        yield from needed
-        done = set(needed)
-        for table in sorted(totals, key=lambda name: -totals[name]):
-            for name in [*self._find_between(done, table), table]:
-                if name not in done:
-                    done.add(name)
-                    yield name
-        near = {other for name in done for other in self._neighbours[name]}
-        yield from (name for name in self._tables if name in near - done)
-        yield from (name for name in self._tables if name not in near | done)
-
-    def _find_between(self, sources: Collection[str], target: str) -> list[str]:
-        """The tables on a shortest path of keys from what is chosen; none if that is long."""
-        if target in sources:
-            return []
-        came_by: dict[str, str | None] = dict.fromkeys(sources)
-        lengths = dict.fromkeys(sources, 0)
-        pending = deque(sorted(sources))
-        while pending:
-            name = pending.popleft()
-            if lengths[name] > _MAX_BETWEEN:
-                return []
-            for other in sorted(self._neighbours[name]):
-                if other == target:
-                    path = []
-                    at: str | None = name
-                    while at is not None and at not in sources:
-                        path.append(at)
-                        at = came_by[at]
-                    return path[::-1]
-                if other not in came_by:
-                    came_by[other] = name
-                    lengths[other] = lengths[name] + 1
-                    pending.append(other)
-        return []
 
     def _get_cost(self, name: str) -> int:
         """Tokens of one table alone."""
@@ -284,7 +302,7 @@ class SchemaChooser:
             if used > room and rank[0]:
                 break
             shown.add(rank[2])
-        return _restrict(table, shown)
+        return restrict_columns(table, shown)
 
     def _get_column_costs(self, name: str) -> list[int]:
         """Tokens of each column, and last those of the table without any."""
@@ -292,7 +310,7 @@ class SchemaChooser:
             table = self._tables[name]
 
             def count(columns: Sequence[int]) -> int:
-                part = _restrict(table, columns)
+                part = restrict_columns(table, columns)
                 return self._count_tokens(self._write(replace(self._schema, tables=(part,))))
 
             empty = count([])
@@ -325,8 +343,8 @@ class SchemaChooser:
         return False
 
 
-def _restrict(table: TableInfo, positions: Collection[int]) -> TableInfo:
-    """A table with some of its columns, and the keys that these make."""
+def restrict_columns(table: TableInfo, positions: Collection[int]) -> TableInfo:
+    """A table with some of its columns, by their positions, and the keys that these make."""
     columns = tuple(table.columns[position] for position in sorted(positions))
     names = {column.name.lower() for column in columns}
     keys = tuple(

@@ -19,6 +19,8 @@ from sense_trl.prompts.messages import INSTRUCTION
 from sense_trl.schema.formats import SCHEMA_STYLES
 
 STYLE_FILE: Final = "sense_prompt.json"
+NAME_LINKER: Final = "names"
+"""The `linker` that goes by words in common and needs no model."""
 ANSWER_FORMS: Final = {
     "sql": "",
     "reasoning": " First say in a few short sentences, between <reasoning> and </reasoning>, which "
@@ -36,6 +38,8 @@ _MINIMA: Final = {
     "num_matched_values": 0,
     "max_description_chars": 10,
     "max_schema_tokens": 1,
+    "linked_tables": 1,
+    "linked_columns": 1,
 }
 
 
@@ -62,6 +66,9 @@ class PromptStyle:
     descriptions: bool = option_of(PromptOptions, "descriptions", default=False)
     max_description_chars: int = option_of(PromptOptions, "max_description_chars", default=150)
     max_schema_tokens: int | None = option_of(PromptOptions, "max_schema_tokens")
+    linker: str | None = option_of(PromptOptions, "linker")
+    linked_tables: int = option_of(PromptOptions, "linked_tables", default=6)
+    linked_columns: int = option_of(PromptOptions, "linked_columns", default=10)
     shown_columns: tuple[str, ...] = option_of(PromptOptions, "shown_columns", default=())
     hidden_columns: tuple[str, ...] = option_of(PromptOptions, "hidden_columns", default=())
     instruction: str = option_of(PromptOptions, "instruction", default=INSTRUCTION)
@@ -247,6 +254,7 @@ _KINDS: Final[dict[Any, str]] = {
     bool: "true or false",
     str: "a text",
     int | None: "a whole number or nothing",
+    str | None: "a text or nothing",
     tuple[str, ...]: "a list of texts",
 }
 

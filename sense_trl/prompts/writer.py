@@ -27,7 +27,8 @@ from sense_trl.prompts.linking import (
 )
 from sense_trl.prompts.messages import Attempt, Messages, add_attempts, get_prompt
 from sense_trl.prompts.privacy import PrivacyRules, Sensitivity
-from sense_trl.prompts.style import PromptStyle
+from sense_trl.prompts.pruning import SchemaPruner
+from sense_trl.prompts.style import NAME_LINKER, PromptStyle
 from sense_trl.prompts.value_index import (
     INDEX_FORMAT,
     ValueIndex,
@@ -52,6 +53,10 @@ logger = logging.getLogger(__name__)
 # Matches looked at before those of columns that are not shown are dropped.
 _SPARE: Final = 4
 _MAX_OF_VALUE: Final = 4
+
+
+MakeLinker = Callable[[DatabaseSchema, Descriptions], SchemaLinker]
+"""Makes the linker of a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +111,16 @@ class PromptWriter(Closing):
         description_source: where tables and columns are described, besides the databases
             themselves and what BIRD has beside them; see `find_dictionary`.
         count_tokens: the number of tokens of a text, for the style's `max_schema_tokens`.
-        make_linker: what chooses parts of a schema that is larger; made once for each database
-            from its schema and descriptions.
+        make_linker: what chooses parts of a schema, made once for each database from its schema and
+            descriptions; `NameLinker` if not given.
         cache_dir: where indices of values are kept, a file for each content of a database;
             `cache_folder()` if not given.
         on_progress: called with the `db_id`, a table and the number of its rows read so far, while
             an index is built.
 
     Raises:
-        InputError: the style limits the tokens of the schema, and `count_tokens` is missing.
+        InputError: the style limits the tokens of the schema, and `count_tokens` is missing; or it
+            names a linker that is not `names`, and `make_linker` is.
 
     Example:
         >>> import sqlite3, tempfile, pathlib
@@ -138,7 +144,7 @@ class PromptWriter(Closing):
         schemas: Mapping[str, DatabaseSchema] | None = None,
         description_source: str | os.PathLike[str] | None = None,
         count_tokens: Callable[[str], int] | None = None,
-        make_linker: Callable[[DatabaseSchema, Descriptions], SchemaLinker] = NameLinker,
+        make_linker: MakeLinker | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         on_progress: Callable[[str, str, int], None] | None = None,
     ) -> None:
@@ -150,11 +156,16 @@ class PromptWriter(Closing):
                 "count tokens with. Give `count_tokens`, e.g. "
                 "`lambda text: len(tokenizer(text)['input_ids'])`."
             )
+        if self.style.linker not in (None, NAME_LINKER) and make_linker is None:
+            raise InputError(
+                f"`linker` is {self.style.linker!r}, but it is not there. Give `make_linker`, e.g. "
+                "that of `sense_trl.steps.linking.open_linker`."
+            )
         self._schemas = dict(schemas or {})
         self._rules = PrivacyRules(self.style.shown_columns, self.style.hidden_columns)
         self._description_source = None if description_source is None else Path(description_source)
         self._count_tokens = count_tokens
-        self._make_linker = make_linker
+        self._make_linker = make_linker or NameLinker
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._on_progress = on_progress
         self._contents: dict[str, _DatabaseContent] = {}
@@ -316,7 +327,7 @@ class PromptWriter(Closing):
             notes = format_notes(part, values, texts)
             return format_schema(part, style=style) + (f"\n{notes}" if notes else "")
 
-        chooser = None
+        chooser: SchemaChooser | SchemaPruner | None = None
         if self.style.max_schema_tokens is not None and self._count_tokens is not None:
             chooser = SchemaChooser(
                 schema,
@@ -333,6 +344,14 @@ class PromptWriter(Closing):
                     chooser.num_tokens,
                     self.style.max_schema_tokens,
                 )
+        elif self.style.linker is not None:
+            chooser = SchemaPruner(
+                schema,
+                self._make_linker(schema, texts),
+                write=write,
+                max_tables=self.style.linked_tables,
+                max_columns=self.style.linked_columns,
+            )
         names = _get_names(schema)
         text = write(schema)
         return _DatabaseContent(state, text, names, chosen.sensitivity, left_out, chooser)
@@ -400,7 +419,7 @@ class _DatabaseContent:
     names: frozenset[str]
     sensitivity: Mapping[ColumnKey, Sensitivity]
     left_out: Mapping[str, int]
-    chooser: SchemaChooser | None
+    chooser: SchemaChooser | SchemaPruner | None
     index_path: Path | None = None
 
     @property

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError
-from sense_trl.prompts.style import PromptStyle, check_server, get_style
-from sense_trl.prompts.writer import PromptWriter
+from sense_trl.prompts.style import NAME_LINKER, PromptStyle, check_server, get_style
+from sense_trl.prompts.writer import MakeLinker, PromptWriter
 from sense_trl.run_folder import fingerprint_folder
 from sense_trl.task import TextToSQLTask, load_task, read_schemas
 
@@ -35,7 +35,7 @@ def load_styled_task(
     check_server(style, data, base_url)
     name = None if base_url else next(filter(None, models), None)
     counter = get_token_counter(style, data, name)
-    return load_task(data, style, count_tokens=counter)
+    return load_task(data, style, count_tokens=counter, make_linker=get_linker(style))
 
 
 def open_writer(
@@ -61,6 +61,7 @@ def open_writer(
         schemas=read_schemas(catalog, {db_id}, options.tables_json),
         description_source=options.description_source,
         count_tokens=get_token_counter(style, options, own),
+        make_linker=get_linker(style),
     )
 
 
@@ -74,7 +75,22 @@ def identify_style(style: PromptStyle, description_source: str | None) -> dict[s
         settings["description_source"] = fingerprint_folder(
             description_source, (".csv", ".json", ".yaml", ".yml")
         )
+    if style.linker not in (None, NAME_LINKER):
+        settings["linker"] = fingerprint_folder(str(style.linker), (".json", ".safetensors"))
     return {"schema_style": style.schema_style, **settings}
+
+
+def get_linker(style: PromptStyle) -> MakeLinker | None:
+    """What makes the linkers of a style; `None` for one that has none, or goes by names.
+
+    Raises:
+        InputError: the folder that it names holds none.
+    """
+    if style.linker in (None, NAME_LINKER):
+        return None
+    from sense_trl.steps.linking import open_linker
+
+    return open_linker(str(style.linker))
 
 
 def get_token_counter(

@@ -1,0 +1,523 @@
+"""`TrainedLinker`: which tables and columns a question needs, by a language model's states."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sense_trl._files import read_json, replacing, write_text_atomically
+from sense_trl.checkpoints.starting_model import load_for_generation
+from sense_trl.errors import InputError, ModelError
+from sense_trl.linking.labels import ItemKey, get_linking_labels
+from sense_trl.linking.measures import average_precision, recall_at
+from sense_trl.linking.reading import SchemaBlock, split_question, write_blocks
+from sense_trl.prompts.linking import SchemaLinker
+from sense_trl.prompts.pruning import prune_schema
+from sense_trl.prompts.value_index import ValueMatch
+from sense_trl.questions import Question
+from sense_trl.schema.formats import Descriptions
+from sense_trl.schema.schema import DatabaseSchema
+from sense_trl.trainers.linking.head import LinkerHead
+from sense_trl.trainers.linking.reader import Prefix, StateReader
+from sense_trl.trainers.linking.training import (
+    LinkerExample,
+    LinkerTeaching,
+    LinkerTrainingConfig,
+    teach,
+    train_linker_head,
+)
+from sense_trl.trainers.teachers.model_identity import get_weights_digest
+
+LINKER_FILE: Final = "sense_linker.json"
+WEIGHTS_FILE: Final = "sense_linker.safetensors"
+TEACHINGS_FILE: Final = "sense_teachings.safetensors"
+_FORMAT: Final = 1
+_MAX_BLOCK_CHARS: Final = 12_000
+# Databases whose keys and values are held, 16 kB a token for a model of 0.5B.
+_MAX_HELD: Final = 32
+
+
+class TrainedLinker:
+    """A head on a frozen language model.
+
+    Args:
+        reader: of the model's states.
+        head: trained on them.
+        base: folder or hub id of the model.
+        max_block_chars: a schema that is longer is read in several blocks.
+    """
+
+    def __init__(
+        self,
+        reader: StateReader,
+        head: LinkerHead,
+        base: str,
+        *,
+        max_block_chars: int = _MAX_BLOCK_CHARS,
+    ) -> None:
+        self.reader: Final = reader
+        self.head: Final = head.eval()
+        self.base: Final = base
+        self.max_block_chars: Final = max_block_chars
+        self._held: OrderedDict[DatabaseSchema, _ReadSchema] = OrderedDict()
+
+    def of(self, schema: DatabaseSchema, descriptions: Descriptions | None = None) -> LinkerOf:
+        """The linker of one database, as `PromptWriter` makes it; descriptions are not read."""
+        return LinkerOf(self, schema)
+
+    def read(self, schema: DatabaseSchema) -> _ReadSchema:
+        """What the model reads of a schema: once, while it is among those held."""
+        if schema not in self._held:
+            blocks = write_blocks(schema, max_chars=self.max_block_chars)
+            self._held[schema] = _ReadSchema(self.reader, blocks)
+            if len(self._held) > _MAX_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(schema)
+        return self._held[schema]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the head into a folder, such as that of an adapter; the model is not copied.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        folder = Path(folder)
+        with replacing(folder / WEIGHTS_FILE) as file:
+            save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, file)
+        record = {
+            "format": _FORMAT,
+            "base": self.base,
+            "layer": self.reader.layer,
+            "rank": self.head.rank,
+            "pooling": self.head.pooling,
+            "max_block_chars": self.max_block_chars,
+            "weights": _identify(self.reader),
+        }
+        write_text_atomically(folder / LINKER_FILE, json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, *, base: str | None = None) -> Self:
+        """Read a head, and load its model.
+
+        Args:
+            folder: of `save`.
+            base: where the model is now, if not where it was.
+
+        Raises:
+            InputError: the folder holds no linker of this version, or a damaged one.
+            ModelError: the model cannot be loaded, or is not the one that it was trained on.
+        """
+        folder = Path(folder)
+        names = ("format", "base", "layer", "rank", "pooling", "max_block_chars", "weights")
+        record = read_json(folder / LINKER_FILE, "a linker of `sense-trl link train`", *names)
+        if record["format"] != _FORMAT:
+            raise InputError(
+                f"The linker in {str(folder)!r} has the format {record['format']!r}, this version "
+                f"reads {_FORMAT}. Train it again."
+            )
+        try:
+            weights = load_file(folder / WEIGHTS_FILE)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"The linker in {str(folder)!r} cannot be read: {error}.") from error
+        reader = open_reader(base or record["base"], layer=record["layer"])
+        if _identify(reader) != record["weights"]:
+            raise ModelError(
+                f"The linker in {str(folder)!r} was trained on the states of another model than "
+                f"{base or record['base']!r}. Name the one it was trained on, or train it again."
+            )
+        head = LinkerHead(reader.hidden_size, rank=record["rank"], pooling=record["pooling"])
+        try:
+            head.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"The linker in {str(folder)!r} is damaged: {error}.") from error
+        return cls(reader, head, record["base"], max_block_chars=record["max_block_chars"])
+
+
+class LinkerOf:
+    """Scores of one database's tables and columns; a `SchemaLinker` of prompts.
+
+    Args:
+        linker: what was trained.
+        schema: the database.
+    """
+
+    def __init__(self, linker: TrainedLinker, schema: DatabaseSchema) -> None:
+        self._linker = linker
+        self._schema = schema
+
+    def score(self, question: str, matches: Sequence[ValueMatch] = ()) -> Mapping[ItemKey, float]:
+        """Probabilities that a question needs a table, as (table, ""), or a column.
+
+        Values that it names are left to what chooses by these scores.
+        """
+        scores: dict[ItemKey, float] = {}
+        for block, logits, _ in self._get_maps(question):
+            for item, probability in zip(block.items, logits.sigmoid().tolist(), strict=True):
+                # A wide table stands in several blocks.
+                scores[item] = max(probability, scores.get(item, 0.0))
+        return scores
+
+    def explain(self, question: str) -> tuple[list[str], dict[ItemKey, list[float]]]:
+        """The words of a question, and what each of them adds to the logits of the items.
+
+        Of a word's value the mean over words counts, so they are divided by the number of words.
+        The last word is the end of the question.
+        """
+        text, spans = split_question(question)
+        words = [text[start:end].strip() or "(end)" for start, end in spans]
+        found: dict[ItemKey, list[float]] = {}
+        for block, _, maps in self._get_maps(question):
+            for item, values in zip(block.items, (maps / len(words)).tolist(), strict=True):
+                if item not in found or sum(values) > sum(found[item]):
+                    found[item] = values
+        return words, found
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _get_maps(self, question: str) -> list[tuple[SchemaBlock, Tensor, Tensor]]:
+        """Each block with its logits and maps."""
+        read = self._linker.read(self._schema)
+        head = self._linker.head
+        found = []
+        for number, words in enumerate(read.read_questions([question])[0]):
+            block, prefix = read.get(number)
+            logits, maps = head(prefix.states, words, _get_kinds(block.items))
+            found.append((block, logits, maps))
+        return found
+
+
+class _ReadSchema:
+    """The blocks of a schema, each read when it is first needed."""
+
+    def __init__(self, reader: StateReader, blocks: Sequence[SchemaBlock]) -> None:
+        self._reader = reader
+        self._blocks = blocks
+        self._prefixes: dict[int, Prefix] = {}
+
+    def get(self, number: int) -> tuple[SchemaBlock, Prefix]:
+        block = self._blocks[number]
+        if number not in self._prefixes:
+            self._prefixes[number] = self._reader.read_prefix(block.text, block.spans)
+        return block, self._prefixes[number]
+
+    def read_questions(self, questions: Sequence[str]) -> list[list[Tensor]]:
+        """For each question the states of its words behind each block."""
+        texts = [split_question(question) for question in questions]
+        by_block = [
+            self._reader.read_behind(
+                self.get(number)[1], [text for text, _ in texts], [spans for _, spans in texts]
+            )
+            for number in range(len(self._blocks))
+        ]
+        return [list(words) for words in zip(*by_block, strict=True)]
+
+
+def open_reader(model: str, *, layer: int | None = None, dtype: str = "auto") -> StateReader:
+    """Load a model for its states.
+
+    Args:
+        model: folder of a model or an adapter, or a hub id.
+        layer: see `StateReader`.
+        dtype: of the weights; `"auto"` is float32 on a CPU, where others are slower.
+
+    Raises:
+        InputError: there is no such layer.
+        ModelError: the model cannot be loaded or used.
+    """
+    if dtype == "auto" and not torch.cuda.is_available():
+        dtype = "float32"
+    loaded, tokenizer = load_for_generation(model, dtype=dtype, load_in_4bit=False)
+    return StateReader(loaded.eval(), tokenizer, layer=layer)
+
+
+def open_linker(folder: str) -> Callable[[DatabaseSchema, Descriptions], LinkerOf]:
+    """What `PromptWriter` takes as `make_linker`; the model is loaded when a schema is wide.
+
+    Raises:
+        InputError: the folder holds no linker.
+    """
+    if not (Path(folder) / LINKER_FILE).is_file():
+        raise InputError(
+            f"`linker` is {folder!r}, which holds no {LINKER_FILE}. Give a folder that `sense-trl "
+            "link train` wrote, or `names` to go by words in common."
+        )
+    loaded: list[TrainedLinker] = []
+
+    class _Lazy:
+        def __init__(self, schema: DatabaseSchema) -> None:
+            self._schema = schema
+
+        def score(self, question: str, matches: Sequence[ValueMatch]) -> Mapping[ItemKey, float]:
+            if not loaded:
+                loaded.append(TrainedLinker.load(folder))
+            return loaded[0].of(self._schema).score(question, matches)
+
+    def make(schema: DatabaseSchema, descriptions: Descriptions) -> Any:
+        return _Lazy(schema)
+
+    return make
+
+
+# ------------------------------------------------------------------ training
+
+
+def read_examples(
+    reader: StateReader,
+    questions: Sequence[Question],
+    schemas: Mapping[str, DatabaseSchema],
+    *,
+    max_block_chars: int = _MAX_BLOCK_CHARS,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[LinkerExample]:
+    """Read questions behind their schemas, as examples to train a head on.
+
+    Args:
+        reader: of the model's states.
+        questions: with gold SQL.
+        schemas: by `db_id`.
+        max_block_chars: see `TrainedLinker`; a schema of several blocks gives several examples.
+        on_progress: called with the number of questions finished since the last call.
+
+    Raises:
+        SQLParseError: a gold query is not one statement.
+    """
+    examples = []
+    for db_id, asked in _group(questions).items():
+        blocks = write_blocks(schemas[db_id], max_chars=max_block_chars)
+        read = _ReadSchema(reader, blocks)
+        states = read.read_questions([_get_text(question) for question in asked])
+        for question, by_block in zip(asked, states, strict=True):
+            wanted = get_linking_labels(question.gold_sql, schemas[db_id]).items
+            for number, words in enumerate(by_block):
+                block, prefix = read.get(number)
+                examples.append(
+                    LinkerExample(
+                        f"{question.question_id}/{number}",
+                        prefix.states,
+                        words,
+                        _get_kinds(block.items),
+                        torch.tensor([item in wanted for item in block.items]),
+                    )
+                )
+        if on_progress is not None:
+            on_progress(len(asked))
+    return examples
+
+
+def train_linker(
+    reader: StateReader,
+    base: str,
+    questions: Sequence[Question],
+    schemas: Mapping[str, DatabaseSchema],
+    config: LinkerTrainingConfig | None = None,
+    *,
+    teachings: Mapping[str, LinkerTeaching] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[TrainedLinker, list[LinkerExample]]:
+    """Train a linker on a frozen model, and return the examples that it learned from.
+
+    Args:
+        reader: of the model's states.
+        base: folder or hub id of the model.
+        questions: see `read_examples`.
+        schemas: likewise.
+        config: options.
+        teachings: of a larger model's linker, where `distillation` asks for them.
+        on_progress: likewise.
+
+    Raises:
+        InputError: there are no questions, or no teachings for them.
+    """
+    examples = read_examples(reader, questions, schemas, on_progress=on_progress)
+    head = train_linker_head(examples, config, teachings=teachings)
+    return TrainedLinker(reader, head, base), examples
+
+
+def save_teachings(folder: str | Path, head: LinkerHead, examples: Sequence[LinkerExample]) -> int:
+    """Write what a head says of examples into a folder, in float16; returns the bytes.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    tensors = {}
+    for example in examples:
+        said = teach(head, example)
+        assert said.features is not None
+        for name, tensor in (("m", said.maps), ("l", said.logits), ("f", said.features)):
+            tensors[f"{name}:{example.key}"] = tensor.contiguous()
+    path = Path(folder) / TEACHINGS_FILE
+    with replacing(path) as file:
+        save_file(tensors, file)
+    return path.stat().st_size
+
+
+def load_teachings(folder: str | Path) -> dict[str, LinkerTeaching]:
+    """Read what `save_teachings` wrote.
+
+    Raises:
+        InputError: there is no such file, or a damaged one.
+    """
+    path = Path(folder) / TEACHINGS_FILE
+    try:
+        tensors = load_file(path)
+        keys = [name[2:] for name in tensors if name.startswith("m:")]
+        return {key: LinkerTeaching(*(tensors[f"{kind}:{key}"] for kind in "mlf")) for key in keys}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(
+            f"`teacher` is {str(folder)!r}, whose {TEACHINGS_FILE} cannot be read ({error}). Train "
+            "the larger model's linker with --save_teachings on the same questions."
+        ) from error
+
+
+# ------------------------------------------------------------------ measuring
+
+
+@dataclass(frozen=True, slots=True)
+class LinkingReport:
+    """How well scores tell what questions need.
+
+    Attributes:
+        num_questions: that were scored.
+        pr_auc: of columns, over all questions together.
+        recall_at_5: share of a question's gold columns among its 5 best, the mean.
+        recall_at_10: likewise.
+        strict_recall: share of questions of which all gold items stay after pruning.
+        precision: share of the columns that stay which gold uses.
+        kept_columns: share of columns that stay.
+    """
+
+    num_questions: int
+    pr_auc: float
+    recall_at_5: float
+    recall_at_10: float
+    strict_recall: float
+    precision: float
+    kept_columns: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_questions} questions: column PR-AUC {self.pr_auc:.3f}, recall@5 "
+            f"{self.recall_at_5:.3f}, @10 {self.recall_at_10:.3f}; pruned: strict recall "
+            f"{self.strict_recall:.3f}, precision {self.precision:.3f}, "
+            f"{self.kept_columns:.1%} of columns left"
+        )
+
+
+def measure_linking(
+    scored: Iterable[tuple[DatabaseSchema, str, Mapping[ItemKey, float]]],
+    **limits: Any,
+) -> LinkingReport:
+    """Measure scores of questions against their gold.
+
+    Args:
+        scored: schema, gold SQL and scores of each question.
+        **limits: of `prune_schema`.
+
+    Raises:
+        InputError: there is no question whose gold uses a column.
+        SQLParseError: a gold query is not one statement.
+    """
+    scores: list[float] = []
+    labels: list[bool] = []
+    at_5, at_10, strict = [], [], []
+    num_right = num_kept = num_columns = 0
+    for schema, sql, found in scored:
+        gold = get_linking_labels(sql, schema)
+        columns = {(t.name.lower(), c.name.lower()) for t in schema.tables for c in t.columns}
+        own = {key: found.get(key, 0.0) for key in columns}
+        scores += own.values()
+        labels += [key in gold.columns for key in own]
+        if gold.columns:
+            at_5.append(recall_at(5, own, gold.columns))
+            at_10.append(recall_at(10, own, gold.columns))
+        pruned = prune_schema(schema, found, **limits)
+        left = {(t.name.lower(), c.name.lower()) for t in pruned.tables for c in t.columns}
+        tables = {t.name.lower() for t in pruned.tables}
+        strict.append(gold.columns <= left and gold.tables <= tables)
+        num_right += len(gold.columns & left)
+        num_kept += len(left)
+        num_columns += len(columns)
+    if not at_5:
+        raise InputError("`scored` holds no question whose gold uses a column.")
+    return LinkingReport(
+        len(strict),
+        average_precision(scores, labels),
+        sum(at_5) / len(at_5),
+        sum(at_10) / len(at_10),
+        sum(strict) / len(strict),
+        num_right / max(num_kept, 1),
+        num_kept / max(num_columns, 1),
+    )
+
+
+def score_questions(
+    make_linker: Callable[[DatabaseSchema, Descriptions], SchemaLinker],
+    questions: Sequence[Question],
+    schemas: Mapping[str, DatabaseSchema],
+) -> Iterable[tuple[DatabaseSchema, str, Mapping[ItemKey, float]]]:
+    """Score questions, those of one database together, for `measure_linking`.
+
+    Args:
+        make_linker: of a database, such as `TrainedLinker.of` or `NameLinker`.
+        questions: with gold SQL.
+        schemas: by `db_id`.
+    """
+    for db_id, asked in _group(questions).items():
+        scorer = make_linker(schemas[db_id], {})
+        for question in asked:
+            yield schemas[db_id], question.gold_sql, scorer.score(_get_text(question), ())
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def score_examples(
+    head: LinkerHead,
+    examples: Sequence[LinkerExample],
+    questions: Sequence[Question],
+    schemas: Mapping[str, DatabaseSchema],
+) -> Iterable[tuple[DatabaseSchema, str, Mapping[ItemKey, float]]]:
+    """Score questions that were read already, for `measure_linking`.
+
+    Args:
+        head: a head.
+        examples: of `read_examples`, with the same `max_block_chars`.
+        questions: that it read.
+        schemas: by `db_id`.
+    """
+    by_key = {example.key: example for example in examples}
+    for db_id, asked in _group(questions).items():
+        blocks = write_blocks(schemas[db_id], max_chars=_MAX_BLOCK_CHARS)
+        for question in asked:
+            scores: dict[ItemKey, float] = {}
+            for number, block in enumerate(blocks):
+                example = by_key[f"{question.question_id}/{number}"]
+                logits, _ = head(example.items, example.words, example.kinds)
+                for item, score in zip(block.items, logits.sigmoid().tolist(), strict=True):
+                    scores[item] = max(score, scores.get(item, 0.0))
+            yield schemas[db_id], question.gold_sql, scores
+
+
+def _get_text(question: Question) -> str:
+    return f"{question.evidence or ''}\n{question.question}"
+
+
+def _group(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    by_database: dict[str, list[Question]] = {}
+    for question in questions:
+        by_database.setdefault(question.db_id, []).append(question)
+    return by_database
+
+
+def _get_kinds(items: Sequence[ItemKey]) -> Tensor:
+    return torch.tensor([int(bool(column)) for _, column in items])
+
+
+def _identify(reader: StateReader) -> str:
+    return get_weights_digest(reader.get_last_parameters())[:16]

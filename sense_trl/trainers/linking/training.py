@@ -1,0 +1,296 @@
+"""`train_linker_head`: a head learns from labels, and from what a larger model's head says.
+
+The language model is frozen, so its states are read once and an epoch is a few matrix products.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from sense_trl.errors import InputError
+from sense_trl.losses import bernoulli_kl, cam_loss, masked_mean, multi_label_loss
+from sense_trl.trainers.linking.head import POOLINGS, LinkerHead
+
+logger = logging.getLogger(__name__)
+
+DISTILLATIONS: Final = ("logits", "features", "cam", "binarized_cam")
+# Labels count so much more in the distance of maps than what is no label.
+_LABEL_FACTOR: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkerExample:
+    """A text behind a prefix.
+
+    Attributes:
+        key: names it.
+        items: `[items, hidden]`, states of the items of the prefix; may be shared.
+        words: `[words, hidden]`, states of the words of the text.
+        kinds: `[items]`, of each item, from 0.
+        labels: `[items]`, whether the text is about it.
+    """
+
+    key: str
+    items: Tensor
+    words: Tensor
+    kinds: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LinkerTeaching:
+    """What a teacher says of an example.
+
+    Attributes:
+        maps: `[items, words]`.
+        logits: `[items]`.
+        features: `[words, rank]`, its projected words; `None` where they are not kept.
+    """
+
+    maps: Tensor
+    logits: Tensor
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkerTrainingConfig:
+    """How a head is trained.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+
+    num_epochs: int = field(default=30, metadata={"help": "Passes over the questions."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of AdamW, falling to 0."})
+    weight_decay: float = field(default=0.1, metadata={"help": "Of AdamW."})
+    batch_size: int = field(default=16, metadata={"help": "Questions of a step."})
+    rank: int = field(default=128, metadata={"help": "Size in which items and words are compared."})
+    pooling: str = field(
+        default="mean",
+        metadata={
+            "help": "How words add up to an item's logit: mean, or logsumexp, where one word may "
+            "name it.",
+            "choices": POOLINGS,
+        },
+    )
+    dropout: float = field(default=0.1, metadata={"help": "Share of hidden units left out."})
+    max_positive_weight: float = field(
+        default=6.0,
+        metadata={"help": "What is needed counts as often as the rest, but no more than this."},
+    )
+    focal: bool = field(
+        default=False,
+        metadata={"help": "Focal loss (gamma 2, alpha 0.75) in place of weighted cross-entropy."},
+    )
+    distillation: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is learnt from a teacher: logits, features, cam (maps over words) or "
+            "binarized_cam.",
+            "choices": DISTILLATIONS,
+        },
+    )
+    distillation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of what is learnt from a teacher."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of initial weights, order and dropout."})
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        for name in ("learning_rate", "max_positive_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"`{name}` is {value}; expected a finite number above 0.")
+        for name in ("weight_decay", "distillation_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"`{name}` is {value}; expected a finite number of at least 0.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"`dropout` is {self.dropout}; expected a share in [0, 1).")
+        if self.distillation not in (None, *DISTILLATIONS):
+            raise InputError(
+                f"`distillation` is {self.distillation!r}; expected one of "
+                f"{', '.join(DISTILLATIONS)}."
+            )
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def teach(head: LinkerHead, example: LinkerExample) -> LinkerTeaching:
+    """What a trained head says of an example, in float16: some kB a question."""
+    words = head.project_words(example.words.float())
+    maps = head.get_maps(head.project_items(example.items.float()), words)
+    logits = head.get_logits(maps, example.kinds)
+    return LinkerTeaching(maps.half(), logits.half(), words.half())
+
+
+def train_linker_head(
+    examples: Sequence[LinkerExample],
+    config: LinkerTrainingConfig | None = None,
+    *,
+    teachings: Mapping[str, LinkerTeaching] | None = None,
+) -> LinkerHead:
+    """Train a head.
+
+    The loss of a step is the mean of `multi_label_loss` over items, apart for each kind and summed,
+    and `distillation_weight` times the mean of what is learnt from the teacher. With `"features"`
+    that is the squared difference of projected words, through a projector that is trained along.
+
+    Args:
+        examples: at least one.
+        config: options.
+        teachings: by the key of the example; the words of teacher and student are the same.
+
+    Raises:
+        InputError: there are no examples; or `distillation` is set and a teaching is missing or of
+            other items or words.
+    """
+    config = config or LinkerTrainingConfig()
+    if not examples:
+        raise InputError("`examples` is empty; a head is trained on at least one.")
+    taught = _check_teachings(examples, config, teachings)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return _train(examples, config, taught)
+
+
+def _train(
+    examples: Sequence[LinkerExample],
+    config: LinkerTrainingConfig,
+    teachings: Sequence[LinkerTeaching] | None,
+) -> LinkerHead:
+    kinds = torch.cat([example.kinds for example in examples])
+    labels = torch.cat([example.labels for example in examples])
+    head = LinkerHead(
+        examples[0].items.shape[-1],
+        rank=config.rank,
+        num_kinds=int(kinds.max()) + 1,
+        pooling=config.pooling,
+    )
+    distinct = list({id(example.items): example.items for example in examples}.values())
+    head.initialize(torch.cat(distinct).float(), torch.cat([e.words for e in examples]).float())
+    shares = [labels[kinds == kind].float().mean() for kind in range(len(head.bias))]
+    weights = [
+        float(((1 - p) / p.clamp(min=1e-6)).clamp(1e-3, config.max_positive_weight)) for p in shares
+    ]
+    parameters: list[nn.Parameter] = list(head.parameters())
+    projector = None
+    if teachings is not None and config.distillation == "features":
+        assert teachings[0].features is not None, "checked before"
+        # Whatever is learnt from the teacher, the seed means the same head and the same order.
+        with torch.random.fork_rng():
+            projector = nn.Linear(config.rank, teachings[0].features.shape[-1])
+        parameters += projector.parameters()
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, config.num_epochs * steps_per_epoch
+    )
+    for epoch in range(config.num_epochs):
+        totals: dict[str, float] = {}
+        for chosen in torch.randperm(len(examples)).split(config.batch_size):
+            batch = [examples[i] for i in chosen.tolist()]
+            own = None if teachings is None else [teachings[i] for i in chosen.tolist()]
+            terms = dict(_get_terms(head, batch, config, weights, own, projector))
+            loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) / steps_per_epoch
+        logger.info("Epoch %d: %s", epoch + 1, {k: round(v, 4) for k, v in totals.items()})
+    return head.eval()
+
+
+def _get_terms(
+    head: LinkerHead,
+    batch: Sequence[LinkerExample],
+    config: LinkerTrainingConfig,
+    weights: Sequence[float],
+    teachings: Sequence[LinkerTeaching] | None,
+    projector: nn.Linear | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The terms of the loss of a step, each a scalar."""
+
+    def pad(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
+        return pad_sequence(list(tensors), batch_first=True, padding_value=value)
+
+    def drop(states: Tensor) -> Tensor:
+        return nn.functional.dropout(states, config.dropout)
+
+    items = drop(pad([example.items.float() for example in batch]))
+    words = drop(pad([example.words.float() for example in batch]))
+    kinds = pad([example.kinds for example in batch], -1)
+    labels = pad([example.labels for example in batch], False)
+    mask = pad([torch.ones(len(e.words), dtype=torch.bool) for e in batch], False)
+    features = head.project_words(words)
+    maps = head.get_maps(head.project_items(items), features)
+    logits = head.get_logits(maps, kinds.clamp(min=0), mask)
+    for kind, weight in enumerate(weights):
+        losses = multi_label_loss(
+            logits,
+            labels,
+            positive_weight=1.0 if config.focal else weight,
+            focal_gamma=2.0 if config.focal else 0.0,
+            focal_alpha=0.75 if config.focal else None,
+        )
+        yield f"labels_{kind}", masked_mean(losses, kinds == kind)
+    if teachings is None:
+        return
+    there = kinds >= 0
+    if config.distillation == "logits":
+        taught = pad([t.logits.float() for t in teachings])
+        term = masked_mean(bernoulli_kl(logits, taught), there)
+    elif config.distillation == "features":
+        assert projector is not None
+        taught = pad([t.features.float() for t in teachings if t.features is not None])
+        term = masked_mean((projector(features) - taught).square().mean(-1), mask)
+    else:
+        taught = torch.zeros_like(maps)
+        for row, teaching in enumerate(teachings):
+            num_items, num_words = teaching.maps.shape
+            taught[row, :num_items, :num_words] = teaching.maps.float()
+        distances = cam_loss(
+            maps, taught, mask=mask, is_binarized=config.distillation == "binarized_cam"
+        )
+        term = masked_mean((1 + _LABEL_FACTOR * labels.float()) * distances, there)
+    yield str(config.distillation), config.distillation_weight * term
+
+
+def _check_teachings(
+    examples: Sequence[LinkerExample],
+    config: LinkerTrainingConfig,
+    teachings: Mapping[str, LinkerTeaching] | None,
+) -> list[LinkerTeaching] | None:
+    if config.distillation is None:
+        return None
+    found = []
+    for example in examples:
+        teaching = (teachings or {}).get(example.key)
+        if teaching is None:
+            raise InputError(
+                f"`distillation` is {config.distillation!r}, but the teacher has said nothing of "
+                f"{example.key!r}. Ask it about the same questions."
+            )
+        expected = (len(example.items), len(example.words))
+        if tuple(teaching.maps.shape) != expected:
+            raise InputError(
+                f"The teacher's map of {example.key!r} is of {tuple(teaching.maps.shape)} items "
+                f"and words, expected {expected}: it was asked about another schema or question."
+            )
+        if config.distillation == "features" and teaching.features is None:
+            raise InputError("`distillation` is 'features', but the teacher's are not kept.")
+        found.append(teaching)
+    return found

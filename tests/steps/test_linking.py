@@ -1,0 +1,171 @@
+"""A linker of a tiny model, from training to prompts."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+from sense_trl.cli.main import main
+from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.errors import InputError, ModelError
+from sense_trl.linking import get_linking_labels
+from sense_trl.prompts import PromptStyle
+from sense_trl.prompts.linking import NameLinker
+from sense_trl.prompts.style import NAME_LINKER
+from sense_trl.prompts.writer import PromptWriter
+from sense_trl.questions import load_questions
+from sense_trl.schema import get_schema
+from sense_trl.steps.linking import (
+    WEIGHTS_FILE,
+    TrainedLinker,
+    load_teachings,
+    measure_linking,
+    open_linker,
+    score_questions,
+)
+from sense_trl.steps.prompting import get_linker, identify_style
+
+TABLES = {
+    "pet": ["name", "weight", "colour", "kind"],
+    "song": ["title", "singer", "length", "language"],
+    "city": ["area", "mayor", "river", "country"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of three wide tables, questions on it, and a tiny model."""
+    path = tmp_path_factory.mktemp("link")
+    connection = sqlite3.connect(path / "town.sqlite")
+    for table, columns in TABLES.items():
+        filler = ", ".join(f"{table}_{i} TEXT" for i in range(8))
+        connection.execute(f"CREATE TABLE {table} ({', '.join(columns)}, {filler})")
+    connection.close()
+    rows = [
+        {"question": f"Which {column} of each {table}?", "query": f"SELECT {column} FROM {table}"}
+        for table, columns in TABLES.items()
+        for column in columns
+    ]
+    (path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_models.save_tiny_model(path, "llama")
+    tiny_models.save_tiny_model(path, "qwen2")
+    return path
+
+
+def link(folder: Path, *arguments: str) -> int:
+    data = ["--database", str(folder / "town.sqlite"), "--questions", str(folder / "named.jsonl")]
+    return main(["link", *arguments, *data])
+
+
+@pytest.fixture(scope="module")
+def linker(folder: Path) -> Path:
+    """A linker that learned the questions by heart."""
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    named = "".join(json.dumps({**row, "db_id": "town"}) + "\n" for row in rows)
+    (folder / "named.jsonl").write_text(named)
+    options = ["--num-epochs", "150", "--batch-size", "4", "--dropout", "0"]
+    options += ["--weight-decay", "0", "--learning-rate", "0.005"]
+    where = ["--model-name-or-path", str(folder / "llama"), "--output-dir", str(folder / "linker")]
+    assert link(folder, "train", *where, *options, "--save-teachings") == 0
+    return folder / "linker"
+
+
+def test_a_linker_scores_what_it_learned_and_its_prompts_show_it(
+    folder: Path, linker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = TrainedLinker.load(linker)
+    with DatabaseCatalog.from_path(folder / "town.sqlite") as catalog:
+        schema = get_schema(catalog.engine("town"), "town")
+        questions = load_questions(folder / "named.jsonl")
+        scored = list(score_questions(loaded.of, questions, {"town": schema}))
+        report = measure_linking(scored, max_tables=1, max_columns=3)
+        assert report.pr_auc > 0.9
+        assert report.strict_recall == 1.0
+        assert report.kept_columns < 0.1
+        # The words of a question add up to the probabilities that were scored.
+        words, maps = loaded.of(schema).explain(questions[0].question)
+        assert words[-1] == "(end)"
+        for item, score in scored[0][2].items():
+            logit = sum(maps[item]) + loaded.head.bias[int(bool(item[1]))].item()
+            assert torch.sigmoid(torch.tensor(logit)).item() == pytest.approx(score, abs=1e-4)
+        style = PromptStyle(linker=str(linker), linked_tables=1, linked_columns=2)
+        with PromptWriter(catalog, style, make_linker=get_linker(style)) as writer:
+            parts = writer.get_parts("town", questions[5].question)
+            assert parts.schema.startswith("song(")
+            assert "singer" in parts.schema
+            assert parts.schema.count(",") == 1
+            assert parts.left_out == "2 tables (pet, city) and 10 columns of the others"
+            # What gold uses is shown in training.
+            gold = writer.get_parts("town", "?", gold_sql="SELECT city_7 FROM city")
+            assert "city_7" in gold.schema
+        with pytest.raises(InputError, match="but it is not there"):
+            PromptWriter(catalog, style)
+    capsys.readouterr()
+    assert link(folder, "evaluate", str(linker), "--linked-tables", "1") == 0
+    assert "strict recall 1.000" in capsys.readouterr().out
+    assert link(folder, "evaluate", NAME_LINKER) == 0
+    assert "12 questions: column PR-AUC" in capsys.readouterr().out
+    show = ["link", "show", str(linker), questions[0].question]
+    assert main([*show, "--database", str(folder / "town.sqlite")]) == 0
+    assert "pet.name " in capsys.readouterr().out
+
+
+def test_a_smaller_linker_learns_from_a_larger_one(folder: Path, linker: Path) -> None:
+    teachings = load_teachings(linker)
+    assert len(teachings) == 12
+    where = ["--model-name-or-path", str(folder / "qwen2"), "--output-dir", str(folder / "student")]
+    options = ["--num-epochs", "2", "--teacher", str(linker), "--distillation", "cam"]
+    assert link(folder, "train", *where, *options) == 0
+    assert TrainedLinker.load(folder / "student").reader.layer == 1
+    # One of the two says nothing without the other.
+    assert link(folder, "train", *where, "--distillation", "cam") == 2
+
+
+def test_blocks_of_a_schema_are_scored_one_by_one(folder: Path, linker: Path) -> None:
+    loaded = TrainedLinker.load(linker)
+    split = TrainedLinker(loaded.reader, loaded.head, loaded.base, max_block_chars=60)
+    with DatabaseCatalog.from_path(folder / "town.sqlite") as catalog:
+        schema = get_schema(catalog.engine("town"), "town")
+    scores = split.of(schema).score("Which colour of each pet?")
+    assert len(scores) == 3 + 36
+    assert all(0 <= score <= 1 for score in scores.values())
+
+
+def test_a_linker_of_another_model_is_refused(
+    folder: Path, linker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match="trained on the states of another model"):
+        TrainedLinker.load(linker, base=str(folder / "qwen2"))
+    with pytest.raises(InputError, match="holds no sense_linker"):
+        open_linker(str(tmp_path))
+    for file in linker.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    first = identify_style(PromptStyle(linker=str(tmp_path)), None)
+    assert first == identify_style(PromptStyle(linker=str(linker)), None)
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"no weights")
+    assert identify_style(PromptStyle(linker=str(tmp_path)), None) != first
+    with pytest.raises(InputError, match="cannot be read"):
+        TrainedLinker.load(tmp_path)
+    assert link(folder, "evaluate", str(tmp_path / "gone")) == 2
+    assert "holds no sense_linker.json" in capsys.readouterr().err
+
+
+def test_names_need_no_model(folder: Path) -> None:
+    style = PromptStyle(linker=NAME_LINKER, linked_tables=1, linked_columns=1)
+    assert get_linker(style) is None
+    with (
+        DatabaseCatalog.from_path(folder / "town.sqlite") as catalog,
+        PromptWriter(catalog, style) as writer,
+    ):
+        assert writer.get_parts("town", "which river runs through a city?").schema == "city(river)"
+        schema = writer.get_schema("town")
+        report = measure_linking(
+            [(schema, "SELECT river FROM city", NameLinker(schema).score("river of a city", ()))],
+            max_tables=1,
+            max_columns=1,
+        )
+    assert (report.strict_recall, report.precision) == (1.0, 1.0)
+    assert get_linking_labels("SELECT river FROM city", schema).tables == {"city"}
