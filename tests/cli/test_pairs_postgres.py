@@ -1,0 +1,82 @@
+"""`sense-trl pairs build` on a PostgreSQL server that is stopped in the middle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+from postgres_server import NoServerError, PostgresServer
+
+from sense_trl.cli.main import EXIT_OK, main
+from sense_trl.verification.verifier import SQLVerifier
+
+
+@pytest.fixture
+def own_server(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that may be stopped."""
+    if not postgres_server.is_own:
+        pytest.skip("the server is not the tests' own")
+    try:
+        server = PostgresServer()
+    except NoServerError as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+def test_a_build_goes_on_when_the_server_is_back(
+    own_server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = own_server.create_database(
+        "CREATE TABLE pet AS SELECT x AS id, 'pet' || x AS name, x % 7 AS age "
+        "FROM generate_series(1, 50) x"
+    )
+    role, password = own_server.create_role("GRANT SELECT ON pet TO {role}", database=name)
+    questions, weak = [], []
+    for number in range(30):
+        gold = f"SELECT name FROM pet WHERE id > {number}"
+        questions.append({"question_id": f"q{number}", "question": f"{number}?", "gold_sql": gold})
+        weak.append(f"SELECT name FROM pet WHERE id > {number} AND age <> 3")
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "predictions.sql").write_text("\n".join(weak))
+
+    def build(output: str) -> int:
+        paths = ["--questions", str(tmp_path / "questions.jsonl"), "--output-dir"]
+        paths += [str(tmp_path / output), "--database", own_server.dsn(name, role, password)]
+        weak_file = str(tmp_path / "tiny" / "predictions.sql")
+        return main(["pairs", "build", *paths, "--num-workers", "1", "--weak", weak_file])
+
+    def rows(output: str) -> list[object]:
+        path = str(tmp_path / output / "pairs.parquet")
+        return datasets.Dataset.from_parquet(path, cache_dir=str(tmp_path / "cache")).to_list()
+
+    assert build("undisturbed") == EXIT_OK
+    calls = 0
+    verify = SQLVerifier._verify
+
+    def verify_and_kill(self, plan, on_progress=None):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            own_server.kill()
+        return verify(self, plan, on_progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SQLVerifier, "_verify", verify_and_kill)
+        capsys.readouterr()
+        assert build("disturbed") == 2
+        said = capsys.readouterr()
+    assert "run again" in " ".join(said.err.lower().split())
+    assert "Traceback" not in said.err and password not in said.err + said.out
+    own_server.start()
+    assert build("disturbed") == EXIT_OK
+    assert rows("disturbed") == rows("undisturbed") and len(rows("disturbed")) == 30
+    for file in (tmp_path / "disturbed").rglob("*"):
+        assert not file.is_file() or password.encode() not in file.read_bytes()
