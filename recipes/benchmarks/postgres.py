@@ -24,6 +24,9 @@ is asked the original pairs.
 Expected (PostgreSQL 18.6, sqlglot 30.30): 95.4 % of 564 gold queries equal, 98.9 % of those with
 one answer, none fails; 63.7 % with sqlglot alone. What is left: LIMIT between ties (17), columns
 that are neither grouped by nor aggregated (3), columns of wta_1 of numbers and empty text (6).
+Speed (`--quick --pairs 150`, one run on two busy cores, load 11): the benchmarks' way 10 pairs/s;
+`strict` with two workers 1.4 times that cold, 3.8 times warm, and `bird` 1.2 and 1.7 times; SQLite
+is 5.9 times as fast as PostgreSQL with gold known.
 """
 
 from __future__ import annotations
@@ -151,7 +154,16 @@ def measure_speed(
     """Print pairs a second, and ratios to the benchmarks' way."""
     # The page cache and the server's are warm for everybody.
     theirs = benchmarks_way(conninfo, translated)
-    times = {"the benchmarks' way": seconds(lambda: benchmarks_way(conninfo, translated))}
+    times: dict[str, float] = {}
+    base = seconds(lambda: benchmarks_way(conninfo, translated))
+
+    def report(name: str, value: float) -> None:
+        times[name] = value
+        rate = len(translated) / value
+        ratio = base / value
+        print(f"{name:<42}{value:>9.3f} s{rate:>9.0f} pairs/s{ratio:>8.2f} x theirs", flush=True)
+
+    report("the benchmarks' way", base)
     contenders = [
         ("PostgreSQL", postgres, translated, semantics, workers)
         for semantics, workers in (("bird", 1), ("bird", 2), ("strict", 1), ("strict", 2))
@@ -167,15 +179,11 @@ def measure_speed(
                 started = time.perf_counter()
                 found = verifier.verify(requests)
                 label = f"{name}, {semantics}, {workers} workers, {state}"
-                times[label] = time.perf_counter() - started
+                report(label, time.perf_counter() - started)
             if (name, semantics, workers, state) == ("PostgreSQL", "bird", 2, "warm"):
                 ours = [v.verdict is Verdict.CORRECT for v in found]
                 different = sum(map(bool.__ne__, ours, theirs))
                 print(f"bird verdicts that differ from theirs: {different} of {len(theirs)}")
-    base = times["the benchmarks' way"]
-    for name, value in times.items():
-        rate = len(translated) / value
-        print(f"{name:<42}{value:>9.3f} s{rate:>9.0f} pairs/s{base / value:>8.2f} x theirs")
     server, file = (times[f"{n}, strict, 2 workers, warm"] for n in ("PostgreSQL", "SQLite"))
     print(f"PostgreSQL / SQLite, strict, 2 workers, warm: {server / file:.2f} times as long")
 
