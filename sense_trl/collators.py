@@ -81,7 +81,7 @@ class DataCollatorForWeightedPreference:
             if any(value is None for value in values):
                 raise InputError(
                     f"`{name}` is missing in {values.count(None)} of {len(values)} examples of one "
-                    f"batch, expected all or none. Give every pair a value, {neutral} where there "
+                    f"batch; expected all or none. Give every pair a value, {neutral} where there "
                     "is no reason for another."
                 )
             batch[name] = torch.tensor(values, dtype=torch.float32)
@@ -262,7 +262,7 @@ def _get_rows(batch: dict[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]
     """Token ids of the rows without padding, and which of them are trained."""
     if obstacle := _find_layout_obstacle(batch):
         raise InputError(
-            f"{obstacle}, expected `input_ids` with padding on the right, and labels that are -100 "
+            f"{obstacle}; expected `input_ids` with padding on the right, and labels that are -100 "
             "or the token at the same place. Set the collator's `padding_side` to 'right', or use "
             "TRL's collator."
         )

@@ -280,7 +280,7 @@ def _check_sequences(
     lengths = [len(sequence) for sequence in sequences]
     if not lengths or 0 in lengths:
         what = f"has an empty sequence at index {lengths.index(0)}" if lengths else "is empty"
-        raise InputError(f"`sequences` {what}, expected one or more sequences of token ids.")
+        raise InputError(f"`sequences` {what}; expected one or more sequences of token ids.")
     if max_row_tokens is not None and max(lengths) > max_row_tokens:
         raise InputError(
             f"`max_row_tokens` is {max_row_tokens}, but sequence {lengths.index(max(lengths))} has "
@@ -289,7 +289,7 @@ def _check_sequences(
     for name, values in (("loss_masks", loss_masks), ("weights", weights)):
         if values is not None and (found := [len(value) for value in values]) != lengths:
             raise InputError(
-                f"`{name}` has the lengths {found}, expected one value per token: {lengths}."
+                f"`{name}` has the lengths {found}; expected one value per token: {lengths}."
             )
 
 

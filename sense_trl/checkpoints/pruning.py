@@ -31,13 +31,13 @@ def prune_layers(model: Any, num_layers: int) -> Any:
     layers = getattr(getattr(model, "model", None), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise InputError(
-            f"`model` is a {type(model).__name__}, expected one whose layers are in `model.layers` "
+            f"`model` is a {type(model).__name__}; expected one whose layers are in `model.layers` "
             "(Llama, Qwen, Mistral, ...). Merge adapters first."
         )
     total = len(layers)
     if not 1 <= num_layers <= total:
         raise InputError(
-            f"`num_layers` is {num_layers}, expected a number from 1 to the {total} layers that "
+            f"`num_layers` is {num_layers}; expected a number from 1 to the {total} layers that "
             "the model has."
         )
     first_dropped = (num_layers + 1) // 2

@@ -118,7 +118,7 @@ class DatabaseFuzzer:
         nulls: Literal["seen", "allowed"] = "seen",
     ) -> None:
         if nulls not in ("seen", "allowed"):
-            raise InputError(f'`nulls` must be "seen" or "allowed", got {nulls!r}')
+            raise InputError(f'`nulls` is {nulls!r}; expected "seen" or "allowed".')
         if nulls == "allowed":
             profile = _with_all_nulls(profile)
         self._profile = profile

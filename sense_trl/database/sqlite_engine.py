@@ -121,7 +121,7 @@ def set_process_heap_limit(limit_bytes: int) -> None:
         InputError: `limit_bytes` is not positive.
     """
     if limit_bytes <= 0:
-        raise InputError(f"`limit_bytes` must be positive, got {limit_bytes!r}")
+        raise InputError(f"`limit_bytes` is {limit_bytes!r}; expected bytes above 0.")
     connection = sqlite3.connect(":memory:")
     try:
         connection.execute(f"PRAGMA hard_heap_limit={int(limit_bytes)}").fetchall()

@@ -277,7 +277,7 @@ def _check_sandbox() -> Iterator[Finding]:
     if not answer.ok or list(answer.rows or ()) != [(3,)]:
         yield _error("sandbox", f"a query in a worker gave {answer.status} ({answer.error})")
     elif attack.status is not QueryStatus.DENIED:
-        yield _error("sandbox", f"a worker answered DELETE with {attack.status}, expected denied")
+        yield _error("sandbox", f"a worker answered DELETE with {attack.status}; expected denied")
     else:
         yield _ok("sandbox", f"worker processes run queries and refuse to write ({version})")
 

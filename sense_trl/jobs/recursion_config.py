@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from sense_trl.errors import InputError
@@ -115,20 +115,9 @@ class RecursionConfig(OwnDataConfig):
         """
         from sense_trl.synthesis.recursive.data import RecursionSettings
 
+        names = {setting.name for setting in fields(RecursionSettings)} - {"chunk_size"}
         return RecursionSettings(
-            num_rounds=self.num_rounds,
-            skip_warm_up=self.skip_warm_up,
-            num_samples=self.num_samples,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-            num_examples=self.num_examples,
-            prompts_per_database=self.prompts_per_database,
-            max_questions_per_round=self.max_questions_per_round,
-            max_per_template=self.max_per_template,
-            min_agreement=self.min_agreement,
-            gold_mix=self.gold_mix,
-            invention_share=self.invention_share,
+            **{name: getattr(self, name) for name in names},
             # Enough prompts to fill a batch: what a crash can cost is one chunk.
             chunk_size=max(1, self.batch_size // max(1, self.num_samples)),
-            seed=self.seed,
         )

@@ -140,7 +140,7 @@ def chunked_divergence(
     """
     if len(teacher_hidden) != len(student_hidden):
         raise InputError(
-            f"`teacher_hidden` has {len(teacher_hidden)} rows, expected one for each of the "
+            f"`teacher_hidden` has {len(teacher_hidden)} rows; expected one for each of the "
             f"{len(student_hidden)} positions of `student_hidden`."
         )
     project_teacher = get_projection(teacher_weight, teacher_bias, teacher_transform)

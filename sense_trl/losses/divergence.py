@@ -93,7 +93,7 @@ def generalized_jsd(
         InputError: as `forward_kl`, or `beta` is outside [0, 1].
     """
     if not 0.0 <= beta <= 1.0:
-        raise InputError(f"`beta` is {beta!r}, expected the teacher's share, in [0, 1].")
+        raise InputError(f"`beta` is {beta!r}; expected the teacher's share, in [0, 1].")
     log_q, log_p = _get_log_probs(student_logits, teacher_logits, temperature)
     if beta == 0.0:
         return _kl(log_p, log_q)
@@ -180,7 +180,7 @@ def adaptive_kl(
         InputError: as `forward_kl`, or `head_mass` is outside (0, 1).
     """
     if not 0.0 < head_mass < 1.0:
-        raise InputError(f"`head_mass` is {head_mass!r}, expected a probability in (0, 1).")
+        raise InputError(f"`head_mass` is {head_mass!r}; expected a probability in (0, 1).")
     log_q, log_p = _get_log_probs(student_logits, teacher_logits, temperature)
     share = _get_head_share(log_p.detach().exp(), log_q.detach().exp(), head_mass)
     return share * _kl(log_p, log_q) + (1 - share) * _kl(log_q, log_p)
@@ -215,14 +215,14 @@ def get_divergence(name: str, **hyperparameters: float) -> Divergence:
         tensor(0.1070)
     """
     if name not in DIVERGENCES:
-        raise InputError(f"`name` is {name!r}, expected one of {', '.join(DIVERGENCES)}.")
+        raise InputError(f"`name` is {name!r}; expected one of {', '.join(DIVERGENCES)}.")
     divergence = DIVERGENCES[name]
     parameters = inspect.signature(divergence).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for hyperparameter in hyperparameters:
         if hyperparameter not in known:
             raise InputError(
-                f"`{hyperparameter}` is not a setting of {name}, expected {', '.join(known)}."
+                f"`{hyperparameter}` is not a setting of {name}; expected {', '.join(known)}."
             )
     configured = functools.partial(divergence, **hyperparameters)
     # A value out of range fails here rather than in the first batch.
@@ -236,7 +236,7 @@ def _get_log_probs(
     """log q and log p, `[..., V]` each."""
     if student_logits.shape != teacher_logits.shape:
         raise InputError(
-            f"`teacher_logits` has shape {tuple(teacher_logits.shape)}, expected the shape of "
+            f"`teacher_logits` has shape {tuple(teacher_logits.shape)}; expected the shape of "
             f"`student_logits`, {tuple(student_logits.shape)}. Where one tokenizer has two models "
             "whose vocabularies are padded to different sizes, cut both to the smaller one."
         )
@@ -255,7 +255,7 @@ def _mix(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
 def _skewed_kl(log_a: Tensor, log_b: Tensor, skew: float) -> Tensor:
     if not 0.0 <= skew < 1.0:
         raise InputError(
-            f"`skew` is {skew!r}, expected a share in [0, 1). At 1 the divergence is always 0."
+            f"`skew` is {skew!r}; expected a share in [0, 1). At 1 the divergence is always 0."
         )
     return _kl(log_a, log_b if skew == 0.0 else _mix(log_a, log_b, skew))
 

@@ -19,7 +19,7 @@ def check_temperature(temperature: float) -> None:
     """
     if not (math.isfinite(temperature) and temperature > 0.0):
         raise InputError(
-            f"`temperature` is {temperature!r}, expected a finite number above 0; 1 leaves the "
+            f"`temperature` is {temperature!r}; expected a finite number above 0; 1 leaves the "
             "distributions as they are."
         )
 

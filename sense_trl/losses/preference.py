@@ -99,7 +99,7 @@ def cdpo_loss(
     """
     if not 0.0 <= label_smoothing < 0.5:
         raise InputError(
-            f"`label_smoothing` is {label_smoothing!r}, expected the probability that a pair's "
+            f"`label_smoothing` is {label_smoothing!r}; expected the probability that a pair's "
             "label is wrong, in [0, 0.5). At 0.5 the labels say nothing; above, swap chosen and "
             "rejected."
         )
@@ -149,7 +149,7 @@ def dpop_loss(
     """
     if not (math.isfinite(dpop_lambda) and dpop_lambda >= 0.0):
         raise InputError(
-            f"`dpop_lambda` is {dpop_lambda!r}, expected a finite number of at least 0."
+            f"`dpop_lambda` is {dpop_lambda!r}; expected a finite number of at least 0."
         )
     logratio_margin = _get_logratio_margin(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin
@@ -168,7 +168,7 @@ def _get_logratio_margin(
 ) -> Tensor:
     """Check the arguments and return x / beta, `[...]`."""
     if not (math.isfinite(beta) and beta > 0.0):
-        raise InputError(f"`beta` is {beta!r}, expected a finite number above 0.")
+        raise InputError(f"`beta` is {beta!r}; expected a finite number above 0.")
     named = {
         "rejected_logps": rejected_logps,
         "ref_chosen_logps": ref_chosen_logps,
@@ -180,7 +180,7 @@ def _get_logratio_margin(
         # Broadcasting [B] against [B, 1] would silently compare every pair with every other.
         if tensor.shape != chosen_logps.shape:
             raise InputError(
-                f"`{name}` has shape {tuple(tensor.shape)}, expected the shape of `chosen_logps`, "
+                f"`{name}` has shape {tuple(tensor.shape)}; expected the shape of `chosen_logps`, "
                 f"{tuple(chosen_logps.shape)}. Expand the tensors explicitly."
             )
     # This order of the subtractions is TRL's, which keeps the two bit for bit equal.

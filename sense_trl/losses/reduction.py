@@ -39,7 +39,7 @@ def masked_mean(
     """
     if values.shape != mask.shape:
         raise InputError(
-            f"`mask` has shape {tuple(mask.shape)}, expected the shape of `values`, "
+            f"`mask` has shape {tuple(mask.shape)}; expected the shape of `values`, "
             f"{tuple(values.shape)}. Expand it explicitly: broadcasting would count a position "
             "several times."
         )
@@ -53,7 +53,7 @@ def masked_mean(
         num_items_in_batch < 0
     ):
         raise InputError(
-            f"`num_items_in_batch` is {int(num_items_in_batch)}, expected a count of at least 0."
+            f"`num_items_in_batch` is {int(num_items_in_batch)}; expected a count of at least 0."
         )
     if isinstance(num_items_in_batch, Tensor):
         return total / num_items_in_batch.to(total.device).clamp(min=1)

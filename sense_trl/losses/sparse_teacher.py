@@ -103,7 +103,7 @@ def sampled_forward_kl(
     _check_leading_shape("token_ids", token_ids, student_logits)
     if teacher_logps.shape != token_ids.shape:
         raise InputError(
-            f"`teacher_logps` has shape {tuple(teacher_logps.shape)}, expected the shape of "
+            f"`teacher_logps` has shape {tuple(teacher_logps.shape)}; expected the shape of "
             f"`token_ids`, {tuple(token_ids.shape)}: one log-probability per drawn token."
         )
     log_q = get_log_probs(student_logits, temperature).gather(-1, token_ids)
@@ -113,6 +113,6 @@ def sampled_forward_kl(
 def _check_leading_shape(name: str, tensor: Tensor, logits: Tensor) -> None:
     if tensor.shape[:-1] != logits.shape[:-1]:
         raise InputError(
-            f"`{name}` has shape {tuple(tensor.shape)}, expected one dimension behind those of the "
+            f"`{name}` has shape {tuple(tensor.shape)}; expected one dimension behind those of the "
             f"logits without the vocabulary, {tuple(logits.shape[:-1])}."
         )

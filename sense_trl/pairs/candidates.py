@@ -129,7 +129,7 @@ class CandidateFile:
             for name, types in _FIELDS.items():
                 if type(record[name]) not in types:
                     raise InputError(
-                        f"{place}: `{name}` is {record[name]!r}, expected {types[0].__name__}. The "
+                        f"{place}: `{name}` is {record[name]!r}; expected {types[0].__name__}. The "
                         "file was changed from outside; mend it, or delete it to sample again."
                     )
             group.append(Candidate(**record))

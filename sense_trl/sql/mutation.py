@@ -82,7 +82,7 @@ def mutate_sql(
         select_column_added | SELECT name, country FROM singer WHERE age > 30
     """
     if max_mutants is not None and max_mutants < 0:
-        raise InputError(f"`max_mutants` must be >= 0 or None, got {max_mutants!r}")
+        raise InputError(f"`max_mutants` is {max_mutants!r}; expected 0 or more, or None.")
     tree = parse_sql(sql, dialect)
     num_nodes = sum(1 for _ in tree.walk())
     if num_nodes > _MAX_NODES:

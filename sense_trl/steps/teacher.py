@@ -42,7 +42,7 @@ def load_answers(path: str, *, argument: str = "rows") -> list[dict[str, Any]]:
             "or JSON Lines."
         ) from error
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"`{argument}` {path!r} holds no rows, expected one JSON object a line.")
+        raise InputError(f"`{argument}` {path!r} holds no rows; expected one JSON object a line.")
     return rows
 
 

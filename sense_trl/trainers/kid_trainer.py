@@ -297,7 +297,7 @@ class KIDTrainer(BaseSFTTrainer):
         """
         if self.args.fill == "mask":
             raise InputError(
-                "`fill` is 'mask', expected 'argmax' or 'sample': an answer with mask tokens in it "
+                "`fill` is 'mask'; expected 'argmax' or 'sample': an answer with mask tokens in it "
                 "is no query."
             )
         dataset = self._prepare_dataset(

@@ -159,13 +159,13 @@ def results_match(
     for name, result in (("predicted", predicted), ("gold", gold)):
         if not result.ok:
             raise InputError(
-                f"`{name}` must be a complete result, its status is {result.status}; "
+                f"`{name}` has the status {result.status}; expected a complete result. "
                 "`verify_sql` decides about queries that did not run"
             )
     if semantics == "strict":
         return _OUTCOMES[_strict(predicted, gold, gold_sql, dialect, tie_groups)]
     if semantics not in get_args(Semantics):
-        raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+        raise InputError(f"`semantics` is {semantics!r}; expected one of {get_args(Semantics)}.")
     left, right = hashable_rows(predicted.rows), hashable_rows(gold.rows)
     if semantics == "spider":
         return _OUTCOMES[_spider(left, right, ordered="order by" in gold_sql.lower())]

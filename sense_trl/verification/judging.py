@@ -905,7 +905,7 @@ def verify_gold_itself(gold: GoldExamination) -> Verification:
 def check_semantics(semantics: str) -> None:
     """Raise `InputError` if `semantics` is not one of the known ones."""
     if semantics not in get_args(Semantics):
-        raise InputError(f"`semantics` must be one of {get_args(Semantics)}, got {semantics!r}")
+        raise InputError(f"`semantics` is {semantics!r}; expected one of {get_args(Semantics)}.")
 
 
 # ---------------------------------------------------------------------- Spider's changes

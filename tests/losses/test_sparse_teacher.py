@@ -129,9 +129,9 @@ def test_all_draws_together_give_the_full_divergence_and_gradient():
 
 def test_shapes_are_checked():
     logits, ids = torch.zeros(4, 7), torch.zeros(4, 2, dtype=torch.long)
-    with pytest.raises(InputError, match=r"`token_ids` has shape \(3, 2\), .* \(4,\)"):
+    with pytest.raises(InputError, match=r"`token_ids` has shape \(3, 2\); .* \(4,\)"):
         reduce_to_top_k(logits, ids[:3])
-    with pytest.raises(InputError, match=r"`token_ids` has shape \(2,\), .* \(4,\)"):
+    with pytest.raises(InputError, match=r"`token_ids` has shape \(2,\); .* \(4,\)"):
         sampled_forward_kl(logits, ids[0], torch.zeros(2))
-    with pytest.raises(InputError, match=r"`teacher_logps` has shape \(4, 1\), .* \(4, 2\)"):
+    with pytest.raises(InputError, match=r"`teacher_logps` has shape \(4, 1\); .* \(4, 2\)"):
         sampled_forward_kl(logits, ids, torch.zeros(4, 1))

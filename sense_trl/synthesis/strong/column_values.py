@@ -13,52 +13,46 @@ from sense_trl.synthesis.strong.schema_design import ColumnKind
 Value: TypeAlias = str | int | float
 
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_FIRST_NAMES: Final = tuple(
-    _WORDS.findall(
-        """
-        Ada Amir Bela Carla Chen Dara Elif Emeka Farah Goran Hana Ines Ivan Jonas Kofi Lena Luis
-        Maya Nadia Noor Olga Omar Priya Rosa Sven Tariq Uma Vera Wei Yuki
-        """
-    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_FIRST_NAMES: Final = _words(
+    """
+    Ada Amir Bela Carla Chen Dara Elif Emeka Farah Goran Hana Ines Ivan Jonas Kofi Lena Luis
+    Maya Nadia Noor Olga Omar Priya Rosa Sven Tariq Uma Vera Wei Yuki
+    """
 )
-_LAST_NAMES: Final = tuple(
-    _WORDS.findall(
-        """
-        Abbot Bauer Castro Dubois Eriksen Fischer Garcia Haddad Ito Jensen Kaya Lindqvist Moreau
-        Nowak Okafor Patel Quinn Rossi Sato Torres Ueda Varga Weber Xu Yilmaz Zhou
-        """
-    )
+_LAST_NAMES: Final = _words(
+    """
+    Abbot Bauer Castro Dubois Eriksen Fischer Garcia Haddad Ito Jensen Kaya Lindqvist Moreau
+    Nowak Okafor Patel Quinn Rossi Sato Torres Ueda Varga Weber Xu Yilmaz Zhou
+    """
 )
-_CITIES: Final = tuple(
-    _WORDS.findall(
-        """
-        Accra Bergen Cusco Dakar Essen Fukuoka Ghent Hanoi Izmir Jaipur Kyoto Lima Malmo Nairobi
-        Oslo Porto Quito Riga Seville Tunis
-        """
-    )
+_CITIES: Final = _words(
+    """
+    Accra Bergen Cusco Dakar Essen Fukuoka Ghent Hanoi Izmir Jaipur Kyoto Lima Malmo Nairobi
+    Oslo Porto Quito Riga Seville Tunis
+    """
 )
-_COUNTRIES: Final = tuple(
-    _WORDS.findall(
-        """
-        Brazil Canada Egypt France Ghana India Japan Kenya Mexico Norway Peru Spain Turkey Vietnam
-        """
-    )
+_COUNTRIES: Final = _words(
+    """
+    Brazil Canada Egypt France Ghana India Japan Kenya Mexico Norway Peru Spain Turkey Vietnam
+    """
 )
-_ADJECTIVES: Final = tuple(
-    _WORDS.findall(
-        """
-        Amber Bright Calm Deep Early Far Golden Hidden Iron Long North Old Quiet Red Silver Tall
-        White
-        """
-    )
+_ADJECTIVES: Final = _words(
+    """
+    Amber Bright Calm Deep Early Far Golden Hidden Iron Long North Old Quiet Red Silver Tall
+    White
+    """
 )
-_NOUNS: Final = tuple(
-    _WORDS.findall(
-        """
-        Arrow Bridge Cedar Delta Ember Field Garden Harbor Island Junction Lake Meadow Orchard Peak
-        River Stone Tower Valley Wave
-        """
-    )
+_NOUNS: Final = _words(
+    """
+    Arrow Bridge Cedar Delta Ember Field Garden Harbor Island Junction Lake Meadow Orchard Peak
+    River Stone Tower Valley Wave
+    """
 )
 _COLORS: Final = ("black", "blue", "brown", "green", "red", "white", "yellow")
 _STATUSES: Final = ("active", "pending", "completed", "cancelled")

@@ -44,7 +44,7 @@ def add_mask_groups(dataset: Any, dataset_name: str, columns: set[str], tokenize
         spans = row[MASK_SPANS]
         if spans is None:
             raise InputError(
-                f"`{MASK_SPANS}` of {answer!r} is null, expected a list, empty where a row has no "
+                f"`{MASK_SPANS}` of {answer!r} is null; expected a list, empty where a row has no "
                 "item."
             )
         for span in spans:
@@ -52,7 +52,7 @@ def add_mask_groups(dataset: Any, dataset_name: str, columns: set[str], tokenize
                 isinstance(span, list) and len(span) == 2 and 0 <= span[0] < span[1] <= len(answer)
             ):
                 raise InputError(
-                    f"`{MASK_SPANS}` has {span}, expected [start, end] within the completion's "
+                    f"`{MASK_SPANS}` has {span}; expected [start, end] within the completion's "
                     f"{len(answer)} characters: {answer!r}."
                 )
         is_text = isinstance(row["prompt"], str)

@@ -167,13 +167,13 @@ def _check_dataset(
 ) -> None:
     if not isinstance(dataset, Dataset | IterableDataset):
         raise InputError(
-            f"`{argument}` is a {type(dataset).__name__}, expected a datasets.Dataset. "
+            f"`{argument}` is a {type(dataset).__name__}; expected a datasets.Dataset. "
             "`Dataset.from_list(rows)` makes one of dicts."
         )
     first = next(iter(dataset), None)
     if first is None:
         raise InputError(
-            f"`{argument}` has no rows, expected at least one. If a filter made it, it let nothing "
+            f"`{argument}` has no rows; expected at least one. If a filter made it, it let nothing "
             "through."
         )
     if not layouts:
@@ -185,7 +185,7 @@ def _check_dataset(
     if layout is None:
         expected = "; or ".join(", ".join(f"`{name}`" for name in columns) for columns in layouts)
         raise InputError(
-            f"`{argument}` has the columns {sorted(first)}, expected {expected}. {remedy}"
+            f"`{argument}` has the columns {sorted(first)}; expected {expected}. {remedy}"
         )
     columns = [name for name in dict.fromkeys([*layout, "prompt"]) if name in first]
     if isinstance(dataset, Dataset):

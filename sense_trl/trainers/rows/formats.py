@@ -65,7 +65,7 @@ def select_pair_columns(dataset: Any, columns: str | Mapping[str, str]) -> Any:
     sources = _parse_columns(columns)
     first = next(iter(dataset), None)
     if first is None:
-        raise InputError("The preference dataset has no rows, expected at least one.")
+        raise InputError("The preference dataset has no rows; expected at least one.")
     if missing := {*sources.values()} - first.keys():
         raise InputError(
             f"`columns` is {columns!r}, but the dataset has no column {sorted(missing)}, only "
@@ -147,7 +147,7 @@ def unify_row(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     for messages in (prompt, *answers):
         if _is_messages(messages) and not all({"role", "content"} <= m.keys() for m in messages):
             raise InputError(
-                f"A message of {name} has the keys {sorted(messages[0])}, expected `role` and "
+                f"A message of {name} has the keys {sorted(messages[0])}; expected `role` and "
                 "`content`."
             )
     if not any(map(_is_messages, [prompt, *answers])):
@@ -251,7 +251,7 @@ def _parse_columns(columns: str | Mapping[str, str]) -> dict[str, str]:
     is_mapping = isinstance(named, Mapping) and all(isinstance(v, str) for v in named.values())
     if not is_mapping or {*named} - {*_ROLES}:
         raise InputError(
-            f"`columns` is {columns!r}, expected one of {', '.join(PAIR_LAYOUTS)}, or the columns "
+            f"`columns` is {columns!r}; expected one of {', '.join(PAIR_LAYOUTS)}, or the columns "
             f"of {', '.join(_ROLES)} as a mapping."
         )
     sources = {"chosen": "chosen", "rejected": "rejected", **named}
@@ -262,7 +262,7 @@ def _parse_columns(columns: str | Mapping[str, str]) -> dict[str, str]:
 
 def _split_transcript(text: str, name: str) -> list[dict[str, str]]:
     if not isinstance(text, str):
-        raise InputError(f"An answer of {name} is no text, expected a transcript.")
+        raise InputError(f"An answer of {name} is no text; expected a transcript.")
     start, *turns = _TURN.split(text)
     messages = [
         {"role": _TURN_ROLES[role], "content": said.strip()}

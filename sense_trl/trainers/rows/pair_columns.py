@@ -82,7 +82,7 @@ def _convert_margins(dataset: Any, dataset_name: str, column: str) -> Any:
         if not _is_finite(value):
             raise InputError(
                 f"Row {index} of the margin column {column!r} of the {dataset_name} dataset is "
-                f"{value!r}, expected a finite number; 0 asks for nothing more than a preference."
+                f"{value!r}; expected a finite number; 0 asks for nothing more than a preference."
             )
         return {PAIR_MARGIN: float(value)}
 
@@ -103,7 +103,7 @@ def _scale_weights(dataset: Any, dataset_name: str, column: str) -> Any:
     mean = weights.mean()
     if mean == 0:
         raise InputError(
-            f"Every weight of the column {column!r} of the {dataset_name} dataset is 0, expected "
+            f"Every weight of the column {column!r} of the {dataset_name} dataset is 0; expected "
             "at least one above. Correct the column or set `pair_weight_column` to null."
         )
     if abs(mean - 1) > 1e-6:
@@ -125,7 +125,7 @@ def _check_weights(values: Any, column: str, dataset_name: str) -> np.ndarray:
         if not (_is_finite(value) and value >= 0):
             raise InputError(
                 f"Row {index} of the weight column {column!r} of the {dataset_name} dataset is "
-                f"{value!r}, expected a finite number of at least 0."
+                f"{value!r}; expected a finite number of at least 0."
             )
     return np.asarray(values, dtype=np.float64)
 

@@ -65,12 +65,12 @@ def _is_list_of_answers(value: Any, *, is_tokenized: bool) -> bool:
 def _check(per_answer: dict[str, list[Any]], column: str, index: int) -> None:
     if not per_answer[column]:
         raise InputError(
-            f"`{column}` of row {index} is empty, expected one or more answers. Leave out "
+            f"`{column}` of row {index} is empty; expected one or more answers. Leave out "
             "questions without a rejected answer."
         )
     for name, values in per_answer.items():
         if len(values) != len(per_answer[column]):
             raise InputError(
-                f"`{name}` of row {index} has {len(values)} entries, expected one for each of its "
+                f"`{name}` of row {index} has {len(values)} entries; expected one for each of its "
                 f"{len(per_answer[column])} rejected answers."
             )

@@ -48,7 +48,7 @@ def get_token_row(row: Mapping[str, Any], tokenizer: Any) -> TokenRow:
     if "input_ids" in row and ("labels" in row or "completion_mask" in row):
         return _split(row)
     raise InputError(
-        f"A row has the columns {sorted(row)}, expected `prompt` and `completion` or `chosen`, or "
+        f"A row has the columns {sorted(row)}; expected `prompt` and `completion` or `chosen`, or "
         "the token ids of both."
     )
 

@@ -44,7 +44,7 @@ class GroupedSampler(Sampler[int]):  # type: ignore[misc]
         self, keys: Sequence[tuple[Hashable, ...]], group_size: int, seed: int = 0
     ) -> None:
         if group_size < 1:
-            raise InputError(f"`group_size` is {group_size}, expected at least 1.")
+            raise InputError(f"`group_size` is {group_size}; expected at least 1.")
         self._keys = keys
         self._group_size = group_size
         self._seed = seed

@@ -201,7 +201,7 @@ def get_checked_answers(inputs: dict[str, Any]) -> Answers:
     # The collator has looked already.
     if ANSWERS not in inputs and (obstacle := find_tree_obstacle(inputs)):
         raise InputError(
-            f"In a batch of the collator {obstacle}, expected what a teacher can be asked about: "
+            f"In a batch of the collator {obstacle}; expected what a teacher can be asked about: "
             "sequences of tokens, of which some are trained. Use TRL's collator, or train without "
             "a teacher."
         )

@@ -305,7 +305,7 @@ def read_settings(path: Path) -> TeacherCacheSettings:
         content = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
         version = content.pop("format")
         if version != FORMAT:
-            raise ValueError(f"format {version}, expected {FORMAT}")
+            raise ValueError(f"format {version}; expected {FORMAT}")
         return TeacherCacheSettings(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -327,7 +327,7 @@ def _get_answers(tree: PrefixTree) -> list[tuple[TokenRow, Tensor]]:
         if not is_trained[start:].all():
             raise InputError(
                 f"`tree` trains {num_trained} tokens of a sequence of {length} that are not its "
-                "last ones, expected an answer at the end. A teacher cache knows prompts and "
+                "last ones; expected an answer at the end. A teacher cache knows prompts and "
                 "answers; a live teacher takes any tokens."
             )
         if num_trained:

@@ -92,7 +92,7 @@ def build_teacher_cache(
     ordered = sorted({(tuple(prompt), tuple(answer)) for prompt, answer in rows})
     if not all(prompt and answer for prompt, answer in ordered):
         raise InputError(
-            "`rows` has an empty prompt or answer, expected one token or more of each. Leave such "
+            "`rows` has an empty prompt or answer; expected one token or more of each. Leave such "
             "rows out."
         )
     num_rows = get_vocab_size(model)
@@ -111,11 +111,11 @@ def build_teacher_cache(
     )
     if not 1 <= top_k <= settings.num_tokens:
         raise InputError(
-            f"`top_k` is {top_k}, expected 1 to {settings.num_tokens}, the number of tokens."
+            f"`top_k` is {top_k}; expected 1 to {settings.num_tokens}, the number of tokens."
         )
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise InputError(f"`{name}` is {value}, expected at least 1.")
+            raise InputError(f"`{name}` is {value}; expected at least 1.")
     check_temperature(temperature)
     _claim(path, settings)
     cache = TeacherCache(path)

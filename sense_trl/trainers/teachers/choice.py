@@ -116,7 +116,7 @@ def _check_answers(trainer: Any, cache: TeacherCache) -> None:
 def _load_model(path: str, init_kwargs: Any, accelerator: Any) -> Any:
     if os.path.isfile(os.path.join(path, "adapter_config.json")):
         raise InputError(
-            f"The teacher {path!r} is the folder of an adapter, expected one of a model. Make it "
+            f"The teacher {path!r} is the folder of an adapter; expected one of a model. Make it "
             f"one with `sense-trl merge {path} --output FOLDER` and name that; or leave what it "
             f"says in a cache, `sense-trl teacher cache --model_name_or_path {path}`, and "
             "set `teacher_cache`."

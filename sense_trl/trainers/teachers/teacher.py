@@ -137,7 +137,7 @@ class LiveTeacher:
             )
         if any(is_sharded(parameter) for parameter in model.parameters()):
             raise InputError(
-                "`model` is sharded by FSDP or DeepSpeed ZeRO-3, expected a teacher whose weights "
+                "`model` is sharded by FSDP or DeepSpeed ZeRO-3; expected a teacher whose weights "
                 "each process holds whole. Use a teacher cache, which needs no teacher while "
                 "training, or load the teacher outside of them."
             )

@@ -51,7 +51,7 @@ def test_other_columns_are_refused_with_those_that_are_expected() -> None:
 
 
 def test_rows_as_a_list_are_told_how_to_become_a_dataset() -> None:
-    with pytest.raises(InputError, match=r"`train_dataset` is a list, .*from_list"):
+    with pytest.raises(InputError, match=r"`train_dataset` is a list; .*from_list"):
         check_datasets(QUESTIONS, None, TEXT)
 
 

@@ -104,7 +104,7 @@ def test_empty_system_texts_are_no_messages():
 @pytest.mark.parametrize(
     "columns, match",
     [
-        ("orca", "`columns` is 'orca', expected one of orca_dpo, "),
+        ("orca", "`columns` is 'orca'; expected one of orca_dpo, "),
         ('{"question": "prompt"}', "expected one of"),
         ('["prompt"]', "expected one of"),
         ({"prompt": ["system", "question"]}, "expected one of"),
