@@ -59,15 +59,8 @@ class TrainOptions(LinkDataOptions):
     )
 
 
-def train(options: TrainOptions, config: Any, console: Any) -> int:
-    """Run `sense-trl link train`.
-
-    Returns:
-        0 when the linker is written.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def train(options: TrainOptions, config: Any, console: Any) -> None:
+    """Run `sense-trl link train`."""
     from sense_trl._files import check_writable
 
     quieten_libraries()
@@ -104,7 +97,6 @@ def train(options: TrainOptions, config: Any, console: Any) -> int:
         size = save_teachings(options.output_dir, linker.head, examples)
         told += f", {size / 1000 / len(questions):.1f} kB of teachings a question"
     print(told)  # noqa: T201 - the result of the command
-    return 0
 
 
 @dataclass(kw_only=True)
@@ -118,15 +110,8 @@ class MeasureOptions(LinkDataOptions):
     linked_columns: int = option_of(DataArguments, "linked_columns", default=10)
 
 
-def evaluate(options: MeasureOptions, console: Any) -> int:
-    """Run `sense-trl link evaluate`.
-
-    Returns:
-        0 when the measures are printed.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def evaluate(options: MeasureOptions, console: Any) -> None:
+    """Run `sense-trl link evaluate`."""
     import time
 
     quieten_libraries()
@@ -144,7 +129,6 @@ def evaluate(options: MeasureOptions, console: Any) -> int:
         scored, max_tables=options.linked_tables, max_columns=options.linked_columns
     )
     print(f"{report}; {1000 * seconds / len(questions):.0f} ms a question")  # noqa: T201
-    return 0
 
 
 @dataclass(kw_only=True)
@@ -152,7 +136,7 @@ class ShowOptions:
     """The linker, the question, and its database."""
 
     linker: str = field(metadata={"help": "Folder of a linker.", "positional": True})
-    question: str = field(metadata={"help": "The question.", "positional": True})
+    question: str = field(metadata={"help": "What is asked.", "positional": True})
     database: str | None = option_of(LinkDataOptions, "database")
     tables_json: str | None = option_of(DataArguments, "tables_json")
     db_id: str | None = field(
@@ -161,15 +145,8 @@ class ShowOptions:
     num_items: int = field(default=10, metadata={"help": "Tables and columns shown."})
 
 
-def show(options: ShowOptions, console: Any) -> int:
-    """Run `sense-trl link show`.
-
-    Returns:
-        0 when the items are printed.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
+def show(options: ShowOptions, console: Any) -> None:
+    """Run `sense-trl link show`."""
     quieten_libraries()
     from sense_trl.steps.linking import TrainedLinker
 
@@ -187,7 +164,6 @@ def show(options: ShowOptions, console: Any) -> int:
         named = ", ".join(f"{word} {value:+.2f}" for value, word in adding)
         lines.append(f"{scores[item]:6.3f}  {'.'.join(filter(None, item)):<40}  {named}")
     print(make_visible("\n".join(lines)))  # noqa: T201 - the result of the command
-    return 0
 
 
 def _load(options: LinkDataOptions) -> tuple[list[Question], Mapping[str, DatabaseSchema]]:

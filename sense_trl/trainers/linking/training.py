@@ -68,8 +68,8 @@ class LinkerTrainingConfig:
         InputError: an option is out of its range.
     """
 
-    num_epochs: int = field(default=30, metadata={"help": "Passes over the questions."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Of AdamW, falling to 0."})
+    num_epochs: int = field(default=8, metadata={"help": "Passes over the questions."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Of AdamW, falling to 0."})
     weight_decay: float = field(default=0.1, metadata={"help": "Of AdamW."})
     batch_size: int = field(default=16, metadata={"help": "Questions of a step."})
     rank: int = field(default=128, metadata={"help": "Size in which items and words are compared."})
