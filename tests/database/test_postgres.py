@@ -256,3 +256,11 @@ def test_what_fails_is_said_in_one_paragraph(
         assert words in " ".join(said.err.split()), said.err
         assert "Traceback" not in said.err and said.err.strip().count("\n\n") == 0
         assert "wrong-secret" not in said.err + said.out and password not in said.err + said.out
+
+
+def test_queries_are_explored_with_names_in_quotes(shop: str, tmp_path: Path) -> None:
+    output = str(tmp_path / "explored")
+    flags = ["--num_per_database", "6", "--num_workers", "0"]
+    assert main(["synth", "explore", "--database", shop, "--output", output, *flags]) == 0
+    text = (tmp_path / "explored" / "questions.jsonl").read_text()
+    assert '\\"Customer\\"' in text

@@ -83,9 +83,10 @@ class _Source:
 
     text: str
     prefixes: dict[str, str]
+    dialect: str
 
     def write(self, column: ColumnName) -> str:
-        return self.prefixes[column.table] + quote_name(column.column)
+        return self.prefixes[column.table] + quote_name(column.column, self.dialect)
 
 
 class _Draw:
@@ -102,7 +103,12 @@ class _Draw:
 
     def one_table(self) -> _Source:
         table = self.rng.choice(self.tables)
-        return _Source(quote_name(table), {table: ""})
+        return self.alone(table)
+
+    def alone(self, table: str) -> _Source:
+        """One table without an alias."""
+        dialect = self.facts.schema.dialect
+        return _Source(quote_name(table, dialect), {table: ""}, dialect)
 
     def joined(self, max_tables: int = 3) -> _Source:
         """Tables of the focus joined, with a neighbour where there is one table only."""
@@ -116,7 +122,7 @@ class _Draw:
         # A table joined to itself, and long ways round, are hard to say.
         if not tree or len(tree) > max_tables:
             raise _Impossible
-        return _join(wanted[0], tree)
+        return _join(wanted[0], tree, self.facts.schema.dialect)
 
     def pick(
         self, source: _Source, roles: frozenset[ColumnRole], *, repeats: bool = False
@@ -222,21 +228,21 @@ class _Draw:
         return self.rng.choice(edges)
 
 
-def _join(first: str, tree: Sequence[JoinEdge]) -> _Source:
+def _join(first: str, tree: Sequence[JoinEdge], dialect: str) -> _Source:
     tables = list(
         dict.fromkeys([first, *(t for edge in tree for t in (edge.table, edge.referenced_table))])
     )
     # The first edge touches the first table, and each other one a table before it.
     prefixes = {first: "T1."}
-    text = f"{quote_name(first)} AS T1"
+    text = f"{quote_name(first, dialect)} AS T1"
     for edge in tree:
         new = edge.table if edge.referenced_table in prefixes else edge.referenced_table
         prefixes[new] = f"T{len(prefixes) + 1}."
-        source = _Source("", prefixes)
+        source = _Source("", prefixes, dialect)
         pairs = " AND ".join(f"{source.write(a)} = {source.write(b)}" for a, b in edge.pairs)
-        text += f" JOIN {quote_name(new)} AS {prefixes[new][:-1]} ON {pairs}"
+        text += f" JOIN {quote_name(new, dialect)} AS {prefixes[new][:-1]} ON {pairs}"
     assert len(prefixes) == len(tables)
-    return _Source(text, prefixes)
+    return _Source(text, prefixes, dialect)
 
 
 # ---------------------------------------------------------------------- level 1
@@ -341,8 +347,8 @@ def _member(draw: _Draw, num_outer: int = 0, *, has_groups: bool = False) -> str
     edge = draw.edge()
     ends = [edge.pairs[0], edge.pairs[0][::-1]]
     outer, inner = draw.rng.choice(ends)
-    source = _Source(quote_name(outer.table), {outer.table: ""})
-    other = _Source(quote_name(inner.table), {inner.table: ""})
+    source = draw.alone(outer.table)
+    other = draw.alone(inner.table)
     key = other.write(inner)
     if has_groups:
         tail = f" GROUP BY {key} HAVING count(*) >= {draw.rng.randint(2, 3)}"

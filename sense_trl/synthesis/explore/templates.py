@@ -477,9 +477,9 @@ class _Filling:
         for between in tree.find_all(exp.Between):
             _put_in_order(between)
         for table in tree.find_all(exp.Table):
-            table.set("this", _quoted(self._tables[table.name]))
+            table.set("this", _quoted(self._tables[table.name], self._template.dialect))
         for column in tree.find_all(exp.Column):
-            column.set("this", _quoted(self._columns[column.name].column))
+            column.set("this", _quoted(self._columns[column.name].column, self._template.dialect))
         return write_sql(tree, self._template.dialect)
 
     def _draw(self, place: exp.Expression) -> exp.Expression | None:
@@ -525,5 +525,5 @@ def _put_in_order(between: exp.Between) -> None:
             between.set("high", low.copy())
 
 
-def _quoted(name: str) -> exp.Identifier:
-    return exp.to_identifier(name, quoted=quote_name(name) != name)
+def _quoted(name: str, dialect: str) -> exp.Identifier:
+    return exp.to_identifier(name, quoted=quote_name(name, dialect) != name)
