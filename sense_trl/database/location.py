@@ -9,14 +9,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from sense_trl._files import sha256_of
 from sense_trl.errors import InputError
 
 PASSWORDS_VARIABLE: Final = "SENSE_TRL_POSTGRES_PASSWORDS"
 _SCHEMES: Final = ("postgresql://", "postgres://")
-_SECRETS: Final = ("password", "sslpassword")
+_SECRETS: Final = (
+    "password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key",
+)  # fmt: skip
+# libpq has no such parameter, and its value would be shown with the URL.
+_LIKE_SECRETS: Final = re.compile("pass|pwd|secret|client_key|server_key", re.IGNORECASE)
+# Text that is no path: another kind of URL, or the words of libpq. It may hold a password.
+_NO_PATH: Final = re.compile(
+    r"\s*(?:[A-Za-z][\w.+:-]*://|postgres(?:ql)?:)|(?:^|.*\s)(?:host|user|dbname|password)\s*=",
+    re.IGNORECASE | re.DOTALL,
+)
+# A port is a number, and so no part of a password that lacks its @.
+_HOSTS: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::\d*)?(?:,|$))*")
 # Ours, in the URL of a database, beside those of libpq.
 _OWN: Final = ("schemas", "snapshot", "superuser")
 _PLACE: Final = "{db_id}"
@@ -133,7 +144,7 @@ class ServerDatabase:
 
     @property
     def _parameters(self) -> dict[str, str]:
-        return dict(parse_qsl(self._parts[2]))
+        return {name: value for name, value in _split_query(self._parts[2]) if value}
 
     @property
     def _address(self) -> str:
@@ -163,11 +174,18 @@ def locate(text: str | os.PathLike[str] | ServerDatabase) -> DatabasePath:
     if isinstance(text, ServerDatabase):
         return text
     if not isinstance(text, str) or not is_server_url(text):
+        if isinstance(text, str) and _NO_PATH.match(text):
+            raise InputError(
+                "`database` is neither a file nor a URL that is known (it is not shown, because it "
+                "may hold a password); write postgresql://user@host:5432/name."
+            )
         return Path(text)
     rest, _, query = text.split("://", 1)[1].partition("?")
     address, slash, database = rest.partition("/")
     user, at, host = address.rpartition("@")
-    if "@" in database or "#" in text or "/" in database or "@" in query.split("=")[0]:
+    is_torn = "@" in query if not database else "@" in query.split("=")[0]
+    is_odd = "@" in database or "#" in text or "/" in database
+    if is_torn or is_odd or not _HOSTS.fullmatch(host):
         # Shown, it might show a part of a password.
         raise InputError(
             "`database` is a PostgreSQL URL that cannot be read. In a password, and in every other "
@@ -175,7 +193,13 @@ def locate(text: str | os.PathLike[str] | ServerDatabase) -> DatabasePath:
             "postgresql://user:password@host:5432/name."
         )
     name, colon, password = user.partition(":")
-    parameters = parse_qsl(query, keep_blank_values=True)
+    parameters = _split_query(query)
+    for key, _ in parameters:
+        if key not in (*_SECRETS, "passfile", "require_auth") and _LIKE_SECRETS.search(key):
+            raise InputError(
+                f"`database` is a PostgreSQL URL with the parameter {key!r}, which libpq has not; "
+                "expected `password`, or a password in $PGPASSWORD or ~/.pgpass."
+            )
     secrets = {key: value for key, value in parameters if key in _SECRETS}
     if colon:
         secrets["password"] = unquote(password)
@@ -191,6 +215,12 @@ def locate(text: str | os.PathLike[str] | ServerDatabase) -> DatabasePath:
     if secrets:
         _PASSWORDS[location._address] = secrets
     return location
+
+
+def _split_query(query: str) -> list[tuple[str, str]]:
+    """Parameters as libpq reads them: a + is a plus."""
+    pairs = (part.partition("=") for part in query.split("&") if part)
+    return [(unquote(key), unquote(value)) for key, _, value in pairs]
 
 
 def hide_password(text: str) -> str:

@@ -195,6 +195,57 @@ def test_a_place_shows_no_password(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:hunter2/d",
+        "postgresql://u:hunter2",
+        "postgresql://u:hunter2?x=1@h/d",
+        "postgresql://u:12?x=hunter2@h/d",
+        "postgresql://u@h/d?PASSWORD=hunter2",
+        "postgresql://u@h/d?pass=hunter2",
+        "POSTGRESQL://u:hunter2@h/d",
+        " postgresql://u:hunter2@h/d",
+        "postgresql:/u:hunter2@h/d",
+        "postgresql+psycopg://u:hunter2@h/d",
+        "jdbc:postgresql://h/d?user=u&password=hunter2",
+        "mysql://u:hunter2@h/d",
+        "host=h user=u password=hunter2 dbname=d",
+        "dbname = d password = hunter2",
+    ],
+)
+def test_what_may_hold_a_password_is_refused_unseen(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="`database` is") as caught:
+        locate(text)
+    assert "hunter2" not in str(caught.value)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question_id": "1", "question": "Who?", "gold_sql": "SELECT 1"}\n')
+    assert main(["verify", "--database", text, "--questions", str(questions), str(questions)]) == 2
+    said = capsys.readouterr()
+    assert "hunter2" not in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    "text", ["data/user=1/x.sqlite", "C:/data/x.sqlite", "a:b.sqlite", "my password.sqlite"]
+)
+def test_a_path_is_no_url(text: str) -> None:
+    assert locate(text) == Path(text)
+
+
+@pytest.mark.parametrize("hosts", ["h", "h:1", "h:1,g:2", "[::1]", "[::1]:5432,h", "", ":5432"])
+def test_hosts_and_ports_are_those_of_libpq(hosts: str) -> None:
+    assert str(locate(f"postgresql://u:p@{hosts}/d")) == f"postgresql://u@{hosts}/d"
+
+
+def test_a_plus_is_a_plus() -> None:
+    place = locate("postgresql://u@h/d?password=a+b%20c&application_name=x+y")
+    assert isinstance(place, ServerDatabase)
+    assert place.secrets == {"password": "a+b c"}
+    assert place.conninfo == "postgresql://u@h/d?application_name=x%2By"
+
+
+@pytest.mark.parametrize(
     "url", ["postgresql://u:pa/ss@h/d", "postgresql://u:pa#ss@h/d", "postgresql://u:pa?ss@h/d"]
 )
 def test_a_password_that_is_not_quoted_is_refused_unseen(url: str) -> None:
