@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import selectors
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -163,12 +164,17 @@ class PostgresEngine(OpenedEngine):
                 return self._run(session, sql, limits, started)
             except _LostError as lost:
                 self._disconnect()
-                left_s = limits.timeout_s - (time.perf_counter() - started)
+                lost_at = time.perf_counter()
+                left_s = limits.timeout_s - (lost_at - started)
+                restarted_at = self._get_session().started_at
+                # The server may have taken its time to recover.
+                started += time.perf_counter() - lost_at
                 # Its server was stopped, or somebody ended it: that was not the query's doing.
                 is_innocent = (
                     not lost.in_query
                     or lost.state in (_ENDED_BY_ADMINISTRATOR, *_CONFLICTS)
-                    or self._get_session().started_at != session.started_at
+                    or session.fell_with_others
+                    or restarted_at != session.started_at
                 )
                 if not is_innocent or (run + 1 == _MAX_RUNS and lost.in_query):
                     message = f"the session ended while the query ran: {lost}"
@@ -291,7 +297,7 @@ def _fetch(
             pgconn.set_chunked_rows_mode(_CHUNK_ROWS)
         else:
             pgconn.set_single_row_mode()
-        while (result := pgconn.get_result()) is not None:
+        while (result := _wait_for_result(pgconn)) is not None:
             if result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE):
                 if pgconn.status == pq.ConnStatus.OK:
                     return (), [], result, None
@@ -322,6 +328,20 @@ def _fetch(
     except psycopg.Error as error:
         raise _LostError(None, " ".join(str(error).split()), in_query=True) from None
     return columns, rows, None, None
+
+
+def _wait_for_result(pgconn: Any) -> Any:
+    # `get_result` waits with Python's lock held, so that nothing could end a server that hangs.
+    while pgconn.is_busy():
+        with selectors.DefaultSelector() as selector:
+            selector.register(pgconn.socket, selectors.EVENT_READ)
+            selector.select()
+        try:
+            pgconn.consume_input()
+        except psycopg.Error:
+            # The last words of the server may have come before.
+            break
+    return pgconn.get_result()
 
 
 def _refuse(sql: str) -> tuple[QueryStatus, str] | None:

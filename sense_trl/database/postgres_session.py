@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Collection
 from typing import Any, Final, cast
 
@@ -17,8 +18,17 @@ from sense_trl.database.postgres_values import register_loaders
 from sense_trl.errors import DatabaseError
 
 _CONNECT_TIMEOUT_S: Final = 10
+# When a backend is killed, by the system that lacks memory for it, the server ends all others and
+# takes connections again after some seconds.
+_RECOVERY_S: Final = 10
+_CRASH_OF_OTHERS: Final = "57P02"
+_RECOVERING: Final = re.compile(
+    "starting up|recovery mode|not yet accepting|server closed the connection unexpectedly"
+)
 _SETTINGS: Final = {
     "client_encoding": "UTF8",
+    # A query can cause notices without end.
+    "client_min_messages": "warning",
     "TimeZone": "UTC",
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
@@ -75,12 +85,15 @@ class PostgresSession:
         started_at: when the server was started.
         version: such as "postgres 15.18".
         callable: names of the functions that this role may call and a model may not.
+        fell_with_others: whether the server ended it because another session crashed.
     """
 
     def __init__(self, connection: Any, location: ServerDatabase, *, allow_superuser: bool) -> None:
         self.connection = connection
         self.pgconn = connection.pgconn
         self.num_interrupts = 0
+        self.fell_with_others = False
+        connection.add_notice_handler(self._take_notice)
         ask = connection.execute
         for name, value in _SETTINGS.items():
             ask(f"SET {name} = '{value}'")
@@ -162,34 +175,43 @@ class PostgresSession:
                 own.shutdown(socket.SHUT_RDWR)
                 own.close()
 
+    def _take_notice(self, notice: Any) -> None:
+        self.fell_with_others |= notice.sqlstate == _CRASH_OF_OTHERS
+
     def close(self) -> None:
         """Close the connection; closing twice is allowed."""
         self.connection.close()
 
 
 def connect(location: ServerDatabase, *, allow_superuser: bool = False) -> PostgresSession:
-    """Open a session.
+    """Open a session; a server that recovers is waited for, up to 10 s.
 
     Raises:
         DatabaseError: the server cannot be reached or refuses, or the role is a superuser.
     """
-    try:
-        connection = psycopg.connect(
-            location.conninfo,
-            autocommit=True,
-            # Prepared statements would be seen by queries.
-            prepare_threshold=None,
-            application_name="sense_trl",
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            **cast("dict[str, Any]", location.secrets),
-        )
-    except psycopg.Error as error:
-        raise DatabaseError(_explain(location, error)) from None
+    give_up_at = time.monotonic() + _RECOVERY_S
+    while True:
+        try:
+            return _connect_once(location, allow_superuser=allow_superuser)
+        except psycopg.Error as error:
+            is_recovering = _RECOVERING.search(str(error)) is not None
+            if not is_recovering or time.monotonic() > give_up_at:
+                raise DatabaseError(_explain(location, error)) from None
+        time.sleep(0.1)
+
+
+def _connect_once(location: ServerDatabase, *, allow_superuser: bool) -> PostgresSession:
+    connection = psycopg.connect(
+        location.conninfo,
+        autocommit=True,
+        # Prepared statements would be seen by queries.
+        prepare_threshold=None,
+        application_name="sense_trl",
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        **cast("dict[str, Any]", location.secrets),
+    )
     try:
         return PostgresSession(connection, location, allow_superuser=allow_superuser)
-    except psycopg.Error as error:
-        connection.close()
-        raise DatabaseError(_explain(location, error)) from None
     except BaseException:
         connection.close()
         raise

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -309,6 +312,73 @@ def test_a_session_that_is_ended_is_replaced(
     with server.connect() as connection:
         assert connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,)).fetchone()
     assert engine.execute("SELECT 2").rows == ((2,),)
+
+
+@pytest.fixture(scope="module")
+def own_engine(
+    postgres_server: PostgresServer,
+) -> Iterator[tuple[PostgresServer, PostgresEngine]]:
+    if not postgres_server.is_own:
+        pytest.skip("a server that is not ours is not crashed")
+    server = PostgresServer()
+    location = make_database(server, confined=False)
+    with PostgresEngine(location, limits=ExecutionLimits(timeout_s=0.5)) as engine:
+        yield server, engine
+    server.close()
+
+
+def pid_of(engine: PostgresEngine) -> int:
+    return int(engine._get_session().pgconn.backend_pid)
+
+
+def test_a_server_that_hangs_does_not_hold_the_client(
+    own_engine: tuple[PostgresServer, PostgresEngine],
+) -> None:
+    _, engine = own_engine
+    pid = pid_of(engine)
+    timers = [
+        threading.Timer(delay_s, os.kill, (pid, number))
+        for delay_s, number in ((0.2, signal.SIGSTOP), (5, signal.SIGCONT))
+    ]
+    for timer in timers:
+        timer.start()
+    started = time.perf_counter()
+    result = engine.execute("SELECT count(*) FROM generate_series(1, 1e12)")
+    elapsed_s = time.perf_counter() - started
+    timers[0].join()
+    timers[1].cancel()
+    os.kill(pid, signal.SIGCONT)
+    assert result.status == "timeout" and elapsed_s < 3
+    assert engine.execute("SELECT 1").ok
+
+
+def test_a_crash_is_the_doing_of_one_query_alone(
+    own_engine: tuple[PostgresServer, PostgresEngine],
+) -> None:
+    _, engine = own_engine
+    endless, long = (
+        f"SELECT count(*) FROM generate_series(1, {rows})" for rows in ("1e12", "3000000")
+    )
+    results = []
+
+    def run_beside() -> None:
+        with PostgresEngine(engine.path, limits=ExecutionLimits(timeout_s=60)) as neighbour:
+            neighbour.execute("SELECT 1")
+            is_there.set()
+            results.append(neighbour.execute(long))
+
+    is_there = threading.Event()
+    beside = threading.Thread(target=run_beside)
+    beside.start()
+    is_there.wait()
+    # As the system does with a process for which it has no memory.
+    killer = threading.Timer(0.2, os.kill, (pid_of(engine), signal.SIGKILL))
+    killer.start()
+    guilty = engine.execute(endless, limits=ExecutionLimits(timeout_s=60))
+    beside.join()
+    assert (guilty.status, guilty.exceeded) == ("too_large", "memory")
+    assert results[0].rows == ((3_000_000,),)
+    assert engine.execute("SELECT count(*) FROM account").rows == ((2,),)
 
 
 def test_rights_are_found_by_trying(postgres_server: PostgresServer) -> None:
