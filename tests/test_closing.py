@@ -21,7 +21,7 @@ from sense_trl.errors import DatabaseError
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.value_index import ValueIndex, build_value_index
 from sense_trl.prompts.writer import PromptWriter
-from sense_trl.rewards import get_sql_execution_reward
+from sense_trl.rewards import get_sql_execution_reward, get_sql_partial_rewards
 from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier, VerificationRequest
 
@@ -84,6 +84,10 @@ MAKERS: dict[str, tuple[Callable[[Path, DatabaseCatalog], Any], Callable[[Any], 
     "reward": (
         lambda path, catalog: get_sql_execution_reward(path, error=-1.0, num_workers=0),
         lambda found: found(["?"], ["SELECT nme"], db_id=["pets"], gold_sql=[GOLD]),
+    ),
+    "partial reward": (
+        lambda path, catalog: get_sql_partial_rewards(path, ["columns"])[0],
+        lambda found: found(["?"], ["SELECT age, id FROM pet"], db_id=["pets"], gold_sql=[GOLD]),
     ),
 }
 
@@ -159,10 +163,13 @@ def test_every_class_that_closes_is_among_these() -> None:
 
     tried = {
         "DatabaseCatalog", "SQLiteEngine", "DuckDBEngine", "IsolatedEngine", "EngineWorker",
-        "SQLVerifier", "SuiteVerifier", "SQLExecutionReward", "PromptWriter", "ValueIndex",
+        "SQLVerifier", "SuiteVerifier", "SQLExecutionReward", "SQLPartialReward", "PromptWriter",
+        "ValueIndex",
+        # In tests/database/test_postgres.py, where there is a server.
+        "PostgresEngine",
     }  # fmt: skip
     names = {name for name in below(Closing) if not name.startswith("_")}
-    assert names - {"Closing", "FileEngine"} == tried
+    assert names - {"Closing", "OpenedEngine", "FileEngine"} == tried
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sense_trl.errors import InputError
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.jobs.recursion_config import RecursionConfig
-from sense_trl.options import DataArguments, ExecutionOptions, option_of
+from sense_trl.options import DataArguments, ExecutionOptions, GeneratorOptions, option_of
 
 
 @dataclass
@@ -29,7 +29,7 @@ class OnlineConfig(ExecutionOptions, DataArguments):
     )
     num_samples: int = field(default=8, metadata={"help": "Answers per question."})
     temperature: float = option_of(QuickstartConfig, "temperature", default=1.0)
-    max_new_tokens: int = field(default=128, metadata={"help": "Longest answer in tokens."})
+    max_new_tokens: int = option_of(GeneratorOptions, "max_new_tokens")
     batch_size: int = option_of(RecursionConfig, "batch_size")
     pairs_per_question: int = field(
         default=1, metadata={"help": "Pairs of a right and a wrong answer per question, at most."}

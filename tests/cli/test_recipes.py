@@ -31,7 +31,7 @@ def test_every_folder_of_yaml_files_is_a_recipe_with_a_machine() -> None:
     found = load_recipes()
     assert set(found) == {path.parent.name for path in FOLDER.glob("*/*.yaml")}
     assert found[RECIPE].machine == "one GPU with 16 GB"
-    assert found[RECIPE].stages == ["sft", "pairs", "dpo", "evaluate"]
+    assert found[RECIPE].stages == ["sft", "pairs", "dpo", "evaluate", "grpo"]
     assert next(iter(found)).startswith("spider")
 
 
@@ -40,7 +40,11 @@ def test_the_list_has_a_line_per_recipe(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(load_recipes())
     (line,) = [line for line in lines if line.startswith(f"{RECIPE} ")]
-    assert re.split(" {2,}", line) == [RECIPE, "one GPU with 16 GB", "sft, pairs, dpo, evaluate"]
+    assert re.split(" {2,}", line) == [
+        RECIPE,
+        "one GPU with 16 GB",
+        "sft, pairs, dpo, evaluate, grpo",
+    ]
 
 
 def test_the_files_of_one_are_printed_and_copied(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +54,7 @@ def test_the_files_of_one_are_printed_and_copied(capsys: pytest.CaptureFixture[s
     assert printed.startswith(f"# {RECIPE}/sft.yaml\n{sft}\n# {RECIPE}/pairs.yaml\n")
     assert main(["recipes", RECIPE, "--copy", "mine"]) == 0
     assert capsys.readouterr().out.split() == [
-        str(Path("mine") / f"{stage}.yaml") for stage in ("sft", "pairs", "dpo", "evaluate")
+        str(Path("mine") / f"{stage}.yaml") for stage in ("sft", "pairs", "dpo", "evaluate", "grpo")
     ]
     assert Path("mine/sft.yaml").read_text() == sft
 

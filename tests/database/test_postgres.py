@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,16 @@ def shop(postgres_server: PostgresServer) -> str:
     name = postgres_server.create_database(SHOP)
     dsn = postgres_server.dsn(name, *postgres_server.create_role(GRANTS, database=name))
     return f"{dsn}&schemas=public,sales"
+
+
+def test_a_copy_of_an_engine_does_what_the_original_does(shop: str) -> None:
+    with PostgresEngine(shop) as engine:
+        expected = engine.execute("SELECT id FROM bill").rows
+        assert expected == ((1,),)
+        for found in (pickle.loads(pickle.dumps(engine)), copy.deepcopy(engine)):
+            assert found.execute("SELECT id FROM bill").rows == expected
+            found.close()
+        assert engine.execute("SELECT id FROM bill").rows == expected
 
 
 def test_the_schema_is_that_of_the_catalog(shop: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -634,7 +634,7 @@ def test_whole_schema_items_are_masked(build, is_conversation):
     [
         ({"mask_spans": None}, "no column"),
         ({"mask_spans": [[0, 999]]}, r"`mask_spans` has \[0, 999\]"),
-        ({"mask_spans": [0, 3]}, "`mask_spans` has 0, "),
+        ({"mask_spans": [0, 3]}, "`mask_spans` has 0; "),
     ],
     ids=str,
 )
