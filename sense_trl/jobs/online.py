@@ -63,6 +63,8 @@ def run_online(config: OnlineConfig, console: Console) -> Path:
         chosen_sources=("weak",),
         seed=config.seed,
     )
+    # Refused before anything is sampled.
+    _get_training(config, Path(config.output_dir), num_pairs=1)
     _claim_output(config, task)
     output, model = Path(config.output_dir), Path(config.model)
     rounds: list[dict[str, Any]] = []
@@ -119,7 +121,8 @@ def _make_pairs(
             num_generations=config.num_samples,
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
-            seed=config.seed,
+            # A model that stays as it was would write the same answers again.
+            seed=config.seed + int(number.removeprefix("round-")),
         )
         name = f"{Path(config.model).name}, {number}"
         candidates = work.predict(
@@ -151,26 +154,7 @@ def _train(
     """Train on the pairs of a round, with the model before it as reference."""
     import datasets
 
-    from sense_trl.trainers import SenseDPOConfig
-
-    options = get_unattended_options(
-        folder / "model",
-        num_rows=num_pairs,
-        num_epochs=config.num_epochs,
-        batch_size=config.train_batch_size,
-        group_by_columns=["db_id"],
-        seed=config.seed,
-    )
-    # A round may have a single step, which warming up would take.
-    options["warmup_steps"] = options["max_steps"] // 10
-    arguments = SenseDPOConfig(
-        loss_type=[*config.loss_type],
-        beta=config.beta,
-        label_smoothing=config.label_smoothing,
-        learning_rate=config.learning_rate,
-        max_length=config.max_length,
-        **options,
-    )
+    arguments = _get_training(config, folder, num_pairs)
 
     def run(callback: Any) -> dict[str, Any]:
         start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
@@ -183,6 +167,30 @@ def _train(
     title = f"Train {folder.name}"
     steps = arguments.max_steps
     work.train(folder / "model", run, steps, console, title, keeps_checkpoints=False)
+
+
+def _get_training(config: OnlineConfig, folder: Path, num_pairs: int) -> Any:
+    """The `SenseDPOConfig` of a round's training on so many pairs."""
+    from sense_trl.trainers import SenseDPOConfig
+
+    options = get_unattended_options(
+        folder / "model",
+        num_rows=num_pairs,
+        num_epochs=config.num_epochs,
+        batch_size=config.train_batch_size,
+        group_by_columns=["db_id"],
+        seed=config.seed,
+    )
+    # A round may have a single step, which warming up would take.
+    options["warmup_steps"] = options["max_steps"] // 10
+    return SenseDPOConfig(
+        loss_type=[*config.loss_type],
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        learning_rate=config.learning_rate,
+        max_length=config.max_length,
+        **options,
+    )
 
 
 def _claim_output(config: OnlineConfig, task: TextToSQLTask) -> None:
@@ -210,7 +218,7 @@ def _describe(finished: dict[str, Any]) -> str:
     known = verdicts.get("correct", 0) + verdicts.get("wrong", 0)
     share = verdicts.get("correct", 0) / max(1, known)
     return (
-        f"Round {finished['round']}: {100 * share:.1f} % of {known} answers are right, "
+        f"Round {finished['round']}: {100 * share:.1f} % of {known} distinct answers are right, "
         f"{finished['num_pairs']} pairs of {finished['num_questions']} questions; "
         f"model {finished['model']}"
     )

@@ -28,7 +28,10 @@ Reward = Callable[..., list[float | None]]
 
 @contextmanager
 def open_rewards(databases: str, options: RewardArguments) -> Iterator[list[Reward]]:
-    """The reward functions that the options name, over databases as `DataArguments` names them."""
+    """The reward functions that the options name, over databases as `DataArguments` names them.
+
+    Where execution leaves open whether an answer is right, the others say nothing either.
+    """
     limits = get_limits(options)
     partial = [name for name in options.rewards if name != "execution"]
     rewards: dict[str, Any] = dict(
@@ -42,11 +45,51 @@ def open_rewards(databases: str, options: RewardArguments) -> Iterator[list[Rewa
             num_workers=options.num_workers,
             cache_dir=options.cache_dir,
         )
+    functions: dict[str, Reward] = dict(rewards)
+    if "execution" in options.rewards:
+        execution = _Remembered(rewards["execution"])
+        functions = {name: _WhereKnown(reward, execution) for name, reward in rewards.items()}
+        functions["execution"] = execution
     try:
-        yield [rewards[name] for name in options.rewards]
+        yield [functions[name] for name in options.rewards]
     finally:
         for reward in rewards.values():
             reward.close()
+
+
+class _Remembered:
+    """A reward function that scores the batch that it was last asked about once."""
+
+    def __init__(self, reward: Any) -> None:
+        self._reward = reward
+        self._last: tuple[Any, list[float | None]] = (None, [])
+        self.__name__: str = reward.__name__
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
+        # Held, so that no other batch can have its place in memory.
+        if self._last[0] is not completions:
+            self._last = (completions, self._reward(prompts, completions, **columns))
+        return self._last[1]
+
+
+class _WhereKnown:
+    """A partial reward of the answers that execution decides.
+
+    Without it an answer that a limit stopped would be compared by its partial rewards alone with
+    those that have execution's on top, and count as wrong.
+    """
+
+    def __init__(self, reward: Any, execution: Reward) -> None:
+        self._reward = reward
+        self._execution = execution
+        self.__name__: str = reward.__name__
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
+        decided = self._execution(prompts, completions, **columns)
+        scores = self._reward(prompts, completions, **columns)
+        return [
+            None if known is None else score for known, score in zip(decided, scores, strict=True)
+        ]
 
 
 class RolloutRecorder:
@@ -60,7 +103,7 @@ class RolloutRecorder:
         folder: of the training.
         model: what the policy is called in provenance; the step is added.
         sampling: `temperature`, `top_p` and `seed` of the training.
-        max_tokens: limit of a completion.
+        max_tokens: limit of a completion, if there is one.
         end_ids: tokens that end one.
         process: number of this process.
     """
@@ -72,7 +115,7 @@ class RolloutRecorder:
         *,
         model: str,
         sampling: dict[str, Any],
-        max_tokens: int,
+        max_tokens: int | None,
         end_ids: Collection[int],
         process: int = 0,
     ) -> None:
@@ -111,7 +154,7 @@ class RolloutRecorder:
                 text=text,
                 source="weak",
                 model=f"{self._model}, step {step}",
-                finished=len(ids) < self._max_tokens or ids[-1] in self._end_ids,
+                finished=self._is_finished(ids),
                 num_tokens=len(ids),
                 **self._sampling,
             )
@@ -132,6 +175,10 @@ class RolloutRecorder:
             trainer_state=trainer_state,
             **columns,
         )
+
+    def _is_finished(self, ids: Sequence[int]) -> bool:
+        is_short = self._max_tokens is not None and len(ids) < self._max_tokens
+        return is_short or (len(ids) > 0 and ids[-1] in self._end_ids)
 
 
 def collect_rollouts(folder: Path) -> CandidateFile:

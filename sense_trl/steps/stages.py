@@ -107,6 +107,11 @@ _DECISIVE = (
     *("epsilon", "epsilon_high", "delta", "importance_sampling_level", "top_entropy_quantile"),
     *("mask_truncated_completions", "use_bias_correction_kl", "off_policy_mask_threshold"),
     *("entropy_coef", "use_adaptive_entropy", "entropy_target", "use_vllm"),
+    *("entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "chat_template_kwargs"),
+    *("sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos"),
+    *("vespo_k_neg", "vespo_lambda_neg", "vllm_importance_sampling_correction"),
+    *("vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max"),
+    *("vllm_importance_sampling_clip_min", "cast_lm_head_to_fp32", "pad_to_multiple_of"),
 )
 # Ours that do not.
 _NOT_DECISIVE = ("reference_cache",)

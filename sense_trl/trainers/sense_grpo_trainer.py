@@ -185,6 +185,7 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
             "`use_transformers_continuous_batching` is set": (
                 self.use_transformers_continuous_batching
             ),
+            "`max_completion_length` is None": args.max_completion_length is None,
             "`generation_kwargs` are given": bool(args.generation_kwargs),
             "`cache_implementation` is set": args.cache_implementation is not None,
             "`top_k` is set": bool(args.top_k),

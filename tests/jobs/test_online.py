@@ -14,6 +14,7 @@ from sense_trl.generation.generator import Completion
 from sense_trl.jobs import online
 from sense_trl.jobs.online import run_online
 from sense_trl.jobs.online_config import OnlineConfig
+from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.steps import work
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -117,12 +118,18 @@ def test_a_run_that_is_stopped_within_a_round_ends_the_same(
     assert len(json.loads((Path(config.output_dir) / "rounds.json").read_text())) == 2
 
 
-def test_without_a_right_answer_the_model_stays(
+def test_without_a_right_answer_the_model_stays_and_is_sampled_anew(
     config: OnlineConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config.num_rounds = 1
+    config.questions_per_round = None
     assert str(run_online(config, QUIET)) == config.model
     assert "no question with a right and a wrong answer" in caplog.text
+    written = [
+        {(c.question_id, c.sample, c.text) for c in CandidateFile(path)}
+        for path in sorted(Path(config.output_dir).glob("round-*/candidates.jsonl"))
+    ]
+    assert len(written[0]) == len(written[1]) == 3 * 2
+    assert written[0] != written[1]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,8 @@ def test_without_a_right_answer_the_model_stays(
         (["--num-samples", "1"], "`num_samples` is 1"),
         (["--policy", "best"], "`policy` is 'best'"),
         (["--temperature", "0"], "`temperature` is 0"),
+        (["--loss-type", "grpo"], "`loss_type` has 'grpo'"),
+        (["--label-smoothing", "2"], "`label_smoothing`"),
     ],
 )
 def test_unusable_input_is_one_paragraph_and_exit_code_2(

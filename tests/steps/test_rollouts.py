@@ -96,6 +96,8 @@ def test_a_run_finishes_once_and_one_that_was_stopped_ends_the_same(
     assert (whole / "model.safetensors").stat().st_mtime_ns == stamp
     with pytest.raises(InputError, match="num_generations was 2, now 4"):
         _run(data, model, whole, num_generations=4)
+    with pytest.raises(InputError, match="vespo_k_pos was"):
+        _run(data, model, whole, vespo_k_pos=3.0)
 
     from sense_trl.steps import training
 
@@ -164,6 +166,29 @@ def test_what_is_written_becomes_pairs_with_its_step(
     assert row["chosen_sql"] == right
     assert row["chosen_model"] == "m, step 0"
     assert row["rejected_sql"] in (wrong, "SELECT nme FROM pet")
+
+
+def test_what_execution_leaves_open_gets_no_partial_reward(data: DataArguments) -> None:
+    options = RewardArguments(rewards=["executes", "schema_items", "execution"], num_workers=0)
+    right, broken = "SELECT name FROM pet WHERE age > 0", "SELECT name FROM pet, no_such"
+    # Gold with a tie at its limit has more than one answer.
+    tied = "SELECT name FROM pet ORDER BY age > 0 LIMIT 1"
+    answers = [right, broken, "SELECT name FROM pet ORDER BY age DESC LIMIT 1"]
+    gold = [right, right, tied]
+    completions = [[{"role": "assistant", "content": text}] for text in answers]
+    columns = {"db_id": ["pets"] * 3, "gold_sql": gold}
+    logged: list[float] = []
+    with open_rewards(data.database, options) as rewards:
+        scores = [
+            reward([], completions, log_metric=lambda _, share: logged.append(share), **columns)
+            for reward in rewards
+        ]
+    assert rewards[2].__name__ == "sql_execution_reward"
+    assert scores[2] == [1.0, 0.0, None]
+    assert scores[0] == [1.0, 0.0, None]
+    assert scores[1][0] == 1.0 and scores[1][1] is not None and scores[1][2] is None
+    # Executed once for the three of them.
+    assert logged == [1 / 3]
 
 
 @pytest.mark.parametrize("rewards", [[], ["rows"]])

@@ -268,6 +268,7 @@ def test_samples_follow_the_generator_that_checkpoints_keep(make):
         ({"top_k": 5}, "`top_k`"),
         ({"min_p": 0.1}, "`min_p`"),
         ({"repetition_penalty": 1.1}, "not 1"),
+        ({"max_completion_length": None}, "`max_completion_length` is None"),
     ],
 )
 def test_what_our_decoder_does_not_do_is_left_to_trl_or_refused(make, options, reason, caplog):
