@@ -10,7 +10,12 @@ from typing import Any, Final
 import psycopg
 
 from sense_trl.database.location import ServerDatabase
-from sense_trl.database.postgres_session import HARMLESS_FUNCTIONS, connect, describe_error
+from sense_trl.database.postgres_session import (
+    HARMLESS_FUNCTIONS,
+    SPECIAL_FUNCTIONS,
+    connect,
+    describe_error,
+)
 from sense_trl.errors import DatabaseError
 
 _MAX_NAMED: Final = 5
@@ -43,7 +48,8 @@ _FAMILIES: Final = (
      "lo_.*|loread|lowrite"),
     ("other sessions", "end or cancel sessions of the same role", "pg_(terminate|cancel)_backend"),
     ("log", "fill the server's write-ahead log", "pg_logical_emit_message"),
-    ("SQL in text", "run text as SQL", "query_to_.*|cursor_to_.*|ts_stat|ts_rewrite|dblink.*"),
+    ("SQL in text", "run text as SQL", "query_to_.*|cursor_to_.*|ts_stat|ts_rewrite|dblink.*|"
+     "crosstab.*|connectby|xpath_table"),
     ("settings", "change settings of its session", "set_config|setseed"),
     ("waiting", "sleep, and tell other sessions", "pg_sleep.*|pg_notify"),
     ("transactions", "use up transaction numbers, and lend snapshots",
@@ -66,7 +72,7 @@ _FUNCTIONS: Final = """
     SELECT p.oid::regprocedure::text, p.proname::text, p.pronamespace = 'pg_catalog'::regnamespace
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE p.proname = ANY (%(names)s) AND p.proname ~ ('^(' || %(pattern)s || ')$')
-      AND (p.provolatile = 'v' OR p.proname IN ('txid_current', 'pg_current_xact_id'))
+      AND (p.provolatile = 'v' OR p.proname = ANY (%(special)s))
       AND p.prokind IN ('f', 'w', 'a') AND p.prorettype <> 'trigger'::regtype
       AND NOT 'internal'::regtype = ANY (p.proargtypes)
       AND (%(pattern)s <> '.*' OR p.pronamespace <> 'pg_catalog'::regnamespace)
@@ -97,6 +103,8 @@ def find_gaps(location: ServerDatabase) -> Iterator[Gap]:
     try:
         # What is tried is undone, and is allowed to write.
         ask("SET default_transaction_read_only = off")
+        # Who runs the statements may have another search_path: names are written with schemas.
+        ask("SET search_path = ''")
         role, database = (
             _quote(name)
             for name in ask("SELECT current_user::text, current_database()::text").fetchone()
@@ -218,6 +226,7 @@ def _check_functions(
 ) -> tuple[Gap, frozenset[str]]:
     """The gap of a family, and the names in it."""
     arguments = {"names": sorted(names - HARMLESS_FUNCTIONS), "pattern": pattern}
+    arguments["special"] = list(SPECIAL_FUNCTIONS)
     found = ask(_FUNCTIONS, arguments).fetchall()
     taken = frozenset(function for _, function, _ in found)
     if not found:

@@ -63,12 +63,18 @@ HARMLESS_FUNCTIONS: Final = frozenset(
 )  # fmt: skip
 """Functions of PostgreSQL that are volatile and yet change nothing and tell nothing secret."""
 
-# Volatile functions can do anything. Those that PostgreSQL calls stable cannot write to a table,
-# but these two use up a transaction's number. What takes `internal` cannot be called in SQL.
+SPECIAL_FUNCTIONS: Final = (
+    "txid_current", "pg_current_xact_id", "crosstab", "crosstab2", "crosstab3", "crosstab4",
+    "crosstab_hash", "connectby", "xpath_table",
+)  # fmt: skip
+"""Functions that are not called volatile, and yet use up transactions or run text as SQL."""
+
+# Volatile functions can do anything; what runs text as SQL can call them by names that do not stand
+# in the query. What takes `internal` cannot be called in SQL.
 _CALLABLE: Final = """
     SELECT DISTINCT p.proname::text
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    WHERE (p.provolatile = 'v' OR p.proname IN ('txid_current', 'pg_current_xact_id'))
+    WHERE (p.provolatile = 'v' OR p.proname = ANY (%s))
       AND p.prokind IN ('f', 'w', 'a') AND p.prorettype <> 'trigger'::regtype
       AND NOT 'internal'::regtype = ANY (p.proargtypes)
       AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE')
@@ -113,7 +119,9 @@ class PostgresSession:
                 "`allow_superuser`) connects all the same."
             )
         self.schemas = self._set_search_path(location)
-        names = {name for (name,) in ask(_CALLABLE).fetchall()} - HARMLESS_FUNCTIONS
+        names = {
+            name for (name,) in ask(_CALLABLE, (list(SPECIAL_FUNCTIONS),)).fetchall()
+        } - HARMLESS_FUNCTIONS
         self.callable: Final = frozenset(names)
         self._check: Final = NameCheck(names)
         # What a query has locked beyond its transaction.
@@ -281,14 +289,17 @@ class NameCheck:
         text = text.lower()
         word: str
         for word in set(_WORD.findall(text)):
-            if word in self._plain:
-                return word
+            # The server cuts longer names.
+            if word in self._plain or word[:_MAX_NAME] in self._plain:
+                return word[:_MAX_NAME]
             for start in _BEHIND_DIGIT.finditer(word):
-                if word[start.start() :] in self._plain:
-                    return word[start.start() :]
-        return next((name for name in self._others if name in text), None)
+                name = word[start.start() :][:_MAX_NAME]
+                if name in self._plain:
+                    return name
+        return next((other for other in self._others if other in text), None)
 
 
+_MAX_NAME: Final = 63
 _PLAIN: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _WORD: Final = re.compile("[a-z0-9_]+")
 _BEHIND_DIGIT: Final = re.compile("(?<=[0-9])[a-z_]")

@@ -385,7 +385,10 @@ def test_rights_are_found_by_trying(postgres_server: PostgresServer) -> None:
     name = postgres_server.create_database(SCRIPT)
     role, password = postgres_server.create_role(
         "GRANT SELECT, INSERT ON account TO {role}; GRANT CREATE ON SCHEMA public TO {role};"
-        "GRANT pg_read_server_files TO {role}; ALTER ROLE {role} CREATEDB",
+        "GRANT pg_read_server_files TO {role}; ALTER ROLE {role} CREATEDB;"
+        # As the one of the extension tablefunc.
+        "CREATE FUNCTION crosstab(text) RETURNS int LANGUAGE plpgsql STABLE AS "
+        "'BEGIN EXECUTE $1; RETURN 1; END'",
         database=name,
     )
     location = locate(postgres_server.dsn(name, role, password))
@@ -395,6 +398,11 @@ def test_rights_are_found_by_trying(postgres_server: PostgresServer) -> None:
     assert gaps["role"].is_grave
     assert "account" in gaps["writing"].text and "counter" in gaps["writing"].text
     assert "public" in gaps["creating"].text
+    assert "crosstab" in gaps["SQL in text"].text
+    assert " public.account " in gaps["writing"].sql
+    with PostgresEngine(location, limits=LIMITS) as engine:
+        hidden = "SELECT crosstab('SELECT pg_adv' || 'isory_lock(1)')"
+        assert engine.execute(hidden).status == "denied"
     with postgres_server.connect(name) as connection:
         for gap in gaps.values():
             if gap.sql:

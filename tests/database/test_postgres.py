@@ -283,6 +283,7 @@ def test_names_are_found_wherever_they_stand() -> None:
         assert check.find(text), text
     for text in ("nextvalue", "my_nextval", "lo_lseek641", "next val", "U&'x'"):
         assert check.find(text) is None, text
+    assert NameCheck({"f" * 63}).find("f" * 70) == NameCheck({"f" * 63}).find("1e5" + "f" * 63)
     assert check.find('u&"n\\0065xtval"()')
 
 
