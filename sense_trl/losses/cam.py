@@ -171,10 +171,14 @@ def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 def _normalize(maps: Tensor) -> Tensor:
     """Maps divided by their norms; those of zeros stay, with a gradient of 0."""
-    squares = maps.square().sum(-1, keepdim=True)
-    is_empty = squares == 0
-    norms = torch.where(is_empty, torch.ones_like(squares), squares).sqrt()
-    return maps / norms
+    if not maps.shape[-1]:
+        return maps
+    # Of numbers whose squares are too large or too small for their type; it changes no gradient.
+    largest = maps.detach().abs().amax(-1, keepdim=True)
+    is_empty = largest == 0
+    scaled = maps / largest.masked_fill(is_empty, 1)
+    squares = scaled.square().sum(-1, keepdim=True)
+    return scaled / torch.where(is_empty, torch.ones_like(squares), squares).sqrt()
 
 
 def _check_shape(name: str, tensor: Tensor, like: Tensor) -> None:

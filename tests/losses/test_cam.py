@@ -119,3 +119,12 @@ def test_unusable_arguments_are_named() -> None:
     for name, value in [("positive_weight", 0.0), ("focal_gamma", -1.0), ("focal_alpha", 1.0)]:
         with pytest.raises(InputError, match=f"`{name}` is {value}"):
             multi_label_loss(row, torch.ones_like(row), **{name: value})
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e-5])
+def test_maps_whose_squares_leave_their_type_are_compared_all_the_same(scale: float) -> None:
+    # Squares of half precision end at 65,504 and begin at 6e-8.
+    student = (torch.tensor([[3.0, 4.0]]) * scale).half()
+    teacher = (torch.tensor([[8.0, 6.0]]) * scale).half()
+    assert float(cam_loss(student, teacher)) == pytest.approx(0.08, rel=0.05)
+    assert cam_loss(torch.zeros(2, 0), torch.zeros(2, 0)).tolist() == [0.0, 0.0]
