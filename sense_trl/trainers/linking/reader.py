@@ -127,13 +127,15 @@ class StateReader:
         device = self._decoder.embed_tokens.weight.device
         lengths = [len(ids) for ids, _ in rows]
         total, before = sum(lengths), prefix.num_tokens
-        mask = torch.zeros(1, 1, total, before + total, dtype=torch.bool, device=device)
-        mask[..., :before] = True
+        # What is added to scores, which every attention that takes a mask understands.
+        weight = self._decoder.embed_tokens.weight
+        mask = torch.zeros(1, 1, total, before + total, dtype=weight.dtype, device=device)
+        mask[..., before:] = torch.finfo(weight.dtype).min
         place = 0
         for length in lengths:
-            own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+            rows_of = slice(place, place + length)
             columns = slice(before + place, before + place + length)
-            mask[0, 0, place : place + length, columns] = own
+            mask[0, 0, rows_of, columns] = mask[0, 0, rows_of, columns].triu(1)
             place += length
         positions = torch.cat([torch.arange(before, before + length) for length in lengths])
         try:

@@ -31,9 +31,13 @@ def average(tokenizer: Any, text: str, states: torch.Tensor, span: tuple[int, in
     return states[torch.tensor(inside)].mean(0)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
-def test_states_behind_a_shared_prefix_are_those_of_rows_of_their_own(architecture: str) -> None:
+def test_states_behind_a_shared_prefix_are_those_of_rows_of_their_own(
+    architecture: str, attention: str
+) -> None:
     model = tiny_models.build_tiny_model(architecture)
+    model.set_attn_implementation(attention)
     tokenizer = tiny_models.build_tiny_tokenizer()
     before = copy.deepcopy(model.state_dict())
     reader = StateReader(model, tokenizer, layer=1)
