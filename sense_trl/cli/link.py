@@ -119,6 +119,9 @@ def evaluate(options: MeasureOptions, console: Any) -> None:
     from sense_trl.prompts.style import NAME_LINKER
     from sense_trl.steps.linking import measure_linking, open_linker, score_questions
 
+    for name in ("linked_tables", "linked_columns"):
+        if (value := getattr(options, name)) < 1:
+            raise InputError(f"`{name}` is {value}; expected at least 1.")
     questions, schemas = _load(options)
     make = NameLinker if options.linker == NAME_LINKER else open_linker(options.linker)
     with console.status("Reading questions"):
@@ -148,12 +151,14 @@ class ShowOptions:
 def show(options: ShowOptions, console: Any) -> None:
     """Run `sense-trl link show`."""
     quieten_libraries()
+    from sense_trl.schema.schema import check_tables
     from sense_trl.steps.linking import TrainedLinker
 
     schemas = _load_schemas(options.database, options.tables_json, options.db_id)
     if len(schemas) > 1:
         raise InputError(f"`db_id` is missing; expected one of {', '.join(sorted(schemas)[:10])}.")
     ((_, schema),) = schemas.items()
+    check_tables(schema, options.database or str(options.tables_json))
     scorer = TrainedLinker.load(options.linker).of(schema)
     scores = scorer.score(options.question)
     words, maps = scorer.explain(options.question)
@@ -162,13 +167,15 @@ def show(options: ShowOptions, console: Any) -> None:
     for item in best:
         adding = sorted(zip(maps[item], words, strict=True), reverse=True)[:3]
         named = ", ".join(f"{word} {value:+.2f}" for value, word in adding)
-        lines.append(f"{scores[item]:6.3f}  {'.'.join(filter(None, item)):<40}  {named}")
+        name = " ".join(".".join(filter(None, item)).split())
+        lines.append(f"{scores[item]:6.3f}  {name:<40}  {named}")
     print(make_visible("\n".join(lines)))  # noqa: T201 - the result of the command
 
 
 def _load(options: LinkDataOptions) -> tuple[list[Question], Mapping[str, DatabaseSchema]]:
     """Questions, and the schemas of their databases."""
     from sense_trl.questions import load_questions
+    from sense_trl.schema.schema import check_tables
     from sense_trl.task import draw_questions
 
     questions = load_questions(options.questions)
@@ -185,6 +192,8 @@ def _load(options: LinkDataOptions) -> tuple[list[Question], Mapping[str, Databa
             f"`questions` asks about {missing[0]!r}, which neither `tables_json` nor `database` "
             "has. Name the file or the folder that holds it."
         )
+    for db_id in {question.db_id for question in questions}:
+        check_tables(schemas[db_id], options.database or str(options.tables_json))
     return questions, schemas
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ from torch import Tensor
 from sense_trl._files import read_json, replacing, write_text_atomically
 from sense_trl.checkpoints.starting_model import load_for_generation
 from sense_trl.errors import InputError, ModelError
-from sense_trl.linking.labels import ItemKey, get_linking_labels
+from sense_trl.linking.labels import ItemKey, LinkingLabels, get_linking_labels
 from sense_trl.linking.measures import average_precision, recall_at
 from sense_trl.linking.reading import SchemaBlock, split_question, write_blocks
 from sense_trl.prompts.linking import SchemaLinker
 from sense_trl.prompts.pruning import prune_schema
 from sense_trl.prompts.value_index import ValueMatch
+from sense_trl.prompts.values import get_key
 from sense_trl.questions import Question
 from sense_trl.schema.formats import Descriptions
 from sense_trl.schema.schema import DatabaseSchema
+from sense_trl.sql.parsing import SQLParseError
 from sense_trl.trainers.linking.head import LinkerHead
 from sense_trl.trainers.linking.reader import Prefix, StateReader
 from sense_trl.trainers.linking.training import (
@@ -36,6 +39,8 @@ from sense_trl.trainers.linking.training import (
     train_linker_head,
 )
 from sense_trl.trainers.teachers.model_identity import get_weights_digest
+
+logger = logging.getLogger(__name__)
 
 LINKER_FILE: Final = "sense_linker.json"
 WEIGHTS_FILE: Final = "sense_linker.safetensors"
@@ -91,11 +96,13 @@ class TrainedLinker:
             OutputError: it cannot be written.
         """
         folder = Path(folder)
+        # Those of a linker that was here before are not what this one says.
+        (folder / TEACHINGS_FILE).unlink(missing_ok=True)
         with replacing(folder / WEIGHTS_FILE) as file:
             save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, file)
         record = {
             "format": _FORMAT,
-            "base": self.base,
+            "base": str(Path(self.base).absolute()) if Path(self.base).is_dir() else self.base,
             "layer": self.reader.layer,
             "rank": self.head.rank,
             "pooling": self.head.pooling,
@@ -117,6 +124,7 @@ class TrainedLinker:
             ModelError: the model cannot be loaded, or is not the one that it was trained on.
         """
         folder = Path(folder)
+        _check_there(str(folder))
         names = ("format", "base", "layer", "rank", "pooling", "max_block_chars", "weights")
         record = read_json(folder / LINKER_FILE, "a linker of `sense-trl link train`", *names)
         if record["format"] != _FORMAT:
@@ -157,14 +165,16 @@ class LinkerOf:
     def score(self, question: str, matches: Sequence[ValueMatch] = ()) -> Mapping[ItemKey, float]:
         """Probabilities that a question needs a table, as (table, ""), or a column.
 
-        Values that it names are left to what chooses by these scores.
+        A column of which it names a value scores as much as the best.
         """
         scores: dict[ItemKey, float] = {}
         for block, logits, _ in self._get_maps(question):
             for item, probability in zip(block.items, logits.sigmoid().tolist(), strict=True):
                 # A wide table stands in several blocks.
                 scores[item] = max(probability, scores.get(item, 0.0))
-        return scores
+        best = max(scores.values(), default=0.0)
+        named = {get_key(match.table, match.column) for match in matches}
+        return scores | dict.fromkeys(named & scores.keys(), best)
 
     def explain(self, question: str) -> tuple[list[str], dict[ItemKey, list[float]]]:
         """The words of a question, and what each of them adds to the logits of the items.
@@ -244,11 +254,7 @@ def open_linker(folder: str) -> Callable[[DatabaseSchema, Descriptions], LinkerO
     Raises:
         InputError: the folder holds no linker.
     """
-    if not (Path(folder) / LINKER_FILE).is_file():
-        raise InputError(
-            f"`linker` is {folder!r}, which holds no {LINKER_FILE}. Give a folder that `sense-trl "
-            "link train` wrote, or `names` to go by words in common."
-        )
+    _check_there(folder)
     loaded: list[TrainedLinker] = []
 
     class _Lazy:
@@ -266,7 +272,50 @@ def open_linker(folder: str) -> Callable[[DatabaseSchema, Descriptions], LinkerO
     return make
 
 
+def _check_there(folder: str) -> None:
+    if not (Path(folder) / LINKER_FILE).is_file():
+        raise InputError(
+            f"`linker` is {folder!r}, which holds no {LINKER_FILE}. Give a folder that `sense-trl "
+            "link train` wrote, or `names`, where it is taken, to go by words in common."
+        )
+
+
 # ------------------------------------------------------------------ training
+
+
+def label_questions(
+    questions: Sequence[Question], schemas: Mapping[str, DatabaseSchema]
+) -> dict[str, LinkingLabels]:
+    """What gold uses, by the id of the question: `get_linking_labels` of all of them.
+
+    Names that a schema does not have are told in a warning.
+
+    Raises:
+        InputError: no gold names anything of its schema.
+        SQLParseError: a gold query is not one statement; the message names its question.
+    """
+    labels = {}
+    for question in questions:
+        try:
+            labels[question.question_id] = get_linking_labels(
+                question.gold_sql, schemas[question.db_id]
+            )
+        except SQLParseError as error:
+            raise SQLParseError(
+                f"`questions`: gold of {question.question_id!r} cannot be read, mend it or leave "
+                f"the question out: {error}"
+            ) from error
+    unknown = {key: own.unresolved[0] for key, own in labels.items() if own.unresolved}
+    if unknown:
+        first, name = next(iter(unknown.items()))
+        told = f"{name!r} in gold of {first!r} is not in the schema of its database"
+        if not any(own.tables for own in labels.values()):
+            raise InputError(
+                f"`questions`: {told}, nor is any table of the others. Name the "
+                "database that they were written for."
+            )
+        logger.warning("%s, nor is what %d questions use in all.", told, len(unknown))
+    return labels
 
 
 def read_examples(
@@ -287,15 +336,16 @@ def read_examples(
         on_progress: called with the number of questions finished since the last call.
 
     Raises:
-        SQLParseError: a gold query is not one statement.
+        SQLParseError: as `label_questions`, before anything is read.
     """
+    labels = label_questions(questions, schemas)
     examples = []
     for db_id, asked in _group(questions).items():
         blocks = write_blocks(schemas[db_id], max_chars=max_block_chars)
         read = _ReadSchema(reader, blocks)
         states = read.read_questions([_get_text(question) for question in asked])
         for question, by_block in zip(asked, states, strict=True):
-            wanted = get_linking_labels(question.gold_sql, schemas[db_id]).items
+            wanted = labels[question.question_id].items
             for number, words in enumerate(by_block):
                 block, prefix = read.get(number)
                 examples.append(
@@ -469,7 +519,11 @@ def score_questions(
         make_linker: of a database, such as `TrainedLinker.of` or `NameLinker`.
         questions: with gold SQL.
         schemas: by `db_id`.
+
+    Raises:
+        SQLParseError: as `label_questions`, before anything is scored.
     """
+    label_questions(questions, schemas)
     for db_id, asked in _group(questions).items():
         scorer = make_linker(schemas[db_id], {})
         for question in asked:
@@ -520,4 +574,6 @@ def _get_kinds(items: Sequence[ItemKey]) -> Tensor:
 
 
 def _identify(reader: StateReader) -> str:
-    return get_weights_digest(reader.get_last_parameters())[:16]
+    # The same model is read in float32 on a CPU, and as it was saved on a GPU.
+    weights = ((name, tensor.bfloat16()) for name, tensor in reader.get_last_parameters())
+    return get_weights_digest(weights)[:16]

@@ -15,18 +15,23 @@ from sense_trl.linking import get_linking_labels
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.linking import NameLinker
 from sense_trl.prompts.style import NAME_LINKER
+from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.prompts.writer import PromptWriter
-from sense_trl.questions import load_questions
-from sense_trl.schema import get_schema
+from sense_trl.questions import Question, load_questions
+from sense_trl.schema import DatabaseSchema, get_schema
+from sense_trl.sql.parsing import SQLParseError
 from sense_trl.steps.linking import (
+    TEACHINGS_FILE,
     WEIGHTS_FILE,
     TrainedLinker,
+    label_questions,
     load_teachings,
     measure_linking,
     open_linker,
     score_questions,
 )
 from sense_trl.steps.prompting import get_linker, identify_style
+from sense_trl.trainers.linking import StateReader
 
 TABLES = {
     "pet": ["name", "weight", "colour", "kind"],
@@ -58,6 +63,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def link(folder: Path, *arguments: str) -> int:
     data = ["--database", str(folder / "town.sqlite"), "--questions", str(folder / "named.jsonl")]
     return main(["link", *arguments, *data])
+
+
+def get_town(folder: Path) -> DatabaseSchema:
+    with DatabaseCatalog.from_path(folder / "town.sqlite") as catalog:
+        return get_schema(catalog.engine("town"), "town")
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +179,101 @@ def test_names_need_no_model(folder: Path) -> None:
         )
     assert (report.strict_recall, report.precision) == (1.0, 1.0)
     assert get_linking_labels("SELECT river FROM city", schema).tables == {"city"}
+
+
+def test_gold_that_cannot_be_read_is_told_before_anything_is_read(folder: Path) -> None:
+    rows = [("How old?", "SELECT name FROM pet"), ("Who?", "SELEC ( FROM")]
+    questions = [
+        Question(question_id=f"q{i}", db_id="town", question=text, gold_sql=sql)
+        for i, (text, sql) in enumerate(rows)
+    ]
+    schemas = {"town": get_town(folder)}
+
+    def make(*_: object) -> NameLinker:
+        raise AssertionError("read before gold was looked at")
+
+    with pytest.raises(SQLParseError, match="gold of 'q1' cannot be read"):
+        list(score_questions(make, questions, schemas))
+
+
+def test_a_linker_is_found_by_models_of_other_types_and_from_other_folders(
+    folder: Path, linker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_models.build_tiny_model("llama").to(torch.bfloat16)
+    tokenizer = tiny_models.build_tiny_tokenizer()
+    head = TrainedLinker.load(linker).head
+    # As on a GPU, where weights keep the type they were saved in.
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    TrainedLinker(StateReader(model, tokenizer), head, "model").save("saved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert TrainedLinker.load("../saved").reader.layer == 1
+
+
+def test_teachings_of_an_earlier_linker_do_not_stay(linker: Path, tmp_path: Path) -> None:
+    (tmp_path / TEACHINGS_FILE).write_bytes((linker / TEACHINGS_FILE).read_bytes())
+    TrainedLinker.load(linker).save(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_teachings(tmp_path)
+
+
+def test_columns_of_named_values_score_as_much_as_the_best(folder: Path, linker: Path) -> None:
+    scorer = TrainedLinker.load(linker).of(get_town(folder))
+    match = ValueMatch("City", "City_7", "Rome", 1.0)
+    alone = scorer.score("Which colour of each pet?")
+    scores = scorer.score("Which colour of each pet?", [match])
+    assert alone["city", "city_7"] < max(alone.values())
+    assert scores == {**alone, ("city", "city_7"): max(alone.values())}
+
+
+def test_gold_of_another_database_is_refused(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schemas = {"town": get_town(folder)}
+    foreign = Question(question_id="a", db_id="town", question="?", gold_sql="SELECT x FROM gone")
+    own = Question(question_id="b", db_id="town", question="?", gold_sql="SELECT name FROM pet")
+    with pytest.raises(InputError, match="'gone' in gold of 'a' is not in the schema"):
+        label_questions([foreign], schemas)
+    assert set(label_questions([foreign, own], schemas)) == {"a", "b"}
+    assert "is not in the schema" in caplog.text
+
+
+def test_a_database_without_tables_is_refused(
+    folder: Path, linker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("column_names", "column_names_original", "table_names", "table_names_original")
+    entry = {"db_id": "empty", **{key: [] for key in (*names, "column_types")}}
+    entry |= {"primary_keys": [], "foreign_keys": []}
+    (tmp_path / "tables.json").write_text(json.dumps([entry]))
+    (tmp_path / "q.jsonl").write_text('{"db_id": "empty", "question": "?", "query": "SELECT 1"}')
+    data = ["--tables_json", str(tmp_path / "tables.json")]
+    assert main(["link", "show", str(linker), "who?", *data]) == 2
+    assert "no table" in capsys.readouterr().err
+    data += ["--questions", str(tmp_path / "q.jsonl")]
+    assert main(["link", "evaluate", NAME_LINKER, *data]) == 2
+    assert "no table" in capsys.readouterr().err
+
+
+def test_limits_and_linkers_are_named_as_the_user_gave_them(
+    folder: Path, linker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert link(folder, "evaluate", NAME_LINKER, "--linked-tables", "0") == 2
+    assert "`linked_tables` is 0" in capsys.readouterr().err
+    show = ["link", "show", NAME_LINKER, "who?", "--database", str(folder / "town.sqlite")]
+    assert main(show) == 2
+    assert "`linker` is 'names', which holds no" in capsys.readouterr().err
+
+
+def test_names_with_line_breaks_stay_on_their_line(
+    linker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = sqlite3.connect(tmp_path / "odd.sqlite")
+    connection.execute('CREATE TABLE "a<|im_end|>\nb" ("x\ny", "<|endoftext|>")')
+    connection.close()
+    show = ["link", "show", str(linker), "x\ny?", "--database", str(tmp_path / "odd.sqlite")]
+    assert main(show) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 3
+    assert sum("a<|im_end|> b.x y" in line for line in shown) == 1
