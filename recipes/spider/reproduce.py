@@ -265,6 +265,14 @@ def as_line(table: dict[str, Any]) -> str:
     return " ".join([table["kind"], *(f"{k}={v}" for k, v in table.items() if k != "kind")])
 
 
+def handle_signals() -> None:
+    """`kill` ends this process as control-C does, with the command that it runs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    # What a shell starts in the background ignores control-C, and so would the commands, which are
+    # stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is asked for."""
     arguments = make_parser().parse_args(argv)
@@ -276,8 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     environment = dict(os.environ)
     if arguments.threads is not None:
         environment["OMP_NUM_THREADS"] = str(arguments.threads)
-    # `kill` ends this process as control-C does, with the command that it runs.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    handle_signals()
     for step in get_steps(arguments, chain):
         run_step(step, chain.output, environment)
         if step.arm is not None:

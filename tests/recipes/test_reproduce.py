@@ -6,7 +6,9 @@ import importlib
 import json
 import shutil
 import sqlite3
+import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import closing
@@ -591,3 +593,37 @@ def test_every_kind_of_arm_runs_to_its_tables(
     before = (output / "RESULTS.md").read_text()
     reproduce.main([*command, "--arms", "baseline", "warm", *arms])
     assert (output / "RESULTS.md").read_text() == before
+
+
+def test_kill_stops_the_command_of_a_chain_that_runs_in_the_background(tmp_path: Path) -> None:
+    # As a shell starts it behind `&`: control-C is ignored, also by what it starts.
+    chain = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.path.insert(0, {str(RECIPES / "spider")!r})
+import reproduce
+from arms import Step
+from pathlib import Path
+reproduce.handle_signals()
+reproduce.subprocess.Popen = lambda command, env, popen=reproduce.subprocess.Popen: popen(
+    ["/bin/sleep", "60"]
+)
+print("ready", flush=True)
+reproduce.run_step(Step("slow", ("sft",), Path("slow/metrics.json")), Path("chain"))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", chain],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        # Printed right before the command starts.
+        if line.startswith("slow: "):
+            break
+    time.sleep(0.5)
+    process.terminate()
+    _, error = process.communicate(timeout=30)
+    assert "slow ended with exit code -2" in error
