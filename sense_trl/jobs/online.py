@@ -90,11 +90,13 @@ def run_online(config: OnlineConfig, console: Console) -> Path:
             else:
                 logger.warning(
                     "Round %d has no question with a right and a wrong answer: %d questions, "
-                    "answers by verdict %s. The model stays as it is; raise `num_samples` or "
-                    "`questions_per_round`, or fine-tune it first.",
+                    "distinct answers by verdict %s, left out %s. The model stays as it is: "
+                    "raise `num_samples` or `questions_per_round`, `max_new_tokens` where answers "
+                    "are unfinished, or fine-tune it first.",
                     number,
                     len(questions),
                     counts["verdicts"],
+                    counts["dropped_candidates"],
                 )
             rounds.append({"round": number, **counts, "model": str(model)})
             write_text_atomically(output / _SUMMARY, json.dumps(rounds, indent=1))
@@ -140,7 +142,8 @@ def _make_pairs(
         asked = task.select(questions)
         work.pair(asked, candidates, verifier, pairing, path.parent, console)
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {name: found[name] for name in ("num_questions", "num_pairs", "verdicts")}
+    kept = ("num_questions", "num_pairs", "verdicts", "dropped_candidates")
+    return {name: found[name] for name in kept}
 
 
 def _train(

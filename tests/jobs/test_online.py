@@ -124,6 +124,7 @@ def test_without_a_right_answer_the_model_stays_and_is_sampled_anew(
     config.questions_per_round = None
     assert str(run_online(config, QUIET)) == config.model
     assert "no question with a right and a wrong answer" in caplog.text
+    assert "left out {" in caplog.text
     written = [
         {(c.question_id, c.sample, c.text) for c in CandidateFile(path)}
         for path in sorted(Path(config.output_dir).glob("round-*/candidates.jsonl"))
