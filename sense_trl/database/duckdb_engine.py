@@ -18,6 +18,7 @@ from sense_trl.database.duckdb_values import (
     select_with,
 )
 from sense_trl.database.engine import (
+    MAX_SQL_CHARS,
     ColumnInfo,
     ExecutionLimits,
     ForeignKeyInfo,
@@ -27,12 +28,12 @@ from sense_trl.database.engine import (
     TableInfo,
     count_bytes,
     describe_exceeded,
+    get_key_position,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.database.watch import Interrupter
 from sense_trl.errors import DatabaseError
 
-_MAX_SQL_CHARS: Final = 200_000
 _CHUNK_ROWS: Final = 1_000
 
 # Set before the database is attached; `_SETTINGS` only afterwards, because attaching is access to
@@ -198,8 +199,8 @@ class DuckDBEngine(FileEngine):
             elapsed_s = time.perf_counter() - started
             return QueryResult(status, (), (), message, elapsed_s, None, exceeded)
 
-        if len(sql) > _MAX_SQL_CHARS:
-            return ended(QueryStatus.DENIED, f"longer than {_MAX_SQL_CHARS} characters")
+        if len(sql) > MAX_SQL_CHARS:
+            return ended(QueryStatus.DENIED, f"longer than {MAX_SQL_CHARS} characters")
         if "\x00" in sql:
             return ended(QueryStatus.SYNTAX_ERROR, "the text contains a null character")
         try:
@@ -375,7 +376,11 @@ def _read_tables(connection: Any) -> tuple[TableInfo, ...]:
             name,
             tuple(
                 ColumnInfo(
-                    column, type_, not_null, _position(primary_keys.get(name, []), column), comment
+                    column,
+                    type_,
+                    not_null,
+                    get_key_position(primary_keys.get(name, []), column),
+                    comment,
                 )
                 for column, type_, not_null, comment in described.get(name, [])
             ),
@@ -385,7 +390,3 @@ def _read_tables(connection: Any) -> tuple[TableInfo, ...]:
         )
         for name, _, is_view, comment in entries
     )
-
-
-def _position(keys: list[str], column: str) -> int:
-    return keys.index(column) + 1 if column in keys else 0

@@ -9,7 +9,7 @@ matching `QueryStatus`. Only a database that cannot be read raises (`DatabaseErr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -20,6 +20,9 @@ from sense_trl.database.location import DatabasePath
 from sense_trl.errors import InputError
 
 _T = TypeVar("_T")
+
+MAX_SQL_CHARS: Final = 200_000
+"""A longer query is refused by every engine before anything reads it."""
 
 OUT_OF_MEMORY: Final = "out of memory; raise `memory_limit_bytes`"
 """`QueryResult.error` where `LimitKind.MEMORY` stopped the query."""
@@ -221,6 +224,11 @@ class ColumnInfo:
     not_null: bool
     primary_key: int
     comment: str = ""
+
+
+def get_key_position(key: Sequence[_T], column: _T) -> int:
+    """The 1-based position of a column in a primary key, 0 if it is not part of it."""
+    return key.index(column) + 1 if column in key else 0
 
 
 @dataclass(frozen=True, slots=True)

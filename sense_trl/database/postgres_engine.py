@@ -13,6 +13,7 @@ from psycopg import pq
 from psycopg.adapt import Transformer
 
 from sense_trl.database.engine import (
+    MAX_SQL_CHARS,
     ExecutionLimits,
     LimitKind,
     QueryResult,
@@ -28,7 +29,6 @@ from sense_trl.database.postgres_session import PostgresSession, connect, descri
 from sense_trl.database.watch import Interrupter
 from sense_trl.errors import DatabaseError, InputError
 
-_MAX_SQL_CHARS: Final = 200_000
 # Rows that libpq hands over at once, and so the most that are in memory beside the result.
 _CHUNK_ROWS: Final = 32
 _MAX_TIMEOUT_MS: Final = 2**31 - 1
@@ -345,8 +345,8 @@ def _wait_for_result(pgconn: Any) -> Any:
 
 
 def _refuse(sql: str) -> tuple[QueryStatus, str] | None:
-    if len(sql) > _MAX_SQL_CHARS:
-        return QueryStatus.DENIED, f"longer than {_MAX_SQL_CHARS} characters"
+    if len(sql) > MAX_SQL_CHARS:
+        return QueryStatus.DENIED, f"longer than {MAX_SQL_CHARS} characters"
     if "\x00" in sql:
         return QueryStatus.SYNTAX_ERROR, "the text contains a null character"
     try:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
+from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo, get_key_position
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def read_tables(connection: Any, schemas: Sequence[str]) -> tuple[TableInfo, ...
                     column,
                     type_,
                     not_null,
-                    _position(primary.get(oid, []), number),
+                    get_key_position(primary.get(oid, []), number),
                     _add_labels(comment, labels.get(type_oid)),
                 )
                 for number, (column, type_, not_null, comment, type_oid) in columns.get(
@@ -116,10 +116,6 @@ def read_tables(connection: Any, schemas: Sequence[str]) -> tuple[TableInfo, ...
         )
         for oid, _, name, is_view, comment, _ in relations
     )
-
-
-def _position(key: Sequence[int], number: int) -> int:
-    return key.index(number) + 1 if number in key else 0
 
 
 def _add_labels(comment: str, labels: Sequence[str] | None) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 from sense_trl.database.digest import DigestBuilder, ResultDigest
 from sense_trl.database.engine import (
+    MAX_SQL_CHARS,
     ColumnInfo,
     ExecutionLimits,
     ForeignKeyInfo,
@@ -28,13 +29,12 @@ from sense_trl.errors import DatabaseError, InputError
 # machine. 1,000 instructions are some 20 µs; the call back into Python is 0.2 µs of it.
 _POLL_STEPS: Final = 1_000
 
-_MAX_SQL_CHARS: Final = 200_000
 _HEADER: Final = b"SQLite format 3\x00"
 
 # Caps of the parser and the planner, whose work cannot be interrupted. Real queries stay far below
 # (the longest of Spider's gold joins 9 tables); what they stop is an EXECUTION_ERROR.
 _PARSER_CAPS: Final = {
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 4 * _MAX_SQL_CHARS,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 4 * MAX_SQL_CHARS,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
     sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
@@ -543,8 +543,8 @@ def without_empty_statements(sql: str) -> str:
 
 def _refuse_statement(sql: str) -> tuple[QueryStatus, str] | None:
     """Refuse what is not one SELECT, WITH or VALUES statement before SQLite sees it."""
-    if len(sql) > _MAX_SQL_CHARS:
-        return QueryStatus.DENIED, f"longer than {_MAX_SQL_CHARS} characters"
+    if len(sql) > MAX_SQL_CHARS:
+        return QueryStatus.DENIED, f"longer than {MAX_SQL_CHARS} characters"
     match = _HEAD.match(sql)
     head = (match["head"] or "").lower() if match else ""
     if head in _READING_HEADS:
