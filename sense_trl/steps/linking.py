@@ -31,6 +31,7 @@ from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import SQLParseError
 from sense_trl.trainers.linking.head import LinkerHead
 from sense_trl.trainers.linking.reader import Prefix, StateReader
+from sense_trl.trainers.linking.state_cache import StateCache
 from sense_trl.trainers.linking.training import (
     LinkerExample,
     LinkerTeaching,
@@ -323,6 +324,7 @@ def read_examples(
     questions: Sequence[Question],
     schemas: Mapping[str, DatabaseSchema],
     *,
+    cache: StateCache | None = None,
     max_block_chars: int = _MAX_BLOCK_CHARS,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[LinkerExample]:
@@ -332,33 +334,50 @@ def read_examples(
         reader: of the model's states.
         questions: with gold SQL.
         schemas: by `db_id`.
+        cache: of states, of the same reader; in memory if not given.
         max_block_chars: see `TrainedLinker`; a schema of several blocks gives several examples.
         on_progress: called with the number of questions finished since the last call.
 
     Raises:
-        SQLParseError: as `label_questions`, before anything is read.
+        InputError: as `label_questions`, or the disk has no room for the states.
+        SQLParseError: as `label_questions`; both before anything is read.
     """
     labels = label_questions(questions, schemas)
+    cache = StateCache(reader) if cache is None else cache
+    groups = _group(questions)
+    blocks = {db_id: write_blocks(schemas[db_id], max_chars=max_block_chars) for db_id in groups}
+    texts = {q.question_id: split_question(_get_text(q)) for q in questions}
+    cache.check_space(
+        sum(
+            len(spans)
+            for db_id, asked in groups.items()
+            for block in blocks[db_id]
+            for _, spans in cache.get_missing(
+                (block.text, block.spans), [texts[q.question_id] for q in asked]
+            )
+        )
+    )
     examples = []
-    for db_id, asked in _group(questions).items():
-        blocks = write_blocks(schemas[db_id], max_chars=max_block_chars)
-        read = _ReadSchema(reader, blocks)
-        states = read.read_questions([_get_text(question) for question in asked])
-        for question, by_block in zip(asked, states, strict=True):
-            wanted = labels[question.question_id].items
-            for number, words in enumerate(by_block):
-                block, prefix = read.get(number)
+    for db_id, asked in groups.items():
+        for number, block in enumerate(blocks[db_id]):
+            is_last = number == len(blocks[db_id]) - 1
+            states, words = cache.read(
+                (block.text, block.spans),
+                [texts[question.question_id] for question in asked],
+                on_progress=on_progress if is_last else None,
+            )
+            kinds = _get_kinds(block.items)
+            for question, own in zip(asked, words, strict=True):
+                wanted = labels[question.question_id].items
                 examples.append(
                     LinkerExample(
                         f"{question.question_id}/{number}",
-                        prefix.states,
-                        words,
-                        _get_kinds(block.items),
+                        states,
+                        own,
+                        kinds,
                         torch.tensor([item in wanted for item in block.items]),
                     )
                 )
-        if on_progress is not None:
-            on_progress(len(asked))
     return examples
 
 
@@ -370,6 +389,7 @@ def train_linker(
     config: LinkerTrainingConfig | None = None,
     *,
     teachings: Mapping[str, LinkerTeaching] | None = None,
+    cache: StateCache | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[TrainedLinker, list[LinkerExample]]:
     """Train a linker on a frozen model, and return the examples that it learned from.
@@ -381,12 +401,13 @@ def train_linker(
         schemas: likewise.
         config: options.
         teachings: of a larger model's linker, where `distillation` asks for them.
+        cache: see `read_examples`.
         on_progress: likewise.
 
     Raises:
         InputError: there are no questions, or no teachings for them.
     """
-    examples = read_examples(reader, questions, schemas, on_progress=on_progress)
+    examples = read_examples(reader, questions, schemas, cache=cache, on_progress=on_progress)
     head = train_linker_head(examples, config, teachings=teachings)
     return TrainedLinker(reader, head, base), examples
 

@@ -123,6 +123,19 @@ def test_a_linker_scores_what_it_learned_and_its_prompts_show_it(
     assert "pet.name " in capsys.readouterr().out
 
 
+def test_another_training_on_the_same_questions_reads_nothing(
+    folder: Path, linker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(StateReader, "read_prefix", read)
+    where = ["--model-name-or-path", str(folder / "llama"), "--output-dir", str(folder / "again")]
+    states = ["--state-cache", str(linker / "states")]
+    assert link(folder, "train", *where, "--num-epochs", "1", *states) == 0
+    assert not (folder / "again" / "states").exists()
+
+
 def test_a_smaller_linker_learns_from_a_larger_one(folder: Path, linker: Path) -> None:
     teachings = load_teachings(linker)
     assert len(teachings) == 12
@@ -151,7 +164,9 @@ def test_a_linker_of_another_model_is_refused(
         TrainedLinker.load(linker, base=str(folder / "qwen2"))
     with pytest.raises(InputError, match="holds no sense_linker"):
         open_linker(str(tmp_path))
-    for file in linker.iterdir():
+    # States are no part of a linker.
+    assert list((linker / "states").iterdir())
+    for file in linker.glob("sense_*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     first = identify_style(PromptStyle(linker=str(tmp_path)), None)
     assert first == identify_style(PromptStyle(linker=str(linker)), None)

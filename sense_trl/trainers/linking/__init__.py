@@ -5,5 +5,6 @@ It knows no SQL: items are spans of a prefix, words are spans of what comes behi
 
 from sense_trl.trainers.linking.head import LinkerHead
 from sense_trl.trainers.linking.reader import StateReader
+from sense_trl.trainers.linking.state_cache import StateCache
 
-__all__ = ["LinkerHead", "StateReader"]
+__all__ = ["LinkerHead", "StateCache", "StateReader"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from sense_trl.errors import InputError, ModelError
 from sense_trl.model_traits import find_partial_attention
+from sense_trl.trainers.teachers.cache import get_tokenizer_digest
+from sense_trl.trainers.teachers.model_identity import describe_settings, get_weights_digest
 
 _DEPTH: Final = 2 / 3
 # Tokens of texts that are read behind a prefix at a time.
@@ -78,6 +82,16 @@ class StateReader:
     def get_last_parameters(self) -> list[tuple[str, Tensor]]:
         """The weights of the last layer that is run, which tell models apart."""
         return list(self._decoder.layers[-1].named_parameters())
+
+    def get_identity(self) -> str:
+        """Identity of what makes states of texts: weights, settings, tokens and the layer."""
+        parts = [
+            describe_settings(self._decoder),
+            get_weights_digest(self._decoder.named_parameters()),
+            get_tokenizer_digest(self._tokenizer),
+            self.layer,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def read_prefix(self, text: str, spans: Sequence[tuple[int, int]]) -> Prefix:

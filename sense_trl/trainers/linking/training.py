@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 DISTILLATIONS: Final = ("logits", "features", "cam", "binarized_cam")
 # Labels count so much more in the distance of maps than what is no label.
 _LABEL_FACTOR: Final = 3.0
+# States from which a head is initialised.
+_NUM_SAMPLED: Final = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ def _train(
         pooling=config.pooling,
     )
     distinct = list({id(example.items): example.items for example in examples}.values())
-    head.initialize(torch.cat(distinct).float(), torch.cat([e.words for e in examples]).float())
+    head.initialize(_sample(distinct), _sample([example.words for example in examples]))
     shares = [labels[kinds == kind].float().mean() for kind in range(len(head.bias))]
     weights = [
         float(((1 - p) / p.clamp(min=1e-6)).clamp(1e-3, config.max_positive_weight)) for p in shares
@@ -212,6 +214,17 @@ def _train(
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / steps_per_epoch
         logger.info("Epoch %d: %s", epoch + 1, {k: round(v, 4) for k, v in totals.items()})
     return head.eval()
+
+
+def _sample(states: Sequence[Tensor]) -> Tensor:
+    """Some of many states, for their distribution, in float32; drawn with the seed of the run."""
+    chosen, count = [], 0
+    for place in torch.randperm(len(states)).tolist():
+        chosen.append(states[place].float())
+        count += len(states[place])
+        if count >= _NUM_SAMPLED:
+            break
+    return torch.cat(chosen)
 
 
 def _get_terms(
