@@ -10,6 +10,7 @@ from trl import TrlParser
 
 from sense_trl.cli.parser import check_number, print_one_spelling
 from sense_trl.cli.recipes import resolve_config
+from sense_trl.database.location import hide_password
 from sense_trl.errors import InputError
 
 
@@ -48,6 +49,10 @@ class ConfigParser(TrlParser):  # type: ignore[misc]
         for action in self._actions:
             if action.dest in kwargs:
                 _check(action, kwargs[action.dest])
+        kwargs = {
+            name: hide_password(value, name) if isinstance(value, str) else value
+            for name, value in kwargs.items()
+        }
         remaining: list[str] = super().set_defaults_with_config(**kwargs)
         return remaining
 

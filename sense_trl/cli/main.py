@@ -27,6 +27,7 @@ from sense_trl.cli import (
     verify,
 )
 from sense_trl.cli.parser import Command, OptionParser
+from sense_trl.database.location import hide_passwords
 from sense_trl.errors import SenseTRLError
 
 COMMANDS: dict[str, Command] = {
@@ -79,7 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 2 for unusable input, 130 after Ctrl-C.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    is_own = argv is None
+    try:
+        argv = hide_passwords(sys.argv[1:] if argv is None else argv)
+    except SenseTRLError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_INPUT
+    if is_own:
+        # Trackers of experiments write it down.
+        sys.argv[1:] = argv
     if (found := stages.find_stage(argv)) is not None:
         stage, arguments = found
         run: Callable[..., int | None] = functools.partial(stage.run, arguments)

@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Final
 
 from sense_trl.cli.recipes import resolve_config
-from sense_trl.database.location import hide_password, is_server_url
+from sense_trl.database.location import hide_password
 from sense_trl.errors import InputError
 
 _NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
@@ -209,9 +209,9 @@ def build_options(kind: type, given: Mapping[str, Any]) -> Any:
 def _convert(name: str, value: Any, hint: Any) -> Any:
     plain = _get_plain_type(hint)
     origin = typing.get_origin(plain)
-    if is_server_url(value):
+    if isinstance(value, str):
         # From here on no password stands in an option, so none is printed or written down.
-        return hide_password(value)
+        value = hide_password(value, name)
     if value is None or origin is typing.Literal:
         return value
     if origin is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sense_trl.cli.parser import OptionParser, get_class
 from sense_trl.cli.stage_help import format_stage_help
 from sense_trl.cli.terminal import quieten_libraries
+from sense_trl.database.location import PASSWORDS_VARIABLE, dump_passwords
 from sense_trl.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def _launch(name: str, arguments: Sequence[str], launch: LaunchArguments) -> int
     if launch.num_processes is not None:
         command += ["--num_processes", str(launch.num_processes)]
     command += ["-m", "sense_trl", name, *arguments, "--accelerate_config", _HERE]
-    return subprocess.run(command, check=False).returncode
+    environment = {**os.environ, PASSWORDS_VARIABLE: dump_passwords()}
+    return subprocess.run(command, check=False, env=environment).returncode
 
 
 def _get_launch_arguments(arguments: Sequence[str]) -> LaunchArguments:

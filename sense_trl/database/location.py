@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -26,8 +26,10 @@ _NO_PATH: Final = re.compile(
     r"\s*(?:[A-Za-z][\w.+:-]*://|postgres(?:ql)?:)|(?:^|.*\s)(?:host|user|dbname|password)\s*=",
     re.IGNORECASE | re.DOTALL,
 )
+# A URL without its scheme, unless there is a file of this name.
+_BARE_URL: Final = re.compile(r"[^/\\:@]{2,}:.*@.", re.DOTALL)
 # A port is a number, and so no part of a password that lacks its @.
-_HOSTS: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::\d*)?(?:,|$))*")
+_HOSTS: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::\d{0,5})?(?:,|$))*")
 # Ours, in the URL of a database, beside those of libpq.
 _OWN: Final = ("schemas", "snapshot", "superuser")
 _PLACE: Final = "{db_id}"
@@ -174,14 +176,16 @@ def locate(text: str | os.PathLike[str] | ServerDatabase) -> DatabasePath:
     if isinstance(text, ServerDatabase):
         return text
     if not isinstance(text, str) or not is_server_url(text):
-        if isinstance(text, str) and _NO_PATH.match(text):
+        if isinstance(text, str) and (
+            _NO_PATH.match(text) or (_BARE_URL.match(text) and not os.path.exists(text))
+        ):
             raise InputError(
                 "`database` is neither a file nor a URL that is known (it is not shown, because it "
                 "may hold a password); write postgresql://user@host:5432/name."
             )
         return Path(text)
     rest, _, query = text.split("://", 1)[1].partition("?")
-    address, slash, database = rest.partition("/")
+    address, _, database = rest.partition("/")
     user, at, host = address.rpartition("@")
     is_torn = "@" in query if not database else "@" in query.split("=")[0]
     is_odd = "@" in database or "#" in text or "/" in database
@@ -200,16 +204,20 @@ def locate(text: str | os.PathLike[str] | ServerDatabase) -> DatabasePath:
                 f"`database` is a PostgreSQL URL with the parameter {key!r}, which libpq has not; "
                 "expected `password`, or a password in $PGPASSWORD or ~/.pgpass."
             )
-    secrets = {key: value for key, value in parameters if key in _SECRETS}
-    if colon:
-        secrets["password"] = unquote(password)
-    kept = [f"{k}={quote(v, safe=',{}/:')}" for k, v in parameters if k not in _SECRETS]
+    # As libpq does, what is said again among the parameters counts.
+    secrets = {"password": unquote(password)} if colon else {}
+    secrets |= {key: value for key, value in parameters if key in _SECRETS}
+    if named := [value for key, value in parameters if key == "dbname" and value]:
+        database = quote(named[-1], safe="{}")
+    parameters = [(k, v) for k, v in parameters if k not in (*_SECRETS, "dbname")]
+    kept = [f"{k}={quote(v, safe=',{}/:')}" for k, v in parameters]
     end = f"?{'&'.join(kept)}" if kept else ""
-    if not slash or not database:
+    if not database:
+        # Not shown: in a URL of one word that word may be a password.
         raise InputError(
-            f"`database` is 'postgresql://{name}{at}{host}', which names no database; write "
-            f"postgresql://{name}{at}{host or 'host'}/NAME, or {_PLACE} in place of NAME for every "
-            "database of the server."
+            "`database` is a PostgreSQL URL that names no database; write "
+            f"postgresql://user@host:5432/NAME, or {_PLACE} in place of NAME for every database of "
+            "the server."
         )
     location = ServerDatabase(f"postgresql://{name}{at}{host}/{database}{end}")
     if secrets:
@@ -223,9 +231,34 @@ def _split_query(query: str) -> list[tuple[str, str]]:
     return [(unquote(key), unquote(value)) for key, _, value in pairs]
 
 
-def hide_password(text: str) -> str:
-    """A path or URL as it may be shown and written down; see `locate`."""
-    return str(locate(text)) if is_server_url(text) else text
+def hide_password(text: str, option: str = "database") -> str:
+    """The value of an option as it may be shown and written down; see `locate`.
+
+    Raises:
+        InputError: a URL that cannot be read, or as `database` what `locate` refuses.
+    """
+    if is_server_url(text):
+        return str(locate(text))
+    if option == "database":
+        locate(text)
+    return text
+
+
+def hide_passwords(arguments: Iterable[str]) -> list[str]:
+    """A command line as it may be shown and handed on, with `--flag=URL` as well; see `locate`.
+
+    Raises:
+        InputError: a URL that cannot be read; the message does not show it.
+
+    Example:
+        >>> hide_passwords(["ask", "--database=postgresql://reader:secret@db.example/shop"])
+        ['ask', '--database=postgresql://reader@db.example/shop']
+    """
+    found = (_FLAG.fullmatch(argument) for argument in arguments)
+    return [f"{match[1] or ''}{hide_password(match[2], '')}" for match in found if match]
+
+
+_FLAG: Final = re.compile("(--[A-Za-z][A-Za-z_-]*=)?(.*)", re.DOTALL)
 
 
 def dump_passwords() -> str:

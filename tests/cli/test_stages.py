@@ -16,6 +16,7 @@ from sense_trl.cli import stage as stage_module
 from sense_trl.cli import stages
 from sense_trl.cli.main import main
 from sense_trl.cli.stage import resolve_accelerate_config
+from sense_trl.database.location import PASSWORDS_VARIABLE
 from sense_trl.evaluation import EvaluationReport
 
 pytestmark = [
@@ -282,11 +283,33 @@ def test_tracking_is_what_report_to_says(recipe: Path) -> None:
         assert training.report_to == expected
 
 
+def test_no_password_of_a_yaml_file_is_shown(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = recipe / "own.yaml"
+    text = (recipe / "sft.yaml").read_text()
+    own.write_text(
+        re.sub("(?m)^database:.*", "database: postgresql://u:hunter2@127.0.0.1:1/d", text)
+    )
+    assert main(["sft", "--config", str(own), "--dry_run"]) == 2
+    said = capsys.readouterr()
+    assert "database: postgresql://u@127.0.0.1:1/d" in said.out
+    assert "hunter2" not in said.out + said.err
+    own.write_text(re.sub("(?m)^database:.*", "database: host=h password=hunter2", text))
+    assert main(["sft", "--config", str(own), "--dry_run"]) == 2
+    said = capsys.readouterr()
+    assert "may hold a password" in said.err and "hunter2" not in said.out + said.err
+
+
 def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
+    environments: list[dict[str, str]] = []
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    def run(
+        command: list[str], check: bool, env: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         started.append(command)
+        environments.append(env)
         return subprocess.CompletedProcess(command, 3)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -302,6 +325,11 @@ def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.Monk
             "--num_processes", "4", "-m", "sense_trl", "sft", *arguments, *flags,
             "--accelerate_config", "none",
         ]  # fmt: skip
+    # Command lines are seen by all users of a machine.
+    database = ["--database", "postgresql://u:hunter2@h/d"]
+    assert main(["sft", *arguments, *flags, *database]) == 3
+    assert "hunter2" not in str(started[-1]) and "postgresql://u@h/d" in started[-1]
+    assert "hunter2" in environments[-1][PASSWORDS_VARIABLE]
     # A process of a launched run, which reads the same file, starts nothing more.
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(
@@ -310,7 +338,7 @@ def test_accelerate_starts_the_same_stage(recipe: Path, monkeypatch: pytest.Monk
     ran: list[int] = []
     stage = stage_module.Stage("sft", "x", (), lambda *_: ran.append(1), lambda *_: "")
     assert stage.run([], None) == 0
-    assert (len(started), ran) == (2, [1])
+    assert (len(started), ran) == (3, [1])
 
 
 @pytest.mark.slow

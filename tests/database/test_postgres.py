@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from pathlib import Path
@@ -12,7 +13,7 @@ from postgres_server import PostgresServer
 from sense_trl.cli.main import main
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
-from sense_trl.database.location import ServerDatabase, locate
+from sense_trl.database.location import ServerDatabase, hide_passwords, locate
 from sense_trl.database.postgres_engine import PostgresEngine
 from sense_trl.database.postgres_session import NameCheck
 from sense_trl.database.profile import read_rows
@@ -195,12 +196,16 @@ def test_a_suite_is_refused_with_the_reason(shop: str) -> None:
         ("postgresql://u@h/d?password=pass&schemas=a,b", "postgresql://u@h/d?schemas=a,b"),
         ("postgresql://u:p@ss@h/d", "postgresql://u@h/d"),
         ("postgresql:///d?host=/run/pg", "postgresql:///d?host=/run/pg"),
+        # What libpq takes of two.
+        ("postgresql://u:pass@h/other?dbname=d&x=1", "postgresql://u@h/d?x=1"),
+        ("postgresql://u:other@h?dbname=d&password=pass", "postgresql://u@h/d"),
     ],
 )
 def test_a_place_shows_no_password(url: str, shown: str) -> None:
     place = locate(url)
     assert isinstance(place, ServerDatabase)
     assert str(place) == shown and locate(str(place)) == place
+    assert place.stem == "d"
     assert "ss" not in repr(place).replace("sslmode", "").replace("postgres", "").replace(
         "ServerDatabase", ""
     )
@@ -211,6 +216,7 @@ def test_a_place_shows_no_password(url: str, shown: str) -> None:
     [
         "postgresql://u:hunter2/d",
         "postgresql://u:hunter2",
+        "postgresql://u:hunter2:5432/d",
         "postgresql://u:hunter2?x=1@h/d",
         "postgresql://u:12?x=hunter2@h/d",
         "postgresql://u@h/d?PASSWORD=hunter2",
@@ -223,6 +229,11 @@ def test_a_place_shows_no_password(url: str, shown: str) -> None:
         "mysql://u:hunter2@h/d",
         "host=h user=u password=hunter2 dbname=d",
         "dbname = d password = hunter2",
+        "postgresql://hunter2",
+        "postgresql://u:hunter2@h",
+        "postgresql://u:123hunter2/d",
+        "reader:hunter2@h/d",
+        "reader:a/hunter2@h/d",
     ],
 )
 def test_what_may_hold_a_password_is_refused_unseen(
@@ -239,10 +250,33 @@ def test_what_may_hold_a_password_is_refused_unseen(
 
 
 @pytest.mark.parametrize(
-    "text", ["data/user=1/x.sqlite", "C:/data/x.sqlite", "a:b.sqlite", "my password.sqlite"]
+    "text", ["data/user=1/x.sqlite", "C:/data/x@2.sqlite", "a:b.sqlite", "my password.sqlite"]
 )
 def test_a_path_is_no_url(text: str) -> None:
     assert locate(text) == Path(text)
+
+
+def test_a_file_that_looks_like_a_url_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("u:p@h.sqlite").touch()
+    assert locate("u:p@h.sqlite") == Path("u:p@h.sqlite")
+
+
+def test_a_command_line_is_shown_without_passwords() -> None:
+    url = "postgresql://u:hunter2@h/d"
+    words = ["ask", "--database", url, f"--database={url}", "-v", "--x=y:z@w", "Why is a:b@c so?"]
+    shown = [word.replace(":hunter2", "") for word in words]
+    assert hide_passwords(words) == shown
+
+
+def test_no_message_about_flags_shows_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--databse", "postgresql://u:hunter2@h/d"], ["--x=postgres://u:hun/ter2@h/d"]):
+        with contextlib.suppress(SystemExit):
+            assert main(["ask", "Who?", *words]) == 2
+        said = capsys.readouterr().err
+        assert "error" in said and "hun" not in said, said
 
 
 @pytest.mark.parametrize("hosts", ["h", "h:1", "h:1,g:2", "[::1]", "[::1]:5432,h", "", ":5432"])
