@@ -15,8 +15,9 @@ Each table of the file is an arm or something that arms are made of; `kind` says
   second turn;
 * `cached`: what the teacher `model` says of the answers to `questions`, for training without it;
 * `pruned`: the model `start` with fewer layers;
-* `model`: a model as it comes; `sft`, `kd`, `dpo`: an arm that a stage trains from `start` on
-  `questions` or `pairs` (one name or several), with a `teacher` or its `cache`;
+* `model`: a model as it comes; `sft`, `kd`, `dpo`, `grpo`: an arm that a stage trains from `start`
+  on `questions` or `pairs` (one name or several), with a `teacher` or its `cache`;
+* `online`: an arm that `sense-trl online` trains from `start` on `questions`, in `num_rounds`;
 * `evaluation`: of arms on `questions`, in the tables of the evaluation that it `joins`; with
   `revise`, of answers after a second turn, whose first ones are those of the evaluation `of`, if
   that has run; `suite`: that of the evaluation `of` on neighbours of the databases.
@@ -57,6 +58,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "sft": ("start", "questions"),
     "kd": ("start", "teacher", "cache", "questions"),
     "dpo": ("start", "pairs"),
+    "grpo": ("start", "questions"),
+    "online": ("start", "questions"),
     "evaluation": ("questions", "suffix", "joins", "of"),
     "suite": ("of",),
 }
@@ -64,7 +67,10 @@ COMMON_KEYS = ("kind", "seed", "label", "against", "evaluate")
 # Those of them that name what has to be there first.
 NEEDED = ("start", "model", "student", "teacher", "cache", "questions", "sampled", "pairs")
 
-MODELS = ("model", "pruned", "sft", "kd", "dpo")
+# Where `sense-trl online` says what each round left.
+ROUNDS = "rounds.json"
+
+MODELS = ("model", "pruned", "sft", "kd", "dpo", "grpo", "online")
 EVALUATIONS = ("evaluation", "suite")
 
 
@@ -262,7 +268,10 @@ class Chain:
         name, _ = self._resolve(reference, seed)
         if self.plan[name]["kind"] == "model":
             return self.models.get(name, self.plan[name]["path"])
-        return str(self.output / self._get_label(reference, seed))
+        folder = self.output / self._get_label(reference, seed)
+        if self.plan[name]["kind"] == "online":
+            return get_last_model(folder, self.plan[name]["num_rounds"])
+        return str(folder)
 
     def _get_questions(self, reference: str, seed: int) -> Path:
         """The file of a set of questions, which is written where it is drawn."""
@@ -343,7 +352,18 @@ class Chain:
         command += [*self._get_seed_flag(name, seed, "--seed"), *self._get_flags(name)]
         return Step(label, tuple(command), folder / "metrics.json", needs=needs)
 
-    _step_sft = _step_kd = _step_dpo = _train
+    _step_sft = _step_kd = _step_dpo = _step_grpo = _train
+
+    def _step_online(self, name: str, seed: int, needs: tuple[str, ...]) -> Step:
+        table, folder = self.plan[name], self.output / self._get_label(name, seed)
+        command = (
+            *("online", *self.source.get_flags("--tables-json")),
+            *("--questions", str(self._get_questions(table["questions"], seed))),
+            *("--model", self._get_model(table["start"], seed), "--output-dir", str(folder)),
+            *self._get_seed_flag(name, seed, "--seed"),
+            *self._get_flags(name, dashes=True),
+        )
+        return Step(folder.name, command, folder / ROUNDS, needs=needs)
 
     def _step_pruned(self, name: str, seed: int, needs: tuple[str, ...]) -> Step:
         folder = self.output / self._get_label(name, seed)
@@ -540,6 +560,15 @@ class Chain:
         for question in load_questions(self.source.find_questions("train_spider")):
             by_database.setdefault(question.db_id, []).append(question)
         return by_database
+
+
+def get_last_model(folder: Path, num_rounds: int) -> str:
+    """What online rounds left; before they have run, where the last one will leave it."""
+    path = folder / ROUNDS
+    if not path.exists():
+        return str(folder / f"round-{num_rounds}" / "model")
+    # A round without a pair leaves the model before it.
+    return str(json.loads(path.read_text(encoding="utf-8"))[-1]["model"])
 
 
 def write_rows(path: Path, questions: Sequence[Question]) -> None:

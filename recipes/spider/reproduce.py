@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import Chain, Plan, Source, Step
+from arms import ROUNDS, Chain, Plan, Source, Step
 from results import HARDNESS, write_results
 
 from sense_trl.evaluation.evaluate import EvaluationReport
@@ -91,12 +91,36 @@ def take_predictions(source: Path, target: Path) -> None:
 
 
 def count_tokens(folder: Path) -> float:
-    """Positions that a training computed: those of a step, on average, times its steps."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    history = metrics["log_history"]
-    key = "prefix_sharing/tokens_computed"
-    counts = [log[key] for log in history if key in log]
-    return float(sum(counts) / len(counts) * history[-1]["step"])
+    """Positions that a training, or each of several rounds, computed; 0 where there was none.
+
+    Those of a step, on average, times its steps.
+    """
+    total = 0.0
+    for file in (folder / "metrics.json", *folder.glob("round-*/model/metrics.json")):
+        if file.exists():
+            history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+            key = "prefix_sharing/tokens_computed"
+            counts = [log[key] for log in history if key in log]
+            total += sum(counts) / len(counts) * history[-1]["step"]
+    return total
+
+
+def get_rewards(folder: Path) -> dict[str, list[float]]:
+    """How often a policy that learns online was right while it learned, from 0 to 1.
+
+    Returns:
+        `right`: the share of right answers, at each log of a training or in each round; of a
+        training also `reward`, its mean.
+    """
+    if (rounds := folder / ROUNDS).exists():
+        found = [entry["verdicts"] for entry in json.loads(rounds.read_text(encoding="utf-8"))]
+        return {"right": [v.get("correct", 0) / max(1, sum(v.values())) for v in found]}
+    if not (metrics := folder / "metrics.json").exists():
+        return {}
+    history = json.loads(metrics.read_text(encoding="utf-8"))["log_history"]
+    names = {"right": "rewards/sql_execution_reward/mean", "reward": "reward"}
+    curves = {name: [log[key] for log in history if key in log] for name, key in names.items()}
+    return {name: values for name, values in curves.items() if values}
 
 
 def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
@@ -119,6 +143,7 @@ def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
         if (file := output / "costs" / f"{name}.json").exists()
     }
     trained = output / step.evaluated
+    rewards = get_rewards(trained)
     content = {
         "name": step.name,
         "arm": step.arm,
@@ -127,8 +152,9 @@ def keep_result(step: Step, output: Path, table: dict[str, Any]) -> None:
         "label": table.get("label", step.arm),
         "against": table.get("against", []),
         "costs": costs,
-        "tokens_computed": count_tokens(trained) if (trained / "metrics.json").exists() else 0.0,
+        "tokens_computed": count_tokens(trained),
         "tokens_generated": count_generated(step),
+        **({"rewards": rewards} if rewards else {}),
         "summary": report.summary(),
         **describe_records(report, names_asked),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+import yaml
 
 from sense_trl.cli import stages
 from sense_trl.cli.main import main, make_parser
@@ -210,6 +212,53 @@ def test_every_command_of_the_search_parses(make_qwen: Callable[..., Any]) -> No
     assert "--learning_rate" not in sft.command
     rft = steps[-2].command
     assert Path(rft[rft.index("--questions") + 1]).name == "own-3.jsonl"
+
+
+SIZES = (
+    *("--set", "warm_questions", "databases=2", "per_database=3"),
+    *("--set", "pair_questions", "databases=2", "per_database=3"),
+)
+
+
+def test_arms_that_learn_online_start_warm_and_ask_the_questions_of_the_pairs(
+    make_qwen: Callable[..., Any], tmp_path: Path
+) -> None:
+    chain, steps = make_qwen("--parts", "online", "--seeds", "3", *SIZES)
+    for step in steps:
+        _check(step)
+    by_name = {step.name: step for step in steps}
+    commands = {name: by_name[f"{name}-3"].command for name in ("grpo", "online")}
+    for name, flag in (("grpo", "--model_name_or_path"), ("online", "--model")):
+        command = commands[name]
+        assert command[command.index(flag) + 1] == str(tmp_path / "runs" / "warm-3")
+        questions = command[command.index("--questions") + 1]
+        assert Path(questions).name == "pair_questions-3.jsonl"
+        evaluated = {step.evaluation for step in steps if step.arm == name}
+        assert evaluated == {"selection", "dev", "sampled"}
+    flag = commands["online"].index("--loss-type")
+    assert commands["online"][flag + 1 : flag + 3] == ("cdpo", "sft")
+    # As many answers: 60 steps of 8 prompts of 8 completions.
+    grpo = yaml.safe_load((RECIPES / "spider-qwen2.5-coder" / "grpo.yaml").read_text())
+    counts = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+    rounds = ("num_rounds", "questions_per_round", "num_samples")
+    answers = math.prod(grpo[name] for name in counts)
+    assert answers == math.prod(chain.plan["online"][name] for name in rounds) == 3840
+
+
+def test_what_is_evaluated_is_the_model_that_the_last_round_left(
+    make_qwen: Callable[..., Any], tmp_path: Path
+) -> None:
+    flags = ("--arms", "online", "--on", "selection", "--seeds", "3", *SIZES)
+    _, steps = make_qwen(*flags)
+    where = steps[-1].command.index("--model_name_or_path") + 1
+    folder = tmp_path / "runs" / "online-3"
+    assert steps[-1].command[where] == str(folder / "round-3" / "model")
+    folder.mkdir(parents=True)
+    # The last round had no pair.
+    rounds = [{"model": name} for name in ("round-1/model", "round-2/model", "round-2/model")]
+    (folder / "rounds.json").write_text(json.dumps(rounds))
+    _, steps = make_qwen(*flags)
+    assert steps[-1].command[where] == "round-2/model"
 
 
 def test_nothing_is_trained_on_databases_that_settings_are_chosen_on(
@@ -532,25 +581,70 @@ def _check_repair(reproduce: ModuleType, command: list[str], output: Path) -> No
     assert text.count("first answers, EX %") == 1
 
 
+# Learned by heart, both answers come out of every question.
+BY_HEART = (
+    *("num_train_epochs=30", "learning_rate=5e-3", "warmup_steps=0", "group_size=2"),
+    *("per_device_train_batch_size=4", "logging_steps=10", "use_peft=false"),
+)
+
+
+def _write_two_answers(spider: Path) -> list[dict[str, Any]]:
+    """Have every question answered by one of two queries."""
+    rows: list[dict[str, Any]] = json.loads((spider / "train_spider.json").read_text())
+    for number, row in enumerate(rows):
+        row["query"] = f"SELECT age + {number % 2} FROM pet"
+    for name in ("train_spider", "dev"):
+        (spider / f"{name}.json").write_text(json.dumps(rows))
+    return rows
+
+
+@pytest.mark.slow
+def test_arms_that_learn_online_run_to_their_tables(
+    reproduce: ModuleType, small_spider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GRPO and rounds of SENSE from a warm start, which knows both answers, and their rewards."""
+    _write_two_answers(small_spider)
+    monkeypatch.setattr(reproduce, "run_step", _run_here)
+    output = tmp_path / "runs"
+    model = tiny_models.save_tiny_model(tmp_path / "model", "qwen2")
+    command = [
+        *("--recipe", str(RECIPES / "spider-qwen2.5-coder"), "--spider", str(small_spider)),
+        *("--output", str(output), "--seeds", "0", "--model", model, "--on", "selection"),
+        *("--set", "selection_questions", "databases=1", "per_database=3"),
+        *("--set", "warm_questions", "databases=1", "per_database=8"),
+        *("--set", "pair_questions", "databases=1", "per_database=8"),
+        *("--set", "selection", "max_new_tokens=24", "--set", "warm", *BY_HEART),
+        *("--set", "grpo", "max_steps=2", "num_generations=4", "max_completion_length=24"),
+        *("per_device_train_batch_size=4", "gradient_accumulation_steps=2", "group_size=1"),
+        *("--set", "online", "num_rounds=2", "num_samples=4", "max_new_tokens=24", "num_epochs=1"),
+    ]
+    reproduce.main([*command, "--arms", "grpo", "online"])
+    results = [json.loads(path.read_text()) for path in (output / "results").iterdir()]
+    found = {result["arm"]: result for result in results}
+    assert found.keys() == {"grpo", "online"}
+    for arm, result in found.items():
+        assert result["tokens_computed"] > 0
+        assert next(iter(result["costs"])) == f"{arm}-0"
+        assert len(result["rewards"]["right"]) == 2
+        assert all(0 < share < 1 for share in result["rewards"]["right"])
+        assert result["label"] in (output / "RESULTS.md").read_text()
+    # A cell in common counts a little more.
+    grpo = found["grpo"]["rewards"]
+    assert all(r <= m < r + 0.1 for r, m in zip(grpo["right"], grpo["reward"], strict=True))
+
+
 @pytest.mark.slow
 def test_every_kind_of_arm_runs_to_its_tables(
     reproduce: ModuleType, small_spider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SENSE, RFT, KD and data arms with tiny models on questions with one of two answers."""
-    rows = json.loads((small_spider / "train_spider.json").read_text())
-    for number, row in enumerate(rows):
-        row["query"] = f"SELECT age + {number % 2} FROM pet"
-    for name in ("train_spider", "dev"):
-        (small_spider / f"{name}.json").write_text(json.dumps(rows))
+    rows = _write_two_answers(small_spider)
     models = {
         name: tiny_models.save_tiny_model(tmp_path / name, kind)
         for name, kind in (("baseline", "qwen2"), ("large", "qwen2"), ("foreign-base", "llama"))
     }
     monkeypatch.setattr(reproduce, "run_step", _run_here)
     output = tmp_path / "runs"
-    # Learned by heart, both answers come out of every question.
-    trained = ("num_train_epochs=30", "learning_rate=5e-3", "warmup_steps=0", "group_size=2")
-    trained += ("per_device_train_batch_size=4", "logging_steps=10", "use_peft=false")
     short = ("max_steps=2", "group_size=2", "per_device_train_batch_size=4")
     sampled = ("num_generations=4", "max_new_tokens=24", "temperature=1.0")
     command = [
@@ -564,7 +658,7 @@ def test_every_kind_of_arm_runs_to_its_tables(
         *("--set", "more_questions", "databases=1", "per_database=8"),
         *("--set", "explored", "per_database=4"),
         *("--set", "sampled", "max_questions=3", "num_generations=2", "max_new_tokens=24"),
-        *(text for name in ("warm", "teacher", "foreign") for text in ("--set", name, *trained)),
+        *(text for name in ("warm", "teacher", "foreign") for text in ("--set", name, *BY_HEART)),
     ]
     for name in ("samples", "samples_again", "foreign_samples", "teacher_samples"):
         command += ["--set", name, *sampled]
