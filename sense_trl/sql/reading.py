@@ -46,19 +46,25 @@ _TOKEN: Final = re.compile(
     | (?P<fence> `{3,}+ | ~{3,}+ | </[A-Za-z]\w*+> | <br[ ]?/?> | [\uff1b\u3002]
         | "{3}(?=[ \t]*+(?:[);,\r\n]|\Z)) | (?<=\n)'{3}(?=[ \t]*+(?:[\r\n]|\Z))
         | \(\d++[ ]rows?\) )
-    | (?P<string> '(?: [^']++ | '' )*+' )
+    | (?P<string> '(?: [^']++ | '' )*+' | (?<!\w)[Ee]'(?: [^'\\]++ | '' | \\. )*+' )
     | (?P<name> "(?: [^"]++ | "" )*+" | `[^`]*+` | \[[^\[\]\n]*+\]
         | \u201c[^\u201d\n]{0,200}+\u201d )
+    | (?P<operator> (?<!\w)[Aa][Tt][ \t]++[Tt][Ii][Mm][Ee][ \t]++[Zz][Oo][Nn][Ee](?!\w)
+        | @> | <@ | @@ | @\? | \#>>?+ | \#- | && | \?[|&]? (?=[ \t]*+(?:'|(?i:ARRAY)\b))
+        | <-> | <\#> | !?~~?\*?+ | <=> | ->> | -> | <> | != | == | <= | >= | \|\| | << | >> | =>
+        | := | :: | // | [-+/%<>=&|^] )
     | (?P<word> [^\W\d](?: [\w$]++ | \\_ )*+ )
     | (?P<number> (?: \d[\d_]*+(?:\.\d*+)?+ | \.\d++ )(?: [eE][+-]?+\d++ )?+\w*+ )
-    | (?P<operator> <=> | ->> | -> | <> | != | == | <= | >= | \|\| | << | >> | => | := | :: | //
-        | [-+/%<>=&|~^] )
     | (?P<parameter> [:@$]\w++ )
     | (?P<mark> [,.()\[\]{};*] )
     | (?P<other> . )
     """,
     re.VERBOSE | re.DOTALL,
 )
+# What a string of PostgreSQL begins and ends with: `$$`, `$text$`.
+_DOLLARS: Final = re.compile(r"\$(?:[^\W\d]\w{0,30}+)?\$")
+# Of texts that are no SQL; looking for the ends of all would not be linear.
+_MAX_UNCLOSED: Final = 20
 _LINE_BREAK: Final = re.compile(r"\n|\r(?!\n)")
 # What may stand directly before the quote of a string, besides a keyword: `x'4D'`, `E'\n'`.
 _STRING_PREFIXES: Final = frozenset("XNEBUR")
@@ -108,9 +114,23 @@ _BEHIND_NOT: Final = frozenset(
         "SIMILAR", "INDEXED", "MATERIALIZED", "DISTINCT",
     }
 )  # fmt: skip
+# Words that change nothing directly behind others: those of types and of a few operators.
+_PHRASES: Final[dict[str, frozenset[str]]] = {
+    "PRECISION": frozenset({"DOUBLE"}),
+    "VARYING": frozenset({"CHARACTER", "CHAR", "BIT"}),
+    "WITH": frozenset({"TIMESTAMP", "TIME"}),
+    "WITHOUT": frozenset({"TIMESTAMP", "TIME"}),
+    "TIME": frozenset({"WITH", "WITHOUT"}),
+    "ZONE": frozenset({"TIME"}),
+    "ORDINALITY": frozenset({"WITH"}),
+    "SETS": frozenset({"GROUPING"}),
+    "SYMMETRIC": frozenset({"BETWEEN"}),
+    "TO": frozenset({"SIMILAR"}),
+}
+_FETCH_WORDS: Final = frozenset({"FIRST", "NEXT", "ROW", "ROWS", "ONLY", "WITH", "TIES", "PERCENT"})
 # Words that go on behind an operand without one of their own.
 _POSTFIX_WORDS: Final = frozenset({"ISNULL", "NOTNULL", "ASC", "DESC"})
-_TYPE_WORDS: Final = frozenset({"DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "INTERVAL"})
+_TYPE_WORDS: Final = frozenset({"DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "INTERVAL", "ZONE"})
 _INTERVAL_UNIT: Final = re.compile(
     r"(?:MICROSECOND|MILLISECOND|SECOND|MINUTE|HOUR|DAY|WEEK|MONTH|QUARTER|YEAR|DECADE)S?"
 )
@@ -119,7 +139,7 @@ _INNER_WORDS: Final = frozenset(
     {
         "ROWS", "RANGE", "GROUPS", "BETWEEN", "UNBOUNDED", "PRECEDING", "FOLLOWING",
         "CURRENT", "ROW", "AND", "EXCLUDE", "TIES", "NO", "OTHERS", "SEPARATOR", "RESPECT",
-        "IGNORE", "NULLS", "FOR", "FROM", "TO", "LEADING", "TRAILING", "BOTH", "USING",
+        "IGNORE", "NULLS", "FOR", "FROM", "TO", "PLACING", "LEADING", "TRAILING", "BOTH", "USING",
         "ON", "IN", "SECURITY",
     }
 )  # fmt: skip
@@ -156,8 +176,19 @@ def scan_tokens(text: str, start: int = 0, end: int | None = None) -> Iterator[T
         ['SELECT', "'it''s'", 'FROM', 'T', "-- it's"]
     """
     end = len(text) if end is None else end
-    position = start
+    position, num_unclosed = start, 0
     while position < end:
+        if (
+            text[position] == "$"
+            and num_unclosed < _MAX_UNCLOSED
+            and (mark := _DOLLARS.match(text, position, end)) is not None
+        ):
+            close = text.find(mark.group(), mark.end(), end)
+            if close >= 0:
+                begin, position = position, close + len(mark.group())
+                yield Token("string", text[begin:position], begin, position)
+                continue
+            num_unclosed += 1
         match = _TOKEN.match(text, position, end)
         assert match is not None and match.lastgroup is not None
         kind, piece, position = match.lastgroup, match.group(), match.end()
@@ -406,6 +437,8 @@ class _Reader:
         level = self._levels[-1]
         if kind == "word":
             self._read_word(token, level)
+        elif kind == "name" and self._is_behind_kind("."):
+            level.is_complete = True
         elif kind in ("name", "string", "number", "parameter"):
             self._read_operand(token, level)
         elif kind in ("operator", "*"):
@@ -459,7 +492,12 @@ class _Reader:
         word = token.text
         is_inner = len(self._levels) > 1 and level.clause in "PGR"
         if self._is_behind_kind(".") or level.clause == "T":
+            if self.is_outermost and level.clause == "T" and word not in _FETCH_WORDS:
+                # Behind FETCH.
+                self._flaw()
             level.is_complete = True
+        elif word in _PHRASES and self._is_behind(*_PHRASES[word]):
+            pass
         elif self._is_behind("AS") and level.clause not in "CN":
             # The name may be any word. In parentheses it is the type of a CAST.
             level.is_complete = level.is_named = True
@@ -527,8 +565,16 @@ class _Reader:
     def _read_query_word(self, token: Token, level: _Level) -> None:
         """SELECT, VALUES, WITH and FROM."""
         word, clause = token.text, level.clause
-        if word == "FROM" and clause == "S" and (level.is_complete or self._is_behind_kind(",")):
+        # `EXISTS (SELECT FROM t)`
+        is_empty = self._is_behind("SELECT") and not self.is_outermost
+        if (
+            word == "FROM"
+            and clause == "S"
+            and (level.is_complete or self._is_behind_kind(",") or is_empty)
+        ):
             self._go_on(level, "F")
+        elif word == "WITH" and clause == "F" and level.is_complete and self._is_behind_kind(")"):
+            self._need = frozenset({"ORDINALITY"})
         elif word == "FROM" and self._is_behind("DISTINCT"):
             # `a IS DISTINCT FROM b`
             self._go_on(level)
@@ -628,8 +674,12 @@ class _Reader:
             if complete and not self._is_behind("NOT"):
                 self._flaw()
             level.is_complete = True
+        elif word == "ALL" and clause == "L" and not complete:
+            level.is_complete = True
         elif word in ("DISTINCT", "ALL", "RECURSIVE", "LATERAL") and not complete:
             pass
+        elif word in ("ROW", "ROWS") and clause == "L" and complete:
+            self._lines[-1].num_strong += 1
         elif word == "ON":
             if clause == "F" and complete:
                 self._go_on(level, "O")
@@ -731,7 +781,9 @@ class _Reader:
             and not (token.kind == "[" and self._touches(token))
         ):
             self._flaw()
-        if level.clause == "T":
+        # `AS x(a int, b text)`
+        is_typed = level.clause == "F" and level.is_named and self._touches(token)
+        if level.clause == "T" or is_typed:
             self._levels.append(_Level("T", opener=token.kind))
         else:
             names_columns = level.clause == "C" and not self._is_behind("AS", "MATERIALIZED")

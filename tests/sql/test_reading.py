@@ -1,8 +1,12 @@
 """Where a query ends, and what tells a query from a sentence."""
 
+import time
+
 import pytest
 
-from sense_trl.sql.reading import read_query, scan_tokens
+from sense_trl.sql.extraction import extract_sql
+from sense_trl.sql.parsing import canonical_sql
+from sense_trl.sql.reading import count_flaws, read_query, scan_tokens
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,46 @@ def test_a_query_reads_without_a_flaw(query: str) -> None:
     reading = read_query(query)
     assert reading.is_plausible and reading.end == len(query)
     assert reading.flaws == 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT a::double precision AS x, b::character varying(20) y, '{1}'::int[] FROM t",
+        "SELECT a::timestamp with time zone AS x FROM t WHERE b::time without time zone > '10:00'",
+        "SELECT TIMESTAMP WITH TIME ZONE '2020-01-01 00:00+00', now() AT TIME ZONE 'UTC' - interval '1 day'",
+        'SELECT DISTINCT ON (a) a, t."Full Name" FROM "My Table" AS t WHERE t."Id" = 1 ORDER BY a',
+        "SELECT a FROM t WHERE b NOT ILIKE '%b%' OR b ~* '^a' OR b !~ 'x' OR b !~~ 'y' AND b SIMILAR TO 'z'",
+        "SELECT a->'b'->>0, a#>>'{a,b}', a#>'{c}', a @? '$.a' FROM t WHERE a @> '{}' AND a ? 'x' AND a ?| ARRAY['y']",
+        "SELECT a && b, a <@ b, to_tsvector(c) @@ to_tsquery('x & y') FROM t ORDER BY c <-> d LIMIT ALL OFFSET 2 ROWS",
+        "SELECT E'it\\'s; -- a', $$don't; $1$$, $x$a $$ b;$x$ FROM t",
+        "SELECT a, count(*) FILTER (WHERE b > 1) FROM t GROUP BY GROUPING SETS ((a), ())",
+        "SELECT u.tag FROM t CROSS JOIN LATERAL unnest(t.tags) WITH ORDINALITY AS u(tag, n) WHERE u.n = 1",
+        "SELECT x.a FROM t, jsonb_to_recordset(t.body) AS x(a int, b text) WHERE EXISTS (SELECT FROM u)",
+        "SELECT overlay(a PLACING 'x' FROM 1 FOR 2) FROM t WHERE a BETWEEN SYMMETRIC 3 AND 1",
+        "SELECT a FROM t ORDER BY a DESC NULLS LAST OFFSET 3 ROWS FETCH NEXT 2 ROWS ONLY",
+        "SELECT d::date FROM generate_series('2020-01-01'::date, '2020-02-01', INTERVAL '1 day') AS d",
+    ],
+)
+def test_queries_of_postgresql_are_read_whole(query: str) -> None:
+    reading = read_query(query)
+    assert (reading.flaws, count_flaws(query, "postgres")) == (0, 0)
+    canonical = canonical_sql(query, "postgres")
+    assert canonical_sql(canonical, "postgres") == canonical
+    behind = "This query counts all the people who live in the country."
+    for text in (
+        f"The SQL query is: {query};\nIt works.",
+        f"```sql\n{query}\n```",
+        f"{query}\n{behind}",
+    ):
+        assert extract_sql(text) == query
+
+
+def test_marks_of_strings_that_never_end_take_no_time() -> None:
+    started = time.process_time()
+    for text in ("$a$ " * 9_999, "".join(f"$a{i}$" for i in range(9_999)), "E'\\'" * 9_999):
+        assert len(list(scan_tokens("SELECT " + text))) > 1
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize(
