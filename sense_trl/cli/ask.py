@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.parser import Command
@@ -19,6 +19,7 @@ from sense_trl.options import (
     GeneratorOptions,
     PromptOptions,
     RevisionOptions,
+    option,
     option_of,
 )
 
@@ -35,19 +36,17 @@ _UNFOLDED: Final = 10_000
 class AskOptions(RevisionOptions, PromptOptions, GeneratorOptions):
     """The question, the model and the database."""
 
-    question: str | None = field(
+    question: str | None = option(
+        "The question; each line of the standard input is one if left out.",
         default=None,
-        metadata={
-            "help": "The question; each line of the standard input is one if left out.",
-            "positional": True,
-        },
+        positional=True,
     )
     database: str | None = option_of(
         DatabaseOptions, "database", default=None, note="The quickstart's if left out."
     )
-    db_id: str | None = field(default=None, metadata={"help": "Which database of the folder."})
-    evidence: str | None = field(default=None, metadata={"help": "What the schema does not say."})
-    max_rows: int = field(default=20, metadata={"help": "Rows to show of each result."})
+    db_id: str | None = option("Which database of the folder.", default=None)
+    evidence: str | None = option("What the schema does not say.", default=None)
+    max_rows: int = option("Rows to show of each result.", default=20)
     timeout_s: float = option_of(ExecutionOptions, "timeout_s")
 
 
@@ -182,7 +181,7 @@ _PARTS: Final = ("instruction", "schema", "evidence", "matched_values", "questio
 class ShowOptions(PromptOptions, DatabaseOptions):
     """The question, the database, and the model that is to be asked."""
 
-    question: str = field(metadata={"help": "The question.", "positional": True})
+    question: str = option("The question.", positional=True)
     db_id: str | None = option_of(AskOptions, "db_id")
     evidence: str | None = option_of(AskOptions, "evidence")
     model_name_or_path: str | None = option_of(
@@ -191,7 +190,7 @@ class ShowOptions(PromptOptions, DatabaseOptions):
         default=None,
         note="Its style is followed, and its tokenizer counts.",
     )
-    as_json: bool = field(default=False, metadata={"help": "Print the messages as JSON."})
+    as_json: bool = option("Print the messages as JSON.", default=False)
 
 
 def run_prompt(options: ShowOptions, console: Any) -> None:

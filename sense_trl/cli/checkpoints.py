@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sense_trl.checkpoints.gguf import GGUF_HELP
 from sense_trl.cli.parser import Command
-from sense_trl.options import option_of
+from sense_trl.options import option, option_of
 
 
 @dataclass
 class MergeOptions:
     """Options of `merge`: the adapter, its base and the new folder."""
 
-    adapter: str = field(metadata={"help": "Folder with adapter_config.json.", "positional": True})
-    output: str = field(metadata={"help": "New folder for the checkpoint."})
-    base: str | None = field(
-        default=None,
-        metadata={"help": "Folder or hub id of the base; by default the adapter's own."},
+    adapter: str = option("Folder with adapter_config.json.", positional=True)
+    output: str = option("New folder for the checkpoint.")
+    base: str | None = option(
+        "Folder or hub id of the base; by default the adapter's own.", default=None
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = field(
-        default="bfloat16", metadata={"help": "Type of the merged weights."}
+    dtype: Literal["bfloat16", "float16", "float32"] = option(
+        "Type of the merged weights.", default="bfloat16"
     )
-    evaluation: str | None = field(
-        default=None,
-        metadata={"help": "evaluation.json, whose tables go into the model card."},
+    evaluation: str | None = option(
+        "evaluation.json, whose tables go into the model card.", default=None
     )
-    training_data: str | None = field(
-        default=None, metadata={"help": "A sentence about it, for the model card."}
-    )
+    training_data: str | None = option("A sentence about it, for the model card.", default=None)
 
 
 def merge(options: MergeOptions, console: Any) -> None:
@@ -64,13 +60,8 @@ def merge(options: MergeOptions, console: Any) -> None:
 class PruneOptions:
     """Options of `prune`: the model, the layers to keep and the new folder."""
 
-    model: str = field(
-        metadata={
-            "help": "Folder or hub id; an adapter has to be merged first.",
-            "positional": True,
-        }
-    )
-    num_layers: int = field(metadata={"help": "Layers to keep."})
+    model: str = option("Folder or hub id; an adapter has to be merged first.", positional=True)
+    num_layers: int = option("Layers to keep.")
     output: str = option_of(MergeOptions, "output")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
 from sense_trl.cli.parser import Command, get_class
 from sense_trl.cli.recipes import load_recipes
 from sense_trl.cli.stage_help import read_options
 from sense_trl.cli.stages import STAGES
+from sense_trl.options import option
 
 _INSTALL: Final = """\
 Once per shell, and again after an update:
@@ -42,9 +43,7 @@ _ZSH: Final = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit 
 class CompletionOptions:
     """For which shell."""
 
-    shell: Literal["bash", "zsh", "fish"] = field(
-        metadata={"help": "Which shell reads the script.", "positional": True}
-    )
+    shell: Literal["bash", "zsh", "fish"] = option("Which shell reads the script.", positional=True)
 
 
 def make_command(commands: Mapping[str, Command]) -> Command:

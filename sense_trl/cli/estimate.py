@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl.cli.jobs import DoctorOptions
 from sense_trl.cli.parser import Command
 from sense_trl.errors import InputError
-from sense_trl.options import option_of
+from sense_trl.options import option, option_of
 
 if TYPE_CHECKING:
     from sense_trl.memory.cards import Card
@@ -26,40 +26,31 @@ EXIT_DOES_NOT_FIT: Final = 1
 class EstimateOptions:
     """A stage of training and a card."""
 
-    config: str = field(
-        metadata={"help": "YAML file of a stage sft, dpo, kd or grpo, or RECIPE/STAGE."}
+    config: str = option("YAML file of a stage sft, dpo, kd or grpo, or RECIPE/STAGE.")
+    stage: Literal["sft", "dpo", "kd", "grpo"] | None = option(
+        "By default the name of the file, as in dpo.yaml.", default=None
     )
-    stage: Literal["sft", "dpo", "kd", "grpo"] | None = field(
-        default=None, metadata={"help": "By default the name of the file, as in dpo.yaml."}
-    )
-    set: list[str] = field(
+    set: list[str] = option(
+        "Options of the stage that win over the file, e.g. max_length=4096 lora_r=8.",
         default_factory=list,
-        metadata={
-            "help": "Options of the stage that win over the file, e.g. max_length=4096 lora_r=8.",
-            "metavar": "NAME=VALUE",
-        },
+        metavar="NAME=VALUE",
     )
-    card: str | None = field(
-        default=None,
-        metadata={"help": "A common card by its memory in GB: 8, 12, 16, 24, 40 or 80."},
+    card: str | None = option(
+        "A common card by its memory in GB: 8, 12, 16, 24, 40 or 80.", default=None
     )
-    memory_gb: float | None = field(
-        default=None, metadata={"help": "Memory of the device in GiB, instead of a card."}
+    memory_gb: float | None = option(
+        "Memory of the device in GiB, instead of a card.", default=None
     )
-    prompt_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Longest prompt; by default what max_length leaves, or 1024 for grpo."},
+    prompt_tokens: int | None = option(
+        "Longest prompt; by default what max_length leaves, or 1024 for grpo.", default=None
     )
-    completion_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Longest answer; by default 128, or `max_completion_length`."},
+    completion_tokens: int | None = option(
+        "Longest answer; by default 128, or `max_completion_length`.", default=None
     )
-    shared_tokens: int = field(
+    shared_tokens: int = option(
+        "Tokens that the prompts of a batch begin with alike: the schema, with group_by_columns. "
+        "By default every question is on another database.",
         default=0,
-        metadata={
-            "help": "Tokens that the prompts of a batch begin with alike: the schema, with "
-            "group_by_columns. By default every question is on another database."
-        },
     )
     json: bool = option_of(DoctorOptions, "json")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sense_trl.cli.parser import Command
@@ -11,6 +11,7 @@ from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.jobs.online_config import OnlineConfig
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.jobs.recursion_config import RecursionConfig
+from sense_trl.options import option
 
 
 def run_quickstart(config: QuickstartConfig, console: Any) -> None:
@@ -85,19 +86,14 @@ EXIT_BROKEN: Final = 1
 class DoctorOptions:
     """Options of `doctor`: what to check, whether to train, and to print JSON."""
 
-    database: str | None = field(
+    database: str | None = option(
+        "Check this instead of the installation: what the role of postgresql://user@host/name may "
+        "do there besides reading, and the SQL that takes it away.",
         default=None,
-        metadata={
-            "help": "Check this instead of the installation: what the role of "
-            "postgresql://user@host/name may do there besides reading, and the SQL that takes it "
-            "away."
-        },
     )
 
-    json: bool = field(default=False, metadata={"help": "Print JSON."})
-    skip_training: bool = field(
-        default=False, metadata={"help": "Leave out the training step (some 10 s)."}
-    )
+    json: bool = option("Print JSON.", default=False)
+    skip_training: bool = option("Leave out the training step (some 10 s).", default=False)
 
 
 def run_doctor(options: DoctorOptions, console: Any) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import make_visible, quieten_libraries
 from sense_trl.errors import InputError
-from sense_trl.options import DataArguments, GeneratorOptions, OutputOptions, option_of
+from sense_trl.options import DataArguments, GeneratorOptions, OutputOptions, option, option_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,28 +43,22 @@ class TrainOptions(LinkDataOptions):
     output_dir: str = option_of(
         OutputOptions, "output_dir", note="That of an adapter may be given, too."
     )
-    state_cache: str | None = field(
+    state_cache: str | None = option(
+        "Folder for the model's states of questions and schemas (float16, some 25 kB a question of "
+        "a 0.5B model), which other trainings on the same layer take from there; `states` in "
+        "`output_dir` if not given.",
         default=None,
-        metadata={
-            "help": "Folder for the model's states of questions and schemas (float16, some 25 kB a "
-            "question of a 0.5B model), which other trainings on the same layer take from there; "
-            "`states` in `output_dir` if not given."
-        },
     )
-    layer: int | None = field(
+    layer: int | None = option(
+        "Layer whose states are read, from 1; two thirds of the depth.", default=None
+    )
+    teacher: str | None = option(
+        "Folder of a larger model's linker that was trained on the same questions with "
+        "`save_teachings`, for `distillation`.",
         default=None,
-        metadata={"help": "Layer whose states are read, from 1; two thirds of the depth."},
     )
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of a larger model's linker that was trained on the same questions with "
-            "`save_teachings`, for `distillation`."
-        },
-    )
-    save_teachings: bool = field(
-        default=False,
-        metadata={"help": "Write what the linker says of its questions, to teach a smaller one."},
+    save_teachings: bool = option(
+        "Write what the linker says of its questions, to teach a smaller one.", default=False
     )
 
 
@@ -117,9 +111,7 @@ def train(options: TrainOptions, config: Any, console: Any) -> None:
 class MeasureOptions(LinkDataOptions):
     """The linker to measure, and what it leaves."""
 
-    linker: str = field(
-        metadata={"help": "Folder of a linker, or `names`: words in common.", "positional": True}
-    )
+    linker: str = option("Folder of a linker, or `names`: words in common.", positional=True)
     linked_tables: int = option_of(DataArguments, "linked_tables", default=6)
     linked_columns: int = option_of(DataArguments, "linked_columns", default=10)
 
@@ -152,14 +144,12 @@ def evaluate(options: MeasureOptions, console: Any) -> None:
 class ShowOptions:
     """The linker, the question, and its database."""
 
-    linker: str = field(metadata={"help": "Folder of a linker.", "positional": True})
-    question: str = field(metadata={"help": "What is asked.", "positional": True})
+    linker: str = option("Folder of a linker.", positional=True)
+    question: str = option("What is asked.", positional=True)
     database: str | None = option_of(LinkDataOptions, "database")
     tables_json: str | None = option_of(DataArguments, "tables_json")
-    db_id: str | None = field(
-        default=None, metadata={"help": "The database, where there are several."}
-    )
-    num_items: int = field(default=10, metadata={"help": "Tables and columns shown."})
+    db_id: str | None = option("The database, where there are several.", default=None)
+    num_items: int = option("Tables and columns shown.", default=10)
 
 
 def show(options: ShowOptions, console: Any) -> None:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sense_trl.cli.parser import Command
 from sense_trl.cli.recipes import Recipe, load_recipes
 from sense_trl.errors import InputError
+from sense_trl.options import option
 
 
 @dataclass(kw_only=True)
 class RecipesOptions:
     """Options of `recipes`: a recipe, and the folder to copy it to."""
 
-    name: str | None = field(
-        default=None, metadata={"help": "A recipe.", "positional": True, "metavar": "NAME"}
-    )
-    copy: str | None = field(
-        default=None,
-        metadata={"help": "Copy the YAML files of NAME there, for editing.", "metavar": "DIR"},
+    name: str | None = option("A recipe.", default=None, positional=True, metavar="NAME")
+    copy: str | None = option(
+        "Copy the YAML files of NAME there, for editing.", default=None, metavar="DIR"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -18,6 +18,7 @@ from sense_trl.options import (
     DataArguments,
     DataOptions,
     ExecutionOptions,
+    option,
     option_of,
 )
 from sense_trl.steps.arguments import PairArguments
@@ -201,22 +202,17 @@ def _claim(
 class AnswersOptions(ExecutionOptions, CandidateOptions, DataOptions):
     """Candidates, and where the right ones go."""
 
-    output: str = field(metadata={"help": "Questions file to write (JSON Lines)."})
-    limit: int = field(default=1, metadata={"help": "Different answers per question."})
-    seed: int = field(default=0, metadata={"help": "Seed of the draw among the right."})
-    completion: Literal["sql", "text"] = field(
+    output: str = option("Questions file to write (JSON Lines).")
+    limit: int = option("Different answers per question.", default=1)
+    seed: int = option("Seed of the draw among the right.", default=0)
+    completion: Literal["sql", "text"] = option(
+        "Train on the query alone, or on all that the model wrote, its reasoning included.",
         default="sql",
-        metadata={
-            "help": "Train on the query alone, or on all that the model wrote, its reasoning "
-            "included."
-        },
     )
-    gold: Literal["none", "rest", "instead"] = field(
+    gold: Literal["none", "rest", "instead"] = option(
+        "Add the gold SQL of the questions without a right answer, or write that of the answered "
+        "ones instead of the answers, to compare with.",
         default="none",
-        metadata={
-            "help": "Add the gold SQL of the questions without a right answer, or write that of "
-            "the answered ones instead of the answers, to compare with."
-        },
     )
 
 
@@ -284,9 +280,7 @@ def answers(options: AnswersOptions, console: Any) -> None:
 class StatsOptions:
     """Options of `pairs stats`: the build to count."""
 
-    pairs: str = field(
-        metadata={"help": "Folder of a build, or its pairs.parquet.", "positional": True}
-    )
+    pairs: str = option("Folder of a build, or its pairs.parquet.", positional=True)
 
 
 @dataclass(kw_only=True)
@@ -296,12 +290,10 @@ class InspectOptions(StatsOptions):
     database: str | None = option_of(
         DataOptions, "database", default=None, note="To execute both queries."
     )
-    question_id: str | None = field(default=None, metadata={"help": "Only pairs of this question."})
-    error_class: str | None = field(
-        default=None, metadata={"help": "Only pairs with this error class."}
-    )
-    skip: int = field(default=0, metadata={"help": "Pairs to pass over first."})
-    count: int = field(default=3, metadata={"help": "Pairs to show."})
+    question_id: str | None = option("Only pairs of this question.", default=None)
+    error_class: str | None = option("Only pairs with this error class.", default=None)
+    skip: int = option("Pairs to pass over first.", default=0)
+    count: int = option("Pairs to show.", default=3)
     max_rows: int = option_of(AskOptions, "max_rows", default=5)
     timeout_s: float = option_of(ExecutionOptions, "timeout_s", default=5.0)
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from sense_trl.cli.stage_help import format_stage_help
 from sense_trl.cli.terminal import quieten_libraries
 from sense_trl.database.location import PASSWORDS_VARIABLE, dump_passwords
 from sense_trl.errors import InputError
+from sense_trl.options import option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,24 +30,18 @@ _FULL_HELP: Final = "--help_all"
 class LaunchArguments:
     """Options of a stage about its processes and its dry run."""
 
-    accelerate_config: str = field(
+    accelerate_config: str = option(
+        "Start the stage with `accelerate launch` and this configuration: a YAML file, or one of "
+        "ours: multi_gpu, zero2, fsdp_qlora. 'none' runs it in this process.",
         default=_HERE,
-        metadata={
-            "help": "Start the stage with `accelerate launch` and this configuration: a YAML file, "
-            "or one of ours: multi_gpu, zero2, fsdp_qlora. 'none' runs it in this process."
-        },
     )
-    num_processes: int | None = field(
-        default=None,
-        metadata={"help": "Processes (GPUs) to start, if not as `accelerate_config` says."},
+    num_processes: int | None = option(
+        "Processes (GPUs) to start, if not as `accelerate_config` says.", default=None
     )
-    dry_run: bool = field(
+    dry_run: bool = option(
+        "Print what would run and end: the settings that differ from their defaults, the number of "
+        "examples and their tokens, and the memory that training is estimated to take.",
         default=False,
-        metadata={
-            "help": "Print what would run and end: the settings that differ from their defaults, "
-            "the number of examples and their tokens, and the memory that training is estimated "
-            "to take."
-        },
     )
 
 
@@ -192,12 +187,12 @@ def _format_settings(groups: Sequence[Any]) -> str:
 
     changed = {}
     for group in filter(None, groups):
-        for option in dataclasses.fields(group):
-            default = option.default
-            if option.default_factory is not dataclasses.MISSING:
-                default = option.default_factory()
-            value = getattr(group, option.name)
-            if option.init and value != default:
+        for field in dataclasses.fields(group):
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            value = getattr(group, field.name)
+            if field.init and value != default:
                 # YAML knows neither the enumerations of transformers nor types of torch.
-                changed[option.name] = json.loads(json.dumps(value, default=str))
+                changed[field.name] = json.loads(json.dumps(value, default=str))
     return str(yaml.safe_dump(changed, sort_keys=False)).rstrip()

@@ -73,11 +73,13 @@ def _read_metadata(module: str, value: ast.expr | None) -> tuple[str, bool]:
         known = read_options(f"{module}:{kind.id}")[str(name.value)]
         notes = [ast.literal_eval(k.value) for k in value.keywords if k.arg == "note"]
         return " ".join([known.help, *notes]), known.is_positional
+    if isinstance(value.func, ast.Name) and value.func.id == "option":
+        return _read_text(value.args[0]), any(k.arg == "positional" for k in value.keywords)
     for keyword in value.keywords:
         if keyword.arg == "metadata" and isinstance(keyword.value, ast.Dict):
             pairs = zip(keyword.value.keys, keyword.value.values, strict=True)
             found = {key.value: node for key, node in pairs if isinstance(key, ast.Constant)}
-            return _read_text(found.get("help")), "positional" in found
+            return _read_text(found.get("help")), False
     return "", False
 
 

@@ -7,12 +7,12 @@ The same stages run as `python -m sense_trl sft`, as `recipes/train_sft.py` in a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.stage import Stage
 from sense_trl.errors import InputError
-from sense_trl.options import PromptOptions, option_of
+from sense_trl.options import PromptOptions, option, option_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,21 +43,15 @@ def find_stage(argv: Sequence[str]) -> tuple[Stage, list[str]] | None:
 class PairsFile:
     """The files of pairs that a stage trains on, and their columns."""
 
-    pairs: list[str] = field(
-        metadata={
-            "help": "pairs.parquet as the stage `pairs` writes it, or other pairs as .parquet or "
-            "JSON Lines. Of several files, such as first turns and repairs, all pairs are trained "
-            "on."
-        }
+    pairs: list[str] = option(
+        "pairs.parquet as the stage `pairs` writes it, or other pairs as .parquet or JSON Lines. "
+        "Of several files, such as first turns and repairs, all pairs are trained on."
     )
-    columns: str | None = field(
+    columns: str | None = option(
+        "Which columns hold the prompt and the answers, where they have other names: a mapping of "
+        'prompt, system, chosen and rejected, e.g. {"system": "system", "prompt": "question"}, or '
+        "a layout: orca_dpo, distilabel_orca, ultrafeedback, implicit_prompt, hh_rlhf.",
         default=None,
-        metadata={
-            "help": "Which columns hold the prompt and the answers, where they have other names: a "
-            'mapping of prompt, system, chosen and rejected, e.g. {"system": "system", "prompt": '
-            '"question"}, or a layout: orca_dpo, distilabel_orca, ultrafeedback, implicit_prompt, '
-            "hh_rlhf."
-        },
     )
     force_style: bool = option_of(PromptOptions, "force_style")
 
@@ -168,11 +162,11 @@ def _check_one_source(files: Sequence[str], name: str, generation: Any) -> None:
 
 def _check_unused(data: Any, *names: str) -> None:
     """Options that would be ignored, because all that is in files is read and no model asked."""
-    for option in fields(data):
-        value = getattr(data, option.name)
-        if option.name in names and value != option.default:
+    for field in fields(data):
+        value = getattr(data, field.name)
+        if field.name in names and value != field.default:
             raise InputError(
-                f"`{option.name}` is {value!r}, but files are read, and as they are. Leave it out, "
+                f"`{field.name}` is {value!r}, but files are read, and as they are. Leave it out, "
                 "or give a model as `model_name_or_path`."
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.parser import Command
@@ -14,6 +14,7 @@ from sense_trl.options import (
     ExecutionOptions,
     GeneratorOptions,
     PromptOptions,
+    option,
     option_of,
 )
 from sense_trl.synthesis.explore.config import ExplorationConfig
@@ -28,13 +29,11 @@ if TYPE_CHECKING:
 class OutputOptions:
     """Options of every synthesis: the folder, and evaluation questions to stay clear of."""
 
-    output: str = field(metadata={"help": "Folder for the data set."})
-    exclude: list[str] = field(
+    output: str = option("Folder for the data set.")
+    exclude: list[str] = option(
+        "Evaluation questions: what is close to one of them is left out.",
         default_factory=list,
-        metadata={
-            "help": "Evaluation questions: what is close to one of them is left out.",
-            "metavar": "FILE",
-        },
+        metavar="FILE",
     )
     num_workers: int | None = option_of(ExecutionOptions, "num_workers")
 
@@ -46,16 +45,11 @@ class OutputOptions:
 class ExploreOptions(OutputOptions, DatabaseOptions):
     """Options of `synth explore`: the databases to explore, and seed questions."""
 
-    db_ids: list[str] | None = field(
-        default=None, metadata={"help": "These databases only.", "metavar": "DB_ID"}
-    )
+    db_ids: list[str] | None = option("These databases only.", default=None, metavar="DB_ID")
     tables_json: str | None = option_of(PromptOptions, "tables_json")
-    seed_questions: str | None = field(
+    seed_questions: str | None = option(
+        "Training questions with gold SQL, for templates and for which columns go together.",
         default=None,
-        metadata={
-            "help": "Training questions with gold SQL, for templates and for which columns go "
-            "together."
-        },
     )
 
 
@@ -65,12 +59,9 @@ class WritingOptions(EndpointOptions):
 
     temperature: float = option_of(StrongDataConfig, "temperature", default=0.8)
     max_new_tokens: int = option_of(GeneratorOptions, "max_new_tokens", default=2048)
-    round_trip_samples: int = field(
+    round_trip_samples: int = option(
+        "Answers to each question, one of which must return what its SQL returns; 0: none.",
         default=0,
-        metadata={
-            "help": "Answers to each question, one of which must return what its SQL returns; 0: "
-            "none."
-        },
     )
 
 
@@ -197,9 +188,7 @@ def _summarize_exploration(result: ExplorationResult) -> str:
 class StrongOptions(OutputOptions):
     """Options of `synth strong`: the examples in its prompts."""
 
-    examples: str = field(
-        metadata={"help": "Training questions with gold SQL, to show two of them."}
-    )
+    examples: str = option("Training questions with gold SQL, to show two of them.")
 
 
 def strong(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.parser import Command
@@ -13,6 +13,7 @@ from sense_trl.options import (
     GeneratorOptions,
     PromptOptions,
     get_values,
+    option,
     option_of,
 )
 
@@ -25,37 +26,29 @@ class CacheOptions(ChatTemplateOptions, PromptOptions):
     """Options of `teacher cache`: the teacher, its rows, and the tokens kept per position."""
 
     model_name_or_path: str = option_of(GeneratorOptions, "model_name_or_path")
-    output: str = field(metadata={"help": "Folder of the cache."})
-    rows: str | None = field(
+    output: str = option("Folder of the cache.")
+    rows: str | None = option(
+        "Dataset as .parquet or JSON Lines, with prompt and completion, or prompt and chosen (the "
+        "pairs.parquet of a build); instead of --questions.",
         default=None,
-        metadata={
-            "help": "Dataset as .parquet or JSON Lines, with prompt and completion, or prompt and "
-            "chosen (the pairs.parquet of a build); instead of --questions."
-        },
     )
     questions: str | None = option_of(DataArguments, "questions", default=None)
     database: str | None = option_of(DataArguments, "database", default=None)
     split: str | None = option_of(DataArguments, "split")
-    tokenizer: str | None = field(
+    tokenizer: str | None = option(
+        "The student's folder or hub id, whose chat template writes the prompts; the teacher's if "
+        "not given.",
         default=None,
-        metadata={
-            "help": "The student's folder or hub id, whose chat template writes the prompts; the "
-            "teacher's if not given."
-        },
     )
-    top_k: int | None = field(
-        default=None, metadata={"help": "Likeliest tokens to keep; 16 if not given."}
-    )
-    num_samples: int | None = field(
+    top_k: int | None = option("Likeliest tokens to keep; 16 if not given.", default=None)
+    num_samples: int | None = option(
+        "Draw so many tokens instead: an unbiased estimate of forward_kl, and of no other "
+        "divergence.",
         default=None,
-        metadata={
-            "help": "Draw so many tokens instead: an unbiased estimate of forward_kl, and of no "
-            "other divergence."
-        },
     )
-    temperature: float = field(default=1.0, metadata={"help": "That of the training."})
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    batch_size: int = field(default=8, metadata={"help": "Answers per batch."})
+    temperature: float = option("That of the training.", default=1.0)
+    seed: int = option("Seed of the draws.", default=0)
+    batch_size: int = option("Answers per batch.", default=8)
     generation_dtype: str = option_of(GeneratorOptions, "generation_dtype")
     load_in_4bit: bool = option_of(GeneratorOptions, "load_in_4bit")
 
@@ -118,7 +111,7 @@ def _load_rows(options: CacheOptions) -> list[dict[str, Any]]:
 class InfoOptions:
     """Options of `teacher info`: the cache to describe."""
 
-    cache: str = field(metadata={"help": "Folder of a cache.", "positional": True})
+    cache: str = option("Folder of a cache.", positional=True)
 
 
 def info(options: InfoOptions, console: Any) -> None:

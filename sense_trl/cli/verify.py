@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sense_trl._files import check_writable_file, write_text_atomically
 from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import hint_at_chat
-from sense_trl.options import DataOptions, ExecutionOptions, PredictionOptions
+from sense_trl.options import DataOptions, ExecutionOptions, PredictionOptions, option
 
 if TYPE_CHECKING:
     from sense_trl.questions import Question
@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 class VerifyOptions(ExecutionOptions, PredictionOptions, DataOptions):
     """Predictions, and how they are compared."""
 
-    semantics: Literal["strict", "spider", "bird"] = field(
+    semantics: Literal["strict", "spider", "bird"] = option(
+        "How results are compared; spider and bird reproduce the official evaluators.",
         default="strict",
-        metadata={
-            "help": "How results are compared; spider and bird reproduce the official evaluators."
-        },
     )
-    output: str | None = field(
-        default=None, metadata={"help": "Where to write the verdicts, as JSON Lines."}
-    )
+    output: str | None = option("Where to write the verdicts, as JSON Lines.", default=None)
 
 
 def run(options: VerifyOptions, console: Any) -> None:

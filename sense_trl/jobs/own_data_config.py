@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 
 from sense_trl.errors import InputError
-from sense_trl.options import DataArguments, PromptOptions, option_of
+from sense_trl.options import DataArguments, PromptOptions, option, option_of
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 
@@ -19,27 +19,19 @@ class OwnDataConfig(PromptOptions):
         DataArguments, "database", default=None, note="The embedded nycflights if not given."
     )
     questions: str | None = option_of(DataArguments, "questions", default=None)
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Model folder or hub id with a chat template; {MODEL_NAME} if not given."
-        },
+    model: str | None = option(
+        f"Model folder or hub id with a chat template; {MODEL_NAME} if not given.", default=None
     )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Delete what is in the output folder and start over."}
+    overwrite: bool = option("Delete what is in the output folder and start over.", default=False)
+    max_train_questions: int | None = option(
+        "Train on at most this many questions, drawn at random.", default=None
     )
-    max_train_questions: int | None = field(
-        default=None, metadata={"help": "Train on at most this many questions, drawn at random."}
-    )
-    batch_size: int = field(
-        default=64, metadata={"help": "Completions written at the same time when generating."}
-    )
-    max_length: int = field(
-        default=2048,
-        metadata={"help": "Longest prompt plus answer in tokens; longer ones stop the run."},
+    batch_size: int = option("Completions written at the same time when generating.", default=64)
+    max_length: int = option(
+        "Longest prompt plus answer in tokens; longer ones stop the run.", default=2048
     )
     max_unusable_fraction: float = option_of(DataArguments, "max_unusable_fraction")
-    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+    seed: int = option("Seed of everything random.", default=0)
 
     def __post_init__(self) -> None:
         if (self.database is None) != (self.questions is None):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from sense_trl.errors import InputError
 from sense_trl.jobs.own_data_config import OwnDataConfig
+from sense_trl.options import option
 
 # 111 questions on a small library taught SmolLM2-135M 12.5 % of 48 held-out ones in one epoch, 50 %
 # in four.
@@ -18,67 +19,48 @@ _MIN_EXAMPLES_SEEN: Final = 256
 class QuickstartConfig(OwnDataConfig):
     """Settings of the quickstart; `sense-trl quickstart` has one flag per field."""
 
-    output_dir: str = field(
+    output_dir: str = option(
+        "Folder for everything the run writes; a second run there continues.",
         default="runs/quickstart",
-        metadata={"help": "Folder for everything the run writes; a second run there continues."},
     )
-    test_fraction: float = field(
-        default=0.3,
-        metadata={"help": "Share of the questions held out for testing, if they name no split."},
+    test_fraction: float = option(
+        "Share of the questions held out for testing, if they name no split.", default=0.3
     )
-    max_test_questions: int | None = field(
-        default=None, metadata={"help": "Test on at most this many questions, drawn at random."}
+    max_test_questions: int | None = option(
+        "Test on at most this many questions, drawn at random.", default=None
     )
-    max_new_tokens: int = field(
-        default=80, metadata={"help": "Longest answer when generating, in tokens."}
-    )
-    sft_epochs: float | None = field(
+    max_new_tokens: int = option("Longest answer when generating, in tokens.", default=80)
+    sft_epochs: float | None = option(
+        "Epochs of supervised fine-tuning. If not given, the fewest in which "
+        f"{_MIN_EXAMPLES_SEEN} examples are seen, at least 1.",
         default=None,
-        metadata={
-            "help": "Epochs of supervised fine-tuning. If not given, the fewest in which "
-            f"{_MIN_EXAMPLES_SEEN} examples are seen, at least 1."
-        },
     )
-    sft_learning_rate: float = field(
-        default=3e-4, metadata={"help": "Learning rate of supervised fine-tuning."}
+    sft_learning_rate: float = option("Learning rate of supervised fine-tuning.", default=3e-4)
+    sft_batch_size: int = option(
+        "Questions per optimizer step of supervised fine-tuning.", default=8
     )
-    sft_batch_size: int = field(
-        default=8, metadata={"help": "Questions per optimizer step of supervised fine-tuning."}
-    )
-    max_sampled_questions: int | None = field(
+    max_sampled_questions: int | None = option(
+        "Sample candidates for at most this many training questions, drawn at random: most of them "
+        "give a pair, and only `max_pairs` are trained on.",
         default=160,
-        metadata={
-            "help": "Sample candidates for at most this many training questions, drawn at random: "
-            "most of them give a pair, and only `max_pairs` are trained on."
-        },
     )
-    num_generations: int = field(
-        default=2, metadata={"help": "Candidates the weak model samples per sampled question."}
+    num_generations: int = option(
+        "Candidates the weak model samples per sampled question.", default=2
     )
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of that sampling."})
-    pairs_per_question: int = field(
-        default=1, metadata={"help": "Preference pairs per question at most."}
+    temperature: float = option("Temperature of that sampling.", default=1.0)
+    pairs_per_question: int = option("Preference pairs per question at most.", default=1)
+    max_pairs: int | None = option(
+        "Train on at most this many pairs, drawn at random.", default=120
     )
-    max_pairs: int | None = field(
-        default=120,
-        metadata={"help": "Train on at most this many pairs, drawn at random."},
+    dpo_epochs: float = option("Epochs of preference training.", default=1.0)
+    dpo_learning_rate: float = option("Learning rate of preference training (LoRA).", default=5e-4)
+    dpo_batch_size: int = option("Pairs per optimizer step of preference training.", default=4)
+    beta: float = option("DPO's beta.", default=0.1)
+    label_smoothing: float = option("cDPO's share of labels assumed to be wrong.", default=0.1)
+    sft_weight: float = option(
+        "Weight of the supervised loss on the chosen answer beside cDPO.", default=1.0
     )
-    dpo_epochs: float = field(default=1.0, metadata={"help": "Epochs of preference training."})
-    dpo_learning_rate: float = field(
-        default=5e-4, metadata={"help": "Learning rate of preference training (LoRA)."}
-    )
-    dpo_batch_size: int = field(
-        default=4, metadata={"help": "Pairs per optimizer step of preference training."}
-    )
-    beta: float = field(default=0.1, metadata={"help": "DPO's beta."})
-    label_smoothing: float = field(
-        default=0.1, metadata={"help": "cDPO's share of labels assumed to be wrong."}
-    )
-    sft_weight: float = field(
-        default=1.0,
-        metadata={"help": "Weight of the supervised loss on the chosen answer beside cDPO."},
-    )
-    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapters."})
+    lora_r: int = option("Rank of the LoRA adapters.", default=16)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from sense_trl.errors import InputError
 from sense_trl.jobs.own_data_config import OwnDataConfig
 from sense_trl.jobs.quickstart_config import QuickstartConfig
-from sense_trl.options import option_of
+from sense_trl.options import option, option_of
 
 if TYPE_CHECKING:
     from sense_trl.synthesis.recursive.data import RecursionSettings
@@ -18,80 +18,54 @@ if TYPE_CHECKING:
 class RecursionConfig(OwnDataConfig):
     """Settings of recursive distillation; `sense-trl recurse` has one flag per field."""
 
-    dev_questions: str | None = field(
+    dev_questions: str | None = option(
+        "Questions with gold SQL that each round is evaluated on, on the same databases or others "
+        "of `database`. A share of `questions` if not given.",
         default=None,
-        metadata={
-            "help": "Questions with gold SQL that each round is evaluated on, on the same "
-            "databases or others of `database`. A share of `questions` if not given."
-        },
     )
     output_dir: str = option_of(QuickstartConfig, "output_dir", default="runs/recurse")
-    dev_fraction: float = field(
-        default=0.3,
-        metadata={"help": "Share of `questions` held out, if neither `dev_questions` nor a split."},
+    dev_fraction: float = option(
+        "Share of `questions` held out, if neither `dev_questions` nor a split.", default=0.3
     )
-    max_dev_questions: int | None = field(
-        default=None, metadata={"help": "Evaluate on at most this many questions, drawn at random."}
+    max_dev_questions: int | None = option(
+        "Evaluate on at most this many questions, drawn at random.", default=None
     )
-    num_rounds: int = field(
-        default=3, metadata={"help": "Rounds at most; they end when dev accuracy falls."}
-    )
-    skip_warm_up: bool = field(
+    num_rounds: int = option("Rounds at most; they end when dev accuracy falls.", default=3)
+    skip_warm_up: bool = option(
+        "Let the model as it is write the first round, instead of one that was fine-tuned on gold "
+        "alone.",
         default=False,
-        metadata={
-            "help": "Let the model as it is write the first round, instead of one that was "
-            "fine-tuned on gold alone."
-        },
     )
-    num_samples: int = field(
-        default=8, metadata={"help": "Completions per prompt and per training question."}
-    )
+    num_samples: int = option("Completions per prompt and per training question.", default=8)
     temperature: float = option_of(QuickstartConfig, "temperature", default=0.8)
-    max_new_tokens: int = field(
-        default=96, metadata={"help": "Longest completion when generating, in tokens."}
+    max_new_tokens: int = option("Longest completion when generating, in tokens.", default=96)
+    num_examples: int = option("Gold examples in a prompt that asks for a new question.", default=4)
+    prompts_per_database: int = option("Such prompts per database and round.", default=4)
+    max_questions_per_round: int | None = option(
+        "Training questions answered per round at most, drawn at random.", default=None
     )
-    num_examples: int = field(
-        default=4, metadata={"help": "Gold examples in a prompt that asks for a new question."}
+    max_per_template: int = option(
+        "Invented queries kept per template, database and round.", default=4
     )
-    prompts_per_database: int = field(
-        default=4, metadata={"help": "Such prompts per database and round."}
+    min_agreement: float = option(
+        "Share of the samples that must agree with an invented pair's result.", default=0.5
     )
-    max_questions_per_round: int | None = field(
-        default=None,
-        metadata={"help": "Training questions answered per round at most, drawn at random."},
+    suite_size: int = option(
+        "Neighbours of the database that answers must be right on, too.", default=8
     )
-    max_per_template: int = field(
-        default=4, metadata={"help": "Invented queries kept per template, database and round."}
-    )
-    min_agreement: float = field(
+    gold_mix: float = option("Synthesised rows per gold row in training, at most.", default=1.0)
+    invention_share: float = option(
+        "Share of the rows that are also trained on as inventions, so that the next round's model "
+        "can still write questions.",
         default=0.5,
-        metadata={"help": "Share of the samples that must agree with an invented pair's result."},
     )
-    suite_size: int = field(
-        default=8,
-        metadata={"help": "Neighbours of the database that answers must be right on, too."},
-    )
-    gold_mix: float = field(
-        default=1.0, metadata={"help": "Synthesised rows per gold row in training, at most."}
-    )
-    invention_share: float = field(
-        default=0.5,
-        metadata={
-            "help": "Share of the rows that are also trained on as inventions, so that the next "
-            "round's model can still write questions."
-        },
-    )
-    num_epochs: float = field(default=1.0, metadata={"help": "Epochs of each fine-tuning."})
-    learning_rate: float = field(
-        default=3e-4, metadata={"help": "Learning rate of each fine-tuning."}
-    )
-    train_batch_size: int = field(default=8, metadata={"help": "Rows per optimizer step."})
-    lora_r: int | None = field(
+    num_epochs: float = option("Epochs of each fine-tuning.", default=1.0)
+    learning_rate: float = option("Learning rate of each fine-tuning.", default=3e-4)
+    train_batch_size: int = option("Rows per optimizer step.", default=8)
+    lora_r: int | None = option(
+        "Train LoRA adapters of this rank and merge them, for models too large to train whole. All "
+        "weights if not given.",
         default=None,
-        metadata={
-            "help": "Train LoRA adapters of this rank and merge them, for models too large to "
-            "train whole. All weights if not given."
-        },
     )
 
     def __post_init__(self) -> None:

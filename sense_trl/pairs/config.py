@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args, get_type_hints
 
 from sense_trl.errors import InputError
+from sense_trl.options import option
 from sense_trl.pairs.policies import POLICY_NAMES
 from sense_trl.sql.taxonomy import ErrorClass
 
@@ -25,112 +26,77 @@ class PreferencePairConfig:
         InputError: a value is none of those above, or two exclude each other.
     """
 
-    policy: str = field(
+    policy: str = option(
+        "Which correct query meets which erroneous one; see `sense_trl.pairs.policies`.",
         default="grouped_any",
-        metadata={
-            "help": "Which correct query meets which erroneous one; see "
-            "`sense_trl.pairs.policies`.",
-            "choices": POLICY_NAMES,
-        },
+        choices=POLICY_NAMES,
     )
-    limit: int = field(
+    limit: int = option(
+        "Pairs per question at most; with `num_rejected` above 1, chosen queries with their group "
+        "of rejected ones.",
         default=1,
-        metadata={
-            "help": "Pairs per question at most; with `num_rejected` above 1, chosen queries "
-            "with their group of rejected ones."
-        },
     )
-    chosen_sources: tuple[str, ...] = field(
+    chosen_sources: tuple[str, ...] = option(
+        "Whose correct queries may be chosen; any for all of them. Gold is verified like any "
+        "other.",
         default=("gold",),
-        metadata={
-            "help": "Whose correct queries may be chosen; any for all of them. Gold is verified "
-            "like any other.",
-            "choices": (*SOURCES, ANY_SOURCE),
-        },
+        choices=(*SOURCES, ANY_SOURCE),
     )
-    rejected_sources: tuple[str, ...] = field(
+    rejected_sources: tuple[str, ...] = option(
+        "Whose erroneous queries may be rejected.",
         default=("weak",),
-        metadata={
-            "help": "Whose erroneous queries may be rejected.",
-            "choices": (*SOURCES[1:], ANY_SOURCE),
-        },
+        choices=(*SOURCES[1:], ANY_SOURCE),
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the policy's draws and of mutants."})
-    num_rejected: int = field(
-        default=1, metadata={"help": "Rejected queries per chosen one, at most."}
-    )
-    spread_rejected: bool = field(
+    seed: int = option("Seed of the policy's draws and of mutants.", default=0)
+    num_rejected: int = option("Rejected queries per chosen one, at most.", default=1)
+    spread_rejected: bool = option(
+        "Whether each rejected query has a row of its own, as `DPOTrainer` wants. Otherwise a "
+        "chosen query has one row whose rejected columns are lists.",
         default=True,
-        metadata={
-            "help": "Whether each rejected query has a row of its own, as `DPOTrainer` wants. "
-            "Otherwise a chosen query has one row whose rejected columns are lists."
-        },
     )
-    distance: Literal["tokens", "tree"] = field(
+    distance: Literal["tokens", "tree"] = option(
+        "What the policies nearest and farthest measure; see `sense_trl.pairs.distance`.",
         default="tokens",
-        metadata={
-            "help": "What the policies nearest and farthest measure; see "
-            "`sense_trl.pairs.distance`."
-        },
     )
-    class_weights: Mapping[str, float] = field(
+    class_weights: Mapping[str, float] = option(
+        "Weight by error class, for hard_first; the others keep theirs (`policies.CLASS_WEIGHTS`).",
         default_factory=dict,
-        metadata={
-            "help": "Weight by error class, for hard_first; the others keep theirs "
-            "(`policies.CLASS_WEIGHTS`).",
-            "metavar": "CLASS=WEIGHT",
-        },
+        metavar="CLASS=WEIGHT",
     )
-    deduplicate_by: Literal["text", "normal_form", "result"] = field(
+    deduplicate_by: Literal["text", "normal_form", "result"] = option(
+        "When two queries of one side count as one: by canonical text, also by normal form, or "
+        "also, for erroneous ones that ran, by what they return.",
         default="text",
-        metadata={
-            "help": "When two queries of one side count as one: by canonical text, also by "
-            "normal form, or also, for erroneous ones that ran, by what they return."
-        },
     )
-    prefer_novel: bool = field(
-        default=False,
-        metadata={
-            "help": "Choose queries whose normal form differs from gold's, where there are any."
-        },
+    prefer_novel: bool = option(
+        "Choose queries whose normal form differs from gold's, where there are any.", default=False
     )
-    completion: Literal["sql", "text"] = field(
+    completion: Literal["sql", "text"] = option(
+        "Train on the query alone, or on all that the model wrote, its chain of thought included.",
         default="sql",
-        metadata={
-            "help": "Train on the query alone, or on all that the model wrote, its chain of "
-            "thought included."
-        },
     )
-    prompt_format: Literal["conversational", "plain"] = field(
-        default="conversational", metadata={"help": "Rows as lists of messages, or as strings."}
+    prompt_format: Literal["conversational", "plain"] = option(
+        "Rows as lists of messages, or as strings.", default="conversational"
     )
-    num_mutants: int = field(
+    num_mutants: int = option(
+        'Neighbours of gold to try as rejected ones (`rejected_source="mutation"`) for a question '
+        "without an erroneous candidate; 0 for none.",
         default=0,
-        metadata={
-            "help": 'Neighbours of gold to try as rejected ones (`rejected_source="mutation"`) '
-            "for a question without an erroneous candidate; 0 for none."
-        },
     )
-    weighting: Literal["uniform", "question"] = field(
+    weighting: Literal["uniform", "question"] = option(
+        "What `pair_weight` makes equal: every pair has the weight 1, or every question the same "
+        "sum. Both have a mean of 1 over the dataset.",
         default="uniform",
-        metadata={
-            "help": "What `pair_weight` makes equal: every pair has the weight 1, or every "
-            "question the same sum. Both have a mean of 1 over the dataset."
-        },
     )
-    classify_results: bool = field(
+    classify_results: bool = option(
+        "Say in `result_class` how the rows of the rejected query differ from gold's; runs both "
+        "once more.",
         default=False,
-        metadata={
-            "help": "Say in `result_class` how the rows of the rejected query differ from "
-            "gold's; runs both once more."
-        },
     )
-    repair: bool = field(
+    repair: bool = option(
+        "Build pairs of a second turn: the prompt goes on with the rejected query and what the "
+        "database said of it. Only queries that fail or find no rows are rejected.",
         default=False,
-        metadata={
-            "help": "Build pairs of a second turn: the prompt goes on with the rejected query and "
-            "what the database said of it. Only queries that fail or find no rows are rejected."
-        },
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
@@ -14,6 +14,7 @@ from sense_trl.options import (
     PredictionOptions,
     RevisionOptions,
     VerificationOptions,
+    option,
     option_of,
 )
 
@@ -23,23 +24,19 @@ class GenerationArguments(GeneratorOptions):
     """Options of generation: the model that writes SQL, and its sampling."""
 
     output_dir: str = option_of(OutputOptions, "output_dir")
-    num_generations: int = field(default=1, metadata={"help": "Completions per question."})
-    temperature: float = field(
-        default=0.0, metadata={"help": "Temperature of sampling; 0 decodes greedily."}
+    num_generations: int = option("Completions per question.", default=1)
+    temperature: float = option("Temperature of sampling; 0 decodes greedily.", default=0.0)
+    top_p: float = option("Nucleus share of sampling.", default=1.0)
+    batch_size: int = option("Completions written together.", default=64)
+    generation_seed: int = option("Seed of sampling.", default=0)
+    candidate_source: str = option(
+        "What the candidates are recorded as: weak or strong.", default="weak"
     )
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus share of sampling."})
-    batch_size: int = field(default=64, metadata={"help": "Completions written together."})
-    generation_seed: int = field(default=0, metadata={"help": "Seed of sampling."})
-    candidate_source: str = field(
-        default="weak", metadata={"help": "What the candidates are recorded as: weak or strong."}
-    )
-    stop_at_fence: bool = field(
+    stop_at_fence: bool = option(
+        "End an answer where its first fenced block with a query is closed, and count it as "
+        "finished: for a chat model that goes on explaining until its limit. What it would write "
+        "behind is not looked at.",
         default=False,
-        metadata={
-            "help": "End an answer where its first fenced block with a query is closed, and count "
-            "it as finished: for a chat model that goes on explaining until its limit. What it "
-            "would write behind is not looked at."
-        },
     )
 
     def __post_init__(self) -> None:
@@ -71,12 +68,9 @@ class GenerationArguments(GeneratorOptions):
 class PairArguments(VerificationOptions, CandidateOptions):
     """Candidates of files instead of a model's, and how all are verified."""
 
-    skip_missing_databases: bool = field(
+    skip_missing_databases: bool = option(
+        "With files, leave out questions whose database is not there, and name them in pairs.json.",
         default=False,
-        metadata={
-            "help": "With files, leave out questions whose database is not there, and name them in "
-            "pairs.json."
-        },
     )
     output_dir: str | None = option_of(OutputOptions, "output_dir", default=None)
 
@@ -85,19 +79,15 @@ class PairArguments(VerificationOptions, CandidateOptions):
 class EvaluationArguments(VerificationOptions, ExtractOptions, RevisionOptions):
     """Predictions of files instead of a model's, what is measured, and where the report goes."""
 
-    run_name: list[str] | None = field(
+    run_name: list[str] | None = option(
+        "Label of each run; by default the name of its file or folder.",
         default=None,
-        metadata={
-            "help": "Label of each run; by default the name of its file or folder.",
-            "aliases": ["--name"],
-        },
+        aliases=["--name"],
     )
-    compare_with: list[str] = field(
+    compare_with: list[str] = option(
+        "evaluation.json of earlier runs on the same questions, to compare with.",
         default_factory=list,
-        metadata={
-            "help": "evaluation.json of earlier runs on the same questions, to compare with.",
-            "metavar": "JSON",
-        },
+        metavar="JSON",
     )
     _: KW_ONLY
     predictions: list[str] = option_of(
@@ -107,13 +97,10 @@ class EvaluationArguments(VerificationOptions, ExtractOptions, RevisionOptions):
         note="Of a plain line, a tab and the db_id at its end are cut off; Spider's accuracy and "
         "exact-set match cut at the first tab, as the official script does.",
     )
-    soft_f1: bool = field(default=False, metadata={"help": "Measure Soft-F1."})
-    efficiency: int | None = field(
+    soft_f1: bool = option("Measure Soft-F1.", default=False)
+    efficiency: int | None = option(
+        "Measure VES and R-VES, running each correct query so many times (BIRD's scripts: 100).",
         default=None,
-        metadata={
-            "help": "Measure VES and R-VES, running each correct query so many times (BIRD's "
-            "scripts: 100)."
-        },
     )
     output_dir: str | None = option_of(OutputOptions, "output_dir", default=None)
 
@@ -125,24 +112,17 @@ _REWARDS = ("execution", "executes", "columns", "overlap", "schema_items")
 class RewardArguments(VerificationOptions):
     """What a policy that is trained online is rewarded for, and what becomes of its answers."""
 
-    rewards: list[str] = field(
+    rewards: list[str] = option(
+        "Rewards, added up with `reward_weights`: execution (1 for an answer like gold's, else 0), "
+        "and parts of one, from 0 to 1: executes, columns (their number), overlap (cells in "
+        "common), schema_items (tables and columns that are used).",
         default_factory=lambda: ["execution"],
-        metadata={
-            "help": "Rewards, added up with `reward_weights`: execution (1 for an answer like "
-            "gold's, else 0), and parts of one, from 0 to 1: executes, columns (their number), "
-            "overlap (cells in common), schema_items (tables and columns that are used).",
-        },
     )
-    reward_error: float = field(
-        default=0.0,
-        metadata={"help": "Reward `execution` of a query that does not run."},
-    )
-    rollout_pairs: bool = field(
+    reward_error: float = option("Reward `execution` of a query that does not run.", default=0.0)
+    rollout_pairs: bool = option(
+        "Make preference pairs of what the policy has written, its right answers against its wrong "
+        "ones, in the folder `pairs` of the training.",
         default=True,
-        metadata={
-            "help": "Make preference pairs of what the policy has written, its right answers "
-            "against its wrong ones, in the folder `pairs` of the training."
-        },
     )
 
     def __post_init__(self) -> None:

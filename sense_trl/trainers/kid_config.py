@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from sense_trl.errors import InputError
+from sense_trl.options import option
 from sense_trl.trainers.kid.imperfect import FILLS, MASK_STRATEGIES
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 from sense_trl.trainers.teacher_options import TeacherOptions
@@ -33,90 +34,70 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
         ('reverse_kl', 'random')
     """
 
-    imperfect_data: bool = field(
+    imperfect_data: bool = option(
+        "Whether the teacher is asked about imperfect copies of the gold answers (KID) or about "
+        "the gold answers: ordinary distillation, and ImitKD on a dataset of answers that another "
+        "model wrote.",
         default=True,
-        metadata={
-            "help": "Whether the teacher is asked about imperfect copies of the gold answers (KID) "
-            "or about the gold answers: ordinary distillation, and ImitKD on a dataset of answers "
-            "that another model wrote."
-        },
     )
-    mle_weight: float = field(
+    mle_weight: float = option(
+        "Weight of the likelihood of the gold answer. 0 with `on_policy_fraction` 1 is GKD (arXiv "
+        "2306.13649).",
         default=1.0,
-        metadata={
-            "help": "Weight of the likelihood of the gold answer. 0 with `on_policy_fraction` 1 is "
-            "GKD (arXiv 2306.13649)."
-        },
     )
-    mask_ratio: float = field(
+    mask_ratio: float = option(
+        "Share of an answer's tokens that are masked, alpha. Published: 0.2 is best, 0.1 to 0.3 "
+        "fine, 0.5 harmful. At least one token is masked.",
         default=0.2,
-        metadata={
-            "help": "Share of an answer's tokens that are masked, alpha. Published: 0.2 is best, "
-            "0.1 to 0.3 fine, 0.5 harmful. At least one token is masked."
-        },
     )
-    mask_ratio_schedule: str = field(
+    mask_ratio_schedule: str = option(
+        "'constant', or 'linear': from `mask_ratio` to `final_mask_ratio` over the steps of the "
+        "training. The schedule is ours, constant is published.",
         default="constant",
-        metadata={
-            "help": "'constant', or 'linear': from `mask_ratio` to `final_mask_ratio` over the "
-            "steps of the training. The schedule is ours, constant is published.",
-            "choices": list(_SCHEDULES),
-        },
+        choices=list(_SCHEDULES),
     )
-    final_mask_ratio: float | None = field(
-        default=None,
-        metadata={"help": "Masked share at the end of training, with the schedule 'linear'."},
+    final_mask_ratio: float | None = option(
+        "Masked share at the end of training, with the schedule 'linear'.", default=None
     )
-    mask_strategy: str = field(
+    mask_strategy: str = option(
+        "Which tokens are masked: 'random' (published as the best), 'uniform' (evenly spaced, from "
+        "a random place on), 'hard' or 'easy' (those the student is least or most sure of in the "
+        "gold answer, which takes one more forward pass).",
         default="random",
-        metadata={
-            "help": "Which tokens are masked: 'random' (published as the best), 'uniform' (evenly "
-            "spaced, from a random place on), 'hard' or 'easy' (those the student is least or most "
-            "sure of in the gold answer, which takes one more forward pass).",
-            "choices": list(MASK_STRATEGIES),
-        },
+        choices=list(MASK_STRATEGIES),
     )
-    mask_unit: str = field(
+    mask_unit: str = option(
+        "'token' (published), or 'schema_item': whole tables, columns and literals. They are read "
+        "from the dataset column `mask_spans`: for each row a list of [start, end] in characters "
+        "of the completion, as `sense_trl.sql.spans` finds them. A row without any is masked token "
+        "by token.",
         default="token",
-        metadata={
-            "help": "'token' (published), or 'schema_item': whole tables, columns and literals. "
-            "They are read from the dataset column `mask_spans`: for each row a list of [start, "
-            "end] in characters of the completion, as `sense_trl.sql.spans` finds them. A row "
-            "without any is masked token by token.",
-            "choices": list(_MASK_UNITS),
-        },
+        choices=list(_MASK_UNITS),
     )
-    mask_token: str | None = field(
+    mask_token: str | None = option(
+        "Token that stands in for a masked one. Left out, the first that the tokenizer has of its "
+        "padding, end and unknown tokens; the log says which. (The paper's <s> is missing in many "
+        "tokenizers.)",
         default=None,
-        metadata={
-            "help": "Token that stands in for a masked one. Left out, the first that the tokenizer "
-            "has of its padding, end and unknown tokens; the log says which. (The paper's <s> is "
-            "missing in many tokenizers.)"
-        },
     )
-    fill: str = field(
+    fill: str = option(
+        "What is put in place of a masked token: the student's prediction, 'argmax' (our choice "
+        "where the paper says only that it is the student's) or 'sample'; or 'mask', which leaves "
+        "the mask tokens (the paper's ablation without rewriting).",
         default="argmax",
-        metadata={
-            "help": "What is put in place of a masked token: the student's prediction, 'argmax' "
-            "(our choice where the paper says only that it is the student's) or 'sample'; or "
-            "'mask', which leaves the mask tokens (the paper's ablation without rewriting).",
-            "choices": list(FILLS),
-        },
+        choices=list(FILLS),
     )
-    on_policy_fraction: float = field(
+    on_policy_fraction: float = option(
+        "Share of the examples for which the student writes an answer of its own, on which the "
+        "teacher is asked (GKD). For comparison: it costs several times a step. Each of these "
+        "answers weighs as much as the gold one, however long it is.",
         default=0.0,
-        metadata={
-            "help": "Share of the examples for which the student writes an answer of its own, on "
-            "which the teacher is asked (GKD). For comparison: it costs several times a step. Each "
-            "of these answers weighs as much as the gold one, however long it is."
-        },
     )
-    on_policy_temperature: float = field(
-        default=1.0,
-        metadata={"help": "Temperature at which the student writes; 0 takes the likeliest token."},
+    on_policy_temperature: float = option(
+        "Temperature at which the student writes; 0 takes the likeliest token.", default=1.0
     )
-    on_policy_max_new_tokens: int = field(
-        default=128, metadata={"help": "Longest answer that the student writes, in tokens."}
+    on_policy_max_new_tokens: int = option(
+        "Longest answer that the student writes, in tokens.", default=128
     )
 
     def __post_init__(self) -> None:

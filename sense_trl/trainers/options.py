@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sense_trl.errors import InputError
-from sense_trl.options import ChatTemplateOptions
+from sense_trl.options import ChatTemplateOptions, option
 from sense_trl.template_date import check_template_date
 
 _PREFIX_SHARING = {"auto": "auto", "true": True, "false": False, True: True, False: False}
@@ -41,45 +41,36 @@ class SharingOptions(ChatTemplateOptions):
     """Fields of every config of ours; a base class in front of TRL's config."""
 
     # A string, because transformers' parser of command lines knows no `bool | str`.
-    prefix_sharing: str = field(
+    prefix_sharing: str = option(
+        "Whether tokens that sequences of a batch have in common at their beginning (the prompt of "
+        "two answers, the schema of several questions) are computed once. The values and gradients "
+        "are the same up to rounding; with dropout, the shared part draws one mask. 'auto': where "
+        "the model allows it, else the reason is logged; true: or training does not start; false: "
+        "never. The metric `prefix_sharing/tokens_saved` is the share of the batch's positions "
+        "that were not computed.",
         default="auto",
-        metadata={
-            "help": "Whether tokens that sequences of a batch have in common at their beginning "
-            "(the prompt of two answers, the schema of several questions) are computed once. The "
-            "values and gradients are the same up to rounding; with dropout, the shared part draws "
-            "one mask. 'auto': where the model allows it, else the reason is logged; true: or "
-            "training does not start; false: never. The metric `prefix_sharing/tokens_saved` is "
-            "the share of the batch's positions that were not computed.",
-            "choices": ["auto", "true", "false"],
-        },
+        choices=["auto", "true", "false"],
     )
-    group_by_columns: list[str] | None = field(
+    group_by_columns: list[str] | None = option(
+        "Dataset columns whose equal values are drawn into the same batch of a device, the "
+        "coarsest first, e.g. ['db_id', 'question_id'], so that there is more to share. Groups, "
+        "examples within them and batches are shuffled. Left out, all examples are.",
         default=None,
-        metadata={
-            "help": "Dataset columns whose equal values are drawn into the same batch of a device, "
-            "the coarsest first, e.g. ['db_id', 'question_id'], so that there is more to share. "
-            "Groups, examples within them and batches are shuffled. Left out, all examples are."
-        },
     )
-    group_size: int | None = field(
+    group_size: int | None = option(
+        "How many examples that agree in `group_by_columns` are drawn together; a divisor or a "
+        "multiple of `per_device_train_batch_size`, which is the default. A smaller one mixes "
+        "databases within a batch: 16 examples in groups of 4 read four schemas instead of one, "
+        "and an optimizer step without accumulation learns from four databases. The metric "
+        "`groups_per_step` counts them.",
         default=None,
-        metadata={
-            "help": "How many examples that agree in `group_by_columns` are drawn together; a "
-            "divisor or a multiple of `per_device_train_batch_size`, which is the default. A "
-            "smaller one mixes databases within a batch: 16 examples in groups of 4 read four "
-            "schemas instead of one, and an optimizer step without accumulation learns from four "
-            "databases. The metric `groups_per_step` counts them."
-        },
     )
-    adapter_dtype: str = field(
+    adapter_dtype: str = option(
+        "Type in which trainable adapter weights are stored. 'float32' keeps the small updates "
+        "that TRL loses by casting the adapters of quantised models to bfloat16; 'auto' leaves "
+        "them as TRL made them, which FSDP with quantised models needs.",
         default="float32",
-        metadata={
-            "help": "Type in which trainable adapter weights are stored. 'float32' keeps the "
-            "small updates that TRL loses by casting the adapters of quantised models to "
-            "bfloat16; 'auto' leaves them as TRL made them, which FSDP with quantised models "
-            "needs.",
-            "choices": ["float32", "auto"],
-        },
+        choices=["float32", "auto"],
     )
 
     def _check_options(self) -> None:
@@ -126,29 +117,23 @@ class SharingOptions(ChatTemplateOptions):
 class SenseOptions(SharingOptions):
     """Fields of `SenseSFTConfig` and `SenseDPOConfig`: those of configs whose data has answers."""
 
-    max_length: int | None = field(
+    max_length: int | None = option(
+        "Longest prompt plus answer in tokens; null for no limit. A longer example is left out as "
+        "`max_dropped_fraction` allows; nothing is ever cut. TRL's default of 1024 is less than "
+        "many schemas.",
         default=2048,
-        metadata={
-            "help": "Longest prompt plus answer in tokens; null for no limit. A longer example is "
-            "left out as `max_dropped_fraction` allows; nothing is ever cut. TRL's default of 1024 "
-            "is less than many schemas."
-        },
     )
-    max_dropped_fraction: float = field(
+    max_dropped_fraction: float = option(
+        "Largest share of the examples of a dataset that may be left out because they exceed "
+        "`max_length`. With more, training does not start. The default, 0, leaves out nothing "
+        "unasked.",
         default=0.0,
-        metadata={
-            "help": "Largest share of the examples of a dataset that may be left out because they "
-            "exceed `max_length`. With more, training does not start. The default, 0, leaves out "
-            "nothing unasked."
-        },
     )
-    require_end_token: bool = field(
+    require_end_token: bool = option(
+        "Whether training is refused where the answers end in no token that generation could stop "
+        "at: the model would never learn to stop. Where they end in a special token that "
+        "generation does not know, it is added to the model's end tokens either way.",
         default=True,
-        metadata={
-            "help": "Whether training is refused where the answers end in no token that generation "
-            "could stop at: the model would never learn to stop. Where they end in a special token "
-            "that generation does not know, it is added to the model's end tokens either way."
-        },
     )
 
     def _check_options(self) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from trl import DPOConfig
 
 from sense_trl.errors import InputError
-from sense_trl.options import option_of
+from sense_trl.options import option, option_of
 from sense_trl.trainers.compat.trl import (
     LABEL_SMOOTHING_READERS,
     get_trl_loss_types,
@@ -56,79 +56,61 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
     """Further values of `loss_type`, for a subclass whose trainer computes them: see
     `SenseDPOTrainer.compute_pair_losses`."""
 
-    loss_type: list[str] = field(
+    loss_type: list[str] = option(
+        "Loss, or list of losses that are added up with `loss_weights`. Besides TRL's: 'cdpo', "
+        "conservative DPO, which the released code of SENSE trains with (arXiv 2408.03256), and "
+        "'dpop', DPO-Positive (arXiv 2402.13228). Text-to-SQL often profits from an anchor on the "
+        "chosen answer: ['cdpo', 'sft'].",
         default_factory=lambda: ["cdpo"],
-        metadata={
-            "help": "Loss, or list of losses that are added up with `loss_weights`. Besides "
-            "TRL's: 'cdpo', conservative DPO, which the released code of SENSE trains with (arXiv "
-            "2408.03256), and 'dpop', DPO-Positive (arXiv 2402.13228). Text-to-SQL often profits "
-            "from an anchor on the chosen answer: ['cdpo', 'sft']."
-        },
     )
-    label_smoothing: float | None = field(
+    label_smoothing: float | None = option(
+        "Probability that the label of a pair is wrong. Left out, it is 0.1 when `loss_type` has "
+        "'cdpo' and 0 otherwise. Used by 'cdpo', 'robust', 'exo_pair', 'aot' and 'aot_unpaired', "
+        "which share the one value; a positive value that no loss uses is an error. 'cdpo' with 0 "
+        "is DPO.",
         default=None,
-        metadata={
-            "help": "Probability that the label of a pair is wrong. Left out, it is 0.1 when "
-            "`loss_type` has 'cdpo' and 0 otherwise. Used by 'cdpo', 'robust', 'exo_pair', 'aot' "
-            "and 'aot_unpaired', which share the one value; a positive value that no loss uses is "
-            "an error. 'cdpo' with 0 is DPO."
-        },
     )
-    dpop_lambda: float = field(
+    dpop_lambda: float = option(
+        "Weight of DPO-Positive's penalty on a chosen answer that is less likely than under the "
+        "reference. Used by 'dpop' only. The default is the value used for Smaug (arXiv "
+        "2402.13228).",
         default=50.0,
-        metadata={
-            "help": "Weight of DPO-Positive's penalty on a chosen answer that is less likely than "
-            "under the reference. Used by 'dpop' only. The default is the value used for Smaug "
-            "(arXiv 2402.13228)."
-        },
     )
-    pair_weight_column: str | None = field(
+    pair_weight_column: str | None = option(
+        "Dataset column with one weight per pair, used when the dataset has it; null never looks. "
+        "Weights are at least 0 and are scaled to a mean of 1 over each dataset. Available with "
+        "the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'; weights that are all equal are passed "
+        "over with the others.",
         default="pair_weight",
-        metadata={
-            "help": "Dataset column with one weight per pair, used when the dataset has it; null "
-            "never looks. Weights are at least 0 and are scaled to a mean of 1 over each dataset. "
-            "Available with the losses 'sigmoid', 'cdpo', 'dpop' and 'sft'; weights that are all "
-            "equal are passed over with the others."
-        },
     )
-    pair_margin_column: str | None = field(
+    pair_margin_column: str | None = option(
+        "Dataset column with one target margin per pair, used when the dataset has it; null never "
+        "looks. The reward of the chosen answer is to exceed that of the rejected one by it, `-log "
+        "sigmoid(x - margin)` (arXiv 2402.10571): more for answers that are further from right. "
+        "Available with the losses 'sigmoid', 'cdpo' and 'dpop', beside which 'sft' may stand.",
         default="pair_margin",
-        metadata={
-            "help": "Dataset column with one target margin per pair, used when the dataset has it; "
-            "null never looks. The reward of the chosen answer is to exceed that of the rejected "
-            "one by it, `-log sigmoid(x - margin)` (arXiv 2402.10571): more for answers that are "
-            "further from right. Available with the losses 'sigmoid', 'cdpo' and 'dpop', beside "
-            "which 'sft' may stand."
-        },
     )
-    shared_prefix_as_prompt: bool = field(
+    shared_prefix_as_prompt: bool = option(
+        "Whether tokens that chosen and rejected answer begin with alike count as the end of the "
+        "prompt, so that answers begin where they differ. Changes what is not a function of the "
+        "margin alone: 'ipo' and 'sigmoid_norm', which divide by the number of tokens, 'nca_pair', "
+        "'bco_pair', 'sppo_hard', 'apo_zero', 'apo_down', 'aot_unpaired', the penalty of 'dpop', "
+        "and 'sft' and a teacher, which then learn the differing part only. An error with other "
+        "losses alone, as such tokens cancel in them.",
         default=False,
-        metadata={
-            "help": "Whether tokens that chosen and rejected answer begin with alike count as the "
-            "end of the prompt, so that answers begin where they differ. Changes what is not a "
-            "function of the margin alone: 'ipo' and 'sigmoid_norm', which divide by the number of "
-            "tokens, 'nca_pair', 'bco_pair', 'sppo_hard', 'apo_zero', 'apo_down', 'aot_unpaired', "
-            "the penalty of 'dpop', and 'sft' and a teacher, which then learn the differing part "
-            "only. An error with other losses alone, as such tokens cancel in them."
-        },
     )
-    truncate_rejected_after: int | None = field(
+    truncate_rejected_after: int | None = option(
+        "Number of tokens of a rejected answer that are kept from the first one on that differs "
+        "from the chosen answer; 1 keeps that token alone. What follows a wrong token is often "
+        "right behind a right one, and is made less likely with it. Left out, all are kept.",
         default=None,
-        metadata={
-            "help": "Number of tokens of a rejected answer that are kept from the first one on "
-            "that differs from the chosen answer; 1 keeps that token alone. What follows a wrong "
-            "token is often right behind a right one, and is made less likely with it. Left out, "
-            "all are kept."
-        },
     )
-    reference_cache: str | None = field(
+    reference_cache: str | None = option(
+        "Parquet file that keeps the reference's log-probabilities for other runs, with "
+        "`precompute_ref_log_probs`. A pair is found again by its tokens and the reference's "
+        "weights, whatever the dataset around it, its order, or the adapter that is trained. Left "
+        "out, they are computed anew in every run.",
         default=None,
-        metadata={
-            "help": "Parquet file that keeps the reference's log-probabilities for other runs, "
-            "with `precompute_ref_log_probs`. A pair is found again by its tokens and the "
-            "reference's weights, whatever the dataset around it, its order, or the adapter that "
-            "is trained. Left out, they are computed anew in every run."
-        },
     )
 
     kd_weight: float = option_of(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trl import GRPOConfig
 
 from sense_trl.errors import InputError
-from sense_trl.options import option_of
+from sense_trl.options import option, option_of
 from sense_trl.trainers.compat.trl import use_current_checkpointing_names
 from sense_trl.trainers.options import SharingOptions
 
@@ -27,28 +27,24 @@ class SenseGRPOConfig(SharingOptions, GRPOConfig):  # type: ignore[misc]
         ('dapo', 'auto', True)
     """
 
-    share_generation: bool = field(
+    share_generation: bool = option(
+        "Whether completions are written with shared prefixes: a prompt is read once for all of "
+        "its completions, and a schema once for all questions on it. Where the options ask for "
+        "what this decoder does not do (`top_k`, `min_p`, a `repetition_penalty`, "
+        "`generation_kwargs`), or `prefix_sharing` is false, transformers writes them as TRL has "
+        "it. With `use_vllm`, vLLM does.",
         default=True,
-        metadata={
-            "help": "Whether completions are written with shared prefixes: a prompt is read once "
-            "for all of its completions, and a schema once for all questions on it. Where the "
-            "options ask for what this decoder does not do (`top_k`, `min_p`, a "
-            "`repetition_penalty`, `generation_kwargs`), or `prefix_sharing` is false, "
-            "transformers writes them as TRL has it. With `use_vllm`, vLLM does."
-        },
     )
     group_by_columns: list[str] | None = option_of(
         SharingOptions,
         "group_by_columns",
         note="Here examples are prompts; all completions of a prompt are in one group anyway.",
     )
-    group_size: int | None = field(
+    group_size: int | None = option(
+        "How many prompts that agree in `group_by_columns` are drawn together; a divisor or a "
+        "multiple of the prompts per generation (`generation_batch_size` / `num_generations`). As "
+        "many as fit a micro-batch if not given.",
         default=None,
-        metadata={
-            "help": "How many prompts that agree in `group_by_columns` are drawn together; a "
-            "divisor or a multiple of the prompts per generation (`generation_batch_size` / "
-            "`num_generations`). As many as fit a micro-batch if not given."
-        },
     )
 
     def __post_init__(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sense_trl.errors import InputError
 from sense_trl.losses.divergence import Divergence, get_divergence
+from sense_trl.options import option
 from sense_trl.trainers.teachers.choice import TEACHER_SOURCES
 
 
@@ -19,54 +20,41 @@ class TeacherOptions:
     The config's `__post_init__` calls `_check_teacher_options`.
     """
 
-    teacher_model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder or hub id of the teacher, where the trainer is given none."},
+    teacher_model_name_or_path: str | None = option(
+        "Folder or hub id of the teacher, where the trainer is given none.", default=None
     )
-    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+    teacher_model_init_kwargs: dict[str, Any] | str | None = option(
+        "Keywords with which a teacher named by folder or id is loaded, e.g. {'dtype': "
+        "'bfloat16'}, or {'quantization_config': {'load_in_4bit': true}}.",
         default=None,
-        metadata={
-            "help": "Keywords with which a teacher named by folder or id is loaded, e.g. {'dtype': "
-            "'bfloat16'}, or {'quantization_config': {'load_in_4bit': true}}."
-        },
     )
-    teacher_adapter_name: str | None = field(
+    teacher_adapter_name: str | None = option(
+        "Adapter of the student's own PeftModel to teach with, instead of a model of its own: the "
+        "base weights are in memory once.",
         default=None,
-        metadata={
-            "help": "Adapter of the student's own PeftModel to teach with, instead of a model of "
-            "its own: the base weights are in memory once."
-        },
     )
-    teacher_cache: str | None = field(
+    teacher_cache: str | None = option(
+        "Folder of a teacher cache (`sense-trl teacher cache`), so that no teacher is in memory. "
+        "It knows given answers only, none that are made during training.",
         default=None,
-        metadata={
-            "help": "Folder of a teacher cache (`sense-trl teacher cache`), so that no teacher is "
-            "in memory. It knows given answers only, none that are made during training."
-        },
     )
-    kd_loss_type: str = field(
+    kd_loss_type: str = option(
+        "Divergence of student and teacher at each token: adaptive_kl, forward_kl, "
+        "generalized_jsd, reverse_kl, skew_kl, skew_reverse_kl, total_variation.",
         default="reverse_kl",
-        metadata={
-            "help": "Divergence of student and teacher at each token: adaptive_kl, forward_kl, "
-            "generalized_jsd, reverse_kl, skew_kl, skew_reverse_kl, total_variation."
-        },
     )
-    kd_loss_kwargs: dict[str, Any] | str | None = field(
+    kd_loss_kwargs: dict[str, Any] | str | None = option(
+        "Hyper-parameters of the divergence, e.g. {'beta': 0.5} for generalized_jsd or {'skew': "
+        "0.1} for skew_kl. Left out, its defaults.",
         default=None,
-        metadata={
-            "help": "Hyper-parameters of the divergence, e.g. {'beta': 0.5} for generalized_jsd "
-            "or {'skew': 0.1} for skew_kl. Left out, its defaults."
-        },
     )
-    kd_temperature: float = field(
+    kd_temperature: float = option(
+        "The logits of both models are divided by it before they are compared. The divergence is "
+        "not multiplied by its square.",
         default=1.0,
-        metadata={
-            "help": "The logits of both models are divided by it before they are compared. The "
-            "divergence is not multiplied by its square."
-        },
     )
-    kd_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the distillation term in the loss, at least 0."}
+    kd_weight: float = option(
+        "Weight of the distillation term in the loss, at least 0.", default=1.0
     )
 
     def get_kd_divergence(self) -> Divergence:

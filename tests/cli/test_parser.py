@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,18 +19,19 @@ from sense_trl.cli.main import COMMANDS
 from sense_trl.cli.parser import OptionParser, build_options, get_class
 from sense_trl.cli.stages import STAGES
 from sense_trl.errors import InputError
+from sense_trl.options import option
 
 
 @dataclass(kw_only=True)
 class Options:
-    file: str = field(metadata={"help": "One 100 % file.", "positional": True})
-    num_rows: int = field(metadata={"help": "Rows.", "aliases": ["--rows"]})
-    share: float | None = field(default=None, metadata={"help": "Share."})
-    style: Literal["a", "b"] | None = field(default=None, metadata={"help": "Style."})
-    names: tuple[str, ...] = field(default=("x",), metadata={"help": "Names."})
-    weights: Mapping[str, float] = field(default_factory=dict, metadata={"help": "Weights."})
-    fast_mode: bool = field(default=False, metadata={"help": "Fast."})
-    spread_out: bool = field(default=True, metadata={"help": "Spread."})
+    file: str = option("One 100 % file.", positional=True)
+    num_rows: int = option("Rows.", aliases=["--rows"])
+    share: float | None = option("Share.", default=None)
+    style: Literal["a", "b"] | None = option("Style.", default=None)
+    names: tuple[str, ...] = option("Names.", default=("x",))
+    weights: Mapping[str, float] = option("Weights.", default_factory=dict)
+    fast_mode: bool = option("Fast.", default=False)
+    spread_out: bool = option("Spread.", default=True)
 
 
 def _parse(*arguments: str) -> Options:
@@ -124,27 +126,20 @@ def _all_options() -> list[tuple[str, Any]]:
 
 def test_every_option_is_described_once() -> None:
     described: dict[str, set[str]] = {}
-    for kind, option in _all_options():
-        text = option.metadata["help"]
+    for kind, found in _all_options():
+        text = found.metadata["help"]
         # A name keeps its case.
         assert text[0].isupper() or "." in text.split()[0] or text.startswith("cDPO"), text
-        assert text.endswith("."), (kind, option.name)
-        described.setdefault(text, set()).add(option.name)
+        assert text.endswith("."), (kind, found.name)
+        described.setdefault(text, set()).add(found.name)
     assert not {text: names for text, names in described.items() if len(names) > 1}
 
 
 def _read_descriptions(tree: ast.Module) -> list[str]:
-    dictionaries = [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.keyword) and node.arg == "metadata"
-        if isinstance(node.value, ast.Dict)
-    ]
     return [
-        ast.unparse(value)
-        for dictionary in dictionaries
-        for key, value in zip(dictionary.keys, dictionary.values, strict=True)
-        if isinstance(key, ast.Constant) and key.value == "help"
+        ast.unparse(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "option"
     ]
 
 
@@ -155,5 +150,7 @@ def test_no_text_describes_two_options_and_flags_come_out_of_dataclasses_alone()
         texts += _read_descriptions(tree)
         called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert "add_argument" not in called or path.name in ("parser.py", "main.py"), path
+        if path.name != "options.py":
+            assert not re.search(r"metadata=\{\s*\"help\"", path.read_text(encoding="utf-8")), path
     assert len(texts) > 150
     assert not {text for text, number in Counter(texts).items() if number > 1}

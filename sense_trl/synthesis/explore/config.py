@@ -2,55 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sense_trl.errors import InputError
+from sense_trl.options import option
 
 
 @dataclass(frozen=True, slots=True)
 class ExplorationConfig:
     """Settings of the exploration of a database."""
 
-    num_per_database: int = field(
-        default=200,
-        metadata={
-            "help": "Questions to make for each database.",
-            "aliases": ["--per_database"],
-        },
+    num_per_database: int = option(
+        "Questions to make for each database.", default=200, aliases=["--per_database"]
     )
-    min_columns: int = field(
-        default=3, metadata={"help": "Columns that a walk over the schema visits, at least."}
+    min_columns: int = option("Columns that a walk over the schema visits, at least.", default=3)
+    max_columns: int = option("Columns that a walk over the schema visits, at most.", default=8)
+    restart: float = option("Probability that a walk goes back to its start.", default=0.15)
+    weighted_share: float = option(
+        "Share of walks that go by how often seed queries join two columns.", default=0.5
     )
-    max_columns: int = field(
-        default=8, metadata={"help": "Columns that a walk over the schema visits, at most."}
+    template_share: float = option(
+        "Share of queries filled into templates of seed queries, if there are.", default=0.5
     )
-    restart: float = field(
-        default=0.15, metadata={"help": "Probability that a walk goes back to its start."}
+    max_per_template: int = option(
+        "Questions of a database whose SQL differs in constants only.", default=2
     )
-    weighted_share: float = field(
-        default=0.5,
-        metadata={"help": "Share of walks that go by how often seed queries join two columns."},
+    max_per_shape: int = option(
+        "Questions of a database whose SQL differs in names and constants only.", default=8
     )
-    template_share: float = field(
-        default=0.5,
-        metadata={"help": "Share of queries filled into templates of seed queries, if there are."},
+    max_attempts_per_question: int = option(
+        "Queries drawn for each question asked for, before giving up.", default=30
     )
-    max_per_template: int = field(
-        default=2, metadata={"help": "Questions of a database whose SQL differs in constants only."}
+    max_unusable_fraction: float = option(
+        "Share of the seed questions whose SQL may be unreadable.", default=0.0
     )
-    max_per_shape: int = field(
-        default=8,
-        metadata={"help": "Questions of a database whose SQL differs in names and constants only."},
-    )
-    max_attempts_per_question: int = field(
-        default=30,
-        metadata={"help": "Queries drawn for each question asked for, before giving up."},
-    )
-    max_unusable_fraction: float = field(
-        default=0.0,
-        metadata={"help": "Share of the seed questions whose SQL may be unreadable."},
-    )
-    seed: int = field(default=0, metadata={"help": "Another seed gives other questions."})
+    seed: int = option("Another seed gives other questions.", default=0)
 
     def __post_init__(self) -> None:
         for name in (

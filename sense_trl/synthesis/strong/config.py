@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sense_trl.errors import InputError
-from sense_trl.options import ExecutionOptions, option_of
+from sense_trl.options import ExecutionOptions, option, option_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,49 +16,33 @@ class StrongDataConfig:
         InputError: a value is out of its range.
     """
 
-    num_calls: int = field(default=100, metadata={"help": "Data points to ask for."})
-    calls_per_round: int = field(
+    num_calls: int = option("Data points to ask for.", default=100)
+    calls_per_round: int = option(
+        "Calls whose prompts are written before any of them is answered, so that they can be under "
+        "way together: a domain is closed from the next round on. What an interruption loses.",
         default=32,
-        metadata={
-            "help": "Calls whose prompts are written before any of them is answered, so that they "
-            "can be under way together: a domain is closed from the next round on. What an "
-            "interruption loses."
-        },
     )
-    max_per_domain: int = field(
-        default=3, metadata={"help": "Answers from one domain; later ones are left out."}
-    )
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus share."})
-    max_new_tokens: int = field(default=2048, metadata={"help": "Longest answer, in tokens."})
-    num_rows: int = field(
-        default=30, metadata={"help": "Rows per table; twice as many where it has foreign keys."}
-    )
-    max_fills: int = field(
+    max_per_domain: int = option("Answers from one domain; later ones are left out.", default=3)
+    temperature: float = option("Sampling temperature.", default=1.0)
+    top_p: float = option("Nucleus share.", default=1.0)
+    max_new_tokens: int = option("Longest answer, in tokens.", default=2048)
+    num_rows: int = option("Rows per table; twice as many where it has foreign keys.", default=30)
+    max_fills: int = option(
+        "Times a database is filled with other rows while its query finds nothing or has several "
+        "answers.",
         default=4,
-        metadata={
-            "help": "Times a database is filled with other rows while its query finds nothing or "
-            "has several answers."
-        },
     )
-    num_round_trip_samples: int = field(
+    num_round_trip_samples: int = option(
+        "Have the model answer its own question so many times, and keep what one of the answers "
+        "confirms; 0 does not ask.",
         default=0,
-        metadata={
-            "help": "Have the model answer its own question so many times, and keep what one of "
-            "the answers confirms; 0 does not ask."
-        },
     )
-    min_similarity: float = field(
+    min_similarity: float = option(
+        "Trigram similarity to a question of an excluded set from which on an example is left out.",
         default=0.6,
-        metadata={
-            "help": "Trigram similarity to a question of an excluded set from which on an example "
-            "is left out."
-        },
     )
     timeout_s: float = option_of(ExecutionOptions, "timeout_s", default=10.0)
-    seed: int = field(
-        default=0, metadata={"help": "Draws the examples shown, the levels and the rows."}
-    )
+    seed: int = option("Draws the examples shown, the levels and the rows.", default=0)
 
     def __post_init__(self) -> None:
         for name in ("num_calls", "calls_per_round", "max_per_domain", "num_rows", "max_fills"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sense_trl.errors import InputError
 from sense_trl.losses import bernoulli_kl, cam_loss, masked_mean, multi_label_loss
+from sense_trl.options import option
 from sense_trl.trainers.linking.head import POOLINGS, LinkerHead
 
 logger = logging.getLogger(__name__)
@@ -70,40 +71,30 @@ class LinkerTrainingConfig:
         InputError: an option is out of its range.
     """
 
-    num_epochs: int = field(default=8, metadata={"help": "Passes over the questions."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Of AdamW, falling to 0."})
-    weight_decay: float = field(default=0.1, metadata={"help": "Of AdamW."})
-    batch_size: int = field(default=16, metadata={"help": "Questions of a step."})
-    rank: int = field(default=128, metadata={"help": "Size in which items and words are compared."})
-    pooling: str = field(
+    num_epochs: int = option("Passes over the questions.", default=8)
+    learning_rate: float = option("Of AdamW, falling to 0.", default=5e-4)
+    weight_decay: float = option("Of AdamW.", default=0.1)
+    batch_size: int = option("Questions of a step.", default=16)
+    rank: int = option("Size in which items and words are compared.", default=128)
+    pooling: str = option(
+        "How words add up to an item's logit: mean, or logsumexp, where one word may name it.",
         default="mean",
-        metadata={
-            "help": "How words add up to an item's logit: mean, or logsumexp, where one word may "
-            "name it.",
-            "choices": POOLINGS,
-        },
+        choices=POOLINGS,
     )
-    dropout: float = field(default=0.1, metadata={"help": "Share of hidden units left out."})
-    max_positive_weight: float = field(
-        default=6.0,
-        metadata={"help": "What is needed counts as often as the rest, but no more than this."},
+    dropout: float = option("Share of hidden units left out.", default=0.1)
+    max_positive_weight: float = option(
+        "What is needed counts as often as the rest, but no more than this.", default=6.0
     )
-    focal: bool = field(
-        default=False,
-        metadata={"help": "Focal loss (gamma 2, alpha 0.75) in place of weighted cross-entropy."},
+    focal: bool = option(
+        "Focal loss (gamma 2, alpha 0.75) in place of weighted cross-entropy.", default=False
     )
-    distillation: str | None = field(
+    distillation: str | None = option(
+        "What is learnt from a teacher: logits, features, cam (maps over words) or binarized_cam.",
         default=None,
-        metadata={
-            "help": "What is learnt from a teacher: logits, features, cam (maps over words) or "
-            "binarized_cam.",
-            "choices": DISTILLATIONS,
-        },
+        choices=DISTILLATIONS,
     )
-    distillation_weight: float = field(
-        default=1.0, metadata={"help": "Weight of what is learnt from a teacher."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of initial weights, order and dropout."})
+    distillation_weight: float = option("Weight of what is learnt from a teacher.", default=1.0)
+    seed: int = option("Of initial weights, order and dropout.", default=0)
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "rank"):
