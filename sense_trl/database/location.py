@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from urllib.parse import quote, unquote, urlencode
 
 from sense_trl._files import sha256_of
-from sense_trl.errors import InputError
+from sense_trl.errors import DatabaseError, InputError
 
 PASSWORDS_VARIABLE: Final = "SENSE_TRL_POSTGRES_PASSWORDS"
 _SCHEMES: Final = ("postgresql://", "postgres://")
@@ -272,11 +272,14 @@ def get_state(path: DatabasePath) -> tuple[object, ...]:
     On a server nothing can be seen: its content is taken to stay while this process runs.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        DatabaseError: there is no such file.
     """
     if isinstance(path, ServerDatabase):
         return (path,)
-    stat = os.stat(path)
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError as error:
+        raise DatabaseError(f"no database at {path}: the file does not exist") from error
     return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 

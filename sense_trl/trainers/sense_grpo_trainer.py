@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # Where generation stands, beside the state of the random numbers of each process.
 _ROLLOUTS = "rollouts"
+# More than a chat template puts around messages.
+_MAX_TEMPLATE_TOKENS = 256
 
 
 class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
@@ -167,6 +169,7 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
                 if each is not None:
                     disable_functional_dropout(each)
         self._shares_generation = self._decide_generation()
+        self._check_prompts()
 
     def _wrap_collator(self, collator: Any) -> Any:
         # Batches are made of completions, after collation; what is decided is whether trees are.
@@ -301,6 +304,30 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
                 written |= zip(prompts, map(iter, found), strict=True)
         return [next(written[key]) for key in keys], None
 
+    def _check_prompts(self) -> None:
+        """Refuse prompts that leave no room to answer, before anything is computed."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        dataset, room = self.train_dataset, self.max_completion_length
+        if None in (limit, room) or self._is_vlm or self.environment_factories is not None:
+            return
+        if not hasattr(dataset, "__len__"):
+            return
+        # A token has a byte at least, so that few prompts have to be counted, if any.
+        suspects = [
+            (row, prompt)
+            for row, prompt in enumerate(dataset["prompt"])
+            if len(str(prompt).encode()) + _MAX_TEMPLATE_TOKENS + room > limit
+        ]
+        lengths = {row: len(self._tokenize_prompts([prompt])[0][0]) for row, prompt in suspects}
+        long = [row for row, length in lengths.items() if length + room > limit]
+        if long:
+            raise InputError(
+                f"{len(long)} of {len(dataset)} prompts leave no room for `max_completion_length` "
+                f"{room} within the {limit} tokens that the model can read: the first is that of "
+                f"row {long[0]}, with {lengths[long[0]]} tokens. Use a shorter schema style, "
+                "shorter completions, or leave such prompts out."
+            )
+
     def _check_context(self, longest: int) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and longest + self.max_completion_length > limit:
@@ -384,6 +411,7 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
     def _calculate_rewards(self, *args: Any) -> Any:
         """TRL's rewards, `[N, F]` of all processes; what has no advantage of them is counted."""
         rewards: Tensor = super()._calculate_rewards(*args)
+        self._check_rewards(rewards)
         is_training = self.model.training
         size = self.num_generations if is_training else self.num_generations_eval
         weights = self.reward_weights.to(rewards.device)
@@ -396,6 +424,16 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
         self._add_metric("groups/without_signal", (lowest >= highest).float().mean())
         self._add_metric("groups/undetermined", is_open.float().mean())
         return rewards
+
+    def _check_rewards(self, rewards: Tensor) -> None:
+        """Refuse what would make every advantage of a group, and then the weights, NaN."""
+        endless = rewards.isinf().any(dim=0).nonzero()
+        if len(endless):
+            raise InputError(
+                f"The reward function {self.reward_func_names[int(endless[0])]!r} returned an "
+                "infinite reward; expected a finite number, or None where nothing can be said. The "
+                "last checkpoint is as it was."
+            )
 
     # ---------------------------------------------------------------------------- checkpoints
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 from sense_trl.cli.main import main
-from sense_trl.errors import InputError
+from sense_trl.errors import DatabaseError, InputError
 from sense_trl.options import DataArguments
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.steps.arguments import RewardArguments
@@ -120,6 +120,39 @@ def test_a_run_finishes_once_and_one_that_was_stopped_ends_the_same(
     _run(data, model, part)
     assert _texts(part) == written
     assert (part / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_database_that_vanishes_stops_the_run_which_goes_on_once_it_is_back(
+    data: DataArguments, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    _run(data, model, whole)
+    database = Path(data.database)
+    original = RolloutRecorder.__call__
+
+    def vanish(self: Any, *args: Any, trainer_state: Any, **columns: Any) -> Any:
+        if trainer_state.global_step == 2:
+            database.rename(tmp_path / "elsewhere")
+        return original(self, *args, trainer_state=trainer_state, **columns)
+
+    monkeypatch.setattr(RolloutRecorder, "__call__", vanish)
+    part = tmp_path / "part"
+    with pytest.raises(DatabaseError, match="the file does not exist"):
+        _run(data, model, part)
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(database)
+    _run(data, model, part)
+    assert _texts(part) == _texts(whole)
+    assert (part / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_gold_that_does_not_run_leaves_open_what_is_right(data: DataArguments) -> None:
+    completions = [[{"role": "assistant", "content": "SELECT name FROM pet"}]] * 2
+    columns = {"db_id": ["pets"] * 2, "gold_sql": ["SELECT nme FROM pet", "no SQL"]}
+    options = RewardArguments(rewards=["execution", "overlap", "schema_items"], num_workers=0)
+    with open_rewards(data.database, options) as rewards:
+        for reward in rewards:
+            assert reward([], completions, **columns) == [None, None], reward.__name__
 
 
 def _ask(recorder: RolloutRecorder, step: int, answers: list[tuple[str, str]]) -> Any:

@@ -280,7 +280,11 @@ def test_what_our_decoder_does_not_do_is_left_to_trl_or_refused(make, options, r
 
 
 def test_a_prompt_that_leaves_no_room_is_named(make):
-    trainer = make(max_completion_length=500)
+    rows = [*PROMPTS, {"prompt": "How many? " * 200}, {"prompt": "Who? " * 400}]
+    with pytest.raises(InputError, match=r"2 of 6 prompts leave no room.* that of row 4, with"):
+        make(rows=rows)
+    trainer = make()
+    trainer.max_completion_length = 500
     with pytest.raises(InputError, match="exceeds the 512 tokens"):
         trainer._generate_single_turn([[5] * 20], None, {}, 1)
 
@@ -309,6 +313,67 @@ def test_groups_without_signal_and_undetermined_completions_are_counted(make):
     assert advantages[:4] == [0.0] * 4
     assert advantages[6:] == [0.0, 0.0]
     assert advantages[4] == -advantages[5] != 0
+
+
+@pytest.mark.parametrize(
+    "rewards, is_open",
+    [
+        ([None] * 8, 1.0),
+        ([float("nan")] * 8, 1.0),
+        ([0.5] * 8, 0.0),
+        ([1.0, *[None] * 3] * 2, 0.75),
+    ],
+    ids=["undetermined", "nan", "equal", "one known"],
+)
+def test_a_step_without_signal_is_counted_and_leaves_the_weights(make, rewards, is_open):
+    trainer = make(reward_funcs=lambda **_: rewards, beta=0.0, max_steps=1)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    assert get_history(trainer, "groups/without_signal") == [1.0]
+    assert get_history(trainer, "groups/undetermined") == [is_open]
+    assert get_history(trainer, "grad_norm") == [0.0]
+
+
+def test_an_infinite_reward_is_refused_with_its_function(make):
+    def endless(completions, **_):
+        return [float("inf"), *[0.0] * (len(completions) - 1)]
+
+    with pytest.raises(InputError, match="'endless' returned an infinite reward"):
+        make(reward_funcs=[reward, endless]).train()
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_strange_groups_equal_trl(make, masks):
+    """One of equal completions, and one that is cut off but for one empty completion."""
+    equal, cut = [[5, 6, 2]] * 4, [[9, number, 7, 7, 7, 7, 7, 7] for number in (11, 12, 13)]
+    runs = []
+    for trainer_class in (SenseGRPOTrainer, GRPOTrainer):
+        trainer = make(
+            trainer_class,
+            prefix_sharing=True,
+            mask_truncated_completions=masks,
+            num_iterations=2,
+            reward_funcs=lambda **_: [0.0, 1.0, 1.0, None, 0.2, 0.4, 0.6, 0.9],
+        )
+        trainer._generate_single_turn = lambda *_, **__: ([*equal, *cut, [2]], None)
+        trainer.model.train()
+        inputs = trainer._generate_and_score_completions([r for r in PROMPTS[:2] for _ in range(4)])
+        perturb(trainer)
+        found = [get_loss_and_gradients(trainer, inputs)]
+        # A micro-batch in which nothing is to be learned from, or the whole of what is cut off.
+        per_row = inputs.keys() - {"num_items_in_batch"}
+        part = {name: value[4:7] if name in per_row else value for name, value in inputs.items()}
+        found.append(get_loss_and_gradients(trainer, part))
+        runs.append(found)
+    (ours, ours_cut), (theirs, theirs_cut) = runs
+    assert_close(ours, theirs)
+    if not masks:
+        assert_close(ours_cut, theirs_cut)
+        return
+    assert ours_cut[0] == theirs_cut[0] == 0.0
+    assert not any(gradient.any() for gradient in ours_cut[1].values())
 
 
 # ------------------------------------------------------------------------------------ resume
