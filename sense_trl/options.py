@@ -8,7 +8,7 @@ options; `option_of` takes a single one, perhaps with another default.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sense_trl.errors import InputError
 
@@ -320,6 +320,27 @@ class SuiteOptions:
 @dataclass(kw_only=True)
 class VerificationOptions(SuiteOptions, ExecutionOptions):
     """Options of execution and verification."""
+
+
+@dataclass(kw_only=True)
+class BackendOptions:
+    """Where the work is done: in this process, or on a Ray cluster."""
+
+    backend: Literal["local", "ray"] = field(
+        default="local",
+        metadata={
+            "help": "Where queries are executed and judged: local, or ray, on the machines of a "
+            "Ray cluster, with the same result; see docs/scale.md. With ray, `num_workers` are "
+            "its workers, by default one less than it has CPUs."
+        },
+    )
+    ray_address: str = field(
+        default="local",
+        metadata={
+            "help": "Address of the Ray cluster, as `ray.init` takes it; local starts one on this "
+            "machine."
+        },
+    )
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ ANY = {
 }  # fmt: skip
 SQL_HALF = {
     "database", "sql", "questions", "schema", "prompts", "generation", "verification", "pairs",
-    "rewards", "synthesis", "linking",
+    "rewards", "synthesis", "linking", "backends",
 }  # fmt: skip
 TENSOR_HALF = {"losses", "prefix_tree", "collators", "trainers"}
 MODELS = {"checkpoints", "memory", "run_folder"}
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "run_folder": set(),
     "model_traits": set(),
     "database": set(),
+    "backends": {"database"},
     "sql": set(),
     "questions": {"sql"},
     "schema": {"database", "sql"},
@@ -42,9 +43,10 @@ MAY_IMPORT = {
     "decoding": set(),
     "generation": {"prompts", "decoding"},
     "verification": {"database", "sql", "questions"},
-    "pairs": {"verification", "database", "prompts", "sql", "questions", "task"},
+    "pairs": {"backends", "verification", "database", "prompts", "sql", "questions", "task"},
     "rewards": {"verification", "prompts", "database", "schema", "sql", "evaluation"},
     "synthesis": {
+        "backends",
         "pairs",
         "verification",
         "generation",

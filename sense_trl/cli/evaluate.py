@@ -32,12 +32,17 @@ def evaluate_files(data: DataArguments, options: EvaluationArguments, console: A
         SenseTRLError: unusable input.
     """
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.evaluation.evaluate import evaluate_sql
     from sense_trl.evaluation.records import EvaluationReport
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
     from sense_trl.steps.progress import stage_bar
-    from sense_trl.steps.verification import get_limits, get_suite_notes, open_verifiers
+    from sense_trl.steps.verification import (
+        get_limits,
+        get_suite_notes,
+        open_backend,
+        open_scorer,
+        open_verifiers,
+    )
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -57,12 +62,17 @@ def evaluate_files(data: DataArguments, options: EvaluationArguments, console: A
         spider_answers = [_read(path, questions, "spider", extract) for path in paths]
         for path, predictions in zip(paths, answers, strict=True):
             hint_at_chat(console, path, predictions.values(), options)
-        with open_verifiers(catalog, options, schemas) as (verifier, suite_verifier):
+        folder = None if options.output_dir is None else Path(options.output_dir)
+        with (
+            open_backend(catalog, options, options.num_workers) as backend,
+            open_verifiers(catalog, options, schemas, backend) as (verifier, suite_verifier),
+            open_scorer(folder, catalog, data, options, backend) as score,
+        ):
             for name, predictions, spider_predictions in zip(
                 names, answers, spider_answers, strict=True
             ):
                 with stage_bar(console, f"Evaluating {name}", len(questions)) as bar:
-                    report = evaluate_sql(
+                    report = score(
                         questions,
                         predictions,
                         verifier,

@@ -55,7 +55,7 @@ def build_from_files(
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
     from sense_trl.steps import work
-    from sense_trl.steps.verification import get_limits, open_verifiers
+    from sense_trl.steps.verification import get_limits, open_backend, open_verifiers
 
     if options.output_dir is None:
         raise InputError("`output_dir` is missing; name the folder for the dataset.")
@@ -78,7 +78,8 @@ def build_from_files(
         # Writing takes no time worth a bar.
         datasets.disable_progress_bars()
         with (
-            open_verifiers(catalog, options, declared) as (verifier, suite_verifier),
+            open_backend(catalog, options, options.num_workers) as backend,
+            open_verifiers(catalog, options, declared, backend) as (verifier, suite_verifier),
         ):
             result = work.pair(
                 task,
@@ -89,6 +90,7 @@ def build_from_files(
                 console,
                 suite_verifier=suite_verifier,
                 shard_folder=folder / "shards",
+                backend=backend,
             )
     card = format_card(
         result.dataset, result.summary(), config.as_json(), title="Text-to-SQL preference pairs"

@@ -9,6 +9,7 @@ from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import name_first
 from sense_trl.errors import InputError
 from sense_trl.options import (
+    BackendOptions,
     DatabaseOptions,
     EndpointOptions,
     ExecutionOptions,
@@ -42,7 +43,7 @@ class OutputOptions:
 
 
 @dataclass(kw_only=True)
-class ExploreOptions(OutputOptions, DatabaseOptions):
+class ExploreOptions(OutputOptions, BackendOptions, DatabaseOptions):
     """Options of `synth explore`: the databases to explore, and seed questions."""
 
     db_ids: list[str] | None = option("These databases only.", default=None, metavar="DB_ID")
@@ -73,6 +74,7 @@ def explore(
     from sense_trl.questions import load_questions
     from sense_trl.schema.schema import load_spider_schemas
     from sense_trl.steps.progress import stage_bar
+    from sense_trl.steps.verification import open_backend
     from sense_trl.synthesis.explore.folder import explore_databases
 
     model = _get_model(endpoint, config.seed)
@@ -85,7 +87,11 @@ def explore(
             for path in options.exclude
             for question in load_questions(path, default_db_id=only or "unknown")
         ]
-        with stage_bar(console, "Exploring", len(options.db_ids or catalog.db_ids)) as bar:
+        number = len(options.db_ids or catalog.db_ids)
+        with (
+            open_backend(catalog, options, options.num_workers) as backend,
+            stage_bar(console, "Exploring", number) as bar,
+        ):
             result = explore_databases(
                 catalog,
                 options.output,
@@ -97,6 +103,7 @@ def explore(
                 model=model,
                 num_workers=options.num_workers,
                 on_progress=bar.advance,
+                backend=None if options.backend == "local" else backend,
             )
     console.print(f"data set: {options.output}", soft_wrap=True, highlight=False, markup=False)
     print(_summarize_exploration(result))  # noqa: T201 - the result of the command

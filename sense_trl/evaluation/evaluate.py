@@ -91,9 +91,7 @@ def evaluate_sql(
         >>> report.by_error_class()
         {'wrong_column': 1}
     """
-    _check(questions, predictions)
-    if samples is not None:
-        _check_samples(questions, samples)
+    check_answers(questions, predictions, samples)
     if efficiency_repetitions is not None and efficiency_repetitions < 2:
         raise InputError(
             f"`efficiency_repetitions` is {efficiency_repetitions}; expected at least 2, e.g. 100."
@@ -244,7 +242,16 @@ def _check_samples(questions: Sequence[Question], samples: Mapping[str, Sequence
         )
 
 
-def _check(questions: Sequence[Question], predictions: Mapping[str, str]) -> None:
+def check_answers(
+    questions: Sequence[Question],
+    predictions: Mapping[str, str],
+    samples: Mapping[str, Sequence[str]] | None,
+) -> None:
+    """Refuse what `evaluate_sql` refuses of these arguments.
+
+    Raises:
+        InputError: see there.
+    """
     if not questions:
         raise InputError("`questions` is empty; there is nothing to evaluate.")
     missing = [q.question_id for q in questions if q.question_id not in predictions]
@@ -261,3 +268,5 @@ def _check(questions: Sequence[Question], predictions: Mapping[str, str]) -> Non
                 f"`predictions[{question.question_id!r}]` is {prediction!r}; expected SQL as a "
                 "string. Write an empty string where the model has no answer."
             )
+    if samples is not None:
+        _check_samples(questions, samples)

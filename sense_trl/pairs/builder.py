@@ -21,9 +21,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sense_trl._files import replacing, sha256_of, write_text_atomically
+from sense_trl.backends.backend import Backend, LocalBackend
 from sense_trl.errors import InputError
 from sense_trl.pairs.account import DropReason, PairAccount
 from sense_trl.pairs.candidates import Candidate
@@ -34,6 +35,7 @@ from sense_trl.pairs.distance import token_distance, tree_distance
 from sense_trl.pairs.policies import CLASS_WEIGHTS, get_policy, group_by_chosen, question_rng
 from sense_trl.pairs.shards import ShardFolder
 from sense_trl.prompts import Attempt, Messages, extract_sql
+from sense_trl.prompts.messages import add_attempts
 from sense_trl.questions import Question
 from sense_trl.sql.taxonomy import ErrorClass
 from sense_trl.task import TextToSQLTask
@@ -54,7 +56,7 @@ __all__ = ["DropReason", "PairBuildResult", "PreferencePairConfig", "build_prefe
 
 T = TypeVar("T")
 
-_QUESTIONS_PER_SHARD: Final = 200
+_QUESTIONS_PER_SHARD: Final = 64
 _DISTANCES: Final = {"tokens": token_distance, "tree": tree_distance}
 
 
@@ -127,6 +129,7 @@ def build_preference_pairs(
     suite_verifier: SuiteVerifier | None = None,
     shard_folder: str | Path | None = None,
     on_progress: Callable[[int], None] | None = None,
+    backend: Backend | None = None,
 ) -> PairBuildResult:
     """Execute candidates and pair correct with erroneous ones (SENSE, arXiv 2408.03256).
 
@@ -145,6 +148,8 @@ def build_preference_pairs(
             set of databases and verifier settings. Delete it afterwards.
         on_progress: called with the number of candidates verified since the last call, or found
             verified in `shard_folder`.
+        backend: where parts of 64 questions are built, with copies of the verifiers: in this
+            process if not given. The dataset is the same.
 
     Returns:
         The dataset has the columns `prompt, chosen, rejected, question_id, db_id, question,
@@ -160,42 +165,51 @@ def build_preference_pairs(
     """
     config = config or PreferencePairConfig()
     groups = group_by_question(task.questions, candidates)
-    builder = _Builder(
-        verifier=verifier,
-        suite_verifier=suite_verifier,
-        databases=Databases(task.catalog),
-        get_messages=task.get_training_messages,
-        config=config,
-    )
+    builder = _Builder(verifier, suite_verifier, Databases(task.catalog), config)
     shards = None if shard_folder is None else ShardFolder(shard_folder)
-    account, tables = PairAccount(), []
     ordered = sorted(task.questions, key=lambda question: question.question_id)
-    for start in range(0, len(ordered), _QUESTIONS_PER_SHARD):
-        part = {q: groups[q.question_id] for q in ordered[start : start + _QUESTIONS_PER_SHARD]}
-        table, own = _build_part(builder, part, shards, on_progress)
+    parts: dict[int, tuple[pyarrow.Table, PairAccount]] = {}
+
+    def find_missing() -> Iterator[tuple[tuple[int, str], list[_Asked]]]:
+        for start in range(0, len(ordered), _QUESTIONS_PER_SHARD):
+            part = [
+                _Asked(question, task.get_training_messages(question), groups[question.question_id])
+                for question in ordered[start : start + _QUESTIONS_PER_SHARD]
+            ]
+            key = "" if shards is None else ShardFolder.key(builder.identity(part))
+            found = None if shards is None else shards.load(key)
+            if found is None:
+                yield (start, key), part
+                continue
+            parts[start] = found
+            if on_progress is not None:
+                on_progress(found[1].num_candidates)
+
+    built = (LocalBackend() if backend is None else backend).map_shards(
+        builder.build, find_missing(), get_name=_get_question_id, on_progress=on_progress
+    )
+    for (start, key), part in built:
+        if shards is not None:
+            shards.save(key, *part)
+        parts[start] = part
+    account, tables = PairAccount(), []
+    for start in sorted(parts):
+        table, own = parts[start]
         account.add(own)
         tables.append(table)
     return PairBuildResult(dataset=make_dataset(tables, config), config=config, **account.as_json())
 
 
-def _build_part(
-    builder: _Builder,
-    part: Mapping[Question, Sequence[Candidate]],
-    shards: ShardFolder | None,
-    on_progress: Callable[[int], None] | None,
-) -> tuple[pyarrow.Table, PairAccount]:
-    """The rows of some questions, from `shards` if they are there, else built and put there."""
-    if shards is None:
-        return builder.build(part, on_progress)
-    key = ShardFolder.key(builder.identity(part))
-    found = shards.load(key)
-    if found is None:
-        table, account = builder.build(part, on_progress)
-        shards.save(key, table, account)
-        return table, account
-    if on_progress is not None:
-        on_progress(found[1].num_candidates)
-    return found
+class _Asked(NamedTuple):
+    """A question, its prompt, and what was answered."""
+
+    question: Question
+    messages: Messages
+    candidates: Sequence[Candidate]
+
+
+def _get_question_id(asked: _Asked) -> str:
+    return asked.question.question_id
 
 
 def group_by_question(
@@ -239,30 +253,29 @@ class _Builder:
     verifier: SQLVerifier
     suite_verifier: SuiteVerifier | None
     databases: Databases
-    get_messages: Callable[[Question, Iterable[Attempt]], Messages]
     config: PreferencePairConfig
 
-    def identity(self, part: Mapping[Question, Sequence[Candidate]]) -> list[Any]:
+    def identity(self, part: Iterable[_Asked]) -> list[Any]:
         """All that the rows of these questions depend on, but for the databases."""
         return [
             self.config.as_json(),
             self.suite_verifier is not None,
             [
-                [asdict(question), self.get_messages(question, ()), [asdict(c) for c in group]]
-                for question, group in part.items()
+                [asdict(question), messages, [asdict(c) for c in group]]
+                for question, messages, group in part
             ],
         ]
 
     def build(
-        self,
-        part: Mapping[Question, Sequence[Candidate]],
-        on_progress: Callable[[int], None] | None,
+        self, part: Sequence[_Asked], on_progress: Callable[[int], None] | None
     ) -> tuple[pyarrow.Table, PairAccount]:
         """The rows of these questions, in their order, and the account of what is left out."""
-        account = PairAccount(len(part), sum(map(len, part.values())))
+        account = PairAccount(len(part), sum(len(asked.candidates) for asked in part))
+        groups = {asked.question: asked.candidates for asked in part}
+        messages = {asked.question: asked.messages for asked in part}
         usable = {
             question: self._worth_executing(question, group, account)
-            for question, group in self._with_certain_gold(part, account)
+            for question, group in self._with_certain_gold(groups, account)
         }
         verifications = self._verify(usable, account.verdicts, on_progress)
         account.dropped_candidates[DropReason.CANDIDATE_UNDETERMINED] += sum(
@@ -283,7 +296,7 @@ class _Builder:
             elif not side.erroneous:
                 account.dropped_questions[DropReason.NO_ERRONEOUS] += 1
             else:
-                rows += self._rows(side, verifications)
+                rows += self._rows(side, messages[side.question], verifications)
         # Counted as none, a reason would be listed that does not occur.
         account.dropped_candidates = +account.dropped_candidates
         return make_table(rows, self.config), account
@@ -483,7 +496,10 @@ class _Builder:
     # ------------------------------------------------------------------ pairs
 
     def _rows(
-        self, side: _Sides, verifications: Mapping[Candidate, Verification]
+        self,
+        side: _Sides,
+        messages: Messages,
+        verifications: Mapping[Candidate, Verification],
     ) -> list[dict[str, Any]]:
         config, question = self.config, side.question
         classes = _OnDemand(lambda candidate: self._error_classes(question, candidate))
@@ -513,7 +529,7 @@ class _Builder:
             for chosen, rejected in groups
             for row in make_rows(
                 question,
-                self.get_messages(question, [side.attempts[c] for c in rejected if config.repair]),
+                add_attempts(messages, [side.attempts[c] for c in rejected if config.repair]),
                 chosen,
                 rejected,
                 verifications,

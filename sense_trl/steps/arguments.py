@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.options import (
+    BackendOptions,
     CandidateOptions,
     ExtractOptions,
     GeneratorOptions,
@@ -65,7 +66,7 @@ class GenerationArguments(GeneratorOptions):
 
 
 @dataclass(kw_only=True)
-class PairArguments(VerificationOptions, CandidateOptions):
+class PairArguments(BackendOptions, VerificationOptions, CandidateOptions):
     """Candidates of files instead of a model's, and how all are verified."""
 
     skip_missing_databases: bool = option(
@@ -76,7 +77,7 @@ class PairArguments(VerificationOptions, CandidateOptions):
 
 
 @dataclass
-class EvaluationArguments(VerificationOptions, ExtractOptions, RevisionOptions):
+class EvaluationArguments(BackendOptions, VerificationOptions, ExtractOptions, RevisionOptions):
     """Predictions of files instead of a model's, what is measured, and where the report goes."""
 
     run_name: list[str] | None = option(
@@ -103,6 +104,15 @@ class EvaluationArguments(VerificationOptions, ExtractOptions, RevisionOptions):
         default=None,
     )
     output_dir: str | None = option_of(OutputOptions, "output_dir", default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.efficiency is not None and self.backend != "local":
+            raise InputError(
+                f"`efficiency` is {self.efficiency}, and `backend` {self.backend!r}: times that "
+                "are taken beside other work, on machines that differ, say nothing. Measure "
+                "efficiency with the backend local."
+            )
 
 
 _REWARDS = ("execution", "executes", "columns", "overlap", "schema_items")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from sense_trl.backends.backend import LocalBackend
 from sense_trl.pairs.candidates import Candidate, CandidateFile, write_candidates
 from sense_trl.pairs.config import PreferencePairConfig
 from sense_trl.prompts import extract_sql
@@ -206,6 +207,7 @@ def pair_rollouts(
     if (folder / "pairs.json").exists():
         return
     config = PreferencePairConfig(chosen_sources=("weak",))
-    with open_verifiers(task.catalog, options, task.schemas) as (verifier, _):
+    backend = LocalBackend(options.num_workers)
+    with open_verifiers(task.catalog, options, task.schemas, backend) as (verifier, _):
         result = work.pair(task, candidates, verifier, config, folder, console)
     console.print(f"{len(result.dataset)} pairs of what was written: {folder}", highlight=False)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -45,7 +46,14 @@ from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.processes import get_processes
 from sense_trl.steps.prompting import identify_style, load_styled_task
 from sense_trl.steps.revision import Revision, get_revision_table, revise
-from sense_trl.steps.verification import get_limits, get_suite_notes, open_verifiers
+from sense_trl.steps.verification import (
+    get_limits,
+    get_shard_folder,
+    get_suite_notes,
+    open_backend,
+    open_scorer,
+    open_verifiers,
+)
 from sense_trl.task import TextToSQLTask
 
 if TYPE_CHECKING:
@@ -182,10 +190,23 @@ def build_pairs(
     )
     if not get_processes().is_main:
         return path
-    with open_verifiers(task.catalog, options, task.schemas) as (verifier, suite_verifier):
+    shards = get_shard_folder(folder, task.catalog, data, options)
+    with (
+        open_backend(task.catalog, options, options.num_workers) as backend,
+        open_verifiers(task.catalog, options, task.schemas, backend) as (verifier, suite_verifier),
+    ):
         result = work.pair(
-            task, candidates, verifier, config, folder, console, suite_verifier=suite_verifier
+            task,
+            candidates,
+            verifier,
+            config,
+            folder,
+            console,
+            suite_verifier=suite_verifier,
+            shard_folder=shards,
+            backend=backend,
         )
+    shutil.rmtree(shards, ignore_errors=True)
     counts = {k: v for k, v in result.summary().items() if k != "gold_problems"}
     console.print_json(data=counts)
     return path
@@ -240,13 +261,18 @@ def evaluate(
     if not get_processes().is_main:
         return None
     sections = []
-    with open_verifiers(task.catalog, evaluation, schemas) as (verifier, suite_verifier):
+    with (
+        open_backend(task.catalog, evaluation, evaluation.num_workers) as backend,
+        open_verifiers(task.catalog, evaluation, schemas, backend) as (verifier, suite_verifier),
+        open_scorer(folder, task.catalog, data, evaluation, backend) as scorer,
+    ):
         score = functools.partial(
             work.evaluate,
             task.questions,
             verifier=verifier,
             console=console,
             notes=notes,
+            score=scorer,
             schemas=schemas,
             suite_verifier=suite_verifier,
             soft_f1=evaluation.soft_f1,

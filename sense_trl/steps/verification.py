@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+from sense_trl.backends.backend import Backend, LocalBackend
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import InputError
-from sense_trl.options import OTHER_LIMITS, ExecutionOptions, VerificationOptions
+from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
+from sense_trl.evaluation.parts import evaluate_in_parts
+from sense_trl.options import (
+    OTHER_LIMITS,
+    BackendOptions,
+    DataArguments,
+    ExecutionOptions,
+    VerificationOptions,
+    get_values,
+)
+from sense_trl.run_folder import fingerprint_databases, fingerprint_file
 from sense_trl.schema import DatabaseSchema
+from sense_trl.steps.arguments import EvaluationArguments
 from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
 from sense_trl.verification.verifier import SQLVerifier
 
@@ -44,6 +60,7 @@ def open_verifiers(
     catalog: DatabaseCatalog,
     options: VerificationOptions,
     schemas: Mapping[str, DatabaseSchema] | None,
+    backend: Backend,
 ) -> Iterator[tuple[SQLVerifier, SuiteVerifier | None]]:
     """Open a verifier on the databases, and one on further instances if that is asked for.
 
@@ -51,15 +68,81 @@ def open_verifiers(
         catalog: the databases.
         options: how they are executed, and which instances.
         schemas: keys that the databases do not declare, by `db_id`.
+        backend: where they are used.
     """
     verifier = SQLVerifier(
         catalog,
         limits=get_limits(options),
-        num_workers=options.num_workers,
+        num_workers=backend.verifier_workers,
         cache_dir=options.cache_dir,
     )
-    with verifier, _open_suite(catalog, schemas, options) as suite_verifier:
+    with verifier, _open_suite(catalog, schemas, options, backend) as suite_verifier:
         yield verifier, suite_verifier
+
+
+@contextmanager
+def open_backend(
+    catalog: DatabaseCatalog, options: BackendOptions, num_workers: int | None
+) -> Iterator[Backend]:
+    """Open what the options name.
+
+    Args:
+        catalog: the databases.
+        options: which it is.
+        num_workers: of a verifier in this process, or actors of a cluster.
+
+    Raises:
+        InputError: see `RayBackend`.
+        ExecutionBackendError: likewise.
+    """
+    if options.backend == "local":
+        yield LocalBackend(num_workers)
+        return
+    from sense_trl.backends.ray_backend import RayBackend
+
+    with RayBackend(catalog, address=options.ray_address, num_workers=num_workers) as backend:
+        yield backend
+
+
+def get_shard_folder(
+    folder: Path, catalog: DatabaseCatalog, data: DataArguments, options: VerificationOptions
+) -> Path:
+    """Where a backend's finished parts are kept: a folder for all that their names do not say."""
+    tables = data.tables_json
+    facts = [
+        # Neither workers nor what is remembered of gold change a verdict.
+        {**get_values(VerificationOptions, options), "num_workers": None, "cache_dir": None},
+        fingerprint_databases(map(catalog.path, catalog.db_ids)),
+        None if tables is None else fingerprint_file(tables),
+    ]
+    digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+    return folder / f"shards-{digest[:16]}"
+
+
+@contextmanager
+def open_scorer(
+    folder: Path | None,
+    catalog: DatabaseCatalog,
+    data: DataArguments,
+    options: EvaluationArguments,
+    backend: Backend,
+) -> Iterator[Callable[..., EvaluationReport]]:
+    """Open what evaluates: `evaluate_sql` here, and `evaluate_in_parts` on a cluster.
+
+    Args:
+        folder: of the report; finished parts are kept in it until all is evaluated.
+        catalog: the databases.
+        data: where they are.
+        options: how they are executed.
+        backend: where.
+    """
+    if options.backend == "local":
+        yield evaluate_sql
+        return
+    shards = None if folder is None else get_shard_folder(folder, catalog, data, options)
+    yield functools.partial(evaluate_in_parts, backend=backend, shard_folder=shards)
+    if shards is not None:
+        shutil.rmtree(shards, ignore_errors=True)
 
 
 @contextmanager
@@ -67,13 +150,14 @@ def _open_suite(
     catalog: DatabaseCatalog,
     schemas: Mapping[str, DatabaseSchema] | None,
     options: VerificationOptions,
+    backend: Backend,
 ) -> Iterator[SuiteVerifier | None]:
     num_instances = options.suite
     if num_instances is None and options.suite_dir is None:
         yield None
         return
     make = functools.partial(
-        SuiteVerifier, catalog, num_workers=options.num_workers, cache_dir=options.cache_dir
+        SuiteVerifier, catalog, num_workers=backend.verifier_workers, cache_dir=options.cache_dir
     )
     if options.suite_dir is not None:
         verifier = make(suite_files=get_suite_files(options.suite_dir), semantics="spider")

@@ -166,6 +166,7 @@ def evaluate(
     name: str,
     notes: Mapping[str, str] | None = None,
     known: EvaluationReport | None = None,
+    score: Callable[..., EvaluationReport] = evaluate_sql,
     **options: Any,
 ) -> EvaluationReport:
     """Execute predictions and compare them with gold; writes the report to `path`.
@@ -179,7 +180,8 @@ def evaluate(
         name: label of the report.
         notes: of scores, by their names.
         known: a report on the same questions and options, whose records hold for equal answers.
-        options: further ones of `evaluate_sql`.
+        score: `evaluate_sql`, or what has the same report from elsewhere.
+        options: further ones of `score`.
     """
     samples: dict[str, list[str]] = {}
     for candidate in predictions:
@@ -194,7 +196,7 @@ def evaluate(
         report = replace(known, name=name)
     else:
         with stage_bar(console, f"Execute {name}", len(asked)) as bar:
-            report = evaluate_sql(
+            report = score(
                 asked,
                 answers,
                 verifier,

@@ -19,11 +19,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sense_trl._files import read_json, sha256_of, write_text_atomically
+from sense_trl.backends.backend import Backend, LocalBackend
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.location import get_content_hash
+from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.prompts import Messages, get_prompt
@@ -98,6 +100,7 @@ def explore_databases(
     model: ModelOptions | None = None,
     num_workers: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    backend: Backend | None = None,
 ) -> ExplorationResult:
     """Make questions with SQL about databases; see `explore_database`, `explore_with_model`.
 
@@ -117,11 +120,13 @@ def explore_databases(
         model: explores instead of templates and grammar.
         num_workers: processes that run the SQL; see `SQLVerifier`.
         on_progress: called with 1 for each database that is done.
+        backend: where databases are explored, each a part: in this process if not given, or where
+            a model explores. The folder is the same.
 
     Raises:
         InputError: a `db_id` is unknown, a seed is also excluded, more seeds are unreadable than
-            the configuration allows, a dictionary has a slip, or `output` cannot be written to or
-            is being written to by another run.
+            the configuration allows, a dictionary has a slip, `output` cannot be written to or
+            is being written to by another run, or there are a `model` and a `backend`.
         DatabaseError: a database cannot be read.
         ModelError: the model does not answer.
     """
@@ -138,68 +143,92 @@ def explore_databases(
 
     allowed = config.max_unusable_fraction
     sorted_seeds = sort_seeds(seeds, excluded, get_dialect, max_unusable_fraction=allowed)
-    accounts = {}
-    counts = {}
+    if model is not None and backend is not None:
+        raise InputError(
+            "`backend` is given, and `model`: its answers are recorded by one process, and cost "
+            "more than all else. Explore with a model in this process, without `backend`."
+        )
+    where = LocalBackend(num_workers) if backend is None else backend
+    parts: dict[str, _Part] = {}
     with (
         open_output_folder(output) as path,
-        SQLVerifier(catalog, num_workers=num_workers) as verifier,
+        SQLVerifier(catalog, num_workers=where.verifier_workers) as verifier,
     ):
+        if model is not None:
+            generator = model.generator
+            file = path / f"answers-{_short_hash(generator.name)}.jsonl"
+            recorded = RecordedGenerator(file, generator.name, lambda: generator)
+            model = dataclasses.replace(model, generator=recorded)
         folder = _Folder(path, catalog, config, schemas, sorted_seeds, excluded, model)
-        for db_id in db_ids:
-            part = folder.load(db_id) or folder.explore(db_id, verifier)
-            accounts[db_id], counts[db_id] = part
+        keep = None if model is None else folder.save_dictionary
+        explorer = _Explorer(verifier, config, schemas, sorted_seeds.usable, excluded, model, keep)
+
+        def advance(db_id: str, part: _Part) -> None:
+            parts[db_id] = part
             if on_progress is not None:
                 on_progress(1)
-        return folder.finish(accounts, counts)
+
+        def find_missing() -> Iterator[tuple[str, list[_Asked]]]:
+            for db_id in db_ids:
+                if (part := folder.load(db_id)) is None:
+                    yield db_id, [folder.ask(db_id)]
+                else:
+                    advance(db_id, part)
+
+        for db_id, made in where.map_shards(explorer, find_missing(), get_name=_get_db_id):
+            advance(db_id, folder.save(db_id, made))
+        return folder.finish({db_id: parts[db_id] for db_id in db_ids})
+
+
+class _Asked(NamedTuple):
+    """A database to explore, with its dictionary where there is one."""
+
+    db_id: str
+    dictionary: DataDictionary | None
+
+
+class _Made(NamedTuple):
+    """What there is to write about a database."""
+
+    record: dict[str, Any]
+    examples: list[SynthesizedExample]
+
+
+def _get_db_id(asked: _Asked) -> str:
+    return asked.db_id
 
 
 _Part = tuple[dict[str, Any], int]
 """The record of a finished database, and its number of examples."""
 
 
-class _Folder:
-    """The folder of one exploration."""
+class _Explorer:
+    """Explores databases one by one: the work of a backend."""
 
     def __init__(
         self,
-        path: Path,
-        catalog: DatabaseCatalog,
+        verifier: SQLVerifier,
         config: ExplorationConfig,
         schemas: Mapping[str, DatabaseSchema],
-        seeds: SortedSeeds,
+        seeds: Sequence[Question],
         excluded: Sequence[Question],
         model: ModelOptions | None,
+        keep_dictionary: Callable[[str, DataDictionary], None] | None,
     ) -> None:
-        self._path = path
-        self._catalog = catalog
+        self._verifier = verifier
+        self._catalog = verifier.catalog
         self._config = config
         self._schemas = schemas
-        self._sorted_seeds = seeds
-        self._seeds = seeds.usable
+        self._seeds = seeds
         self._excluded = excluded
-        if model is not None:
-            generator = model.generator
-            file = path / f"answers-{_short_hash(generator.name)}.jsonl"
-            recorded = RecordedGenerator(file, generator.name, lambda: generator)
-            model = dataclasses.replace(model, generator=recorded)
         self._model = model
+        self._keep_dictionary = keep_dictionary
         self._templates: list[SQLTemplate] | None = None
         self._indices: dict[str, EvaluationIndex] = {}
-        self._replaced: list[str] = []
 
-    def load(self, db_id: str) -> _Part | None:
-        """A part that is there and was made from the same."""
-        record_path, examples_path = self._part_paths(db_id)
-        if not (record_path.is_file() and examples_path.is_file()):
-            return None
-        record = read_json(record_path, "the record of an explored database", "key")
-        if record["key"] != self._key(db_id):
-            self._replaced.append(db_id)
-            return None
-        return record, len(load_examples(examples_path))
-
-    def explore(self, db_id: str, verifier: SQLVerifier) -> _Part:
-        """Make a part; an empty one of a database without a table, which is no slip in a folder."""
+    def __call__(self, shard: Sequence[_Asked], _: object) -> _Made:
+        """Explore the one database; nothing comes of one without a table, which is no slip."""
+        [(db_id, dictionary)] = shard
         account, problems = ExplorationAccount(), Counter[str]()
         examples: list[SynthesizedExample] = []
         inferred: list[dict[str, Any]] = []
@@ -208,52 +237,21 @@ class _Folder:
         )
         if has_table:
             facts, inferred = self._get_facts(db_id)
-            dictionary = self._get_dictionary(db_id, facts, problems)
-            examples = list(self._make(facts, verifier, dictionary, account))
-        record_path, examples_path = self._part_paths(db_id)
-        write_examples(examples_path, examples)
+            if dictionary is None:
+                dictionary = self._extract_dictionary(db_id, facts, problems)
+            examples = list(self._make(facts, dictionary, account))
         record = {
-            "key": self._key(db_id),
             "has_table": has_table,
             "num_examples": len(examples),
             "inferred_foreign_keys": inferred,
             "dictionary_problems": dict(sorted(problems.items())),
             **account.as_json(),
         }
-        # Last: a part is there when this is.
-        write_text_atomically(record_path, json.dumps(record, indent=2) + "\n")
-        return record, len(examples)
-
-    def finish(
-        self, records: Mapping[str, dict[str, Any]], counts: Mapping[str, int]
-    ) -> ExplorationResult:
-        """Put the parts together."""
-        total = ExplorationAccount()
-        for record in records.values():
-            total.add(ExplorationAccount.from_json(record))
-        questions_path = self._path / "questions.jsonl"
-        parts = (load_examples(self._part_paths(db_id)[1]) for db_id in records)
-        write_examples(questions_path, (example for part in parts for example in part))
-        by_database = {
-            db_id: {name: value for name, value in record.items() if name != "key"}
-            for db_id, record in records.items()
-        }
-        content = {
-            "config": dataclasses.asdict(self._config),
-            "seeds": self._sorted_seeds.as_json(),
-            "num_examples": sum(counts.values()),
-            **total.as_json(),
-            "databases": by_database,
-        }
-        write_text_atomically(self._path / "account.json", json.dumps(content, indent=2) + "\n")
-        return ExplorationResult(
-            questions_path, dict(counts), total, self._sorted_seeds, tuple(self._replaced)
-        )
+        return _Made(record, examples)
 
     def _make(
         self,
         facts: DatabaseFacts,
-        verifier: SQLVerifier,
         dictionary: DataDictionary | None,
         account: ExplorationAccount,
     ) -> Iterator[SynthesizedExample]:
@@ -261,7 +259,7 @@ class _Folder:
         if self._model is None:
             return explore_database(
                 facts,
-                verifier,
+                self._verifier,
                 self._config,
                 templates=self._get_templates(),
                 evaluation=evaluation,
@@ -270,14 +268,14 @@ class _Folder:
             )
         return explore_with_model(
             facts,
-            verifier,
+            self._verifier,
             self._model.generator,
             self._model.sampling,
             self._config,
             dictionary=dictionary,
             templates=self._get_templates(),
             evaluation=evaluation,
-            more_filters=_round_trip(self._model, facts, verifier),
+            more_filters=_round_trip(self._model, facts, self._verifier),
             account=account,
         )
 
@@ -300,18 +298,16 @@ class _Folder:
         )
         return facts, [dataclasses.asdict(key) for key in inferred]
 
-    def _get_dictionary(
+    def _extract_dictionary(
         self, db_id: str, facts: DatabaseFacts, problems: Counter[str]
     ) -> DataDictionary | None:
-        path = self._dictionary_path(db_id)
-        if path.is_file():
-            return DataDictionary.load(path)
         if self._model is None:
             return None
         dictionary = extract_dictionary(
             facts, self._model.generator, self._model.sampling, problems=problems
         )
-        dictionary.save(path)
+        if self._keep_dictionary is not None:
+            self._keep_dictionary(db_id, dictionary)
         return dictionary
 
     def _get_templates(self) -> list[SQLTemplate]:
@@ -326,6 +322,82 @@ class _Folder:
             self._indices[dialect] = EvaluationIndex(self._excluded, dialect=dialect)
         return self._indices.get(dialect)
 
+
+class _Folder:
+    """The folder of one exploration."""
+
+    def __init__(
+        self,
+        path: Path,
+        catalog: DatabaseCatalog,
+        config: ExplorationConfig,
+        schemas: Mapping[str, DatabaseSchema],
+        seeds: SortedSeeds,
+        excluded: Sequence[Question],
+        model: ModelOptions | None,
+    ) -> None:
+        self._path = path
+        self._catalog = catalog
+        self._config = config
+        self._schemas = schemas
+        self._seeds = seeds
+        self._excluded = excluded
+        self._model = model
+        self._replaced: list[str] = []
+
+    def load(self, db_id: str) -> _Part | None:
+        """A part that is there and was made from the same."""
+        record_path, examples_path = self._part_paths(db_id)
+        if not (record_path.is_file() and examples_path.is_file()):
+            return None
+        record = read_json(record_path, "the record of an explored database", "key")
+        if record["key"] != self._key(db_id):
+            self._replaced.append(db_id)
+            return None
+        return record, len(load_examples(examples_path))
+
+    def ask(self, db_id: str) -> _Asked:
+        """What there is to know before a database is explored."""
+        path = self._dictionary_path(db_id)
+        return _Asked(db_id, DataDictionary.load(path) if path.is_file() else None)
+
+    def save_dictionary(self, db_id: str, dictionary: DataDictionary) -> None:
+        """Write what a model says that tables and columns mean."""
+        dictionary.save(self._dictionary_path(db_id))
+
+    def save(self, db_id: str, made: _Made) -> _Part:
+        """Write a part."""
+        record_path, examples_path = self._part_paths(db_id)
+        write_examples(examples_path, made.examples)
+        record = {"key": self._key(db_id), **made.record}
+        # Last: a part is there when this is.
+        write_text_atomically(record_path, json.dumps(record, indent=2) + "\n")
+        return record, len(made.examples)
+
+    def finish(self, finished: Mapping[str, _Part]) -> ExplorationResult:
+        """Put the parts together."""
+        records = {db_id: record for db_id, (record, _) in finished.items()}
+        counts = {db_id: count for db_id, (_, count) in finished.items()}
+        total = ExplorationAccount()
+        for record in records.values():
+            total.add(ExplorationAccount.from_json(record))
+        questions_path = self._path / "questions.jsonl"
+        parts = (load_examples(self._part_paths(db_id)[1]) for db_id in records)
+        write_examples(questions_path, (example for part in parts for example in part))
+        by_database = {
+            db_id: {name: value for name, value in record.items() if name != "key"}
+            for db_id, record in records.items()
+        }
+        content = {
+            "config": dataclasses.asdict(self._config),
+            "seeds": self._seeds.as_json(),
+            "num_examples": sum(counts.values()),
+            **total.as_json(),
+            "databases": by_database,
+        }
+        write_text_atomically(self._path / "account.json", json.dumps(content, indent=2) + "\n")
+        return ExplorationResult(questions_path, counts, total, self._seeds, tuple(self._replaced))
+
     def _key(self, db_id: str) -> str:
         """Identity of everything that a part is made from."""
         model = self._model
@@ -337,7 +409,7 @@ class _Folder:
             dataclasses.asdict(self._config),
             get_content_hash(path) or str(path),
             repr(self._schemas.get(db_id)),
-            [(seed.db_id, seed.gold_sql) for seed in self._seeds],
+            [(seed.db_id, seed.gold_sql) for seed in self._seeds.usable],
             [(question.question, question.gold_sql) for question in self._excluded],
             model
             and [

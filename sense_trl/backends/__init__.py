@@ -1,0 +1,1 @@
+"""Where the parts of a large job run: one after the other here, or on a Ray cluster."""
