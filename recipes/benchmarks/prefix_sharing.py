@@ -41,8 +41,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 MODELS = (
@@ -159,18 +157,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     The first one warms up, in the last one operations are counted.
     """
-    import warnings
-
-    import datasets
     import torch
     from peft import LoraConfig
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from training_steps import count_operations, time_training
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sense_trl import trainers
 
-    warnings.simplefilter("ignore")
     side, task = arguments.side, arguments.task
     if "compact" in side:
         trainers.score_trained_positions_only()
@@ -180,13 +173,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         arguments.model, dtype=torch.float32, attn_implementation=arguments.attention
     )
     is_sense = side.startswith("sense")
-    trainer_class, config_class = {
-        ("dpo", True): (trainers.SenseDPOTrainer, trainers.SenseDPOConfig),
-        ("dpo", False): (DPOTrainer, DPOConfig),
-        ("sft", True): (trainers.SenseSFTTrainer, trainers.SenseSFTConfig),
-        ("sft", False): (SFTTrainer, SFTConfig),
-    }[task, is_sense]
-    options = {"max_length": None, "learning_rate": 1e-5}
+    options = {
+        "max_length": None,
+        "learning_rate": 1e-5,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": arguments.bf16,
+        "gradient_checkpointing": arguments.checkpointing,
+    }
     if task == "dpo":
         options |= {
             "loss_type": ["sigmoid"],
@@ -194,78 +187,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         }
     if is_sense:
         options["prefix_sharing"] = True
-    times: list[tuple[float, float]] = []
-    memory: list[int] = []
-    flops: list[int] = []
-    on_gpu = torch.cuda.is_available()
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            if not memory:
-                memory.append(torch.cuda.memory_allocated() if on_gpu else get_resident_bytes())
-            if state.global_step > arguments.steps:
-                # The counter keeps tensors alive that gradient checkpointing would free.
-                memory.append(torch.cuda.max_memory_allocated() if on_gpu else get_peak_bytes())
-                self.counter = FlopCounterMode(display=False).__enter__()
-            self.started = time.monotonic(), time.process_time()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if on_gpu:
-                torch.cuda.synchronize()
-            wall, cpu = self.started
-            times.append((time.monotonic() - wall, time.process_time() - cpu))
-            if len(memory) > 1:
-                self.counter.__exit__(None, None, None)
-                flops.append(self.counter.get_total_flops())
-
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_class(
-            model=model,
-            args=config_class(
-                output_dir=folder,
-                max_steps=arguments.steps + 2,
-                per_device_train_batch_size=len(rows),
-                use_cpu=not on_gpu,
-                bf16=arguments.bf16,
-                gradient_checkpointing=arguments.checkpointing,
-                save_strategy="no",
-                logging_steps=1,
-                report_to="none",
-                disable_tqdm=True,
-                **options,
-            ),
-            train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=tokenizer,
-            peft_config=None
-            if arguments.full
-            else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
-            callbacks=[Clock()],
-        )
-        trainer.train()
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return {
-        "step_s": statistics.mean(wall for wall, _ in times[1:-1]),
-        "cpu_s": statistics.mean(cpu for _, cpu in times[1:-1]),
-        "activations_gib": (memory[1] - memory[0]) / 2**30,
-        "loss": float(logs[-1]["loss"]),
-        "computed": 1.0 - float(logs[-1].get("prefix_sharing/tokens_saved", 0.0)),
-        "tokens": float(logs[0]["num_tokens"]),
-        "tflop": flops[0] / 1e12,
-    }
-
-
-def get_resident_bytes() -> int:
-    """Memory that this process holds now."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
-
-def get_peak_bytes() -> int:
-    """The most it has held."""
-    from sense_trl.steps.progress import peak_memory_bytes
-
-    return peak_memory_bytes()
+    adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+    return time_training(
+        task,
+        is_sense,
+        model,
+        tokenizer,
+        rows,
+        num_steps=arguments.steps,
+        probes=[count_operations],
+        options=options,
+        peft_config=None if arguments.full else adapter,
+    )
 
 
 # -------------------------------------------------------------------------------- report
