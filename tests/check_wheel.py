@@ -1,11 +1,13 @@
 """Run by CI against the installed wheel, in an environment without torch.
 
 Builds and verifies preference pairs on the embedded database and evaluates predictions: the SQL
-half must need nothing else. The recipes must be there, without their scripts.
+half must need nothing else. The recipes must be there, without their scripts. What a package index
+shows of README.md has no link to a file.
 """
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 import tempfile
 from importlib.resources import files
@@ -64,6 +66,10 @@ for recipe in load_recipes().values():
 
 packaged = {str(file).split("/")[0] for file in importlib.metadata.files("sense_trl") or ()}
 assert packaged.isdisjoint({"docs", "tests", "recipes"}), packaged
+
+links = re.findall(r"\]\(([^)]+)\)", importlib.metadata.metadata("sense_trl")["Description"])
+assert links
+assert all(link.startswith(("https://", "#")) for link in links), links
 
 assert "torch" not in sys.modules
 sys.stdout.write(f"wheel ok: {len(result.dataset)} pairs, {len(load_recipes())} recipes\n")

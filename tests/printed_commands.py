@@ -19,16 +19,22 @@ SCRIPTS = {
     "recipes/train_sft.py": stages.SFT,
     "recipes/train_dpo.py": stages.DPO,
     "recipes/train_kid.py": stages.KD,
+    "recipes/train_grpo.py": stages.GRPO,
     "recipes/build_pairs.py": stages.PAIRS,
     "recipes/evaluate.py": stages.EVALUATE,
 }
 
 
 def get_commands(page: Path) -> list[str]:
-    """The lines of a page's ```bash blocks, without comments; a continued line is one."""
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The lines of a page's ```bash and ```sh blocks, without comments; a continued line is one.
+
+    The environment that the page has made, `.venv/bin/`, is left out.
+    """
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [" ".join(line.split()) for line in lines if line.split("#")[0].strip()]
+    lines = [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
+    return [line for line in lines if line.split("#")[0].strip()]
 
 
 def check_command(command: str) -> None:
@@ -55,7 +61,7 @@ def check_command(command: str) -> None:
     if "--config" in arguments or stage.needs_trl:
         assert resolve_config(arguments[arguments.index("--config") + 1]).is_file()
     # Without a GPU transformers refuses what recipes for GPUs say.
-    cpu = ["--use_cpu", "true"] if stage.name in ("sft", "dpo", "kd") else []
+    cpu = ["--use_cpu", "true"] if stage.name in ("sft", "dpo", "kd", "grpo") else []
     *_, launch = stage.make_parser().parse_args_and_config([*arguments, *cpu])
     if launch.accelerate_config != "none":
         assert resolve_accelerate_config(launch.accelerate_config).is_file()
