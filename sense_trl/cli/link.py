@@ -165,7 +165,7 @@ def show(options: ShowOptions, console: Any) -> None:
     check_tables(schema, options.database or str(options.tables_json))
     scorer = TrainedLinker.load(options.linker).of(schema)
     scores = scorer.score(options.question)
-    words, maps = scorer.explain(options.question)
+    words, maps, _ = scorer.explain(options.question)
     best = sorted(scores, key=lambda item: -scores[item])[: options.num_items]
     lines = []
     for item in best:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sense_trl.checkpoints.starting_model import load_for_generation
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking.labels import ItemKey, LinkingLabels, get_linking_labels
 from sense_trl.linking.measures import average_precision, recall_at
+from sense_trl.linking.names import FEATURES, KINDS, NameMatcher, get_structure
 from sense_trl.linking.reading import SchemaBlock, split_question, write_blocks
 from sense_trl.prompts.linking import SchemaLinker
 from sense_trl.prompts.pruning import prune_schema
@@ -29,7 +31,7 @@ from sense_trl.questions import Question
 from sense_trl.schema.formats import Descriptions
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import SQLParseError
-from sense_trl.trainers.linking.head import LinkerHead
+from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 from sense_trl.trainers.linking.reader import Prefix, StateReader
 from sense_trl.trainers.linking.state_cache import StateCache
 from sense_trl.trainers.linking.training import (
@@ -46,7 +48,7 @@ logger = logging.getLogger(__name__)
 LINKER_FILE: Final = "sense_linker.json"
 WEIGHTS_FILE: Final = "sense_linker.safetensors"
 TEACHINGS_FILE: Final = "sense_teachings.safetensors"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _MAX_BLOCK_CHARS: Final = 12_000
 # Databases whose keys and values are held, 16 kB a token for a model of 0.5B.
 _MAX_HELD: Final = 32
@@ -84,7 +86,7 @@ class TrainedLinker:
         """What the model reads of a schema: once, while it is among those held."""
         if schema not in self._held:
             blocks = write_blocks(schema, max_chars=self.max_block_chars)
-            self._held[schema] = _ReadSchema(self.reader, blocks)
+            self._held[schema] = _ReadSchema(self.reader, schema, blocks)
             if len(self._held) > _MAX_HELD:
                 self._held.popitem(last=False)
         self._held.move_to_end(schema)
@@ -106,7 +108,6 @@ class TrainedLinker:
             "base": str(Path(self.base).absolute()) if Path(self.base).is_dir() else self.base,
             "layer": self.reader.layer,
             "rank": self.head.rank,
-            "pooling": self.head.pooling,
             "max_block_chars": self.max_block_chars,
             "weights": _identify(self.reader),
         }
@@ -126,7 +127,7 @@ class TrainedLinker:
         """
         folder = Path(folder)
         _check_there(str(folder))
-        names = ("format", "base", "layer", "rank", "pooling", "max_block_chars", "weights")
+        names = ("format", "base", "layer", "rank", "max_block_chars", "weights")
         record = read_json(folder / LINKER_FILE, "a linker of `sense-trl link train`", *names)
         if record["format"] != _FORMAT:
             raise InputError(
@@ -143,7 +144,12 @@ class TrainedLinker:
                 f"The linker in {str(folder)!r} was trained on the states of another model than "
                 f"{base or record['base']!r}. Name the one it was trained on, or train it again."
             )
-        head = LinkerHead(reader.hidden_size, rank=record["rank"], pooling=record["pooling"])
+        head = LinkerHead(
+            reader.hidden_size,
+            rank=record["rank"],
+            num_kinds=len(KINDS),
+            num_features=len(FEATURES),
+        )
         try:
             head.load_state_dict(weights)
         except RuntimeError as error:
@@ -177,47 +183,86 @@ class LinkerOf:
         named = {get_key(match.table, match.column) for match in matches}
         return scores | dict.fromkeys(named & scores.keys(), best)
 
-    def explain(self, question: str) -> tuple[list[str], dict[ItemKey, list[float]]]:
-        """The words of a question, and what each of them adds to the logits of the items.
+    def explain(
+        self, question: str
+    ) -> tuple[list[str], dict[ItemKey, list[float]], dict[ItemKey, float]]:
+        """What each word of a question adds to the logits of the items.
 
-        Of a word's value the mean over words counts, so they are divided by the number of words.
-        The last word is the end of the question.
+        Returns:
+            The words, of which the last is the end of the question; what each adds; and the rest of
+            the logits, which is there without any words.
         """
         text, spans = split_question(question)
         words = [text[start:end].strip() or "(end)" for start, end in spans]
         found: dict[ItemKey, list[float]] = {}
-        for block, _, maps in self._get_maps(question):
-            for item, values in zip(block.items, (maps / len(words)).tolist(), strict=True):
-                if item not in found or sum(values) > sum(found[item]):
-                    found[item] = values
-        return words, found
+        rests: dict[ItemKey, float] = {}
+        best: dict[ItemKey, float] = {}
+        for block, logits, maps in self._get_maps(question):
+            added = maps / len(words)
+            rows = zip(
+                block.items,
+                logits.tolist(),
+                added.tolist(),
+                (logits - added.sum(-1)).tolist(),
+                strict=True,
+            )
+            for item, logit, values, rest in rows:
+                if logit > best.get(item, -math.inf):
+                    best[item], found[item], rests[item] = logit, values, rest
+        return words, found, rests
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _get_maps(self, question: str) -> list[tuple[SchemaBlock, Tensor, Tensor]]:
         """Each block with its logits and maps."""
         read = self._linker.read(self._schema)
-        head = self._linker.head
         found = []
         for number, words in enumerate(read.read_questions([question])[0]):
-            block, prefix = read.get(number)
-            logits, maps = head(prefix.states, words, _get_kinds(block.items))
+            block, prefix, items = read.get(number)
+            logits, maps = self._linker.head(
+                prefix.states, words, items.kinds, items.relate(question)
+            )
             found.append((block, logits, maps))
         return found
+
+
+class _BlockItems:
+    """What the items of a block are, as tensors."""
+
+    def __init__(self, schema: DatabaseSchema, block: SchemaBlock) -> None:
+        structure = get_structure(schema, block.items)
+        width = max(1, *map(len, structure.linked))
+        linked = [[*own, *[-1] * (width - len(own))] for own in structure.linked]
+        self.kinds: Final = torch.tensor(structure.kinds)
+        self._parents = torch.tensor(structure.tables)
+        self._linked = torch.tensor(linked)
+        self._matcher = NameMatcher(block.items)
+
+    def relate(self, question: str) -> ItemRelations:
+        """What the items are to each other and to the words of a question."""
+        text, spans = split_question(question)
+        found = self._matcher.match([text[start:end] for start, end in spans])
+        places = torch.tensor([match[:2] for match in found], dtype=torch.int32).view(-1, 2)
+        likeness = torch.tensor([match[2] for match in found]).view(-1, len(FEATURES))
+        return ItemRelations(self._parents, self._linked, places, likeness.half())
 
 
 class _ReadSchema:
     """The blocks of a schema, each read when it is first needed."""
 
-    def __init__(self, reader: StateReader, blocks: Sequence[SchemaBlock]) -> None:
+    def __init__(
+        self, reader: StateReader, schema: DatabaseSchema, blocks: Sequence[SchemaBlock]
+    ) -> None:
         self._reader = reader
+        self._schema = schema
         self._blocks = blocks
-        self._prefixes: dict[int, Prefix] = {}
+        self._read: dict[int, tuple[Prefix, _BlockItems]] = {}
 
-    def get(self, number: int) -> tuple[SchemaBlock, Prefix]:
+    def get(self, number: int) -> tuple[SchemaBlock, Prefix, _BlockItems]:
         block = self._blocks[number]
-        if number not in self._prefixes:
-            self._prefixes[number] = self._reader.read_prefix(block.text, block.spans)
-        return block, self._prefixes[number]
+        if number not in self._read:
+            prefix = self._reader.read_prefix(block.text, block.spans)
+            self._read[number] = prefix, _BlockItems(self._schema, block)
+        return block, *self._read[number]
 
     def read_questions(self, questions: Sequence[str]) -> list[list[Tensor]]:
         """For each question the states of its words behind each block."""
@@ -366,7 +411,7 @@ def read_examples(
                 [texts[question.question_id] for question in asked],
                 on_progress=on_progress if is_last else None,
             )
-            kinds = _get_kinds(block.items)
+            items = _BlockItems(schemas[db_id], block)
             for question, own in zip(asked, words, strict=True):
                 wanted = labels[question.question_id].items
                 examples.append(
@@ -374,8 +419,9 @@ def read_examples(
                         f"{question.question_id}/{number}",
                         states,
                         own,
-                        kinds,
+                        items.kinds,
                         torch.tensor([item in wanted for item in block.items]),
+                        items.relate(_get_text(question)),
                     )
                 )
     return examples
@@ -408,7 +454,7 @@ def train_linker(
         InputError: there are no questions, or no teachings for them.
     """
     examples = read_examples(reader, questions, schemas, cache=cache, on_progress=on_progress)
-    head = train_linker_head(examples, config, teachings=teachings)
+    head = train_linker_head(examples, config, num_kinds=len(KINDS), teachings=teachings)
     return TrainedLinker(reader, head, base), examples
 
 
@@ -573,7 +619,12 @@ def score_examples(
             scores: dict[ItemKey, float] = {}
             for number, block in enumerate(blocks):
                 example = by_key[f"{question.question_id}/{number}"]
-                logits, _ = head(example.items, example.words, example.kinds)
+                logits, _ = head(
+                    example.items.float(),
+                    example.words.float(),
+                    example.kinds,
+                    example.relations,
+                )
                 for item, score in zip(block.items, logits.sigmoid().tolist(), strict=True):
                     scores[item] = max(score, scores.get(item, 0.0))
             yield schemas[db_id], question.gold_sql, scores
@@ -588,10 +639,6 @@ def _group(questions: Sequence[Question]) -> dict[str, list[Question]]:
     for question in questions:
         by_database.setdefault(question.db_id, []).append(question)
     return by_database
-
-
-def _get_kinds(items: Sequence[ItemKey]) -> Tensor:
-    return torch.tensor([int(bool(column)) for _, column in items])
 
 
 def _identify(reader: StateReader) -> str:

@@ -96,10 +96,10 @@ def test_a_linker_scores_what_it_learned_and_its_prompts_show_it(
         assert report.strict_recall == 1.0
         assert report.kept_columns < 0.1
         # The words of a question add up to the probabilities that were scored.
-        words, maps = loaded.of(schema).explain(questions[0].question)
+        words, maps, rests = loaded.of(schema).explain(questions[0].question)
         assert words[-1] == "(end)"
         for item, score in scored[0][2].items():
-            logit = sum(maps[item]) + loaded.head.bias[int(bool(item[1]))].item()
+            logit = sum(maps[item]) + rests[item]
             assert torch.sigmoid(torch.tensor(logit)).item() == pytest.approx(score, abs=1e-4)
         style = PromptStyle(linker=str(linker), linked_tables=1, linked_columns=2)
         with PromptWriter(catalog, style, make_linker=get_linker(style)) as writer:

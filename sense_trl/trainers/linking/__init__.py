@@ -3,8 +3,8 @@
 It knows no SQL: items are spans of a prefix, words are spans of what comes behind it.
 """
 
-from sense_trl.trainers.linking.head import LinkerHead
+from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 from sense_trl.trainers.linking.reader import StateReader
 from sense_trl.trainers.linking.state_cache import StateCache
 
-__all__ = ["LinkerHead", "StateCache", "StateReader"]
+__all__ = ["ItemRelations", "LinkerHead", "StateCache", "StateReader"]

@@ -3,54 +3,78 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from sense_trl.errors import InputError
-
-POOLINGS: Final = ("mean", "logsumexp")
 _MIN_SCALE: Final = 1e-4
 _MIN_VARIANCE: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRelations:
+    """What items are to each other, and how words of a text are like their names.
+
+    Attributes:
+        parents: `[..., items]`, position of the item that each is a part of; its own, if of none.
+        linked: `[..., items, L]`, positions of the items that each leads to, -1 behind the last.
+        places: `[n, places]`, which texts (of a batch), items and words are alike.
+        likeness: `[n, features]`, how.
+    """
+
+    parents: Tensor
+    linked: Tensor
+    places: Tensor
+    likeness: Tensor
 
 
 class LinkerHead(nn.Module):  # type: ignore[misc]
     """Says from hidden states which items a text is about.
 
-    For the state w of an item and the states g of the words of a text, standardised,
+    For the state w of an item and the states g of the words of a text, standardised, and the
+    features f of an item and a word that are alike,
 
-        M(u) = <K w, Q g_u> / sqrt(rank)        z = mean over u of M(u) + b
+        M(u) = <K w, Q g_u> / sqrt(rank) + n <a, f_u>       x = mean over the n words u of M(u) + b
 
-    so the map M says exactly what each word adds to the logit z: a class activation map, whose
-    class weights K w are made of the item (arXiv 2304.12777 has a fixed weight for each class).
-    With `"logsumexp"`, `log mean exp M(u)`, one word may name an item; the map then ranks words
-    without adding up.
+    with a and b of the kind of the item. For a part x_p is the same of its parent, and x_l the
+    largest of what it leads to, or x_p if that is smaller:
+
+        z = x + c x_p + d x_l
+
+    Maps add up in the same way, so that they say exactly what each word adds to the logit z: class
+    activation maps, whose class weights K w are made of the item (arXiv 2304.12777 has a fixed
+    weight for each class).
 
     Args:
         hidden_size: of the states.
         rank: of K and Q.
-        num_kinds: of items, each with a bias of its own.
-        pooling: `"mean"` or `"logsumexp"`.
-
-    Raises:
-        InputError: an unknown `pooling`.
+        num_kinds: of items, each with a, b, c and d of its own; those of kind 0 are no parts.
+        num_features: of likeness.
     """
 
     def __init__(
-        self, hidden_size: int, *, rank: int = 128, num_kinds: int = 2, pooling: str = "mean"
+        self, hidden_size: int, *, rank: int = 128, num_kinds: int = 2, num_features: int = 0
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise InputError(f"`pooling` is {pooling!r}; expected one of {', '.join(POOLINGS)}.")
-        self.pooling: Final = pooling
         self.rank: Final = rank
         self.item_projection = nn.Linear(hidden_size, rank)
         self.word_projection = nn.Linear(hidden_size, rank)
         self.bias = nn.Parameter(torch.zeros(num_kinds))
+        self.size_weight = nn.Parameter(torch.zeros(num_kinds))
+        self.likeness_weight = nn.Parameter(torch.zeros(num_kinds, num_features))
+        self.parent_weight = nn.Parameter(torch.zeros(num_kinds))
+        self.link_weight = nn.Parameter(torch.zeros(num_kinds))
         for name in ("item", "word"):
             self.register_buffer(f"{name}_mean", torch.zeros(hidden_size))
             self.register_buffer(f"{name}_scale", torch.ones(hidden_size))
+
+    def get_parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """K and Q, of which a number says little; and the few others."""
+        matrices = [*self.item_projection.parameters(), *self.word_projection.parameters()]
+        known = {id(parameter) for parameter in matrices}
+        return matrices, [p for p in self.parameters() if id(p) not in known]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def initialize(self, items: Tensor, words: Tensor) -> None:
@@ -91,39 +115,79 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         projected: Tensor = self.word_projection((words - self.word_mean) / self.word_scale)
         return projected
 
-    def get_maps(self, items: Tensor, words: Tensor) -> Tensor:
-        """Maps `[..., items, words]` of projected items and words."""
-        return items @ words.transpose(-1, -2) / math.sqrt(self.rank)
-
-    def get_logits(self, maps: Tensor, kinds: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits `[..., items]`.
+    def forward(
+        self,
+        items: Tensor,
+        words: Tensor,
+        kinds: Tensor,
+        relations: ItemRelations | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and maps of items for one text, or for each of a batch.
 
         Args:
-            maps: `[..., items, words]`.
-            kinds: `[..., items]`, which bias each has.
+            items: `[..., items, hidden]`.
+            words: `[..., words, hidden]`.
+            kinds: `[..., items]`, -1 where there is none.
+            relations: of the items; none are alike or parts if not given.
             mask: `[..., words]`, boolean, of the words that are there; all if not given.
-        """
-        if mask is None:
-            mask = torch.ones(maps.shape[:-2] + maps.shape[-1:], dtype=torch.bool)
-        there = mask.unsqueeze(-2).expand_as(maps)
-        count = there.sum(-1).clamp(min=1)
-        if self.pooling == "mean":
-            pooled = torch.where(there, maps, torch.zeros_like(maps)).sum(-1) / count
-        else:
-            hidden = torch.where(there, maps, torch.full_like(maps, -math.inf))
-            pooled = hidden.logsumexp(-1) - count.log()
-        return pooled + self.bias[kinds]
-
-    def forward(self, items: Tensor, words: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and maps of items for one text.
-
-        Args:
-            items: `[items, hidden]`.
-            words: `[words, hidden]`.
-            kinds: `[items]`.
 
         Returns:
-            `[items]` and `[items, words]`.
+            `[..., items]`, and `[..., items, words]`, 0 where there is no word: what a word adds to
+            a logit, times the number of words.
         """
-        maps = self.get_maps(self.project_items(items), self.project_words(words))
-        return self.get_logits(maps, kinds), maps
+        projected = self.project_items(items), self.project_words(words)
+        return self.combine(*projected, kinds, relations, mask)
+
+    def combine(
+        self,
+        items: Tensor,
+        words: Tensor,
+        kinds: Tensor,
+        relations: ItemRelations | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same of items and words that are projected."""
+        maps = items @ words.transpose(-1, -2) / math.sqrt(self.rank)
+        if mask is None:
+            mask = torch.ones(maps.shape[:-2] + maps.shape[-1:], dtype=torch.bool)
+        count = mask.sum(-1, keepdim=True).clamp(min=1)
+        known = kinds.clamp(min=0)
+        if relations is not None:
+            places = relations.places.unbind(-1)
+            weights = self.likeness_weight[known[places[:-1]]]
+            added = (relations.likeness.to(maps.dtype) * weights).sum(-1)
+            added = added * count[(*places[:-2], 0)]
+            maps = maps.index_put(places, added, accumulate=True)
+        maps = maps.masked_fill(~mask.unsqueeze(-2), 0.0)
+        # The more parts there are, the fewer of them a text is about.
+        size = (kinds > 0).sum(-1, keepdim=True).clamp(min=1).log()
+        logits = maps.sum(-1) / count + self.bias[known] - self.size_weight[known] * size
+        if relations is None:
+            return logits, maps
+        return self._relate(logits, maps, known, relations)
+
+    def _relate(
+        self, logits: Tensor, maps: Tensor, kinds: Tensor, relations: ItemRelations
+    ) -> tuple[Tensor, Tensor]:
+        """Add to parts what their parents have, and what they lead to."""
+        parents, linked = relations.parents, relations.linked
+        own = logits.gather(-1, parents)
+        others = logits.gather(-1, linked.clamp(min=0).flatten(-2)).view(linked.shape)
+        largest, chosen = others.masked_fill(linked < 0, -math.inf).max(-1)
+        ends = linked.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        is_linked = ends >= 0
+        ends = torch.where(is_linked & (largest < own), ends, parents)
+        is_part = kinds > 0
+        by_parent = self.parent_weight[kinds] * is_part
+        by_link = self.link_weight[kinds] * (is_part & is_linked)
+
+        def get_rows(places: Tensor) -> Tensor:
+            return maps.gather(-2, places.unsqueeze(-1).expand(maps.shape))
+
+        return (
+            logits + by_parent * own + by_link * logits.gather(-1, ends),
+            maps
+            + by_parent.unsqueeze(-1) * get_rows(parents)
+            + by_link.unsqueeze(-1) * get_rows(ends),
+        )

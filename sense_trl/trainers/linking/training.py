@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sense_trl.errors import InputError
 from sense_trl.losses import bernoulli_kl, cam_loss, masked_mean, multi_label_loss
 from sense_trl.options import option
-from sense_trl.trainers.linking.head import POOLINGS, LinkerHead
+from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 
 logger = logging.getLogger(__name__)
 
 DISTILLATIONS: Final = ("logits", "features", "cam", "binarized_cam")
 # Labels count so much more in the distance of maps than what is no label.
 _LABEL_FACTOR: Final = 3.0
+# Of the learning rate, for parameters that are numbers of their own.
+_FACTOR_OF_FEW: Final = 40.0
 # States from which a head is initialised.
 _NUM_SAMPLED: Final = 30_000
 
@@ -37,8 +40,9 @@ class LinkerExample:
         key: names it.
         items: `[items, hidden]`, states of the items of the prefix; may be shared.
         words: `[words, hidden]`, states of the words of the text.
-        kinds: `[items]`, of each item, from 0.
+        kinds: `[items]`, of each item, from 0; those of 0 are no parts of others.
         labels: `[items]`, whether the text is about it.
+        relations: of the items, without a dimension for texts; its features may be float16.
     """
 
     key: str
@@ -46,6 +50,7 @@ class LinkerExample:
     words: Tensor
     kinds: Tensor
     labels: Tensor
+    relations: ItemRelations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,6 @@ class LinkerTrainingConfig:
     weight_decay: float = option("Of AdamW.", default=0.1)
     batch_size: int = option("Questions of a step.", default=16)
     rank: int = option("Size in which items and words are compared.", default=128)
-    pooling: str = option(
-        "How words add up to an item's logit: mean, or logsumexp, where one word may name it.",
-        default="mean",
-        choices=POOLINGS,
-    )
     dropout: float = option("Share of hidden units left out.", default=0.1)
     max_positive_weight: float = option(
         "What is needed counts as often as the rest, but no more than this.", default=6.0
@@ -120,9 +120,8 @@ class LinkerTrainingConfig:
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def teach(head: LinkerHead, example: LinkerExample) -> LinkerTeaching:
     """What a trained head says of an example, in float16: some kB a question."""
-    words = head.project_words(example.words.float())
-    maps = head.get_maps(head.project_items(example.items.float()), words)
-    logits = head.get_logits(maps, example.kinds)
+    items, words = example.items.float(), head.project_words(example.words.float())
+    logits, maps = head.combine(head.project_items(items), words, example.kinds, example.relations)
     return LinkerTeaching(maps.half(), logits.half(), words.half())
 
 
@@ -130,17 +129,20 @@ def train_linker_head(
     examples: Sequence[LinkerExample],
     config: LinkerTrainingConfig | None = None,
     *,
+    num_kinds: int | None = None,
     teachings: Mapping[str, LinkerTeaching] | None = None,
 ) -> LinkerHead:
     """Train a head.
 
-    The loss of a step is the mean of `multi_label_loss` over items, apart for each kind and summed,
-    and `distillation_weight` times the mean of what is learnt from the teacher. With `"features"`
-    that is the squared difference of projected words, through a projector that is trained along.
+    The loss of a step is the mean of `multi_label_loss` over items, apart for parts and others and
+    summed, and `distillation_weight` times the mean of what is learnt from the teacher. With
+    `"features"` that is the squared difference of projected words, through a projector that is
+    trained along.
 
     Args:
         examples: at least one.
         config: options.
+        num_kinds: of items; those that are there if not given.
         teachings: by the key of the example; the words of teacher and student are the same.
 
     Raises:
@@ -153,38 +155,44 @@ def train_linker_head(
     taught = _check_teachings(examples, config, teachings)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return _train(examples, config, taught)
+        return _train(examples, config, num_kinds, taught)
 
 
 def _train(
     examples: Sequence[LinkerExample],
     config: LinkerTrainingConfig,
+    num_kinds: int | None,
     teachings: Sequence[LinkerTeaching] | None,
 ) -> LinkerHead:
     kinds = torch.cat([example.kinds for example in examples])
     labels = torch.cat([example.labels for example in examples])
+    relations = examples[0].relations
     head = LinkerHead(
         examples[0].items.shape[-1],
         rank=config.rank,
-        num_kinds=int(kinds.max()) + 1,
-        pooling=config.pooling,
+        num_kinds=num_kinds or int(kinds.max()) + 1,
+        num_features=0 if relations is None else relations.likeness.shape[-1],
     )
     distinct = list({id(example.items): example.items for example in examples}.values())
     head.initialize(_sample(distinct), _sample([example.words for example in examples]))
-    shares = [labels[kinds == kind].float().mean() for kind in range(len(head.bias))]
-    weights = [
-        float(((1 - p) / p.clamp(min=1e-6)).clamp(1e-3, config.max_positive_weight)) for p in shares
-    ]
-    parameters: list[nn.Parameter] = list(head.parameters())
+    weights = []
+    for chosen in (kinds == 0, kinds > 0):
+        share = labels[chosen].float().mean().clamp(min=1e-6)
+        weights.append(float(((1 - share) / share).clamp(1e-3, config.max_positive_weight)))
+    matrices, others = head.get_parameter_groups()
     projector = None
     if teachings is not None and config.distillation == "features":
         assert teachings[0].features is not None, "checked before"
         # Whatever is learnt from the teacher, the seed means the same head and the same order.
         with torch.random.fork_rng():
             projector = nn.Linear(config.rank, teachings[0].features.shape[-1])
-        parameters += projector.parameters()
+        matrices += projector.parameters()
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0, "lr": _FACTOR_OF_FEW * config.learning_rate},
+        ],
+        lr=config.learning_rate,
     )
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -232,7 +240,7 @@ def _get_terms(
         return pad_sequence(list(tensors), batch_first=True, padding_value=value)
 
     def drop(states: Tensor) -> Tensor:
-        return nn.functional.dropout(states, config.dropout)
+        return F.dropout(states, config.dropout)
 
     items = drop(pad([example.items.float() for example in batch]))
     words = drop(pad([example.words.float() for example in batch]))
@@ -240,9 +248,13 @@ def _get_terms(
     labels = pad([example.labels for example in batch], False)
     mask = pad([torch.ones(len(e.words), dtype=torch.bool) for e in batch], False)
     features = head.project_words(words)
-    maps = head.get_maps(head.project_items(items), features)
-    logits = head.get_logits(maps, kinds.clamp(min=0), mask)
-    for kind, weight in enumerate(weights):
+    logits, maps = head.combine(
+        head.project_items(items), features, kinds, _join([e.relations for e in batch]), mask
+    )
+    for name, chosen, weight in (
+        ("others", kinds == 0, weights[0]),
+        ("parts", kinds > 0, weights[1]),
+    ):
         losses = multi_label_loss(
             logits,
             labels,
@@ -250,7 +262,7 @@ def _get_terms(
             focal_gamma=2.0 if config.focal else 0.0,
             focal_alpha=0.75 if config.focal else None,
         )
-        yield f"labels_{kind}", masked_mean(losses, kinds == kind)
+        yield name, masked_mean(losses, chosen)
     if teachings is None:
         return
     there = kinds >= 0
@@ -271,6 +283,25 @@ def _get_terms(
         )
         term = masked_mean((1 + _LABEL_FACTOR * labels.float()) * distances, there)
     yield str(config.distillation), config.distillation_weight * term
+
+
+def _join(relations: Sequence[ItemRelations | None]) -> ItemRelations | None:
+    """The relations of a batch out of those of each example."""
+    there = [own for own in relations if own is not None]
+    if not there:
+        return None
+    numbered = [
+        torch.cat([torch.full((len(own.places), 1), row), own.places.long()], 1)
+        for row, own in enumerate(there)
+    ]
+    width = max(own.linked.shape[-1] for own in there)
+    linked = [F.pad(own.linked, (0, width - own.linked.shape[-1]), value=-1) for own in there]
+    return ItemRelations(
+        pad_sequence([own.parents for own in there], batch_first=True),
+        pad_sequence(linked, batch_first=True, padding_value=-1),
+        torch.cat(numbered),
+        torch.cat([own.likeness for own in there]),
+    )
 
 
 def _check_teachings(

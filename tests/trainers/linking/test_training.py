@@ -1,5 +1,6 @@
 """A head learns what texts are about, from labels and from a teacher."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
-from sense_trl.trainers.linking.head import LinkerHead
+from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 from sense_trl.trainers.linking.training import (
     DISTILLATIONS,
     LinkerExample,
     LinkerTeaching,
     LinkerTrainingConfig,
+    _join,
     teach,
     train_linker_head,
 )
@@ -50,31 +52,110 @@ def accuracy(head: LinkerHead, examples: list[LinkerExample]) -> float:
     return sum(right) / len(right)
 
 
+def make_relations(num_items: int, num_words: int) -> ItemRelations:
+    """Every third item is a whole with two parts, which lead to the wholes before and behind."""
+    parents = torch.arange(num_items) // 3 * 3
+    linked = torch.stack([parents - 3, parents + 3], 1)
+    linked[
+        (linked < 0) | (linked >= num_items) | (parents == torch.arange(num_items))[:, None]
+    ] = -1
+    places = torch.tensor([(i, u) for i in range(num_items) for u in range(i % 2, num_words, 2)])
+    return ItemRelations(parents, linked, places.view(-1, 2), torch.randn(len(places), 2).double())
+
+
+def randomise(head: LinkerHead) -> LinkerHead:
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    return head.double()
+
+
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 7))
-def test_a_map_adds_up_to_its_logit(seed: int, num_items: int, num_words: int) -> None:
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 7), st.booleans())
+def test_a_map_adds_up_to_its_logit(
+    seed: int, num_items: int, num_words: int, is_related: bool
+) -> None:
     torch.manual_seed(seed)
-    head = LinkerHead(HIDDEN, rank=4).double()
-    torch.nn.init.normal_(head.bias)
+    head = randomise(LinkerHead(HIDDEN, rank=4, num_features=2))
     items, words = torch.randn(num_items, HIDDEN).double(), torch.randn(num_words, HIDDEN).double()
-    kinds = torch.arange(num_items) % 2
-    logits, maps = head(items, words, kinds)
-    torch.testing.assert_close(maps.mean(-1) + head.bias[kinds], logits)
-    # Words that are not there change nothing.
-    padded = torch.cat([maps, torch.full((num_items, 2), float("nan")).double()], -1)
+    kinds = (torch.arange(num_items) % 3 > 0).long()
+    relations = make_relations(num_items, num_words) if is_related else None
+    logits, maps = head(items, words, kinds, relations)
+    # Without words an item has the rest of its logit, up to which of two is smaller.
+    rest = logits - maps.mean(-1)
+    empty = head(items, words, kinds, relations, torch.zeros(num_words, dtype=torch.bool))
+    assert not empty[1].any()
+    if relations is None or num_items <= 3:
+        torch.testing.assert_close(rest, empty[0])
+    # Words and items that are not there change nothing, wherever the text is in a batch.
+    padded = torch.cat([words, torch.full((2, HIDDEN), 7.0).double()])
     mask = torch.tensor([True] * num_words + [False] * 2)
-    torch.testing.assert_close(head.get_logits(padded, kinds, mask), logits)
+    more = torch.cat([items, torch.ones(1, HIDDEN).double()])
+    batch = _join([relations, relations])
+    if batch is not None:
+        batch = replace(batch, parents=pad(batch.parents, 0), linked=pad(batch.linked, -1))
+    twice = head(
+        torch.stack([more, more]), torch.stack([padded, padded]), pad(torch.stack([kinds] * 2), -1),
+        batch, torch.stack([mask, mask]),
+    )  # fmt: skip
+    for row in range(2):
+        torch.testing.assert_close(twice[0][row, :num_items], logits)
+        torch.testing.assert_close(twice[1][row, :num_items, :num_words], maps)
 
 
-def test_one_word_may_name_an_item() -> None:
-    head = LinkerHead(HIDDEN, pooling="logsumexp")
-    maps = torch.tensor([[0.0, 0.0, 9.0], [3.0, 3.0, 3.0]])
-    # log((1 + 1 + e^9) / 3), where the mean is 3 for both.
-    expected = [torch.log((2 + torch.exp(torch.tensor(9.0))) / 3), 3.0]
-    found = head.get_logits(maps, torch.tensor([0, 0]))
-    assert found.tolist() == pytest.approx([float(v) for v in expected])
-    with pytest.raises(InputError, match="`pooling` is 'max'"):
-        LinkerHead(HIDDEN, pooling="max")
+def pad(values: torch.Tensor, value: int) -> torch.Tensor:
+    """One more item in each row."""
+    shape = (values.shape[0], 1, *values.shape[2:])
+    return torch.cat([values, torch.full(shape, value)], 1)
+
+
+def test_parts_add_their_whole_and_what_they_lead_to() -> None:
+    """A table of logit 2 with a column and a key to a table of logit 1, by hand."""
+    head = LinkerHead(1, rank=1, num_features=1)
+    with torch.no_grad():
+        head.item_projection.weight.fill_(1.0)
+        head.word_projection.weight.fill_(1.0)
+        head.item_projection.bias.zero_()
+        head.word_projection.bias.zero_()
+        head.likeness_weight.fill_(0.25)
+        head.bias.copy_(torch.tensor([0.0, -1.0]))
+        head.size_weight.copy_(torch.tensor([0.0, 0.5]))
+        head.parent_weight.fill_(0.5)
+        head.link_weight.fill_(0.1)
+    items, words = torch.tensor([[2.0], [3.0], [4.0], [1.0]]), torch.tensor([[0.0], [2.0]])
+    relations = ItemRelations(
+        torch.tensor([0, 0, 0, 3]),
+        torch.tensor([[-1], [-1], [3], [-1]]),
+        torch.tensor([[1, 0]]),
+        torch.tensor([[4.0]]),
+    )
+    logits, maps = head(items, words, torch.tensor([0, 1, 1, 0]), relations)
+    # The column is like the first word: 4 * 0.25, times two words.
+    size = 0.5 * math.log(2)
+    assert logits.tolist() == pytest.approx([2, 3 + 1 - 1 - size + 1, 4 - 1 - size + 1 + 0.1, 1])
+    expected = [[0, 4], [2, 6 + 0.5 * 4], [0, 8 + 0.5 * 4 + 0.1 * 2], [0, 2]]
+    for row, own in zip(maps.tolist(), expected, strict=True):
+        assert row == pytest.approx(own)
+
+
+def test_names_and_structure_are_learned_where_states_say_nothing() -> None:
+    """States are noise; the word that is like an item, and the parts of its whole, tell."""
+    examples = []
+    for number, example in enumerate(make_examples(80)):
+        num_items = len(example.items)
+        wanted = int(example.labels.nonzero())
+        relations = ItemRelations(
+            torch.zeros(num_items, dtype=torch.long),
+            torch.full((num_items, 1 + number % 2), -1),
+            torch.tensor([[wanted, 1], [(wanted + 1) % num_items, 2]]),
+            torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        )
+        noise = torch.randn(num_items, HIDDEN)
+        examples.append(replace(example, items=noise, relations=relations))
+    head = train_linker_head(examples, CONFIG, num_kinds=4)
+    assert head.likeness_weight.shape == (4, 2)
+    with torch.no_grad():
+        best = [head(e.items, e.words, e.kinds, e.relations)[0].argmax() for e in examples]
+    assert sum(bool(e.labels[i]) for e, i in zip(examples, best, strict=True)) > 70
 
 
 @pytest.mark.parametrize("focal", [False, True])
