@@ -98,7 +98,7 @@ def pair(
     console: Console,
     **options: Any,
 ) -> PairBuildResult:
-    """Execute candidates and pair them; writes `pairs.parquet` and the account `pairs.json`.
+    """Execute candidates and pair them; writes `pairs.parquet`, and then the account `pairs.json`.
 
     The style of the prompts stands beside them.
 
@@ -116,8 +116,9 @@ def pair(
             task, candidates, verifier, config=config, on_progress=bar.advance, **options
         )
         bar.set(len(candidates))
-    result.save(folder, unusable_questions=task.unusable)
+    # What says that all is there is written last.
     task.writer.style.save(folder)
+    result.save(folder, unusable_questions=task.unusable)
     return result
 
 
