@@ -5,12 +5,12 @@ the GPU if there is one.
 
     python recipes/benchmarks/schema_linking.py --student Qwen/Qwen2.5-Coder-0.5B-Instruct \
         --teacher Qwen/Qwen2.5-Coder-1.5B-Instruct --train spider/train.jsonl \
-        --dev spider/dev.jsonl --tables-json spider/tables.json --num-databases 40 \
-        --per-database 12 --seeds 3
+        --dev spider/dev.jsonl --tables-json spider/tables.json --states runs/states
 
-Training questions are drawn from some databases, development questions from all of theirs. Both
-models read them once; the teacher's head learns from gold, and what it says of the training
-questions is what the arms differ in. Printed for each arm and seed are the measures of
+Each model reads the questions once; what it read is kept in `--states`, so that a second run with
+other seeds or weights trains heads alone, and an interrupted one goes on. The teacher's head
+learns from gold, and what it says of the training questions is what the arms differ in. Without a
+teacher, arms that learn from one are left out. Printed for each arm and seed are the measures of
 `sense-trl link evaluate`. `names` goes by words in common, without a model.
 """
 
@@ -21,7 +21,9 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from sense_trl.linking.names import KINDS
 from sense_trl.prompts.linking import NameLinker
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import load_spider_schemas
@@ -32,8 +34,10 @@ from sense_trl.steps.linking import (
     score_examples,
     score_questions,
 )
+from sense_trl.trainers.linking import StateCache
 from sense_trl.trainers.linking.training import (
     DISTILLATIONS,
+    LinkerExample,
     LinkerTrainingConfig,
     teach,
     train_linker_head,
@@ -41,24 +45,28 @@ from sense_trl.trainers.linking.training import (
 
 
 def draw(questions: Sequence[Question], num_databases: int, per_database: int) -> list[Question]:
-    """So many questions on each of so many databases."""
+    """So many questions on each of so many databases; all of a database that has fewer."""
     rng = random.Random(0)
     by_database: dict[str, list[Question]] = {}
     for question in questions:
         by_database.setdefault(question.db_id, []).append(question)
-    enough = sorted(name for name, own in by_database.items() if len(own) >= per_database)
-    chosen = rng.sample(enough, min(num_databases, len(enough)))
-    return [q for name in chosen for q in rng.sample(by_database[name], per_database)]
+    chosen = rng.sample(sorted(by_database), min(num_databases, len(by_database)))
+    return [
+        question
+        for own in (by_database[name] for name in chosen)
+        for question in rng.sample(own, min(per_database, len(own)))
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("--student", "--teacher", "--train", "--dev", "--tables-json"):
+    for name in ("--student", "--train", "--dev", "--tables-json", "--states"):
         parser.add_argument(name, required=True)
-    parser.add_argument("--num-databases", type=int, default=40)
-    parser.add_argument("--per-database", type=int, default=12)
+    parser.add_argument("--teacher")
+    parser.add_argument("--num-databases", type=int, default=1000)
+    parser.add_argument("--per-database", type=int, default=25)
     parser.add_argument("--num-dev", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-epochs", type=int, default=LinkerTrainingConfig.num_epochs)
@@ -69,38 +77,38 @@ def main() -> None:
     train = draw(load_questions(options.train), options.num_databases, options.per_database)
     dev = load_questions(options.dev)
     dev = random.Random(0).sample(dev, min(options.num_dev, len(dev)))
+    print(f"{len(train)} questions on {len({q.db_id for q in train})} databases, {len(dev)} of dev")
     print("names:", measure_linking(score_questions(NameLinker, dev, schemas)), flush=True)
 
-    config = LinkerTrainingConfig(num_epochs=options.num_epochs)
-    reader = open_reader(options.teacher)
-    asked = read_examples(reader, train, schemas)
-    teacher = train_linker_head(asked, config)
-    teachings = {example.key: teach(teacher, example) for example in asked}
-    size = sum(t.maps.numel() * t.maps.element_size() for t in teachings.values())
-    print(f"{size / len(train):.0f} bytes of maps a question")
-    examples = read_examples(reader, dev, schemas)
-    print("teacher:", measure_linking(score_examples(teacher, examples, dev, schemas)), flush=True)
-    del reader, asked, examples
+    def read(model: str) -> list[list[LinkerExample]]:
+        reader = open_reader(model)
+        cache = StateCache(reader, options.states)
+        start = time.perf_counter()
+        found = [read_examples(reader, part, schemas, cache=cache) for part in (train, dev)]
+        print(f"{model}: read in {time.perf_counter() - start:.0f} s", flush=True)
+        return found
 
-    reader = open_reader(options.student)
-    asked = read_examples(reader, train, schemas)
-    start = time.perf_counter()
-    examples = read_examples(reader, dev, schemas)
-    print(f"{1000 * (time.perf_counter() - start) / len(dev):.0f} ms a question, with schemas")
-    for seed in range(options.seeds):
-        for distillation in (None, *DISTILLATIONS):
-            head = train_linker_head(
-                asked,
-                replace(
-                    config,
-                    seed=seed,
-                    distillation=distillation,
-                    distillation_weight=options.weight,
-                ),
-                teachings=teachings,
-            )
-            found = measure_linking(score_examples(head, examples, dev, schemas))
-            print(f"seed {seed}, {distillation or 'gold alone'}: {found}", flush=True)
+    config = LinkerTrainingConfig(num_epochs=options.num_epochs)
+    arms: dict[str, dict[str, Any]] = {"gold alone": {}, "gold, focal": {"focal": True}}
+    teachings = None
+    if options.teacher is not None:
+        asked, examples = read(options.teacher)
+        teacher = train_linker_head(asked, config, num_kinds=len(KINDS))
+        teachings = {example.key: teach(teacher, example) for example in asked}
+        size = sum(t.maps.numel() * t.maps.element_size() for t in teachings.values())
+        print(f"{size / len(train):.0f} bytes of maps a question")
+        print("teacher:", measure_linking(score_examples(teacher, examples, dev, schemas)))
+        arms |= {name: {"distillation": name} for name in DISTILLATIONS}
+    asked, examples = read(options.student)
+    for arm, changes in arms.items():
+        for seed in range(options.seeds):
+            changed = replace(config, seed=seed, distillation_weight=options.weight, **changes)
+            head = train_linker_head(asked, changed, num_kinds=len(KINDS), teachings=teachings)
+            start = time.perf_counter()
+            scored = list(score_examples(head, examples, dev, schemas))
+            cost = 1000 * (time.perf_counter() - start) / len(dev)
+            found = measure_linking(scored)
+            print(f"{arm}, seed {seed}: {found}; the head {cost:.1f} ms a question", flush=True)
 
 
 if __name__ == "__main__":

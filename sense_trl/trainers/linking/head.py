@@ -52,13 +52,21 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         rank: of K and Q.
         num_kinds: of items, each with a, b, c and d of its own; those of kind 0 are no parts.
         num_features: of likeness.
+        dropout: share of the numbers of standardised states that are left out in training.
     """
 
     def __init__(
-        self, hidden_size: int, *, rank: int = 128, num_kinds: int = 2, num_features: int = 0
+        self,
+        hidden_size: int,
+        *,
+        rank: int = 128,
+        num_kinds: int = 2,
+        num_features: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.rank: Final = rank
+        self.dropout = nn.Dropout(dropout)
         self.item_projection = nn.Linear(hidden_size, rank)
         self.word_projection = nn.Linear(hidden_size, rank)
         self.bias = nn.Parameter(torch.zeros(num_kinds))
@@ -107,12 +115,15 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
 
     def project_items(self, items: Tensor) -> Tensor:
         """K w: `[..., items, hidden]` -> `[..., items, rank]`."""
-        projected: Tensor = self.item_projection((items - self.item_mean) / self.item_scale)
-        return projected
+        return self._project("item", items)
 
     def project_words(self, words: Tensor) -> Tensor:
         """Q g: `[..., words, hidden]` -> `[..., words, rank]`."""
-        projected: Tensor = self.word_projection((words - self.word_mean) / self.word_scale)
+        return self._project("word", words)
+
+    def _project(self, name: str, states: Tensor) -> Tensor:
+        standardised = (states - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_scale")
+        projected: Tensor = getattr(self, f"{name}_projection")(self.dropout(standardised))
         return projected
 
     def forward(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -172,6 +172,7 @@ def _train(
         rank=config.rank,
         num_kinds=num_kinds or int(kinds.max()) + 1,
         num_features=0 if relations is None else relations.likeness.shape[-1],
+        dropout=config.dropout,
     )
     distinct = list({id(example.items): example.items for example in examples}.values())
     head.initialize(_sample(distinct), _sample([example.words for example in examples]))
@@ -239,18 +240,18 @@ def _get_terms(
     def pad(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
         return pad_sequence(list(tensors), batch_first=True, padding_value=value)
 
-    def drop(states: Tensor) -> Tensor:
-        return F.dropout(states, config.dropout)
+    def project(projection: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> Tensor:
+        """Projected before they are padded, for schemas differ in width."""
+        projected = projection(torch.cat([own.float() for own in states]))
+        return pad(projected.split([len(own) for own in states]))
 
-    items = drop(pad([example.items.float() for example in batch]))
-    words = drop(pad([example.words.float() for example in batch]))
+    items = project(head.project_items, [example.items for example in batch])
+    features = project(head.project_words, [example.words for example in batch])
     kinds = pad([example.kinds for example in batch], -1)
     labels = pad([example.labels for example in batch], False)
     mask = pad([torch.ones(len(e.words), dtype=torch.bool) for e in batch], False)
-    features = head.project_words(words)
-    logits, maps = head.combine(
-        head.project_items(items), features, kinds, _join([e.relations for e in batch]), mask
-    )
+    relations = _join([example.relations for example in batch])
+    logits, maps = head.combine(items, features, kinds, relations, mask)
     for name, chosen, weight in (
         ("others", kinds == 0, weights[0]),
         ("parts", kinds > 0, weights[1]),
