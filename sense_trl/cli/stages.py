@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.stage import Stage
@@ -60,14 +61,6 @@ def _sft(data: Any, training: Any, model: Any, console: Console) -> None:
     from sense_trl.steps.stages import sft
 
     sft(data, model, training, console)
-
-
-def _describe_sft(data: Any, training: Any, model: Any) -> str:
-    return _describe_gold("sft", data, training, model)
-
-
-def _describe_kd(data: Any, training: Any, model: Any) -> str:
-    return _describe_gold("kd", data, training, model)
 
 
 def _describe_gold(stage: str, data: Any, training: Any, model: Any) -> str:
@@ -188,7 +181,7 @@ SFT: Final = Stage(
     "fine-tune a model on gold SQL",
     (_DATA, "sense_trl.trainers:SenseSFTConfig", _MODEL),
     _sft,
-    _describe_sft,
+    partial(_describe_gold, "sft"),
 )
 PAIRS: Final = Stage(
     "pairs",
@@ -232,7 +225,7 @@ KD: Final = Stage(
     "distil a teacher from imperfect data (KID)",
     (_DATA, "sense_trl.trainers:KIDConfig", _MODEL),
     _kd,
-    _describe_kd,
+    partial(_describe_gold, "kd"),
 )
 EVALUATE: Final = Stage(
     "evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from sense_trl.questions import Question
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.progress import stage_bar
-from sense_trl.steps.training import get_unattended_options, train_sft
+from sense_trl.steps.training import get_unattended_options, train_model
 from sense_trl.synthesis.recursive.recursion import DevScore
 from sense_trl.synthesis.recursive.training_rows import TrainingRow
 from sense_trl.task import TextToSQLTask
 from sense_trl.verification.verifier import SQLVerifier
 
 
+@dataclass(frozen=True)
 class TransformersLearner:
     """Samples, trains and evaluates with `transformers`: a `Learner` for `distill_recursively`.
 
-    Args:
+    Attributes:
         config: how; its output folder is not used.
         base_model: what every training starts from.
         dev_task: prompts for the dev questions.
@@ -37,21 +39,12 @@ class TransformersLearner:
         console: where progress is shown.
     """
 
-    def __init__(
-        self,
-        config: RecursionConfig,
-        base_model: Path,
-        dev_task: TextToSQLTask,
-        dev: Sequence[Question],
-        verifier: SQLVerifier,
-        console: Console,
-    ) -> None:
-        self.config = config
-        self.base_model = base_model
-        self.dev_task = dev_task
-        self.dev = dev
-        self.verifier = verifier
-        self.console = console
+    config: RecursionConfig
+    base_model: Path
+    dev_task: TextToSQLTask
+    dev: Sequence[Question]
+    verifier: SQLVerifier
+    console: Console
 
     def get_generator(self, model: Path) -> TransformersGenerator:
         """Load a model to sample from."""
@@ -102,7 +95,7 @@ class TransformersLearner:
                 self.base_model, use_cpu=arguments.use_cpu, lora_r=config.lora_r
             )
             style = self.dev_task.writer.style
-            return train_sft(start, dataset, arguments, style=style, callbacks=[callback])
+            return train_model(start, dataset, arguments, style=style, callbacks=[callback])
 
         title = f"Train {folder.parent.name}"
         work.train(folder, run, arguments.max_steps, self.console, title, keeps_checkpoints=False)

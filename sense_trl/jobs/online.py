@@ -28,7 +28,7 @@ from sense_trl.run_folder import (
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.prompting import load_styled_task
-from sense_trl.steps.training import get_unattended_options, train_dpo
+from sense_trl.steps.training import get_unattended_options, train_model
 from sense_trl.steps.verification import get_limits
 from sense_trl.task import TextToSQLTask, draw_questions
 from sense_trl.verification.verifier import SQLVerifier
@@ -165,7 +165,7 @@ def _train(
             str(folder / "pairs" / "pairs.parquet"), cache_dir=str(folder / "cache")
         )
         style = task.writer.style
-        return train_dpo(start, pairs, arguments, style=style, callbacks=[callback])
+        return train_model(start, pairs, arguments, style=style, callbacks=[callback])
 
     title = f"Train {folder.name}"
     steps = arguments.max_steps

@@ -54,7 +54,7 @@ from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.progress import peak_memory_bytes
 from sense_trl.steps.prompting import load_styled_task
-from sense_trl.steps.training import get_unattended_options, train_dpo, train_sft
+from sense_trl.steps.training import get_unattended_options, train_model
 from sense_trl.task import (
     TextToSQLTask,
     draw_questions,
@@ -226,7 +226,7 @@ class _Quickstart:
         def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=lora_r)
             style = task.writer.style
-            return train_sft(start, rows, arguments, style=style, callbacks=[callback])
+            return train_model(start, rows, arguments, style=style, callbacks=[callback])
 
         self._train("sft", "Supervised fine-tuning", arguments.max_steps, run)
         return folder
@@ -290,7 +290,7 @@ class _Quickstart:
         def run(callback: Any) -> dict[str, Any]:
             start = load_unquantized_model(weak, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
             style = PromptStyle.find(weak)
-            return train_dpo(start, pairs, arguments, style=style, callbacks=[callback])
+            return train_model(start, pairs, arguments, style=style, callbacks=[callback])
 
         self._train("dpo", "Preference training", arguments.max_steps, run)
         return folder

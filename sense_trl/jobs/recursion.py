@@ -90,10 +90,12 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
                 task.get_messages,
                 task.catalog.dialect,
             ),
-            config.get_settings(),
+            config,
             output,
             verifier=verifier,
             suite_verifier=suite_verifier,
+            # Enough prompts to fill a batch: what a crash can cost is one chunk.
+            chunk_size=max(1, config.batch_size // config.num_samples),
             on_round=lambda finished: console.print(_describe(finished), markup=False),
         )
     _show(rounds, console)

@@ -40,7 +40,7 @@ def run_tiny_training() -> dict[str, Any]:
 
     from sense_trl.checkpoints.starting_model import load_starting_model
     from sense_trl.steps.cpu import multiplies_bfloat16
-    from sense_trl.steps.training import train_dpo
+    from sense_trl.steps.training import train_model
     from sense_trl.trainers import SenseDPOConfig
 
     started = time.monotonic()
@@ -73,7 +73,7 @@ def run_tiny_training() -> dict[str, Any]:
         )
         pair = {"prompt": _PROMPT, "chosen": _CHOSEN, "rejected": _REJECTED}
         start = load_starting_model(arguments, use_cpu=not has_gpu)
-        train_dpo(start, Dataset.from_list([pair, pair]), config)
+        train_model(start, Dataset.from_list([pair, pair]), config)
         _check_adapter(Path(folder) / "out")
     return {
         "bits": 4 if has_4_bits else 32 if dtype == "float32" else 16,

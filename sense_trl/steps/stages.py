@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sense_trl.checkpoints.starting_model import (
+    StartingModel,
     check_model_arguments,
     load_starting_model,
 )
@@ -342,13 +343,11 @@ def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console
     Raises:
         InputError: see `check_model_arguments` and `load_task`.
     """
-    from sense_trl.steps.training import train_sft
-
     check_model_arguments(model, use_cpu=config.use_cpu)
     rows = load_rows(data, model.model_name_or_path)
     style = get_style(data, model.model_name_or_path)
     title = "Supervised fine-tuning"
-    _train("sft", title, train_sft, rows, style, _identify(rows), model, config, console)
+    _train("sft", title, rows, style, _identify(rows), model, config, console)
 
 
 def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Console) -> None:
@@ -357,8 +356,6 @@ def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Cons
     Raises:
         InputError: see `check_model_arguments` and `load_task`.
     """
-    from sense_trl.steps.training import train_kd
-
     check_model_arguments(model, use_cpu=config.use_cpu)
     models = (model.model_name_or_path, config.teacher_model_name_or_path)
     rows = load_rows(data, *models, mask_spans=config.mask_unit == "schema_item")
@@ -368,7 +365,7 @@ def kd(data: DataArguments, model: ModelConfig, config: KIDConfig, console: Cons
         identity["teacher_model_name_or_path"] = fingerprint_model(
             config.teacher_model_name_or_path
         )
-    _train("kd", "Distillation", train_kd, rows, style, identity, model, config, console)
+    _train("kd", "Distillation", rows, style, identity, model, config, console)
 
 
 def grpo(
@@ -391,7 +388,6 @@ def grpo(
         open_rewards,
         pair_rollouts,
     )
-    from sense_trl.steps.training import train_grpo
 
     check_model_arguments(model, use_cpu=config.use_cpu)
     task = load_styled_task(data, model.model_name_or_path)
@@ -404,7 +400,7 @@ def grpo(
     }
     folder, processes = Path(config.output_dir), get_processes()
 
-    def train(start: Any, dataset: Any, config: Any, **others: Any) -> dict[str, Any]:
+    def get_rewards(start: StartingModel) -> dict[str, Any]:
         first, *more = opened
         recorder = RolloutRecorder(
             first,
@@ -415,11 +411,11 @@ def grpo(
             end_ids=get_end_token_ids(start.model, start.tokenizer),
             process=processes.index,
         )
-        return train_grpo(start, dataset, config, rewards=[recorder, *more], **others)
+        return {"reward_funcs": [recorder, *more]}
 
     with open_rewards(data.database, rewards) as opened:
-        style = task.writer.style
-        _train("grpo", "Online training", train, rows, style, identity, model, config, console)
+        title, style = "Online training", task.writer.style
+        _train("grpo", title, rows, style, identity, model, config, console, get_rewards)
     if processes.is_main:
         candidates = collect_rollouts(folder)
         if rewards.rollout_pairs and len(candidates):
@@ -465,8 +461,6 @@ def dpo(
         InputError: see `check_model_arguments` and `load_pairs`; the pairs were built with prompts
             of another style than the model's.
     """
-    from sense_trl.steps.training import train_dpo
-
     check_model_arguments(model, use_cpu=config.use_cpu)
     rows = load_pairs(pairs, columns)
     files = [pairs] if isinstance(pairs, str) else pairs
@@ -479,7 +473,7 @@ def dpo(
     for other, place in found[1:]:
         if style is not None and not force_style:
             style.check_equals(other, place)
-    _train("dpo", "Preference training", train_dpo, rows, style, identity, model, config, console)
+    _train("dpo", "Preference training", rows, style, identity, model, config, console)
 
 
 def load_rows(
@@ -584,15 +578,20 @@ def _read_parquet(path: str) -> datasets.Dataset:
 def _train(
     kind: str,
     title: str,
-    train: Callable[..., dict[str, Any]],
     rows: datasets.Dataset,
     style: PromptStyle | None,
     identity: dict[str, Any],
     model: ModelConfig,
     config: Any,
     console: Console,
+    get_options: Callable[[StartingModel], dict[str, Any]] = lambda start: {},
 ) -> None:
-    """Run a training in its folder, unless it is finished there."""
+    """Run a training in its folder, unless it is finished there.
+
+    `get_options` has what else the trainer is given.
+    """
+    from sense_trl.steps.training import train_model
+
     _claim_training(kind, config, model, identity)
     folder = Path(config.output_dir)
     if work.is_trained(folder):
@@ -602,7 +601,8 @@ def _train(
     start = load_starting_model(model, use_cpu=config.use_cpu)
 
     def run(callback: Any) -> dict[str, Any]:
-        return train(start, rows, config, style=style, callbacks=[callback])
+        options = get_options(start)
+        return train_model(start, rows, config, style=style, callbacks=[callback], **options)
 
     work.train(folder, run, count_steps(config, len(rows)), console, title)
 

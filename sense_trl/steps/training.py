@@ -95,119 +95,42 @@ def get_unattended_options(
     }
 
 
-def train_sft(
+def train_model(
     start: StartingModel,
     dataset: datasets.Dataset,
-    config: SenseSFTConfig,
+    config: SenseSFTConfig | SenseDPOConfig | KIDConfig | SenseGRPOConfig,
     *,
     style: PromptStyle | None = None,
     callbacks: Sequence[Any] = (),
-) -> dict[str, Any]:
-    """Fine-tune on `{prompt, completion}` rows with `SenseSFTTrainer`; resumes by itself.
-
-    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
-    the prompts of `dataset`.
-
-    Returns:
-        The trainer's metrics.
-    """
-    from sense_trl.trainers import SenseSFTTrainer
-
-    return _train_and_save(SenseSFTTrainer, start, dataset, config, style, callbacks)
-
-
-def train_dpo(
-    start: StartingModel,
-    dataset: datasets.Dataset,
-    config: SenseDPOConfig,
-    *,
-    style: PromptStyle | None = None,
-    callbacks: Sequence[Any] = (),
-) -> dict[str, Any]:
-    """Train on preference pairs with `SenseDPOTrainer`; resumes by itself.
-
-    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
-    the prompts of `dataset`. The reference is the model as it was given: an adapter that is trained
-    further is its own reference.
-
-    Returns:
-        The trainer's metrics.
-    """
-    from sense_trl.trainers import SenseDPOTrainer
-
-    return _train_and_save(SenseDPOTrainer, start, dataset, config, style, callbacks)
-
-
-def train_kd(
-    start: StartingModel,
-    dataset: datasets.Dataset,
-    config: KIDConfig,
-    *,
-    style: PromptStyle | None = None,
-    callbacks: Sequence[Any] = (),
-) -> dict[str, Any]:
-    """Distil the teacher that `config` names with `KIDTrainer`; resumes by itself.
-
-    Args:
-        dataset: rows `{prompt, completion}`, with `mask_spans` if `config` masks schema items.
-
-    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
-    the prompts of `dataset`.
-
-    Returns:
-        The trainer's metrics.
-    """
-    from sense_trl.trainers import KIDTrainer
-
-    return _train_and_save(KIDTrainer, start, dataset, config, style, callbacks)
-
-
-def train_grpo(
-    start: StartingModel,
-    dataset: datasets.Dataset,
-    config: SenseGRPOConfig,
-    *,
-    rewards: Sequence[Any],
-    style: PromptStyle | None = None,
-    callbacks: Sequence[Any] = (),
-) -> dict[str, Any]:
-    """Train online on `{prompt, gold_sql, ...}` rows with `SenseGRPOTrainer`; resumes by itself.
-
-    What the next stage starts from goes to `config.output_dir`: see `_save`, with `style`, that of
-    the prompts of `dataset`.
-
-    Args:
-        rewards: functions as TRL takes them.
-
-    Returns:
-        The trainer's metrics.
-    """
-    from sense_trl.trainers import SenseGRPOTrainer
-
-    return _train_and_save(
-        SenseGRPOTrainer, start, dataset, config, style, callbacks, reward_funcs=[*rewards]
-    )
-
-
-def _train_and_save(
-    trainer_class: Any,
-    start: StartingModel,
-    dataset: datasets.Dataset,
-    config: Any,
-    style: PromptStyle | None,
-    callbacks: Sequence[Any],
     **options: Any,
 ) -> dict[str, Any]:
-    from sense_trl.trainers import score_trained_positions_only
+    """Train with the trainer that `config` is of; resumes by itself.
+
+    What the next stage starts from goes to `config.output_dir`: see `_save`.
+
+    Args:
+        start: the model. Preference training takes it as it is for its reference: an adapter that
+            is trained further is its own reference.
+        dataset: rows of the layout that the trainer asks for.
+        config: decides about the trainer, too: `KIDTrainer` for a `KIDConfig`, and so on.
+        style: that of the prompts of `dataset`.
+        callbacks: further ones of the trainer.
+        options: further arguments of the trainer, such as `reward_funcs`.
+
+    Returns:
+        The trainer's metrics.
+    """
+    from sense_trl import trainers
     from sense_trl.trainers.compat.saving import check_whole_models_can_be_saved
 
+    trainer_class = getattr(trainers, type(config).__name__.replace("Config", "Trainer"))
     noted = Path(config.output_dir) / _TEMPLATE_DATE
     if config.template_date is None and noted.is_file():
         config.template_date = noted.read_text(encoding="utf-8").strip()
     if style is not None:
         callbacks = [*callbacks, get_save_callback(style)]
     # For models whose prefixes cannot be shared; the others score nothing else anyway.
-    score_trained_positions_only()
+    trainers.score_trained_positions_only()
     try:
         trainer = trainer_class(
             model=start.model,

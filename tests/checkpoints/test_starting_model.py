@@ -24,7 +24,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.steps.arguments import GenerationArguments
 from sense_trl.steps.stages import dpo
-from sense_trl.steps.training import train_dpo, train_sft
+from sense_trl.steps.training import train_model
 from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
 pytestmark = [
@@ -70,7 +70,7 @@ def test_one_adapter_goes_through_4bit_stages_and_ends_on_the_16bit_base(
     assert quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_compute_dtype == torch.float32
     rows = Dataset.from_list(tiny_models.QUESTIONS)
-    train_sft(start, rows, _config(SenseSFTConfig, tmp_path / "sft"))
+    train_model(start, rows, _config(SenseSFTConfig, tmp_path / "sft"))
     assert not (tmp_path / "sft" / "model.safetensors").exists()
     assert get_adapter_base(tmp_path / "sft") == base
     trained = _adapter(tmp_path / "sft")
@@ -86,7 +86,7 @@ def test_one_adapter_goes_through_4bit_stages_and_ends_on_the_16bit_base(
     config = _config(
         SenseDPOConfig, tmp_path / "dpo", logging_steps=1, precompute_ref_log_probs=True
     )
-    log = train_dpo(start, pairs, config)["log_history"]
+    log = train_model(start, pairs, config)["log_history"]
     # Before the first step policy and reference are one: all margins are 0, and the loss is ln 2.
     assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert log[1]["loss"] != pytest.approx(0.693147, abs=1e-5)
@@ -129,7 +129,7 @@ def test_a_4bit_stage_finishes_once_and_refuses_other_weights(tmp_path: Path) ->
 def test_an_adapter_trained_in_32_bits_is_merged(tmp_path: Path) -> None:
     base = tiny_models.save_tiny_model(tmp_path, "llama")
     start = _load(base, **LORA)
-    train_sft(
+    train_model(
         start, Dataset.from_list(tiny_models.QUESTIONS), _config(SenseSFTConfig, tmp_path / "s")
     )
     assert get_adapter_base(tmp_path / "s") is None

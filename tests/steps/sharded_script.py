@@ -17,7 +17,7 @@ from tiny_models import OPTIONS, PAIRS, QUESTIONS, build_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from sense_trl.checkpoints.starting_model import StartingModel
-from sense_trl.steps.training import train_dpo, train_sft
+from sense_trl.steps.training import train_model
 from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
 
@@ -49,28 +49,26 @@ def main() -> None:
     let_cpus_shard()
     runs = {
         "sft": (
-            train_sft,
             SenseSFTConfig,
             QUESTIONS,
             None,
             {"save_strategy": "steps", "save_steps": 1},
         ),
         "dpo": (
-            train_dpo,
             SenseDPOConfig,
             PAIRS,
             LoraConfig(r=4, target_modules="all-linear"),
             {"precompute_ref_log_probs": True, "loss_type": ["sigmoid"]},
         ),
     }
-    for name, (train, config_class, rows, adapter, options) in runs.items():
+    for name, (config_class, rows, adapter, options) in runs.items():
         start = StartingModel(
             AutoModelForCausalLM.from_pretrained(path), build_tiny_tokenizer(), adapter
         )
         config = config_class(
             f"{folder}/{name}", **{**OPTIONS, "per_device_train_batch_size": 2, **options}
         )
-        train(start, Dataset.from_list(rows), config)
+        train_model(start, Dataset.from_list(rows), config)
 
 
 if __name__ == "__main__":

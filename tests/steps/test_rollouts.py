@@ -107,11 +107,13 @@ def test_a_run_finishes_once_and_one_that_was_stopped_ends_the_same(
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-    original = training._train_and_save
+    original = training.train_model
     monkeypatch.setattr(
         training,
-        "_train_and_save",
-        lambda *args, **options: original(*args[:5], [*args[5], Stop()], **options),
+        "train_model",
+        lambda *args, callbacks, **options: original(
+            *args, callbacks=[*callbacks, Stop()], **options
+        ),
     )
     part = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):

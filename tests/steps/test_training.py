@@ -15,8 +15,7 @@ from sense_trl.checkpoints.starting_model import load_starting_model
 from sense_trl.steps.training import (
     get_unattended_options,
     last_complete_checkpoint,
-    train_dpo,
-    train_sft,
+    train_model,
 )
 from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
 
@@ -82,10 +81,10 @@ def test_a_merged_adapter_that_rounding_changes_is_warned_of(
     output = str(tmp_path / "out")
     if kind == "dpo":
         config = SenseDPOConfig(output_dir=output, **options)
-        metrics = train_dpo(start, Dataset.from_list(tiny_models.PAIRS), config)
+        metrics = train_model(start, Dataset.from_list(tiny_models.PAIRS), config)
     else:
         config = SenseSFTConfig(output_dir=output, **options)
-        metrics = train_sft(start, Dataset.from_list(tiny_models.QUESTIONS), config)
+        metrics = train_model(start, Dataset.from_list(tiny_models.QUESTIONS), config)
     share = metrics["merge_distance"] / metrics["adapter_distance"]
     assert (share > 0.1) == is_rounded == ("rounding them changes its outputs" in caplog.text)
     if dtype == "float32":

@@ -12,7 +12,7 @@ from two_processes import run_two_processes
 
 from sense_trl.checkpoints.starting_model import StartingModel
 from sense_trl.errors import ModelError
-from sense_trl.steps.training import _check_saved, train_sft
+from sense_trl.steps.training import _check_saved, train_model
 from sense_trl.trainers import SenseSFTConfig
 
 
@@ -36,7 +36,7 @@ def test_a_sharded_training_writes_the_model_that_one_process_does(folder):
         None,
     )
     config = SenseSFTConfig(str(folder / "one"), **tiny_models.OPTIONS)
-    train_sft(start, Dataset.from_list(tiny_models.QUESTIONS), config)
+    train_model(start, Dataset.from_list(tiny_models.QUESTIONS), config)
     expected = AutoModelForCausalLM.from_pretrained(folder / "one").state_dict()
     assert found.keys() == expected.keys()
     for name, weight in expected.items():

@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 from sense_trl.checkpoints.starting_model import StartingModel
 from sense_trl.errors import InputError
 from sense_trl.steps.teacher import cache_teacher
-from sense_trl.steps.training import train_sft
+from sense_trl.steps.training import train_model
 from sense_trl.trainers import (
     KIDConfig,
     KIDTrainer,
@@ -114,7 +114,7 @@ def test_a_run_that_is_resumed_keeps_its_day(folder, set_today):
             build_tiny_model("llama"), type(build_tiny_tokenizer()).from_pretrained(folder), None
         )
         config = SenseSFTConfig(**{**OPTIONS, "output_dir": str(folder.parent / "run")})
-        train_sft(start, Dataset.from_list(ROWS), config)
+        train_model(start, Dataset.from_list(ROWS), config)
         return config.template_date
 
     assert run("2026-11-28") == "2026-11-28"

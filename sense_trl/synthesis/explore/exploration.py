@@ -29,6 +29,7 @@ from sense_trl.synthesis.explore.templates import (
 )
 from sense_trl.synthesis.filters.contamination import EvaluationIndex
 from sense_trl.synthesis.filters.filters import (
+    PASSED,
     ContaminationFilter,
     DuplicateFilter,
     ExampleFilter,
@@ -36,6 +37,7 @@ from sense_trl.synthesis.filters.filters import (
     FilterAccount,
     FilterPipeline,
     FilterVerdict,
+    OneByOneFilter,
     OneSelectFilter,
     TemplateCapFilter,
 )
@@ -91,7 +93,7 @@ class ExplorationAccount:
         )
 
 
-class ShapeCapFilter:
+class ShapeCapFilter(OneByOneFilter):
     """Passes the first examples of each shape of a database, which their provenance names.
 
     Reason: `"shape_full"`. What has no template passes.
@@ -106,17 +108,13 @@ class ShapeCapFilter:
         self._max_per_shape = max_per_shape
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [self._check(example) for example in examples]
-
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
         template = example.provenance.template
         if template is not None:
             if self._counts[example.db_id, template] == self._max_per_shape:
                 return FilterVerdict(False, "shape_full", template)
             self._counts[example.db_id, template] += 1
-        return FilterVerdict(True, "passed")
+        return PASSED
 
 
 def make_filters(

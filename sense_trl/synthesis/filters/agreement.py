@@ -6,7 +6,10 @@ model answer the question and compare what the answers return with what the exam
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from sense_trl.errors import InputError
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
@@ -41,37 +44,33 @@ def count_agreeing(
     return [sum(next(agrees) for _ in queries) for queries in samples]
 
 
-class _AgreementFilter:
+@dataclass
+class _AgreementFilter(ABC):
     """Passes what enough of a model's samples confirm; a subclass says what is enough."""
 
-    failure: str
+    generator: SQLGenerator
+    verifier: SQLVerifier
+    get_messages: Callable[[SynthesizedExample], Messages]
+    sampling: SamplingConfig
 
-    def __init__(
-        self,
-        generator: SQLGenerator,
-        verifier: SQLVerifier,
-        get_messages: Callable[[SynthesizedExample], Messages],
-        sampling: SamplingConfig,
-    ) -> None:
-        self._generator = generator
-        self._verifier = verifier
-        self._get_messages = get_messages
-        self._sampling = sampling
+    failure: ClassVar[str]
 
     def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
         """One verdict per example."""
-        prompts = [self._get_messages(example) for example in examples]
-        answers = self._generator.generate(prompts, self._sampling)
+        prompts = [self.get_messages(example) for example in examples]
+        answers = self.generator.generate(prompts, self.sampling)
         samples = [[extract_sql(answer.text) for answer in group] for group in answers]
-        return [self._judge(count) for count in count_agreeing(examples, samples, self._verifier)]
+        verdicts = []
+        for count in count_agreeing(examples, samples, self.verifier):
+            passed = count >= self.num_needed
+            detail = f"{count} of {self.sampling.num_generations} samples agree"
+            verdicts.append(FilterVerdict(passed, "passed" if passed else self.failure, detail))
+        return verdicts
 
-    def _judge(self, count: int) -> FilterVerdict:
-        passed = self._is_enough(count)
-        detail = f"{count} of {self._sampling.num_generations} samples agree"
-        return FilterVerdict(passed, "passed" if passed else self.failure, detail)
-
-    def _is_enough(self, count: int) -> bool:
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def num_needed(self) -> float:
+        """Samples that have to agree."""
 
 
 class RoundTripFilter(_AgreementFilter):
@@ -91,10 +90,10 @@ class RoundTripFilter(_AgreementFilter):
     name = "round_trip"
     failure = "no_sample_agrees"
 
-    def _is_enough(self, count: int) -> bool:
-        return count >= 1
+    num_needed = 1
 
 
+@dataclass
 class SelfConsistencyFilter(_AgreementFilter):
     """Passes what most samples confirm: at least `min_share` return the same as the example's SQL.
 
@@ -115,21 +114,17 @@ class SelfConsistencyFilter(_AgreementFilter):
     name = "self_consistency"
     failure = "too_few_agree"
 
-    def __init__(
-        self,
-        generator: SQLGenerator,
-        verifier: SQLVerifier,
-        get_messages: Callable[[SynthesizedExample], Messages],
-        sampling: SamplingConfig,
-        *,
-        min_share: float = 0.5,
-    ) -> None:
-        if not 0.0 < min_share <= 1.0:
-            raise InputError(
-                f"`min_share` is {min_share}; expected a share above 0 and at most 1, e.g. 0.5."
-            )
-        super().__init__(generator, verifier, get_messages, sampling)
-        self._min_share = min_share
+    _: KW_ONLY
+    min_share: float = 0.5
 
-    def _is_enough(self, count: int) -> bool:
-        return count >= self._min_share * self._sampling.num_generations
+    def __post_init__(self) -> None:
+        if not 0.0 < self.min_share <= 1.0:
+            raise InputError(
+                f"`min_share` is {self.min_share}; expected a share above 0 and at most 1, e.g. "
+                "0.5."
+            )
+
+    @property
+    def num_needed(self) -> float:
+        """Samples that have to agree."""
+        return self.min_share * self.sampling.num_generations

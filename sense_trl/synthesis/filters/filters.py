@@ -19,6 +19,7 @@ same order, to a new pipeline, get the same answers. `agreement` has the filters
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,18 @@ class ExampleFilter(Protocol):
 
     def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
         """One verdict per example, in the order of the examples."""
+
+
+class OneByOneFilter(ABC):
+    """A filter that looks at one example at a time; a subclass says how, in `_check`."""
+
+    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
+        """One verdict per example."""
+        return [self._check(example) for example in examples]
+
+    @abstractmethod
+    def _check(self, example: SynthesizedExample) -> FilterVerdict:
+        """The verdict on one example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +184,7 @@ def _with_verdict(
     return replace(example, provenance=replace(example.provenance, verdicts=verdicts))
 
 
-class OneSelectFilter:
+class OneSelectFilter(OneByOneFilter):
     """Passes a text that is one query that reads, and that sqlglot can parse.
 
     Reasons: `"unparsable"` (also for several statements, and none), `"not_a_query"`.
@@ -184,10 +197,6 @@ class OneSelectFilter:
 
     def __init__(self, dialect: Dialects) -> None:
         self._dialect = dialect
-
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [self._check(example) for example in examples]
 
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
         try:
@@ -202,7 +211,7 @@ class OneSelectFilter:
 _WRITES = (exp.DML, exp.DDL, exp.Command, exp.Into)
 
 
-class ContaminationFilter:
+class ContaminationFilter(OneByOneFilter):
     """Passes what is not too close to an evaluation set.
 
     Reasons: the kinds of `Contamination`. The detail names the evaluation question.
@@ -216,16 +225,12 @@ class ContaminationFilter:
     def __init__(self, index: EvaluationIndex) -> None:
         self._index = index
 
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [self._check(example) for example in examples]
-
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
         found = self._index.find(example.question, example.sql, example.db_id)
         return PASSED if found is None else FilterVerdict(False, found.kind, found.question_id)
 
 
-class DuplicateFilter:
+class DuplicateFilter(OneByOneFilter):
     """Passes the first example of a database with its wording, and with its canonical SQL.
 
     Reasons: `"empty_question"`, `"duplicate_question"`, `"duplicate_sql"`.
@@ -241,10 +246,6 @@ class DuplicateFilter:
         self._dialect = dialect
         self._per_database = per_database
         self._seen: set[tuple[str, str, str]] = set()
-
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [self._check(example) for example in examples]
 
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
         wording = normalize_question(example.question)
@@ -263,7 +264,7 @@ class DuplicateFilter:
         return PASSED
 
 
-class TemplateCapFilter:
+class TemplateCapFilter(OneByOneFilter):
     """Passes the first examples of each SQL template of a database.
 
     Reason: `"template_full"`; the detail is the template (`get_sql_template`).
@@ -284,10 +285,6 @@ class TemplateCapFilter:
         self._dialect = dialect
         self._max_per_template = max_per_template
         self._counts: Counter[tuple[str, str]] = Counter()
-
-    def check(self, examples: Sequence[SynthesizedExample]) -> list[FilterVerdict]:
-        """One verdict per example."""
-        return [self._check(example) for example in examples]
 
     def _check(self, example: SynthesizedExample) -> FilterVerdict:
         try:

@@ -23,7 +23,8 @@ from sense_trl.synthesis.filters.filters import (
     TemplateCapFilter,
 )
 from sense_trl.synthesis.filters.sql_template import get_sql_template
-from sense_trl.synthesis.recursive.data import METHOD, RecursionData, RecursionSettings
+from sense_trl.synthesis.recursive.config import RecursionSettings
+from sense_trl.synthesis.recursive.data import METHOD, RecursionData
 from sense_trl.synthesis.recursive.invention import parse_invention
 from sense_trl.verification.comparison import Verdict
 from sense_trl.verification.judging import VerificationRequest

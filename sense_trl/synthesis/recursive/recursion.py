@@ -24,8 +24,9 @@ from sense_trl.errors import InputError
 from sense_trl.generation.generator import SQLGenerator
 from sense_trl.generation.recorded_generator import RecordedGenerator
 from sense_trl.synthesis.example import SynthesizedExample, load_examples, write_examples
+from sense_trl.synthesis.recursive.config import RecursionSettings
 from sense_trl.synthesis.recursive.critics import Critics
-from sense_trl.synthesis.recursive.data import METHOD, RecursionData, RecursionSettings
+from sense_trl.synthesis.recursive.data import METHOD, RecursionData
 from sense_trl.synthesis.recursive.training_rows import TrainingRow, make_training_rows
 from sense_trl.verification.suite.verifier import SuiteVerifier
 from sense_trl.verification.verifier import SQLVerifier
@@ -112,6 +113,7 @@ def distill_recursively(
     *,
     verifier: SQLVerifier,
     suite_verifier: SuiteVerifier,
+    chunk_size: int = 8,
     on_round: Callable[[Round], object] = lambda finished: None,
 ) -> list[Round]:
     """Run the rounds, or what is left of them.
@@ -129,6 +131,7 @@ def distill_recursively(
         folder: for everything written; it belongs to one set of arguments.
         verifier: executes invented SQL.
         suite_verifier: judges answers to training questions, on the database and on neighbours.
+        chunk_size: prompts sampled and written to disk together.
         on_round: called with each round as it is finished or read.
 
     Returns:
@@ -145,7 +148,7 @@ def distill_recursively(
             "training questions."
         )
     critics = Critics(data, settings, verifier, suite_verifier)
-    run = _Recursion(base_model, learner, data, settings, folder, critics)
+    run = _Recursion(base_model, learner, data, settings, folder, critics, chunk_size)
     rounds: list[Round] = []
     kept: list[SynthesizedExample] = []
     for number in range(settings.num_rounds + 1):
@@ -178,24 +181,17 @@ def _write_rounds(path: Path, rounds: Sequence[Round]) -> None:
     write_text_atomically(path, json.dumps(table, indent=1))
 
 
+@dataclass(frozen=True, slots=True)
 class _Recursion:
     """One run: holds what the rounds share."""
 
-    def __init__(
-        self,
-        base_model: Path,
-        learner: Learner,
-        data: RecursionData,
-        settings: RecursionSettings,
-        folder: Path,
-        critics: Critics,
-    ) -> None:
-        self.base_model = base_model
-        self.learner = learner
-        self.data = data
-        self.settings = settings
-        self.folder = folder
-        self.critics = critics
+    base_model: Path
+    learner: Learner
+    data: RecursionData
+    settings: RecursionSettings
+    folder: Path
+    critics: Critics
+    chunk_size: int
 
     def finish_round(
         self, number: int, rounds: Sequence[Round], kept: list[SynthesizedExample]
@@ -256,7 +252,7 @@ class _Recursion:
             folder / "samples.jsonl",
             f"{self.base_model.name}, round {previous.number}",
             lambda: self.learner.get_generator(model),
-            chunk_size=self.settings.chunk_size,
+            chunk_size=self.chunk_size,
             open_bar=self.learner.open_bar,
         )
         answers = self.critics.review_answers(number, generator, db_ids, kept)

@@ -8,7 +8,8 @@ from typing import Literal
 
 from sense_trl.prompts import Messages
 from sense_trl.synthesis.example import SynthesizedExample
-from sense_trl.synthesis.recursive.data import METHOD, RecursionData, RecursionSettings
+from sense_trl.synthesis.recursive.config import RecursionSettings
+from sense_trl.synthesis.recursive.data import METHOD, RecursionData
 from sense_trl.synthesis.recursive.invention import format_invention
 
 

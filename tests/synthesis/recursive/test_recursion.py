@@ -127,7 +127,9 @@ def run(fresh_db: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[...,
         SuiteVerifier(catalog, num_workers=0, settings=SuiteSettings(num_instances=4)) as suite,
     ):
 
-        def start(learner: ScriptedLearner, folder: str, **changes: Any) -> list[Round]:
+        def start(
+            learner: ScriptedLearner, folder: str, *, chunk_size: int = 8, **changes: Any
+        ) -> list[Round]:
             settings = {"num_rounds": 2, "num_samples": 4, "prompts_per_database": 1, **changes}
             return distill_recursively(
                 tmp_path / "base",
@@ -137,6 +139,7 @@ def run(fresh_db: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[...,
                 tmp_path / folder,
                 verifier=verifier,
                 suite_verifier=suite,
+                chunk_size=chunk_size,
             )
 
         yield start
@@ -282,7 +285,7 @@ def test_databases_take_turns() -> None:
     none: Any = None
     for num_rounds, sizes in ((1, [5]), (2, [3, 3]), (3, [2, 2, 2]), (6, [1] * 6)):
         settings = RecursionSettings(num_rounds=num_rounds)
-        run = _Recursion(Path("m"), none, data, settings, Path("f"), none)
+        run = _Recursion(Path("m"), none, data, settings, Path("f"), none, 8)
         batches = [run._get_batch(number + 1) for number in range(num_rounds)]
         assert [len(set(batch)) for batch in batches] == sizes
         assert {db_id for batch in batches for db_id in batch} == {q.db_id for q in gold}
