@@ -8,22 +8,18 @@ from typing import Any
 
 from trl import TrlParser
 
-from sense_trl.cli.parser import check_number, print_one_spelling
+from sense_trl.cli.parser import OneSpellingParser, check_number
 from sense_trl.cli.recipes import resolve_config
 from sense_trl.database.location import hide_password
 from sense_trl.errors import InputError
 
 
-class ConfigParser(TrlParser):  # type: ignore[misc]
+class ConfigParser(OneSpellingParser, TrlParser):  # type: ignore[misc]
     """Takes `--config RECIPE/STAGE`, too, and refuses values in place of a number or of anything.
 
     argparse converts and checks text only, so that a list in the YAML file would get as far as the
     training.
     """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        print_one_spelling(self)
 
     def parse_args_and_config(self, args: Iterable[str] | None = None, **options: Any) -> Any:
         """TRL's, with the file of a recipe where `--config` names no other.
@@ -46,9 +42,9 @@ class ConfigParser(TrlParser):  # type: ignore[misc]
         Raises:
             InputError: a value that is required is null, or one in place of a number is none.
         """
-        for action in self._actions:
-            if action.dest in kwargs:
-                _check(action, kwargs[action.dest])
+        for name, action in self.added.items():
+            if name in kwargs:
+                _check(action, kwargs[name])
         kwargs = {
             name: hide_password(value, name) if isinstance(value, str) else value
             for name, value in kwargs.items()

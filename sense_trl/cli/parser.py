@@ -21,7 +21,20 @@ _NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a num
 _TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
 
 
-class OptionParser(argparse.ArgumentParser):
+class OneSpellingParser(argparse.ArgumentParser):
+    """Shows the first spelling of each flag only; the others are accepted all the same."""
+
+    def add_argument(self, *args: Any, **options: Any) -> argparse.Action:
+        """argparse's; `added` has what was added, by name."""
+        action = super().add_argument(*args, **options)
+        if action.option_strings and action.option_strings[0].startswith("--"):
+            action.option_strings = action.option_strings[:1]
+        # Called while argparse makes itself, too.
+        vars(self).setdefault("added", {})[action.dest] = action
+        return action
+
+
+class OptionParser(OneSpellingParser):
     """argparse with a flag, or a positional argument, for each field of some dataclasses.
 
     A flag is the name of its field; hyphens in place of underscores are accepted. One that is a
@@ -68,7 +81,6 @@ class OptionParser(argparse.ArgumentParser):
                 if option.init and self._described.get(option.name) != text:
                     self._described[option.name] = text
                     self._add_option(option, hints[option.name])
-        print_one_spelling(self)
 
     def _add_option(self, option: Field[Any], hint: Any) -> None:
         text = option.metadata["help"]
@@ -286,13 +298,6 @@ def get_class(kind: type | str) -> type:
     module, _, name = kind.partition(":")
     found: type = getattr(importlib.import_module(module), name)
     return found
-
-
-def print_one_spelling(parser: argparse.ArgumentParser) -> None:
-    """Show the first spelling of each flag only; the others are accepted all the same."""
-    for action in parser._actions:
-        if action.option_strings and action.option_strings[0].startswith("--"):
-            action.option_strings = action.option_strings[:1]
 
 
 def _is_required(option: Field[Any]) -> bool:

@@ -47,7 +47,7 @@ def rewrite_gold(
             query that cannot be parsed.
     """
     file = CandidateFile(path)
-    model = f"{Path(trainer.model.config._name_or_path).name}, rewriting gold"
+    model = f"{Path(trainer.model.config.name_or_path).name}, rewriting gold"
     # Questions about one database share its schema.
     ordered = sorted(questions, key=lambda question: question.db_id)
     for start in range(0, len(ordered), chunk_size):
