@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 from sense_trl.checkpoints.starting_model import get_adapter_base, load_for_generation
 from sense_trl.options import GeneratorOptions
+from sense_trl.run_folder import fingerprint_model
 
 if TYPE_CHECKING:
     from sense_trl.generation.generator import SQLGenerator
+    from sense_trl.generation.transformers_generator import TransformersGenerator
+
+# While they are held elsewhere.
+_LOADED: Final[WeakValueDictionary[str, TransformersGenerator]] = WeakValueDictionary()
 
 
 def load_generator(options: GeneratorOptions, *, batch_size: int) -> SQLGenerator:
@@ -47,7 +53,7 @@ def load_generator(options: GeneratorOptions, *, batch_size: int) -> SQLGenerato
     tokenizer = None
     if options.load_in_4bit or get_adapter_base(name) is not None:
         model, tokenizer = load_for_generation(name, dtype=dtype, load_in_4bit=options.load_in_4bit)
-    return TransformersGenerator(
+    generator = TransformersGenerator(
         model,
         tokenizer,
         batch_size=batch_size,
@@ -55,3 +61,11 @@ def load_generator(options: GeneratorOptions, *, batch_size: int) -> SQLGenerato
         name=Path(name).name,
         fold_system_message=folds,
     )
+    if not options.load_in_4bit:
+        _LOADED[fingerprint_model(name)] = generator
+    return generator
+
+
+def find_loaded(model: str) -> TransformersGenerator | None:
+    """The generator of a model, by its folder or hub id, that this process holds already."""
+    return _LOADED.get(fingerprint_model(model))

@@ -31,6 +31,7 @@ from sense_trl.questions import Question
 from sense_trl.schema.formats import Descriptions
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import SQLParseError
+from sense_trl.steps.generator import find_loaded
 from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 from sense_trl.trainers.linking.reader import Prefix, StateReader
 from sense_trl.trainers.linking.state_cache import StateCache
@@ -61,7 +62,8 @@ class TrainedLinker:
         reader: of the model's states.
         head: trained on them.
         base: folder or hub id of the model.
-        max_block_chars: a schema that is longer is read in several blocks.
+        max_block_chars: a schema that is longer is read in several blocks; `get_block_chars` if not
+            given.
     """
 
     def __init__(
@@ -70,12 +72,12 @@ class TrainedLinker:
         head: LinkerHead,
         base: str,
         *,
-        max_block_chars: int = _MAX_BLOCK_CHARS,
+        max_block_chars: int | None = None,
     ) -> None:
         self.reader: Final = reader
         self.head: Final = head.eval()
         self.base: Final = base
-        self.max_block_chars: Final = max_block_chars
+        self.max_block_chars: Final = max_block_chars or get_block_chars(reader)
         self._held: OrderedDict[DatabaseSchema, _ReadSchema] = OrderedDict()
 
     def of(self, schema: DatabaseSchema, descriptions: Descriptions | None = None) -> LinkerOf:
@@ -282,16 +284,25 @@ def open_reader(model: str, *, layer: int | None = None, dtype: str = "auto") ->
     Args:
         model: folder of a model or an adapter, or a hub id.
         layer: see `StateReader`.
-        dtype: of the weights; `"auto"` is float32 on a CPU, where others are slower.
+        dtype: of the weights; `"auto"` is float32 on a CPU, where others are slower. A model that
+            already writes SQL in this process is taken as it is.
 
     Raises:
         InputError: there is no such layer.
         ModelError: the model cannot be loaded or used.
     """
+    if (generator := find_loaded(model)) is not None:
+        return StateReader(generator.model, generator.tokenizer, layer=layer)
     if dtype == "auto" and not torch.cuda.is_available():
         dtype = "float32"
     loaded, tokenizer = load_for_generation(model, dtype=dtype, load_in_4bit=False)
     return StateReader(loaded.eval(), tokenizer, layer=layer)
+
+
+def get_block_chars(reader: StateReader) -> int:
+    """Characters of a block: of a short context no more than it has tokens, some three times less
+    than it holds, so that there is room for a question."""
+    return min(_MAX_BLOCK_CHARS, reader.context)
 
 
 def open_linker(folder: str) -> Callable[[DatabaseSchema, Descriptions], LinkerOf]:
@@ -370,7 +381,7 @@ def read_examples(
     schemas: Mapping[str, DatabaseSchema],
     *,
     cache: StateCache | None = None,
-    max_block_chars: int = _MAX_BLOCK_CHARS,
+    max_block_chars: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[LinkerExample]:
     """Read questions behind their schemas, as examples to train a head on.
@@ -390,7 +401,8 @@ def read_examples(
     labels = label_questions(questions, schemas)
     cache = StateCache(reader) if cache is None else cache
     groups = _group(questions)
-    blocks = {db_id: write_blocks(schemas[db_id], max_chars=max_block_chars) for db_id in groups}
+    max_chars = max_block_chars or get_block_chars(reader)
+    blocks = {db_id: write_blocks(schemas[db_id], max_chars=max_chars) for db_id in groups}
     texts = {q.question_id: split_question(_get_text(q)) for q in questions}
     cache.check_space(
         sum(
@@ -603,18 +615,21 @@ def score_examples(
     examples: Sequence[LinkerExample],
     questions: Sequence[Question],
     schemas: Mapping[str, DatabaseSchema],
+    *,
+    max_block_chars: int = _MAX_BLOCK_CHARS,
 ) -> Iterable[tuple[DatabaseSchema, str, Mapping[ItemKey, float]]]:
     """Score questions that were read already, for `measure_linking`.
 
     Args:
         head: a head.
-        examples: of `read_examples`, with the same `max_block_chars`.
+        examples: of `read_examples`.
         questions: that it read.
         schemas: by `db_id`.
+        max_block_chars: as in reading.
     """
     by_key = {example.key: example for example in examples}
     for db_id, asked in _group(questions).items():
-        blocks = write_blocks(schemas[db_id], max_chars=_MAX_BLOCK_CHARS)
+        blocks = write_blocks(schemas[db_id], max_chars=max_block_chars)
         for question in asked:
             scores: dict[ItemKey, float] = {}
             for number, block in enumerate(blocks):

@@ -1,5 +1,6 @@
 """A linker of a tiny model, from training to prompts."""
 
+import gc
 import json
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,7 @@ from sense_trl.cli.main import main
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking import get_linking_labels
+from sense_trl.options import GeneratorOptions
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.linking import NameLinker
 from sense_trl.prompts.style import NAME_LINKER
@@ -20,6 +22,8 @@ from sense_trl.prompts.writer import PromptWriter
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import DatabaseSchema, get_schema
 from sense_trl.sql.parsing import SQLParseError
+from sense_trl.steps import linking
+from sense_trl.steps.generator import load_generator
 from sense_trl.steps.linking import (
     TEACHINGS_FILE,
     WEIGHTS_FILE,
@@ -155,6 +159,40 @@ def test_blocks_of_a_schema_are_scored_one_by_one(folder: Path, linker: Path) ->
     scores = split.of(schema).score("Which colour of each pet?")
     assert len(scores) == 3 + 36
     assert all(0 <= score <= 1 for score in scores.values())
+
+
+def test_blocks_fit_into_a_short_context(folder: Path, linker: Path) -> None:
+    loaded = TrainedLinker.load(linker)
+    # The tiny model has 512 positions, where Qwen reads 12,000 characters at once.
+    assert loaded.max_block_chars == 512
+    columns = ", ".join(f"a_long_name_{i}" for i in range(60))
+    path = folder / "wide.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute(f"CREATE TABLE wide ({columns})")
+    connection.close()
+    with DatabaseCatalog.from_path(path) as catalog:
+        schema = get_schema(catalog.engine("wide"), "wide")
+    assert len(loaded.of(schema).score("Which long name is number 7?")) == 61
+
+
+def test_a_model_that_writes_sql_is_not_loaded_a_second_time(
+    folder: Path, linker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = GeneratorOptions(model_name_or_path=str(folder / "llama"))
+    generator = load_generator(options, batch_size=1)
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded again")
+
+    expected = TrainedLinker.load(linker).of(get_town(folder)).score("Which colour?")
+    monkeypatch.setattr(linking, "load_for_generation", load)
+    shared = TrainedLinker.load(linker)
+    assert shared.of(get_town(folder)).score("Which colour?") == expected
+    # Once nobody writes with it any more, it is not kept for linkers.
+    del generator, shared
+    gc.collect()
+    with pytest.raises(AssertionError, match="loaded again"):
+        TrainedLinker.load(linker)
 
 
 def test_a_linker_of_another_model_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -78,6 +79,7 @@ class StateReader:
         self._decoder.norm = nn.Identity()
         self._tokenizer = tokenizer
         self.hidden_size: Final = int(base.config.hidden_size)
+        self.context: Final = int(getattr(base.config, "max_position_embeddings", sys.maxsize))
 
     def get_last_parameters(self) -> list[tuple[str, Tensor]]:
         """The weights of the last layer that is run, which tell models apart."""
@@ -100,8 +102,12 @@ class StateReader:
         Args:
             text: at least one token.
             spans: `[start, end)` in characters.
+
+        Raises:
+            InputError: it is longer than the model's context.
         """
         ids, pieces = self._tokenize(text, spans)
+        self._check_length(0, len(ids))
         device = self._decoder.embed_tokens.weight.device
         output = self._decoder(
             input_ids=torch.tensor([ids], device=device), use_cache=True, return_dict=True
@@ -122,8 +128,13 @@ class StateReader:
 
         Returns:
             For each text the states of its spans, `[spans, hidden]`.
+
+        Raises:
+            InputError: one of them does not fit into the model's context.
         """
         rows = [self._tokenize(text, own) for text, own in zip(texts, spans, strict=True)]
+        for ids, _ in rows:
+            self._check_length(prefix.num_tokens, len(ids))
         found: list[Tensor] = []
         start = 0
         while start < len(rows):
@@ -167,6 +178,14 @@ class StateReader:
                 prefix.cache.crop(-added)
         states = output.last_hidden_state[0].split(lengths)
         return [_average(own, pieces) for own, (_, pieces) in zip(states, rows, strict=True)]
+
+    def _check_length(self, before: int, count: int) -> None:
+        if before + count > self.context:
+            raise InputError(
+                f"A text of {count} tokens behind {before} others exceeds the model's context of "
+                f"{self.context}. Read a schema in smaller blocks (`max_block_chars`), ask a "
+                "shorter question, or take a model of a longer context."
+            )
 
     def _tokenize(
         self, text: str, spans: Sequence[tuple[int, int]]

@@ -72,6 +72,17 @@ def test_names_that_look_like_control_tokens_are_text() -> None:
     assert marked.num_tokens > 6
 
 
+def test_texts_longer_than_the_context_are_refused() -> None:
+    """No position behind the last one that the model knows is read without a word."""
+    model, tokenizer = tiny_models.build_tiny_model("llama"), tiny_models.build_tiny_tokenizer()
+    reader = StateReader(model, tokenizer)
+    with pytest.raises(InputError, match=r"behind 0 others exceeds the model's context of 512"):
+        reader.read_prefix("name, " * 600, [(0, 4)])
+    prefix = reader.read_prefix(PREFIX, SPANS)
+    with pytest.raises(InputError, match=rf"behind {prefix.num_tokens} others exceeds"):
+        reader.read_behind(prefix, [" Why?" * 300], [[(1, 4)]])
+
+
 def test_what_cannot_be_read_is_refused() -> None:
     model, tokenizer = tiny_models.build_tiny_model("llama"), tiny_models.build_tiny_tokenizer()
     with pytest.raises(InputError, match="`layer` is 3; the model has the layers 1 to 2"):
