@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -21,6 +22,7 @@ from tiny_models import (
     get_history,
 )
 from trl import GRPOConfig, GRPOTrainer
+from two_processes import run_two_processes
 
 from sense_trl.errors import InputError
 from sense_trl.trainers import SenseGRPOConfig, SenseGRPOTrainer
@@ -42,6 +44,22 @@ GRPO_OPTIONS = {
     "max_completion_length": 8,
     "temperature": 0.7,
     "beta": 0.1,
+}
+
+# Two processes: each writes whole groups and accumulates over them, or has a half of every group.
+DISTRIBUTED = {
+    "whole groups": {
+        **GRPO_OPTIONS,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 2,
+    },
+    "half groups": {
+        **GRPO_OPTIONS,
+        "per_device_train_batch_size": 4,
+        "num_generations": 8,
+        "max_steps": 2,
+    },
 }
 
 
@@ -193,6 +211,29 @@ def test_accumulation_is_one_large_batch_and_equals_trl(make):
     assert len(saved) == 2 and saved[0] > 0.5
     # A row alone has nothing to share.
     assert max(get_history(runs["parts"], "prefix_sharing/tokens_saved")) <= 0.3
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_with_trl_and_as_one(make, paths, tmp_path):
+    script = Path(__file__).with_name("distributed_grpo_script.py")
+    run_two_processes(script, tmp_path, paths["llama"], paths["qwen2"], timeout=1200)
+    for architecture in ("llama", "qwen2"):
+        for case in DISTRIBUTED:
+            name = f"{Path(paths[architecture]).name}-{case}"
+            ours, theirs = (torch.load(tmp_path / f"{name}-{kind}.pt") for kind in ("ours", "trl"))
+            assert ours["num_processes"] == theirs["num_processes"] == 2
+            assert len(ours["groups/without_signal"]) == 2
+            for key in ("reward", "grad_norm"):
+                torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+            for key, weight in theirs["weights"].items():
+                assert (ours["weights"][key] - weight).norm() <= 1e-3 * weight.norm(), (name, key)
+        options = {**DISTRIBUTED["whole groups"], "per_device_train_batch_size": 8}
+        alone = make(architecture=architecture, lora=True, prefix_sharing=True, **options)
+        write_fixed(alone)
+        alone.train()
+        ours = torch.load(tmp_path / f"{Path(paths[architecture]).name}-whole groups-ours.pt")
+        norms = get_history(alone, "grad_norm")
+        torch.testing.assert_close(norms, ours["grad_norm"], rtol=1e-3, atol=1e-5)
 
 
 def test_without_sharing_it_is_trl(make):
