@@ -137,7 +137,9 @@ class TransformersGenerator(PrefixDecoder):
                 raise InputError(
                     f"Prompt {index} ({beginning!r}) has {len(ids)} tokens; with `max_new_tokens` "
                     f"{sampling.max_new_tokens} it exceeds the {limit} tokens that {self.name} "
-                    "can read. Use a shorter schema style, or a model with a longer context."
+                    "can read. Show the part of the schema that a question needs (`linker`, "
+                    "`max_schema_tokens`), use a shorter schema style, or a model with a longer "
+                    "context."
                 )
 
     def _completion(self, tokens: list[int]) -> Completion:

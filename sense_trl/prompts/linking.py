@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -127,6 +127,27 @@ class TableOrder:
             scores: of columns, and of tables as (table, ""), in lower case.
             needed: names of tables, in lower case.
         """
+        return (name for name, _ in self._sort(scores, needed))
+
+    def choose(self, scores: Mapping[ColumnKey, float], limit: int) -> set[str]:
+        """The first so many of `sort`, and besides them what lies between two of these."""
+        chosen: set[str] = set()
+        between: set[str] = set()
+        for name, is_between in self._sort(scores, ()):
+            if len(chosen) == limit:
+                break
+            if is_between:
+                between.add(name)
+            else:
+                chosen |= {name, *between}
+                limit += len(between)
+                between = set()
+        return chosen
+
+    def _sort(
+        self, scores: Mapping[ColumnKey, float], needed: Sequence[str]
+    ) -> Iterator[tuple[str, bool]]:
+        """Names of tables, and whether they come because they lie before the next one."""
         of_columns: dict[str, list[float]] = defaultdict(list)
         totals: dict[str, float] = {}
         for (table, column), score in scores.items():
@@ -138,16 +159,16 @@ class TableOrder:
                     totals[table] += score
         for table, found in of_columns.items():
             totals[table] += sum(sorted(found, reverse=True)[:_COUNTED_COLUMNS])
-        yield from needed
+        yield from ((name, False) for name in needed)
         done = set(needed)
         for table in sorted(totals, key=lambda name: -totals[name]):
             for name in [*self._find_between(done, table), table]:
                 if name not in done:
                     done.add(name)
-                    yield name
+                    yield name, name != table
         near = {other for name in done for other in self._neighbours[name]}
-        yield from (name for name in self._neighbours if name in near - done)
-        yield from (name for name in self._neighbours if name not in near | done)
+        yield from ((name, False) for name in self._neighbours if name in near - done)
+        yield from ((name, False) for name in self._neighbours if name not in near | done)
 
     def _find_between(self, sources: Collection[str], target: str) -> list[str]:
         """The tables on a shortest path of keys from what is chosen; none if that is long."""

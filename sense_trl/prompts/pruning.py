@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Final
 
 from sense_trl.database.engine import TableInfo
@@ -34,14 +33,14 @@ def prune_schema(
 ) -> DatabaseSchema:
     """Keep the tables and columns of the highest scores, and what joins them.
 
-    Tables are ordered by their own score and those of their best columns; a table on a short path
-    of foreign keys between two of them comes before the second. Of each table its best columns
+    Tables are ordered by their own score and those of their best columns; tables on a short path of
+    foreign keys between two that stay come along. Of each table its best columns
     stay, and besides them primary keys and both ends of the foreign keys among what stays.
 
     Args:
         schema: the whole.
         scores: of columns, and of tables as (table, ""), in lower case; what has none has 0.
-        max_tables: that stay, without `kept`.
+        max_tables: that stay, without `kept` and what lies between.
         max_columns: of each table, without keys, `matches` and `kept`.
         threshold: leave out tables and columns below this, too; the best table stays.
         matches: values that the question names: their columns stay.
@@ -85,12 +84,11 @@ def prune_schema(
         wanted[key] = max(wanted.get(key, 0.0), best)
     if threshold is not None:
         wanted = {key: score for key, score in wanted.items() if score >= threshold}
-    order = TableOrder(schema).sort(wanted, ())
     limit = max_tables
     if threshold is not None:
         # Behind those with scores come neighbours and others.
         limit = min(max_tables, max(1, len({table for table, _ in wanted} & set(names))))
-    chosen = {*islice(order, limit), *needed}
+    chosen = TableOrder(schema).choose(wanted, limit) | needed
     forced = {*matched, *kept} | {
         end
         for table, column, other, referenced in schema.foreign_key_columns

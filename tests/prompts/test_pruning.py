@@ -49,8 +49,13 @@ def test_the_best_tables_and_columns_stay_with_their_keys() -> None:
 
 def test_tables_between_come_along() -> None:
     scores = {("customer", "name"): 0.9, ("product", "title"): 0.8}
-    pruned = prune_schema(SCHEMA, scores, max_tables=4, max_columns=1)
-    assert list(shown(pruned)) == ["Customer", "purchase", "item", "product"]
+    # They do not take the places of tables that a question is about.
+    for limit in (2, 3, 4):
+        pruned = prune_schema(SCHEMA, scores, max_tables=limit, max_columns=1)
+        names = ["Customer", "purchase", "item", "product"]
+        # Beyond those with scores and what lies between, a third brings what is left.
+        assert list(shown(pruned)) == names + ["weather"] * (limit > 2)
+    assert list(shown(prune_schema(SCHEMA, scores, max_tables=1))) == ["Customer"]
 
 
 def test_below_a_threshold_only_the_best_table_stays() -> None:
@@ -106,7 +111,8 @@ def test_what_stays_is_a_part_with_all_that_is_kept(
     assert there <= set(ITEMS)
     assert {key for key in kept if key[1]} <= there
     assert {name for name, _ in kept} <= tables
-    assert 1 <= len(tables) <= max_tables + len({name for name, _ in kept})
+    # Two more lie between two at most.
+    assert 1 <= len(tables) <= 3 * max_tables - 2 + len({name for name, _ in kept})
     assert all((name, "id") in there for name in tables)
     # Every key that is left has both ends.
     for name, column, other, referenced in pruned.foreign_key_columns:
