@@ -38,7 +38,7 @@ from sense_trl.synthesis.recursive.recursion import (
 )
 from sense_trl.task import TextToSQLTask, draw_questions
 from sense_trl.verification.suite.instances import SuiteSettings
-from sense_trl.verification.suite.verifier import SuiteVerifier
+from sense_trl.verification.suite.verifier import SuiteVerifier, check_suite_databases
 from sense_trl.verification.verifier import SQLVerifier
 
 
@@ -57,6 +57,7 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
     """
     # Questions and databases are checked before anything is downloaded or written.
     task, gold, dev_task, dev = _load_data(config)
+    check_suite_databases(task.catalog)
     if config.model is None:
         with console.status("Preparing SmolLM2-135M-Instruct"):
             model = get_smollm2()

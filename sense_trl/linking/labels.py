@@ -9,7 +9,7 @@ from typing import Final
 from sqlglot import exp
 
 from sense_trl.schema.schema import DatabaseSchema
-from sense_trl.sql.parsing import parse_sql
+from sense_trl.sql.parsing import parse_folded
 from sense_trl.sql.resolution import QueryNames, SchemaNames, Source
 
 ItemKey = tuple[str, str]
@@ -62,16 +62,16 @@ def get_linking_labels(sql: str, schema: DatabaseSchema) -> LinkingLabels:
         >>> sorted(labels.items)
         [('pet', ''), ('pet', 'age')]
     """
-    tree = parse_sql(sql, schema.dialect)
+    tree = parse_folded(sql, schema.dialect)
     known = {table.name: [column.name for column in table.columns] for table in schema.tables}
-    return _Labeller(tree, SchemaNames.of(known)).label()
+    return _Labeller(tree, SchemaNames.of(known), schema.dialect).label()
 
 
 class _Labeller:
-    def __init__(self, tree: exp.Expression, schema: SchemaNames) -> None:
+    def __init__(self, tree: exp.Expression, schema: SchemaNames, dialect: str) -> None:
         self._tree = tree
         self._schema = schema
-        self._names = QueryNames(tree, schema)
+        self._names = QueryNames(tree, schema, dialect=dialect)
         self._tables: set[str] = set()
         self._columns: set[ItemKey] = set()
         self._unresolved: dict[str, None] = {}
@@ -92,7 +92,8 @@ class _Labeller:
         for source in self._names.sources(select):
             if source.table in self._schema.tables:
                 self._tables.add(source.table)
-            elif source.table:
+            elif source.table and source.node.name:
+                # A function has no name.
                 self._unresolved[source.table] = None
 
     def _add_joins(self, select: exp.Select) -> None:

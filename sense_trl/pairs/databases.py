@@ -15,7 +15,7 @@ from sense_trl.prompts import Attempt
 from sense_trl.questions import Question
 from sense_trl.sql.mutation import mutate_sql
 from sense_trl.sql.normal_form import Query, get_normal_form
-from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql
+from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_folded
 from sense_trl.sql.reading import scan_tokens
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 from sense_trl.sql.taxonomy import ErrorClass, classify_errors, classify_results
@@ -62,8 +62,9 @@ class Databases:
         """The query without its spelling, `None` where it has no such form."""
         dialect = self.dialect(db_id)
         try:
-            tree = parse_sql(sql, dialect)
-            return get_normal_form(tree, QueryNames(tree, self._get_names(db_id)), dialect=dialect)
+            tree = parse_folded(sql, dialect)
+            names = QueryNames(tree, self._get_names(db_id), dialect=dialect)
+            return get_normal_form(tree, names, dialect=dialect)
         except SQLParseError:
             return None
 

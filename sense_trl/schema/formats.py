@@ -20,6 +20,7 @@ from sense_trl.database.engine import ForeignKeyInfo, TableInfo
 from sense_trl.database.text import show_text
 from sense_trl.errors import InputError
 from sense_trl.schema.schema import DatabaseSchema
+from sense_trl.sql.postgres_names import is_plain_name
 
 SchemaStyle = Literal["compact", "codes", "ddl"]
 SCHEMA_STYLES: tuple[str, ...] = get_args(SchemaStyle)
@@ -42,21 +43,6 @@ _RESERVED = frozenset(
         into is isnull join left limit natural not nothing notnull null on or order outer primary
         raise references returning right select set table then to transaction union unique update
         using values when where with
-        """,
-    )
-)
-
-
-# What PostgreSQL refuses besides.
-_POSTGRES_RESERVED = _RESERVED | frozenset(
-    re.findall(
-        r"\w+",
-        """
-        analyse analyze any array asc asymmetric authorization binary both column concurrently
-        current_catalog current_role current_schema current_user desc do end false fetch for freeze
-        grant ilike initially lateral leading like localtime localtimestamp offset only overlaps
-        placing session_user similar some symmetric system_user tablesample trailing true user
-        variadic verbose window
         """,
     )
 )
@@ -132,7 +118,7 @@ def quote_name(name: str, dialect: str = "sqlite") -> str:
     """
     is_plain = _PLAIN_NAME.match(name) is not None
     if dialect == "postgres":
-        is_plain = is_plain and name.islower() and name not in _POSTGRES_RESERVED
+        is_plain = is_plain_name(name)
     if is_plain and name.lower() not in _RESERVED:
         return name
     return '"' + name.replace('"', '""') + '"'

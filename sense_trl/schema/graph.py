@@ -20,7 +20,7 @@ from sqlglot import exp
 from sense_trl.database.profile import ForeignKeyColumns
 from sense_trl.errors import InputError
 from sense_trl.schema.schema import DatabaseSchema
-from sense_trl.sql.parsing import SQLParseError, parse_sql
+from sense_trl.sql.parsing import SQLParseError, parse_folded
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
 DEFAULT_RESTART: Final = 0.15
@@ -380,8 +380,9 @@ def get_used_columns(sql: str, schema: DatabaseSchema) -> frozenset[ColumnName]:
         for table in tables
         for column in table.columns
     }
-    tree = parse_sql(sql, schema.dialect)
-    names = QueryNames(tree, SchemaNames.of({t.name: [c.name for c in t.columns] for t in tables}))
+    tree = parse_folded(sql, schema.dialect)
+    known = SchemaNames.of({t.name: [c.name for c in t.columns] for t in tables})
+    names = QueryNames(tree, known, dialect=schema.dialect)
     found = set()
     for column in tree.find_all(exp.Column):
         source = names.resolve(column)

@@ -12,7 +12,13 @@ from sqlglot import exp
 
 from sense_trl.errors import InputError
 from sense_trl.sql.mutation_rules import RULES, Edit, MutationKind, Query
-from sense_trl.sql.parsing import SQLParseError, canonical_sql, parse_sql, write_sql
+from sense_trl.sql.parsing import (
+    SQLParseError,
+    canonical_sql,
+    parse_folded,
+    quote_names,
+    write_sql,
+)
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
 __all__ = ["Mutant", "MutationKind", "mutate_sql"]
@@ -83,7 +89,7 @@ def mutate_sql(
     """
     if max_mutants is not None and max_mutants < 0:
         raise InputError(f"`max_mutants` is {max_mutants!r}; expected 0 or more, or None.")
-    tree = parse_sql(sql, dialect)
+    tree = parse_folded(sql, dialect)
     num_nodes = sum(1 for _ in tree.walk())
     if num_nodes > _MAX_NODES:
         return []
@@ -94,7 +100,7 @@ def mutate_sql(
     canonical_gold = canonical_sql(sql, dialect)
     rng = random.Random(f"{seed}:{canonical_gold}".encode(errors="surrogatepass"))
     schema = None if columns is None else SchemaNames.of(columns)
-    query = Query(tree, QueryNames(tree, schema), keys, rng)
+    query = Query(tree, QueryNames(tree, schema, dialect=dialect), keys, rng)
     edits: Iterable[Edit] = [edit for rule in RULES for edit in rule(query)]
     if max_mutants is not None:
         edits = _take_turns(list(edits), rng)
@@ -134,6 +140,8 @@ def _apply(edit: Edit, root: exp.Expression, dialect: str) -> str:
         old.append(node.args.get(key))
         node.set(key, value)
     try:
+        if dialect == "postgres":
+            quote_names(root)
         return write_sql(root.this, dialect)
     finally:
         for (node, key, _), value in reversed(list(zip(edit.settings, old, strict=True))):

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from sqlglot import exp
 
+from sense_trl.sql.parsing import get_text
 from sense_trl.sql.resolution import QueryNames, SchemaNames, Source, get_from, get_type_class
 
 
@@ -179,12 +180,12 @@ def select_columns(query: Query) -> Iterator[Edit]:
             yield Edit(MutationKind.SELECT_COLUMN_DROPPED, ((select, "expressions", rest),))
     if any(projection.is_star for projection in projections if not projection.find(exp.AggFunc)):
         return
-    taken = {projection.sql().lower() for projection in projections}
+    taken = {get_text(projection).lower() for projection in projections}
     columns = [
         column
         for source in query.names.sources(select)
         for column in _columns_of(query, source, select)
-        if column.sql().lower() not in taken
+        if get_text(column).lower() not in taken
     ]
     for column in query.draw(columns, 2):
         yield Edit(
@@ -422,10 +423,14 @@ def added_conditions(query: Query) -> Iterator[Edit]:
             for column in _columns_of(query, source, select)
         ]
         for column in query.draw(columns, 1):
-            if _column_type_class(query, column, select) == "number":
+            kind = _column_type_class(query, column, select)
+            if kind == "number":
                 new: exp.Expression = exp.GT(
                     this=column, expression=exp.Literal.number(query.rng.choice((1, 2, 5, 10)))
                 )
+            elif query.names.dialect == "postgres" and kind != "text":
+                # LIKE is for text alone.
+                continue
             else:
                 pattern = f"%{query.rng.choice('aeiost')}%"
                 new = exp.Like(this=column, expression=exp.Literal.string(pattern))
@@ -467,8 +472,8 @@ def _has_distinct_rows(select: exp.Select) -> bool:
     group = select.args.get("group")
     if group is None:
         return any(projection.find(exp.AggFunc) is not None for projection in select.expressions)
-    chosen = {projection.unalias().sql().lower() for projection in select.expressions}
-    return all(key.sql().lower() in chosen for key in group.expressions)
+    chosen = {get_text(projection.unalias()).lower() for projection in select.expressions}
+    return all(get_text(key).lower() in chosen for key in group.expressions)
 
 
 def groups(query: Query) -> Iterator[Edit]:

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 
 from sqlglot import exp
 
-from sense_trl.sql.parsing import SQLNestingError
+from sense_trl.sql.parsing import SQLNestingError, get_text
 from sense_trl.sql.resolution import QueryNames, Source, get_from
 
 Expr: TypeAlias = tuple[Any, ...]
@@ -275,8 +275,13 @@ class _Normalizer:
         if isinstance(node, (exp.Subquery, exp.Paren)):
             inner = self.query(node.this, outer, place)
             return replace(inner, **self._tail(node, inner, (), outer, place))
-        # VALUES and whatever else may stand for a query.
-        return Block((("other", node.sql().lower()),))
+        if isinstance(node, exp.Lateral) and isinstance(node.this, exp.Subquery):
+            return self.query(node.this, outer, place)
+        # VALUES, functions that give rows, and whatever else may stand for a query; what it is
+        # called does not matter.
+        bare = node.copy()
+        bare.set("alias", None)
+        return Block((("other", get_text(bare).lower()),))
 
     def _set_operation(self, node: exp.SetOperation, outer: _Scopes, place: str) -> Query:
         operator = next(name for type_, name in _SET_OPERATORS if isinstance(node, type_))
@@ -323,7 +328,12 @@ class _Normalizer:
             select=() if place == _Place.EXISTS else select,
             tables=tuple(labels[id(source)] for source in sources),
             derived=tuple(
-                self.query(source.node, outer, _Place.TABLE)
+                # What is lateral sees the tables before it.
+                self.query(
+                    source.node,
+                    scopes if isinstance(source.node, exp.Lateral) else outer,
+                    _Place.TABLE,
+                )
                 if not isinstance(source.node, exp.Table)
                 else self._cte(source.node, outer)
                 for source in sources
@@ -536,7 +546,7 @@ class _Normalizer:
         for value in node.args.values():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, exp.DataType):
-                    yield item.sql().lower()
+                    yield get_text(item).lower()
                 elif isinstance(item, exp.Expression):
                     yield self._value(item, scopes)
                 elif isinstance(item, str):

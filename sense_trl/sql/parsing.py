@@ -12,6 +12,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 from sqlglot.tokens import Token, TokenType
 
 from sense_trl.errors import SenseTRLError
+from sense_trl.sql.postgres_names import fold_name, is_plain_name
 from sense_trl.sql.reading import count_flaws
 
 
@@ -70,6 +71,18 @@ def parse_sql(sql: str, dialect: str) -> exp.Expression:
     return statements[0]
 
 
+def parse_folded(sql: str, dialect: str) -> exp.Expression:
+    """`parse_sql`, with the names of PostgreSQL as the server reads them; see `QueryNames`.
+
+    Raises:
+        SQLParseError: see `parse_statements`.
+    """
+    tree = parse_sql(sql, dialect)
+    if dialect == "postgres":
+        fold_names(tree)
+    return tree
+
+
 def parse_statements(sql: str, dialect: str) -> list[exp.Expression]:
     """Parse a text into its statements.
 
@@ -123,6 +136,28 @@ def write_sql(tree: exp.Expression, dialect: str, **options: Any) -> str:
         raise
     except Exception as error:
         raise _as_refusal(error, "a query", dialect, "write") from error
+    return text
+
+
+def fold_names(tree: exp.Expression) -> None:
+    """Write the names of a tree as the server reads them, with quotes where theirs are needed."""
+    for identifier in tree.find_all(exp.Identifier):
+        if not identifier.quoted:
+            # `user` is no column.
+            identifier.set("this", fold_name(identifier.name))
+        elif is_plain_name(identifier.name):
+            identifier.set("quoted", False)
+
+
+def quote_names(tree: exp.Expression) -> None:
+    """Put the names of a tree, which are what they mean, in quotes where they need some."""
+    for identifier in tree.find_all(exp.Identifier):
+        identifier.set("quoted", not is_plain_name(identifier.name))
+
+
+def get_text(node: exp.Expression) -> str:
+    """A text of a node to compare it by, with what only some dialects have."""
+    text: str = node.sql(unsupported_level=ErrorLevel.IGNORE)
     return text
 
 
@@ -195,10 +230,10 @@ def read_sql(sql: str, dialect: str) -> exp.Expression:
 def canonical_sql(sql: str, dialect: str) -> str:
     """Write a query in one canonical way, to recognise spellings of the same query.
 
-    Unified: white space, comments, case of keywords, functions and identifiers, quotes around
-    table names and qualified columns, `AS`, names of table aliases (numbered as they appear,
-    unless one is also the name of a table), `INNER`, `<>` and `!=`, `a > b` and `b < a`, and
-    parentheses around a name, a literal or a call.
+    Unified: white space, comments, case of keywords, functions and identifiers (in PostgreSQL of
+    those without quotes), quotes around table names and qualified columns, `AS`, names of table
+    aliases (numbered as they appear, unless one is also the name of a table), `INNER`, `<>` and
+    `!=`, `a > b` and `b < a`, and parentheses around a name, a literal or a call.
 
     Not unified: an unqualified quoted word (the schema decides whether SQLite takes it for a
     column or for a string); a table with and without an alias; names of column aliases; the order
@@ -221,13 +256,17 @@ def canonical_sql(sql: str, dialect: str) -> str:
         raise SQLParseError(f"sqlglot reads {_shorten(sql)}, but {dialect} does not")
     for node in tree.walk():
         node.comments = None
-    for identifier in tree.find_all(exp.Identifier):
-        name = identifier.name
-        # A quoted name that would not survive without its quotes keeps them.
-        if not _is_maybe_string(identifier) and _PLAIN_NAME.fullmatch(name):
-            identifier.set("this", name.lower())
-            identifier.set("quoted", False)
-    _rename_table_aliases(tree)
+    if dialect == "postgres":
+        # Where the case of a name in quotes counts, and no name is a string.
+        fold_names(tree)
+    else:
+        for identifier in tree.find_all(exp.Identifier):
+            name = identifier.name
+            # A quoted name that would not survive without its quotes keeps them.
+            if not _is_maybe_string(identifier) and _PLAIN_NAME.fullmatch(name):
+                identifier.set("this", name.lower())
+                identifier.set("quoted", False)
+    _rename_table_aliases(tree, dialect)
     try:
         tree = tree.transform(_canonical_node, copy=False)
     except RecursionError as error:
@@ -518,7 +557,8 @@ def _same(left: exp.Expression, right: exp.Expression) -> bool:
     """Whether two expressions are written alike up to the case of names."""
     if left == right:
         return True
-    return bool(left.sql().lower() == right.sql().lower()) and not list(left.find_all(exp.Literal))
+    is_same = get_text(left).lower() == get_text(right).lower()
+    return is_same and not list(left.find_all(exp.Literal))
 
 
 def _is_maybe_string(identifier: exp.Identifier) -> bool:
@@ -527,7 +567,7 @@ def _is_maybe_string(identifier: exp.Identifier) -> bool:
     return bool(identifier.quoted) and isinstance(column, exp.Column) and not column.table
 
 
-def _rename_table_aliases(tree: exp.Expression) -> None:
+def _rename_table_aliases(tree: exp.Expression, dialect: str) -> None:
     """Number the aliases t1, t2, ... as they are written.
 
     One name gets one number wherever it stands, so scopes keep shadowing each other as before.
@@ -543,6 +583,9 @@ def _rename_table_aliases(tree: exp.Expression) -> None:
     renamed = {name: f"t{position}" for position, name in enumerate(names, start=1)}
     taken = {table.name for table in tree.find_all(exp.Table)}
     taken |= {cte.alias for cte in tree.find_all(exp.CTE)}
+    if dialect != "sqlite":
+        # There `x` may mean a whole row of x, or what a function called x gives.
+        taken |= {column.name for column in tree.find_all(exp.Column) if not column.table}
     # Where an alias or its new name is also a table's, `x.a` may mean either.
     if taken & (set(names) | set(renamed.values())):
         return
@@ -570,7 +613,11 @@ def _canonical_node(node: exp.Expression) -> exp.Expression:
         return exp.Paren(this=node.copy())
     if isinstance(node, exp.Join) and node.args.get("kind") == "INNER":
         node.set("kind", None)
-    while isinstance(node, exp.Paren) and _stands_alone(node.this):
+    while (
+        isinstance(node, exp.Paren)
+        and _stands_alone(node.this)
+        and not isinstance(node.parent, (exp.Any, exp.All))
+    ):
         node = node.this
     return node
 

@@ -12,6 +12,8 @@ from typing import Final
 
 from sqlglot import exp
 
+from sense_trl.sql.parsing import get_text
+
 
 @dataclass(frozen=True, slots=True)
 class NamedColumn:
@@ -68,10 +70,19 @@ class QueryNames:
     Args:
         tree: the parsed query. It must not change while this object is in use.
         schema: the names of the schema; `None` if it is not known.
+        dialect: of the query. Of "postgres" the names have to be those that the server reads; see
+            `fold_names`.
     """
 
-    def __init__(self, tree: exp.Expression, schema: SchemaNames | None = None) -> None:
+    def __init__(
+        self,
+        tree: exp.Expression,
+        schema: SchemaNames | None = None,
+        *,
+        dialect: str = "sqlite",
+    ) -> None:
         self.schema: Final = schema
+        self.dialect: Final = dialect
         self._ctes = {cte.alias.lower(): cte for cte in tree.find_all(exp.CTE)}
         self._sources: dict[int, tuple[Source, ...]] = {}
         self._resolved: dict[int, Source | None] = {}
@@ -108,7 +119,8 @@ class QueryNames:
     def is_string(self, column: exp.Expression) -> bool:
         """Whether SQLite takes this quoted word for a string, there being no such column."""
         return (
-            isinstance(column, exp.Column)
+            self.dialect != "postgres"
+            and isinstance(column, exp.Column)
             and self._is_quoted(column)
             and self.resolve(column) is None
             and not self.is_alias(column)
@@ -137,10 +149,32 @@ class QueryNames:
         if source is None:
             reach = [s for select in _enclosing_selects(column) for s in self.sources(select)]
             is_hidden = any(s.columns is None for s in reach) and not column.table
-            return not (is_hidden or self._is_quoted(column) or self._is_result_name(column))
-        return (
-            source.columns is not None and name not in source.columns and name not in _ROW_NUMBERS
-        )
+            # A whole row goes by the name of its table.
+            is_row = self.dialect != "sqlite" and name in {s.name for s in reach}
+            is_word = self.dialect != "postgres" and self._is_quoted(column)
+            return not (
+                is_hidden
+                or is_word
+                or (is_row and not column.table)
+                or self._is_result_name(column)
+                or (name in _SYSTEM_COLUMNS and self.dialect == "postgres")
+            )
+        if source.columns is None:
+            return False
+        found = source.columns.get(name)
+        if self.dialect == "postgres":
+            is_known = found is not None and found.name == column.name
+            return not is_known and name not in _SYSTEM_COLUMNS
+        return found is None and name not in _ROW_NUMBERS
+
+    def is_table(self, table: exp.Table) -> bool:
+        """Whether the schema has a table, or the query an expression, of this name."""
+        name = table.name.lower()
+        if self.dialect == "postgres":
+            known = {cte.alias for cte in self._ctes.values()}
+            known |= {*(self.schema.written.values() if self.schema else ())}
+            return table.name in known
+        return name in self._ctes or (self.schema is not None and name in self.schema.tables)
 
     def is_ambiguous(self, column: exp.Column) -> bool:
         """Whether an unqualified name is that of several columns of one FROM clause."""
@@ -196,7 +230,7 @@ class QueryNames:
                             return None
                         found.update(source.columns)
                     continue
-                name = projection.alias_or_name or projection.sql()
+                name = projection.alias_or_name or get_text(projection)
                 type_ = ""
                 value = projection.unalias()
                 if isinstance(value, exp.Column):
@@ -237,7 +271,7 @@ class QueryNames:
     def _make_source(self, node: exp.Expression) -> Iterator[Source]:
         if isinstance(node, exp.Table):
             # A function that gives a table has no name of its own.
-            table = (node.name or node.this.sql()).lower()
+            table = (node.name or get_text(node.this)).lower()
             name = (node.alias or table).lower()
             cte = self.get_cte(node)
             if cte is not None:
@@ -254,6 +288,11 @@ class QueryNames:
                 yield from self._make_source(node.this)
             else:
                 yield Source(node.alias.lower(), "", self.outputs(node), node)
+        elif isinstance(node, exp.Lateral) and isinstance(node.this, exp.Subquery):
+            yield Source(node.alias.lower(), "", self.outputs(node.this), node)
+        elif isinstance(node, exp.UDTF):
+            # What a function gives has columns that only the engine knows.
+            yield Source(node.alias.lower(), "", None, node)
 
     def _cte_columns(self, cte: exp.Expression) -> dict[str, NamedColumn] | None:
         names = cte.args["alias"].args.get("columns") or []
@@ -300,6 +339,9 @@ def get_type_class(declared: str) -> str:
         ['text', 'number', 'number', 'time']
     """
     upper = declared.upper()
+    if upper.endswith("]"):
+        # An array.
+        return "other"
     for name, words in _TYPE_WORDS:
         if any(word in upper for word in words):
             return name
@@ -319,6 +361,8 @@ _MAX_OPEN_CTES: Final = 20
 
 # SQLite has them in every table.
 _ROW_NUMBERS: Final = frozenset({"rowid", "oid", "_rowid_"})
+# PostgreSQL has these.
+_SYSTEM_COLUMNS: Final = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
 
 
 def _enclosing_selects(node: exp.Expression) -> Iterator[exp.Expression]:

@@ -25,7 +25,7 @@ from sense_trl.sql.normal_form import (
     has_aggregate,
     map_columns,
 )
-from sense_trl.sql.parsing import SQLNestingError, SQLParseError, parse_sql
+from sense_trl.sql.parsing import SQLNestingError, SQLParseError, parse_folded
 from sense_trl.sql.resolution import QueryNames, SchemaNames
 
 
@@ -143,10 +143,11 @@ def classify_errors(
         ['extra_join', 'wrong_column', 'wrong_operator']
     """
     schema = SchemaNames.of(columns)
-    gold_tree = parse_sql(gold_sql, dialect)
-    gold = get_normal_form(gold_tree, QueryNames(gold_tree, schema), dialect=dialect)
+    gold_tree = parse_folded(gold_sql, dialect)
+    gold_names = QueryNames(gold_tree, schema, dialect=dialect)
+    gold = get_normal_form(gold_tree, gold_names, dialect=dialect)
     try:
-        tree = parse_sql(predicted_sql, dialect)
+        tree = parse_folded(predicted_sql, dialect)
     except SQLNestingError:
         return (ErrorClass.WRONG_NESTING,)
     except SQLParseError:
@@ -156,7 +157,7 @@ def classify_errors(
     if any(not select.expressions for select in tree.find_all(exp.Select)):
         # sqlglot reads a lone SELECT.
         return (ErrorClass.DOES_NOT_PARSE,)
-    names = QueryNames(tree, schema)
+    names = QueryNames(tree, schema, dialect=dialect)
     try:
         found = _find_invalid_names(tree, names)
         predicted = get_normal_form(tree, names, dialect=dialect)
@@ -210,13 +211,10 @@ def classify_results(
 
 
 def _find_invalid_names(tree: exp.Expression, names: QueryNames) -> set[ErrorClass]:
-    assert names.schema is not None
     found: set[ErrorClass] = set()
-    ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
-    known = names.schema.tables.keys() | ctes
     for table in tree.find_all(exp.Table):
         # Functions that give tables have no name.
-        if table.name and table.name.lower() not in known:
+        if table.name and not names.is_table(table):
             found.add(ErrorClass.UNKNOWN_TABLE)
     for column in tree.find_all(exp.Column):
         if names.is_unknown(column):

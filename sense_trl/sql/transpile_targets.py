@@ -15,7 +15,8 @@ import sqlglot
 from sqlglot import exp
 
 from sense_trl.sql.ambiguity import has_one_row, may_be_scalar
-from sense_trl.sql.parsing import SQLParseError
+from sense_trl.sql.parsing import SQLParseError, quote_names
+from sense_trl.sql.postgres_names import fold_name
 
 # What SQLite takes for a number at the start of a text, as both read it.
 _SPACE: Final = r"[\s\v]*"
@@ -252,22 +253,6 @@ _TO_CHAR: Final = {
     "%j": "DDD",
     "%%": '"%"',
 }
-_PLAIN_NAME: Final = re.compile("[a-z_][a-z0-9_]*")
-_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-# Those that `pg_get_keywords()` calls reserved, in PostgreSQL 15 to 18.
-_RESERVED: Final = frozenset(
-    """
-    all analyse analyze and any array as asc asymmetric authorization binary both case cast check
-    collate collation column concurrently constraint create cross current_catalog current_date
-    current_role current_schema current_time current_timestamp current_user default deferrable
-    desc distinct do else end except false fetch for foreign freeze from full grant group having
-    ilike in initially inner intersect into is isnull join lateral leading left like limit
-    localtime localtimestamp natural not notnull null offset on only or order outer overlaps
-    placing primary references returning right select session_user similar some symmetric
-    system_user table tablesample then to trailing true union unique user using variadic verbose
-    when where window with
-    """.split()  # noqa: SIM905
-)
 
 
 class PostgresTarget(DuckDBTarget):
@@ -434,10 +419,8 @@ class PostgresTarget(DuckDBTarget):
                 # It is never NULL.
                 ordered.set("nulls_first", bool(ordered.args.get("desc")))
         for identifier in tree.find_all(exp.Identifier):
-            name = identifier.name.translate(_LOWER)
-            identifier.set("this", name)
-            is_plain = _PLAIN_NAME.fullmatch(name) is not None and name not in _RESERVED
-            identifier.set("quoted", not is_plain)
+            identifier.set("this", fold_name(identifier.name))
+        quote_names(tree)
 
 
 def _write_out_aliases(select: exp.Select) -> None:

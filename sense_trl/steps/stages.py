@@ -48,6 +48,7 @@ from sense_trl.steps.processes import get_processes
 from sense_trl.steps.prompting import identify_style, load_styled_task
 from sense_trl.steps.revision import Revision, get_revision_table, revise
 from sense_trl.steps.verification import (
+    check_verification,
     get_limits,
     get_shard_folder,
     get_suite_notes,
@@ -180,6 +181,7 @@ def build_pairs(
     options = PairArguments() if options is None else options
     generation.sampling()
     task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
+    check_verification(task.catalog, options)
     settings = {
         **_settings(task, data, generation),
         **config.as_json(),
@@ -246,6 +248,7 @@ def evaluate(
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     folder = Path(generation.output_dir)
     task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
+    check_verification(task.catalog, evaluation)
     # Those of the prompts, which come from the file where it knows the database.
     schemas = task.schemas if data.tables_json else None
     # Label and comparison are about the report alone and may change from call to call.

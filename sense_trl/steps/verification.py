@@ -27,7 +27,12 @@ from sense_trl.options import (
 from sense_trl.run_folder import fingerprint_databases, fingerprint_file
 from sense_trl.schema import DatabaseSchema
 from sense_trl.steps.arguments import EvaluationArguments
-from sense_trl.verification.suite.verifier import SuiteSettings, SuiteVerifier, get_suite_files
+from sense_trl.verification.suite.verifier import (
+    SuiteSettings,
+    SuiteVerifier,
+    check_suite_databases,
+    get_suite_files,
+)
 from sense_trl.verification.verifier import SQLVerifier
 
 
@@ -53,6 +58,19 @@ def get_limits(options: ExecutionOptions) -> ExecutionLimits:
                 f"`query_limit` is {text!r}; expected a whole number behind {name}=."
             ) from None
     return ExecutionLimits(timeout_s=options.timeout_s, **limits)
+
+
+def check_verification(catalog: DatabaseCatalog, options: VerificationOptions) -> None:
+    """Refuse before anything is sampled what `open_verifiers` would refuse behind it.
+
+    Raises:
+        InputError: limits that are none, or a suite that is not there or not offered.
+    """
+    get_limits(options)
+    if options.suite is not None or options.suite_dir is not None:
+        check_suite_databases(catalog)
+    if options.suite_dir is not None:
+        get_suite_files(options.suite_dir)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from sense_trl.sql.normal_form import (
     get_normal_form,
     get_relabellings,
 )
-from sense_trl.sql.parsing import SQLNestingError, parse_sql
+from sense_trl.sql.parsing import SQLNestingError, parse_folded
 from sense_trl.sql.resolution import QueryNames
 from sense_trl.synthesis.filters.sql_template import is_constant
 
@@ -103,9 +103,9 @@ def get_normal_template(sql: str, dialect: str, *, keeps_constants: bool = False
     Raises:
         SQLParseError: the text is not one statement, or is nested too deeply.
     """
-    tree = _prepare(parse_sql(sql, dialect), keeps_constants)
+    tree = _prepare(parse_folded(sql, dialect), keeps_constants)
     try:
-        query = get_normal_form(tree, QueryNames(tree), dialect=dialect)
+        query = get_normal_form(tree, QueryNames(tree, dialect=dialect), dialect=dialect)
         by_table, by_name = _Writer(names_tables=True), _Writer(names_tables=False)
         with_tables = repr(by_table.write(query, (), is_top=True))
         without = repr(by_name.write(query, (), is_top=True))

@@ -106,6 +106,21 @@ def get_suite_files(path: str | os.PathLike[str]) -> dict[str, tuple[Path, ...]]
     return found
 
 
+def check_suite_databases(catalog: DatabaseCatalog) -> None:
+    """Refuse a suite of what is on a server.
+
+    Raises:
+        InputError: a database is.
+    """
+    if on_server := [name for name in catalog.db_ids if catalog.dialect(name) == "postgres"]:
+        raise InputError(
+            f"a suite is asked for, and {on_server[0]!r} is on a PostgreSQL server: neighbours "
+            "are databases that are created, filled and queried by hundreds, which is no work "
+            "for a server that others use. Leave the suite out; or copy the database to a file "
+            "of SQLite or DuckDB, translate the queries (`transpile`), and verify them there."
+        )
+
+
 class SuiteVerifier(Closing):
     """Verifies predictions on the original database and on neighbours of it.
 
@@ -170,13 +185,7 @@ class SuiteVerifier(Closing):
                 f"`semantics` {semantics!r} needs `suite_files`: neighbours are made for the "
                 "strict comparison"
             )
-        if on_server := [name for name in catalog.db_ids if catalog.dialect(name) == "postgres"]:
-            raise InputError(
-                f"a suite is asked for, and {on_server[0]!r} is on a PostgreSQL server: neighbours "
-                "are databases that are created, filled and queried by hundreds, which is no work "
-                "for a server that others use. Leave the suite out; or copy the database to a file "
-                "of SQLite or DuckDB, translate the queries (`transpile`), and verify them there."
-            )
+        check_suite_databases(catalog)
         self._catalog = catalog
         self._settings = SuiteSettings() if settings is None else settings
         self._foreign_keys = {db_id: tuple(keys) for db_id, keys in (foreign_keys or {}).items()}

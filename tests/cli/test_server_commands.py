@@ -1,4 +1,4 @@
-"""`sense-trl pairs build` on a PostgreSQL server that is stopped in the middle."""
+"""Commands on a PostgreSQL server, also on one that is stopped in the middle."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import tiny_models
 from postgres_server import NoServerError, PostgresServer
 
 from sense_trl.cli.main import EXIT_OK, main
@@ -80,3 +81,21 @@ def test_a_build_goes_on_when_the_server_is_back(
     assert rows("disturbed") == rows("undisturbed") and len(rows("disturbed")) == 30
     for file in (tmp_path / "disturbed").rglob("*"):
         assert not file.is_file() or password.encode() not in file.read_bytes()
+
+
+def test_stages_refuse_a_suite_before_a_model_is_asked(
+    postgres_server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = postgres_server.create_database("CREATE TABLE bill AS SELECT 1 AS id")
+    role = postgres_server.create_role("GRANT SELECT ON bill TO {role}", database=name)
+    shop = postgres_server.dsn(name, *role)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Who?", "gold_sql": "SELECT id FROM bill"}\n')
+    model = tiny_models.save_tiny_model(tmp_path, "llama")
+    output = tmp_path / "output"
+    for stage in ("evaluate", "pairs"):
+        arguments = [stage, "--database", shop, "--questions", str(questions), "--suite", "3"]
+        arguments += ["--output_dir", str(output), "--model_name_or_path", model]
+        assert main(arguments) == 2
+        assert "on a PostgreSQL server" in " ".join(capsys.readouterr().err.split())
+    assert not output.exists()
