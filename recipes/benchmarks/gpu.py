@@ -21,20 +21,19 @@ parts import, build and estimate at a time; the device is one part's alone. Part
 * `steps/TASK-TOKENS/SIDE`: time of a step against TRL's, at prompts of 1,024 and 4,096 tokens: with
   Liger's kernels, and without padding on FlashAttention, where these libraries are; SFT on
   questions of one schema, DPO on pairs. Utilisation is operations that were counted, per second,
-  against the card's maker's figure; FlexAttention's are not counted. Synchronisations are counted
-  by place (CUDA's debug mode), and waiting is the time between a step's first and last kernel in
-  which none ran, under a profiler, which itself slows the host.
+  against the maker's figure of the card; none are counted with FlexAttention. Synchronisations are
+  counted by place (CUDA's debug mode), and waiting is the time between a step's first and last
+  kernel in which none ran, under a profiler, which itself slows the host.
 * `generation/MODEL`: tokens per second of the shared-prefix decoder and of plain `generate`.
 
 The machine needs this checkout on its path and, beside torch, transformers and what they need:
-accelerate, datasets, peft, trl, msgspec, rapidfuzz, sqlglot, duckdb; bitsandbytes for what is in 4
-bits. What a machine without a network lacks is taken along as wheels (for Python 3.12, x86-64):
+accelerate, datasets, peft, trl, msgspec and sqlglot; bitsandbytes for what is in 4 bits. What a
+machine without a network lacks is taken along as wheels, some 50 MB (for Python 3.12 on x86-64):
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \\
         --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 \\
         --platform manylinux2014_x86_64 -d wheels \\
-        trl==1.16.0 datasets==5.2.0 dill multiprocess bitsandbytes==0.50.2 \\
-        msgspec rapidfuzz sqlglot gguf duckdb
+        trl==1.16.0 datasets==5.2.0 dill multiprocess bitsandbytes==0.50.2 msgspec sqlglot
     pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=site:.
 
 On a CPU, in seconds, with tiny models of the same kinds, as the tests run it:
@@ -75,6 +74,8 @@ ATTENTION = {"trl_padding_free": "flash_attention_2", "sense_flex": "flex_attent
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "liger_kernel", "flash_attn")
 GIB = 2**30
+# What the driver holds for a process, in GiB, as the part `device` found it.
+CONTEXT = "SENSE_TRL_CONTEXT_GIB"
 # Largest relative distance of gradients in float32, and of bfloat16 as a multiple of TRL's own.
 TOLERANCE = 1e-3
 BF16_FACTOR = 1.5
@@ -192,7 +193,10 @@ def describe_device(size: Size, device: str, lock: str | None) -> dict[str, Any]
         name = torch.cuda.get_device_name()
         peaks = [peak for known, peak in PEAKS.items() if known in name]
         found = {"name": name, "peak_tflops": peaks[0] if peaks else None}
-        found["memory_gib"] = torch.cuda.mem_get_info()[1] / GIB
+        free, total = torch.cuda.mem_get_info()
+        # What the driver holds for a process; no other one is there yet.
+        context = total - free - torch.cuda.memory_reserved()
+        found |= {"memory_gib": total / GIB, "context_gib": context / GIB}
     found["versions"] = {name: get_version(name) for name in PACKAGES}
     width = 64 if size.is_toy else 8192
     with hold_device(lock):
@@ -255,6 +259,7 @@ def get_gradient(
     """Loss of one batch, and its gradient for an adapter, as one vector in float32 on the CPU."""
     import datasets
     import torch
+    from accelerate.utils import send_to_device
     from peft import LoraConfig
     from random_models import build_random_model, build_word_tokenizer, get_config, get_rows
     from training_steps import QUIET, TRAINERS
@@ -309,7 +314,7 @@ def get_gradient(
             batch = build_completions(rows, answer_tokens, device)
         else:
             examples = [trainer.train_dataset[index] for index in range(number)]
-            batch = trainer._prepare_inputs(trainer.data_collator(examples))
+            batch = send_to_device(trainer.data_collator(examples), trainer.accelerator.device)
         loss = trainer.compute_loss(trainer.model, batch)
         if stage == "kd" and not is_ours:
             loss = loss + compute_divergence(trainer.model, build(0.5), batch)
@@ -558,6 +563,9 @@ def train_capped(
     from training_steps import TRAINERS, StepClock
     from trl import get_peft_config, get_quantization_config
 
+    if device == "cuda":
+        # Whole weights are on the device while they are quantised.
+        torch.cuda.set_per_process_memory_fraction(1.0)
     quantization = get_quantization_config(arguments)
     dtype = getattr(torch, arguments.dtype)
     model = build_random_model(config, device, dtype, quantization=quantization)
@@ -573,14 +581,12 @@ def train_capped(
         teacher.config.name_or_path = f"{folder}/teacher"
         more["teacher_model"] = teacher
         training.teacher_model_name_or_path = training.teacher_model_init_kwargs = None
-    context = 0
+    context_gib = float(os.environ.get(CONTEXT, "0"))
     if device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info()
-        # The driver's, of this process.
-        context = total - free - torch.cuda.memory_reserved()
-        share = 1.0 if cap_gib is None else (cap_gib * GIB - context) / total
+        total_gib = torch.cuda.mem_get_info()[1] / GIB
+        share = 1.0 if cap_gib is None else (cap_gib - context_gib) / total_gib
         torch.cuda.set_per_process_memory_fraction(share)
         torch.cuda.reset_peak_memory_stats()
     clock = StepClock(num_steps=1)
@@ -598,7 +604,7 @@ def train_capped(
     trainer.train()
     found = {"step_s": clock.get_results()["step_s"]}
     if device == "cuda":
-        found["peak_gib"] = (torch.cuda.max_memory_reserved() + context) / GIB
+        found["peak_gib"] = torch.cuda.max_memory_reserved() / GIB + context_gib
         found["allocated_gib"] = torch.cuda.max_memory_allocated() / GIB
     return found
 
@@ -640,6 +646,9 @@ def time_steps(
     number = size.num_questions if task == "sft" else 2
     rows = get_rows(task, number, prompt_tokens, size.answer_tokens, shared_tokens=shared)
     dtype = getattr(torch, size.dtype)
+    probes = [count_synchronisations, measure_waiting]
+    # Compiled attention is not run while operations are counted.
+    probes += [] if side == "sense_flex" else [count_operations]
     with hold_device(lock):
         model = build_random_model(
             get_config(size.model, is_toy=size.is_toy),
@@ -655,12 +664,13 @@ def time_steps(
             build_word_tokenizer(),
             rows,
             num_steps=size.num_steps,
-            probes=[count_synchronisations, measure_waiting, count_operations],
+            probes=probes,
             options=options,
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
         )
     found["mask_bytes"] = max(masks)
-    found["tflops"] = found["tflop"] / found["step_s"]
+    if "tflop" in found:
+        found["tflops"] = found["tflop"] / found["step_s"]
     return found
 
 
@@ -672,7 +682,7 @@ def watch_masks(model: Any) -> list[int]:
 
     def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
-        parts = [mask] if isinstance(mask, torch.Tensor) else vars(mask).values() if mask else []
+        parts = [mask] if mask is None or isinstance(mask, torch.Tensor) else vars(mask).values()
         found.append(
             sum(p.numel() * p.element_size() for p in parts if isinstance(p, torch.Tensor))
         )
@@ -795,13 +805,18 @@ def run_parts(arguments: argparse.Namespace, parts: list[Part]) -> dict[str, Any
             command = [sys.executable, __file__, "--part", part.name, "--output", str(path)]
             command += ["--device", arguments.device, "--size", arguments.size]
             # Of this time others hold the device for a while.
-            entry = run_in_process(command, part.timeout_s * arguments.jobs)
+            context = entries.get("device", {}).get("result", {}).get("context_gib", 0.0)
+            timeout_s = part.timeout_s * arguments.jobs
+            entry = run_in_process(command, timeout_s, environment={CONTEXT: str(context)})
         with writing:
             entries[part.name] = entry
             write_text_atomically(path, json.dumps(entries, indent=1))
             print(f"{part.name}: {entry['status']}, {entry['seconds']} s", flush=True)
 
     missing = [part for part in parts if entries.get(part.name, {}).get("status") != "done"]
+    # Alone, as it measures what a process costs.
+    if missing and missing[0].name == "device":
+        run(missing.pop(0))
     with ThreadPoolExecutor(1 if arguments.in_process else arguments.jobs) as pool:
         list(pool.map(run, missing))
     return entries

@@ -96,7 +96,7 @@ def build_random_model(
         dtype=dtype,
         quantization_config=quantization,
         attn_implementation=attention or "sdpa",
-        device_map={"": device},
+        device_map={"": 0 if device == "cuda" else device},
     )
 
 

@@ -63,10 +63,10 @@ class StepClock(TrainerCallback):
         self.memory.append(torch.cuda.memory_allocated() if on_gpu else get_resident_bytes())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        synchronize()
         if self._opened is not None:
             self._opened.__exit__(None, None, None)
-        elif state.global_step > 1:
+        synchronize()
+        if self._opened is None and state.global_step > 1:
             wall, cpu = self._started
             self.times.append((time.monotonic() - wall, time.process_time() - cpu))
         next_probe = state.global_step - 1 - self._num_steps
@@ -151,7 +151,7 @@ def time_training(
 
 @contextmanager
 def count_operations(found: dict[str, Any]) -> Iterator[None]:
-    """Matrix products and attention, as `tflop`; FlexAttention's are not seen."""
+    """Matrix products and attention, as `tflop`."""
     with FlopCounterMode(display=False) as counter:
         yield
     found["tflop"] = counter.get_total_flops() / 1e12
