@@ -114,7 +114,7 @@ def run_doctor(options: DoctorOptions, console: Any) -> int:
             findings.append(finding)
             if not options.json:
                 # The result of the command.
-                print(f"{finding.status:<6}{finding.name:<18}{finding.text}")  # noqa: T201
+                print(f"{finding.status:<6}{finding.name:<15} {finding.text}")  # noqa: T201
     statements = [finding.sql for finding in findings if finding.sql]
     if statements and not options.json:
         heading = "\n-- To be run in this database by its owner or a superuser:"

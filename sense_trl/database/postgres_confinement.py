@@ -253,7 +253,9 @@ def _find_other_roles(ask: Any) -> list[str]:
 
 def _try(connection: Any, gap: Gap, sql: str) -> Gap:
     """The gap, if a statement runs; it is undone."""
-    with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile):
+    # A standby takes no writes at all.
+    refusals = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
+    with contextlib.suppress(*refusals, psycopg.errors.UndefinedFile):
         with connection.transaction(force_rollback=True):
             connection.execute(sql)
         return gap

@@ -242,6 +242,8 @@ _ADVICE: Final = (
     ("too many connections|remaining connection slots|too many clients", "Each worker has one "
      "connection: use fewer (`num_workers`), or let the role have more (ALTER ROLE ... CONNECTION "
      "LIMIT)."),
+    ("hot standby mode is disabled", "The server is a standby that takes no queries: ask its "
+     "primary, or set hot_standby = on."),
     ("starting up|shutting down|recovery mode|not yet accepting", "Wait until the server takes "
      "connections, and run again: what was finished is kept."),
     ("could not connect|connection refused|no such file|timeout expired|could not translate|"

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from sense_trl.cli.jobs import EXIT_BROKEN
 from sense_trl.cli.main import EXIT_OK, main
+from sense_trl.database.postgres_confinement import Gap
+from sense_trl.database.postgres_confinement import _try as try_statement
 from sense_trl.database.worker import IsolatedEngine
 from sense_trl.errors import ModelError
 from sense_trl.jobs import doctor, tiny_training
@@ -189,6 +191,7 @@ def test_the_command_says_what_a_role_of_a_server_may_do(postgres_server, capsys
     findings, statements = said.out.split("\n-- To be run in this database")
     assert "note  advisory locks  the role may hold locks" in findings
     assert "ok    writing         the role is confined" in findings
+    assert "note  temporary objects the role may create" in findings
     with postgres_server.connect(database) as connection:
         connection.execute(statements.split("superuser:")[1])
     assert main(["doctor", "--database", dsn]) == EXIT_OK
@@ -201,3 +204,12 @@ def test_the_command_says_what_a_role_of_a_server_may_do(postgres_server, capsys
     assert "password authentication failed" in refused.err and "pgpass" in refused.err
     for text in (said.out, said.err, again.out, again.err, refused.out, refused.err):
         assert password not in text and "wrong-secret" not in text
+
+
+def test_what_a_standby_refuses_is_no_gap(postgres_server) -> None:
+    gap = Gap("temporary objects", "create some", "REVOKE ...")
+    create = "CREATE TEMPORARY VIEW probe AS SELECT 1"
+    with postgres_server.connect() as connection:
+        assert try_statement(connection, gap, create) == gap
+        connection.read_only = True
+        assert try_statement(connection, gap, create) == Gap("temporary objects")
