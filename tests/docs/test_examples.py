@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import tomllib
 import types
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_models
 import yaml
 from printed_commands import check_command, get_commands
-from trl import DPOConfig, GRPOConfig, SFTConfig
 
 import sense_trl
 from sense_trl.cli.main import main
-from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseGRPOConfig, SenseSFTConfig
-from sense_trl.trainers.options import SenseOptions, SharingOptions
-from sense_trl.trainers.teacher_options import TeacherOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -158,34 +153,25 @@ def test_a_copied_recipe_is_all_about_ones_own_database(
 # --------------------------------------------------------------------------------- option tables
 
 
-def _get_table(page: Path) -> dict[str, Any]:
-    """Option to default, as the tables of the section Options give them."""
-    text = page.read_text(encoding="utf-8")
-    section = text.split("\n## Options\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| ", section, re.MULTILINE)
-    assert len(rows) == len(dict(rows)) == section.count("\n| `")
-    return {option: ast.literal_eval(default) for option, default in rows}
+OPTION_TABLES = runpy.run_path(str(DOCS / "site" / "option_tables.py"))
 
 
-@pytest.mark.parametrize(
-    ("page", "config_class", "described_elsewhere"),
-    [
-        ("sft-trainer.md", SenseSFTConfig, (SFTConfig,)),
-        ("dpo-trainer.md", SenseDPOConfig, (DPOConfig, SenseOptions, TeacherOptions)),
-        ("kid-trainer.md", KIDConfig, (SenseSFTConfig,)),
-        ("grpo-trainer.md", SenseGRPOConfig, (GRPOConfig, SharingOptions)),
-    ],
-)
-def test_a_page_has_every_option_of_its_trainer_with_its_default(
-    page: str, config_class: type, described_elsewhere: tuple[type, ...]
-) -> None:
-    # A field that a dataclass inherits unchanged is the same object in both.
-    inherited = {id(field) for base in described_elsewhere for field in fields(base)}
-    own = [field for field in fields(config_class) if id(field) not in inherited]
-    assert _get_table(DOCS / page) == {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in own
-    }
+@pytest.mark.parametrize("page", OPTION_TABLES["PAGES"])
+def test_the_table_of_options_says_what_the_fields_say(page: str) -> None:
+    # Run docs/site/option_tables.py to renew it.
+    assert (DOCS / page).read_text(encoding="utf-8") == OPTION_TABLES["renew"](page)
+
+
+def test_a_walk_through_the_code_passes_files_that_are_there_once() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8").split("\n## Four walks\n")[1]
+    walks = [
+        re.findall(r"^\d+\. `([\w/]+\.py)`", walk, re.MULTILINE)
+        for walk in text.split("\n### ")[1:]
+    ]
+    assert len(walks) == 4
+    for files in walks:
+        assert len(files) == len(set(files)) > 6
+        assert all((ROOT / "sense_trl" / file).is_file() for file in files), files
 
 
 # ---------------------------------------------------------------------------------------- links
