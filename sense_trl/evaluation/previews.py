@@ -66,7 +66,7 @@ def preview_results(
     for run in [runs] if isinstance(runs, EvaluationReport) else runs:
         for record in run.records:
             engine = catalog.engine(record.db_id)
-            if _was_stopped(record.reason):
+            if record.reason.startswith("prediction_") or record.reason == Reason.WORKER_DIED:
                 stopped = ResultPreview(error=record.error or record.reason)
                 previews[record.db_id, record.predicted_sql] = stopped
             for sql in (record.gold_sql, record.predicted_sql):
@@ -74,10 +74,6 @@ def preview_results(
                     result = engine.execute(sql, limits=limits)
                     previews[record.db_id, sql] = _preview(result, max_rows, max_chars)
     return previews
-
-
-def _was_stopped(reason: str) -> bool:
-    return reason.startswith("prediction_") or reason == Reason.WORKER_DIED
 
 
 def _preview(result: QueryResult, max_rows: int, max_chars: int) -> ResultPreview:

@@ -56,7 +56,7 @@ class RecordedGenerator:
         self._name = name
         self._load = load
         self._chunk_size = chunk_size
-        self._open_bar = open_bar or _no_bar
+        self._open_bar = open_bar or (lambda total: nullcontext(lambda done: None))
         self._generator: SQLGenerator | None = None
         # By the number of the sample.
         self._completions: dict[str, dict[int, Completion]] = {}
@@ -157,7 +157,3 @@ def _key(prompt: Messages, sampling: SamplingConfig) -> str:
         del settings["stop_at_fence"]
     content = json.dumps([prompt, settings], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def _no_bar(total: int) -> AbstractContextManager[Callable[[int], object]]:
-    return nullcontext(lambda done: None)

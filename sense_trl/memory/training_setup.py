@@ -267,7 +267,8 @@ def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
     teacher = getattr(args, "teacher_model_name_or_path", None)
     teacher_config = None if teacher is None else load_model_config(teacher)[0]
     arguments = SimpleNamespace(
-        dtype=_get_dtype_name(model),
+        # Of the weights that are not quantised: embeddings have one name in all models.
+        dtype=str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
         load_in_4bit=bool(getattr(model, "is_loaded_in_4bit", False)),
         load_in_8bit=bool(getattr(model, "is_loaded_in_8bit", False)),
         use_bnb_nested_quant=bool(getattr(quantization, "bnb_4bit_use_double_quant", False)),
@@ -311,8 +312,3 @@ def _get_longest_prompt(trainer: Any) -> int | None:
         return None
     ids, *_ = trainer._tokenize_prompts(list(trainer.train_dataset["prompt"]))
     return max(map(len, ids))
-
-
-def _get_dtype_name(model: Any) -> str:
-    """Type of the weights that are not quantised, which all have one name for it: embeddings."""
-    return str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")

@@ -67,7 +67,7 @@ class PairAccount:
 
     def as_json(self) -> dict[str, Any]:
         """The counts as plain JSON data, reasons in alphabetical order."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(PairAccount)}
         return {
             name: dict(sorted(value.items())) if isinstance(value, dict) else value
             for name, value in values.items()

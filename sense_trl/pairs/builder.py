@@ -60,44 +60,21 @@ _QUESTIONS_PER_SHARD: Final = 64
 _DISTANCES: Final = {"tokens": token_distance, "tree": tree_distance}
 
 
-@dataclass(frozen=True, slots=True)
-class PairBuildResult:
+@dataclass(kw_only=True, slots=True)
+class PairBuildResult(PairAccount):
     """The dataset and the account of everything that is not in it.
 
     Attributes:
         dataset: one row per pair; see `build_preference_pairs`.
         config: the settings it was built with.
-        num_questions: questions given.
-        num_candidates: candidates given, gold and mutants not counted.
-        verdicts: candidates by verdict.
-        mutant_verdicts: mutants by verdict.
-        dropped_questions: questions without a pair, by `DropReason`.
-        dropped_candidates: candidates that took no part, by `DropReason`.
-        gold_problems: question id to the reason its gold query is no label.
     """
 
     dataset: datasets.Dataset
     config: PreferencePairConfig
-    num_questions: int
-    num_candidates: int
-    verdicts: dict[str, int]
-    mutant_verdicts: dict[str, int]
-    dropped_questions: dict[str, int]
-    dropped_candidates: dict[str, int]
-    gold_problems: dict[str, str]
 
     def summary(self) -> dict[str, Any]:
         """The account as plain JSON data."""
-        return {
-            "num_pairs": len(self.dataset),
-            "num_questions": self.num_questions,
-            "num_candidates": self.num_candidates,
-            "verdicts": self.verdicts,
-            "mutant_verdicts": self.mutant_verdicts,
-            "dropped_questions": self.dropped_questions,
-            "dropped_candidates": self.dropped_candidates,
-            "gold_problems": self.gold_problems,
-        }
+        return {"num_pairs": len(self.dataset), **self.as_json()}
 
     def save(self, folder: str | Path, **facts: Any) -> Path:
         """Write `pairs.parquet`, and then `pairs.json`: summary, settings and further `facts`.

@@ -116,7 +116,7 @@ class SchemaGraph:
 
     def get_weight(self, left: ColumnName, right: ColumnName) -> int:
         """The number of seed queries that use both columns."""
-        return self._counts[_pair(left, right)]
+        return self._counts[min(left, right), max(left, right)]
 
     def get_join_edges(self, table: str) -> tuple[JoinEdge, ...]:
         """The edges that leave or reach a table."""
@@ -409,7 +409,3 @@ def count_cooccurrences(
             continue
         counts.update(combinations(sorted(used), 2))
     return counts
-
-
-def _pair(left: ColumnName, right: ColumnName) -> tuple[ColumnName, ColumnName]:
-    return (left, right) if left <= right else (right, left)

@@ -444,7 +444,7 @@ def _choose(blocks: Iterable[_Block]) -> _Found | None:
     # A program that runs the query, or its result, is not the answer where that stands by itself.
     complete = [pair for pair in complete if _SQL_LANGUAGE.match(pair[0].language)] or complete
     # Nor is a piece of it in the middle of a sentence.
-    complete = [pair for pair in complete if not _is_inline(pair[0])] or complete
+    complete = [p for p in complete if p[0].language or "\n" in p[0].body] or complete
     cues = [_cue(block) for block, _ in complete]
     final = [pair for pair, cue in zip(complete, cues, strict=True) if cue == "final"]
     plain = [pair for pair, cue in zip(complete, cues, strict=True) if cue != "alternative"]
@@ -454,10 +454,6 @@ def _choose(blocks: Iterable[_Block]) -> _Found | None:
         if block.start < chosen.start and other.is_other and _cue(block) != "alternative":
             return other
     return sql
-
-
-def _is_inline(block: _Block) -> bool:
-    return not block.language and "\n" not in block.body
 
 
 def _unquoted(body: str) -> str:

@@ -850,13 +850,10 @@ def _columns_of(query: Query, source: Source, select: exp.Expression | None) -> 
     else:
         names = [c.name for c in _columns_from(query, source, select) if c.name != "*"]
     several = len(query.names.sources(select)) > 1
-    table = _qualifier(source) if several or _qualifies(select) else None
+    # Or it writes tables before columns though it need not.
+    qualifies = several or any(column.table for column in select.find_all(exp.Column))
+    table = _qualifier(source) if qualifies else None
     return [_column(name, table) for name in dict.fromkeys(names)]
-
-
-def _qualifies(select: exp.Select) -> bool:
-    """Whether a query writes tables before columns though it need not."""
-    return any(column.table for column in select.find_all(exp.Column))
 
 
 def _other_columns(query: Query, column: exp.Column, select: exp.Select) -> list[exp.Column]:

@@ -448,7 +448,8 @@ def _pick_values_of_groups(select: exp.Select, target: DuckDBTarget) -> None:
             if extremum is not None:
                 value = _value_beside(extremum, column, value, target)
             if column is place:
-                _replace_projection(select, column, value)
+                # The name of the result column stays what it was: an outer query may use it.
+                column.replace(exp.alias_(value, column.name, quoted=True))
             else:
                 column.replace(value)
 
@@ -479,11 +480,6 @@ def _clauses(select: exp.Select) -> list[exp.Expression]:
     order = select.args.get("order")
     found = [] if having is None else [having]
     return found + ([] if order is None else list(order.expressions))
-
-
-def _replace_projection(select: exp.Select, column: exp.Expression, value: exp.Expression) -> None:
-    # The name of the result column stays what it was: an outer query may use it.
-    column.replace(exp.alias_(value, column.name, quoted=True))
 
 
 def _is_inside(column: exp.Expression, place: exp.Expression, grouped: set[str]) -> bool:

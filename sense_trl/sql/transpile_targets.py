@@ -431,22 +431,15 @@ def _write_out_aliases(select: exp.Select) -> None:
     places = [select.args.get("where"), select.args.get("having")]
     order = select.args.get("order")
     # Alone it may stand in an ORDER BY.
-    places += [] if order is None else [o.this for o in order.expressions if not _is_name(o.this)]
+    if order is not None:
+        places += [o.this for o in order.expressions if not isinstance(o.this, exp.Column)]
     for place in places:
         for column in [] if place is None else list(place.find_all(exp.Column)):
             value = made.get(column.name.lower())
             if value is None or column.table or column.parent_select is not select:
                 continue
-            if not any(_is_same_name(inner, column) for inner in value.find_all(exp.Column)):
+            if not any(c.name.lower() == column.name.lower() for c in value.find_all(exp.Column)):
                 column.replace(exp.paren(value.copy()) if value.args else value.copy())
-
-
-def _is_name(node: exp.Expression) -> bool:
-    return isinstance(node, exp.Column)
-
-
-def _is_same_name(left: exp.Expression, right: exp.Expression) -> bool:
-    return bool(left.name.lower() == right.name.lower())
 
 
 def _order_distinct_rows(select: exp.Select) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -371,7 +371,7 @@ class _ColumnSearch:
         """Whether a match exists; `None` if the search gave up."""
         colours = []
         for columns in self._columns:
-            colours.append([_bag_colour(column) for column in columns])
+            colours.append([hash(frozenset(Counter(column).items())) for column in columns])
         if self._pinned:
             colours[0][0] = colours[1][0] = -1
         return self._search(colours[0], colours[1])
@@ -457,10 +457,6 @@ def _number_columns(tables: Tables) -> list[list[tuple[int, ...]]]:
         ]
         for table in tables
     ]
-
-
-def _bag_colour(values: Iterable[int]) -> int:
-    return hash(frozenset(Counter(values).items()))
 
 
 def _row_colours(columns: Sequence[Sequence[int]], colours: Sequence[int]) -> list[int]:

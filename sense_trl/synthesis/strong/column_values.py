@@ -100,7 +100,7 @@ def make_value(table: str, column: str, kind: ColumnKind, rng: random.Random) ->
     for pattern, make in _RULES[kind]:
         if pattern.search(words):
             if make is _thing and _PEOPLE.search(f"{words} {table.lower()}"):
-                return _person(rng)
+                return f"{rng.choice(_FIRST_NAMES)} {rng.choice(_LAST_NAMES)}"
             return make(rng)
     raise AssertionError(f"no rule for {kind}")
 
@@ -122,10 +122,6 @@ def _whole(low: int, high: int) -> _Maker:
 
 def _decimal(low: float, high: float, digits: int = 2) -> _Maker:
     return lambda rng: round(rng.uniform(low, high), digits)
-
-
-def _person(rng: random.Random) -> str:
-    return f"{rng.choice(_FIRST_NAMES)} {rng.choice(_LAST_NAMES)}"
 
 
 def _thing(rng: random.Random) -> str:

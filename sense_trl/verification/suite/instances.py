@@ -195,7 +195,9 @@ class InstanceBuilder:
                     instances.append(instance)
                     refuted.append(
                         frozenset(
-                            m for m, sql in enumerate(mutants) if self._refutes(instance, sql)
+                            m
+                            for m, sql in enumerate(mutants)
+                            if self.verify(instance, sql).verdict is Verdict.WRONG
                         )
                     )
                     num_idle = 0 if refuted[-1] & still_open else num_idle + 1
@@ -203,9 +205,6 @@ class InstanceBuilder:
             best = choose_instances(refuted, self._settings.num_instances)
             chosen = [instances[position] for position in best]
             yield chosen, SuiteChoice(tuple(instance.number for instance in chosen), hints)
-
-    def _refutes(self, instance: Instance, sql: str) -> bool:
-        return self.verify(instance, sql).verdict is Verdict.WRONG
 
     def verify(self, instance: Instance, sql: str) -> Verification:
         """Verify a query on an instance.
