@@ -1,8 +1,7 @@
 """A stand-in for vLLM: the part of its documented API that `VLLMGenerator` uses, checked strictly.
 
-After the documentation and the source of vLLM 0.15: `LLM(model, **engine arguments)`,
-`LLM.get_tokenizer()`, `LLM.chat(messages, sampling_params, use_tqdm)` and `LLM.generate` of token
-ids with results in the order of the prompts, `SamplingParams` with its checks, and `RequestOutput.outputs`. With `n` and a seed,
+After the source of vLLM 0.32: `LLM(model, **engine arguments)`, `LLM.get_tokenizer()`,
+`LLM.chat(messages, sampling_params, use_tqdm, lora_request)` and `LLM.generate` of token ids with results in the order of the prompts, `SamplingParams` with its checks, and `RequestOutput.outputs`. With `n` and a seed,
 sample i is drawn with seed + i. Text comes from `chat_server.write_answer`.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import tiny_models
@@ -19,13 +18,30 @@ from chat_server import write_answer
 # Arguments of `LLM` or of `EngineArgs`, as far as the tests use them.
 _ENGINE_ARGUMENTS = {
     "dtype",
+    "enable_lora",
     "enable_prefix_caching",
     "gpu_memory_utilization",
+    "max_lora_rank",
     "max_model_len",
     "quantization",
     "seed",
     "tensor_parallel_size",
 }
+
+
+class VLLMClientError(Exception):
+    """What is raised about a request: no ValueError, as it was up to some version."""
+
+
+class VLLMValidationError(VLLMClientError):
+    """The kind of it for arguments."""
+
+
+@dataclass
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
 
 
 @dataclass
@@ -40,13 +56,13 @@ class SamplingParams:
         if 0 < self.temperature < 1e-2:
             self.temperature = 1e-2
         if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
-            raise ValueError(f"temperature must be in [0, 2], got {self.temperature}.")
+            raise VLLMValidationError(f"temperature must be in [0, 2], got {self.temperature}.")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+            raise VLLMValidationError(f"top_p must be in (0, 1], got {self.top_p}.")
         if self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}.")
+            raise VLLMValidationError(f"n must be at least 1, got {self.n}.")
         if self.temperature == 0 and self.n > 1:
-            raise ValueError(f"n must be 1 when using greedy sampling, got {self.n}.")
+            raise VLLMValidationError(f"n must be 1 when using greedy sampling, got {self.n}.")
 
 
 @dataclass
@@ -66,7 +82,7 @@ class RequestOutput:
 class LLM:
     """Attributes: `calls`, the arguments of every `chat`; `options`, those of the constructor.
 
-    And `generated`: the token ids of every `generate`.
+    And `generated`: the token ids of every `generate`; `adapters`: those of every call.
     """
 
     def __init__(self, model: str, **options: Any) -> None:
@@ -79,6 +95,7 @@ class LLM:
         self.options = options
         self.calls: list[tuple[list[list[dict[str, str]]], list[SamplingParams]]] = []
         self.generated: list[list[list[int]]] = []
+        self.adapters: list[LoRARequest | None] = []
         self.tokenizer: Any = tiny_models.build_tiny_tokenizer()
 
     def get_tokenizer(self) -> Any:
@@ -89,7 +106,9 @@ class LLM:
         messages: list[list[dict[str, str]]],
         sampling_params: list[SamplingParams],
         use_tqdm: bool = True,
+        lora_request: LoRARequest | None = None,
     ) -> list[RequestOutput]:
+        self.adapters.append(lora_request)
         assert all(isinstance(conversation, list) for conversation in messages)
         assert all(isinstance(params, SamplingParams) for params in sampling_params)
         assert len(messages) == len(sampling_params)
@@ -98,7 +117,7 @@ class LLM:
         for conversation in messages:
             num_tokens = len(self.tokenizer.apply_chat_template(conversation)["input_ids"])
             if limit is not None and num_tokens > limit:
-                raise ValueError(
+                raise VLLMValidationError(
                     f"The decoder prompt (length {num_tokens}) is longer than the maximum model "
                     f"length of {limit}."
                 )
@@ -113,7 +132,9 @@ class LLM:
         prompts: list[dict[str, list[int]]],
         sampling_params: list[SamplingParams],
         use_tqdm: bool = True,
+        lora_request: LoRARequest | None = None,
     ) -> list[RequestOutput]:
+        self.adapters.append(lora_request)
         assert all(prompt.keys() == {"prompt_token_ids"} for prompt in prompts)
         assert all(type(i) is int for prompt in prompts for i in prompt["prompt_token_ids"])
         assert len(prompts) == len(sampling_params)
@@ -141,4 +162,6 @@ def build_module() -> ModuleType:
     module = ModuleType("vllm")
     module.LLM = LLM  # type: ignore[attr-defined]
     module.SamplingParams = SamplingParams  # type: ignore[attr-defined]
+    module.exceptions = SimpleNamespace(VLLMClientError=VLLMClientError)  # type: ignore[attr-defined]
+    module.LoRARequest = LoRARequest  # type: ignore[attr-defined]
     return module

@@ -312,7 +312,7 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     is_local = address == "local"
-    own = {}
+    own: dict[str, Any] = {}
     if is_local:
         own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         # It is nobody else's business that a cluster of this process starts.
@@ -330,9 +330,8 @@ def _count_workers(ray: Any, wanted: int | None) -> int:
     total = int(ray.cluster_resources().get("CPU", 0))
     if wanted is None and total > 1:
         return total - 1
-    is_count = isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0
-    if is_count and wanted < total:  # type: ignore[operator]
-        return wanted  # type: ignore[return-value]
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 < wanted < total:
+        return wanted
     advice = f"give at most {total - 1}" if total > 1 else "use the backend 'local'"
     raise InputError(
         f"`num_workers` is {wanted!r} for a Ray cluster with {total} CPUs; expected 1 or more, and "

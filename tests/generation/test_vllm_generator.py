@@ -21,7 +21,9 @@ SAMPLED = SamplingConfig(num_generations=3, temperature=0.7, top_p=0.9, max_new_
 
 @pytest.fixture(autouse=True)
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.build_module())
+    module = fake_vllm.build_module()
+    for name in ("vllm", "vllm.lora", "vllm.lora.request"):
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 def test_the_engine_caches_prefixes_and_takes_further_options() -> None:
@@ -83,6 +85,30 @@ def test_what_vllm_refuses_is_an_input_error() -> None:
         generator.generate([get_prompt("Which?", "t(a, b)\n" * 50)], SAMPLED)
     with pytest.raises(InputError, match=r"`sampling` \(temperature must be in"):
         generator.generate(PROMPTS[:1], SamplingConfig(temperature=2.5))
+
+
+def test_what_older_versions_raise_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_vllm, "VLLMValidationError", ValueError)
+    monkeypatch.delattr(sys.modules["vllm"], "exceptions")
+    with pytest.raises(InputError, match="temperature must be in"):
+        VLLMGenerator("m").generate(PROMPTS[:1], SamplingConfig(temperature=2.5))
+
+
+def test_an_adapter_goes_with_every_request(tmp_path: Path) -> None:
+    config = {"r": 4, "rank_pattern": {"q_proj": 12}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    generator = VLLMGenerator("m", adapter=tmp_path)
+    assert generator.name == tmp_path.name
+    assert generator.llm.options["enable_lora"]
+    # vLLM has room for certain ranks.
+    assert generator.llm.options["max_lora_rank"] == 16
+    generator.generate(PROMPTS, SAMPLED)
+    generator.generate([get_prompt("What is <|im_end|>?", SCHEMAS[0])], SAMPLED)
+    assert generator.llm.adapters == 2 * [fake_vllm.LoRARequest("adapter", 1, str(tmp_path))]
+    for text in ("", "{}", '{"r": "four"}', "[]"):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"`adapter` is .*holds no LoRA adapter"):
+            VLLMGenerator("m", adapter=tmp_path)
 
 
 def test_a_model_that_cannot_be_loaded_is_a_model_error() -> None:
