@@ -1,4 +1,4 @@
-"""Trains under FSDP in the process group of the environment; see the test."""
+"""Trains under FSDP2 in the process group of the environment; see the test."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from datasets import Dataset
-from peft import LoraConfig
-from tiny_models import OPTIONS, PAIRS, QUESTIONS, build_tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from sharded_runs import train_all
+from torch.distributed import barrier
 
-from sense_trl.checkpoints.starting_model import StartingModel
-from sense_trl.steps.training import train_model
-from sense_trl.trainers import SenseDPOConfig, SenseSFTConfig
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
 
 
 def let_cpus_shard() -> None:
@@ -37,38 +40,11 @@ def let_cpus_shard() -> None:
 
 
 def main() -> None:
-    path, folder = sys.argv[1:3]
-    os.environ |= {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-    }
+    models, folder = map(Path, sys.argv[1:3])
+    os.environ |= FSDP
     let_cpus_shard()
-    runs = {
-        "sft": (
-            SenseSFTConfig,
-            QUESTIONS,
-            None,
-            {"save_strategy": "steps", "save_steps": 1},
-        ),
-        "dpo": (
-            SenseDPOConfig,
-            PAIRS,
-            LoraConfig(r=4, target_modules="all-linear"),
-            {"precompute_ref_log_probs": True, "loss_type": ["sigmoid"]},
-        ),
-    }
-    for name, (config_class, rows, adapter, options) in runs.items():
-        start = StartingModel(
-            AutoModelForCausalLM.from_pretrained(path), build_tiny_tokenizer(), adapter
-        )
-        config = config_class(
-            f"{folder}/{name}", **{**OPTIONS, "per_device_train_batch_size": 2, **options}
-        )
-        train_model(start, Dataset.from_list(rows), config)
+    is_main = os.environ["RANK"] == "0"
+    train_all(models, folder, is_main, barrier, per_device_train_batch_size=2)
 
 
 if __name__ == "__main__":
