@@ -295,3 +295,31 @@ def test_an_unknown_part_and_a_missing_column_are_named(database: Path) -> None:
     (reward,) = get_sql_partial_rewards(database, ["executes"])
     with pytest.raises(InputError, match="needs the column 'gold_sql'"):
         reward(["Who?"], [CORRECT], db_id=["pets"])
+
+
+def test_rewards_on_a_server(postgres_server: Any) -> None:
+    name = postgres_server.create_database(
+        "CREATE TABLE pet AS SELECT 'Rex' AS \"petName\", 3 AS age"
+    )
+    role = postgres_server.create_role("GRANT SELECT ON pet TO {role}", database=name)
+    database = postgres_server.dsn(name, *role)
+    gold = 'SELECT "petName" FROM pet'
+    answers = [
+        gold,
+        '```sql\nSELECT p."petName"::text FROM pet AS p WHERE 3 = ANY (ARRAY[p.age])\n```',
+        "SELECT petName FROM pet",
+        "SELECT 'Tom'",
+        "DROP TABLE pet",
+    ]
+    columns = {"db_id": [name] * 5, "gold_sql": [gold] * 5}
+    with get_sql_execution_reward(database, num_workers=1) as reward:
+        assert reward([""] * 5, answers, **columns) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    found = {}
+    for part in get_sql_partial_rewards(database):
+        with part:
+            found[part.__name__] = part([""] * 5, answers, **columns)
+    assert found["sql_executes"] == [1.0, 1.0, 0.0, 1.0, 0.0]
+    assert found["sql_columns"] == [1.0, 1.0, 0.0, 1.0, 0.0]
+    assert found["sql_overlap"][:2] == [1.0, 1.0]
+    # Two of gold's two items, and one more.
+    assert found["sql_schema_items"][:2] == [1.0, 0.8]
