@@ -77,7 +77,7 @@ class Stage:
 
     def make_parser(self) -> Any:
         """Parser of the command line and of the YAML file behind `--config`, as TRL's scripts'."""
-        texts = {
+        texts: dict[str, Any] = {
             "prog": f"sense-trl {self.name}",
             "description": f"{self.help[0].upper()}{self.help[1:]}. Any flag may stand in the YAML "
             "file of --config instead, or in the recipe of --config RECIPE/STAGE; a flag given "
