@@ -172,6 +172,7 @@ def describe_records(report: EvaluationReport, question_ids: Sequence[str]) -> d
 
     Returns:
         `verdicts`: a letter each: correct, wrong, undetermined, or a dash if it was not asked.
+        `spider_verdicts`: the same under Spider's comparison.
         `hardness`: a letter each: easy, medium, hard, extra, or a dash.
         `error_classes`: by class, the places of the questions in the file.
         `samples`: where several answers were sampled, how many of each question's are correct, and
@@ -185,6 +186,7 @@ def describe_records(report: EvaluationReport, question_ids: Sequence[str]) -> d
             classes.setdefault(name, []).append(str(place))
     content: dict[str, Any] = {
         "verdicts": "".join(str(r.verdict)[0] if r else "-" for r in found),
+        "spider_verdicts": "".join(str(r.spider or "-")[0] if r else "-" for r in found),
         "hardness": "".join(HARDNESS.get(r.hardness, "-") if r else "-" for r in found),
         "error_classes": {name: " ".join(places) for name, places in sorted(classes.items())},
     }

@@ -47,11 +47,13 @@ class Result:
         is_trained: whether it was.
         tokens: positions that the training computed with gradient.
         verdicts: a letter for each question.
+        spider_verdicts: the same under Spider's comparison; empty in files of an earlier form.
         first_verdicts: the same of answers before a second turn; empty where there was none.
         samples: how many sampled answers to each question are correct, where several were sampled.
         num_samples: of each question; 0 if there is its prediction alone.
         hardness: a letter for each question; empty in files of an earlier form.
-        error_classes: by class, the places of the questions whose prediction has it.
+        error_classes: by class, the places of the questions whose prediction has it; None in files of
+            an earlier form.
     """
 
     name: str
@@ -69,8 +71,9 @@ class Result:
     samples: tuple[str, ...]
     num_samples: int
     hardness: str
-    error_classes: dict[str, frozenset[int]]
+    error_classes: dict[str, frozenset[int]] | None
     first_verdicts: str = ""
+    spider_verdicts: str = ""
 
     @functools.cached_property
     def values(self) -> list[float | None]:
@@ -150,9 +153,12 @@ def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[
             hardness=data.get("hardness", ""),
             error_classes={
                 name: frozenset(map(int, places.split()))
-                for name, places in data.get("error_classes", {}).items()
-            },
+                for name, places in data["error_classes"].items()
+            }
+            if "error_classes" in data
+            else None,
             first_verdicts=data.get("first_verdicts", ""),
+            spider_verdicts=data.get("spider_verdicts", ""),
         )
     return results
 
@@ -258,13 +264,28 @@ def describe_differences(groups: dict[str, list[Result]]) -> str:
                 ", ".join(f"{point:+.1f}" for point in points),
                 f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
                 "; ".join(describe_test(*pair) for pair in pairs),
+                describe_spider_difference(own, base),
             ]
         )
     header = (
         *("model", "against", "difference in EX of each run, points"),
-        *("mean (95 % over questions)", "gained/lost, McNemar"),
+        *("mean (95 % over questions)", "gained/lost, McNemar", "mean under Spider's comparison"),
     )
     return format_table(header, rows)
+
+
+def describe_spider_difference(own: Sequence[Result], base: Sequence[Result]) -> str:
+    """The mean difference under Spider's comparison; nothing for samples and older files."""
+    sides = [
+        [dataclasses.replace(run, verdicts=run.spider_verdicts) for run in runs]
+        for runs in (own, base)
+    ]
+    if any(run.num_samples or not run.verdicts for runs in sides for run in runs):
+        return ""
+    common = find_common(*sides)
+    shares = (get_shares(runs, common) for runs in sides)
+    differences = [after - before for after, before in zip(*shares, strict=True)]
+    return f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}"
 
 
 def describe_test(after: Result, before: Result) -> str:
@@ -336,16 +357,28 @@ def describe_hardness_differences(groups: dict[str, list[Result]]) -> str:
 
 
 def describe_class_differences(groups: dict[str, list[Result]]) -> str:
-    """A row per comparison with how much more often a prediction has an error of a class."""
+    """A row per comparison with how much more often a prediction has an error of a class.
+
+    Files of an earlier form, which name none, are left out.
+    """
+    groups = {
+        name: known
+        for name, runs in groups.items()
+        if (known := [run for run in runs if run.error_classes is not None])
+    }
     runs = [run for group in groups.values() for run in group]
-    counts = Counter(n for run in runs for n, places in run.error_classes.items() for _ in places)
+    classes = [run.error_classes or {} for run in runs]
+    counts = Counter(n for found in classes for n, places in found.items() for _ in places)
     names = [name for name, _ in counts.most_common(MAX_CLASSES)]
     rows = []
     for own, base, common in find_comparisons(groups):
         cells = []
         for name in names:
             after, before = (
-                [sum(p in r.error_classes.get(name, ()) for r in side) / len(side) for p in common]
+                [
+                    sum(p in (r.error_classes or {}).get(name, ()) for r in side) / len(side)
+                    for p in common
+                ]
                 for side in (own, base)
             )
             differences = [a - b for a, b in zip(after, before, strict=True)]

@@ -425,7 +425,7 @@ def test_the_tables_are_those_of_the_results(
     assert methods[4:] == ["5.0", "5 |"]
     assert differences[1:3] == ["student, SFT", "-25.0, +50.0"]
     assert differences[3].startswith("+12.5 (")
-    assert differences[4] == "0/1, p 1; 2/0, p 0.5 |"
+    assert differences[4:] == ["0/1, p 1; 2/0, p 0.5", " |"]
     # 3 of 8, a quarter does not execute, one of 8 is undetermined.
     assert hardness[1:] == ["37.5", "", "", "", "25", "12.5 |"]
 
@@ -496,7 +496,33 @@ def test_runs_are_paired_by_seed_or_with_the_only_one(
     cells = [row.split(" | ") for row in rows]
     assert [row[2] for row in cells] == ["+25.0", "+0.0, +50.0", "-25.0"]
     # The second seed of SENSE has no anchor to be compared with.
-    assert [row[4] for row in cells] == ["1/0, p 1 |", "0/0, p 1; 2/0, p 0.5 |", "0/1, p 1 |"]
+    assert [row[4] for row in cells] == ["1/0, p 1", "0/0, p 1; 2/0, p 0.5", "0/1, p 1"]
+    # These files name no verdicts under Spider's comparison.
+    assert {row[5] for row in cells} == {" |"}
+
+
+def test_differences_are_told_under_both_comparisons_and_classes_only_where_they_are_known(
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    _write(tmp_path, "evaluate-sft", "cwww", 60)
+    _write(tmp_path, "evaluate-sense-0", "ccww", 60)
+    groups = results.group_by_method(results.read_results(tmp_path, tables), tables, "dev")
+    assert results.describe_class_differences(groups) == ""
+    for name, verdicts, classes in (
+        ("sft", "cwcw", {"wrong_join": "1"}),
+        ("sense-0", "ccww", {"wrong_join": "1 2 3"}),
+    ):
+        path = tmp_path / f"evaluate-{name}.json"
+        more = {"spider_verdicts": verdicts, "error_classes": classes}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    groups = results.group_by_method(results.read_results(tmp_path, tables), tables, "dev")
+    (row,) = results.describe_differences(groups).splitlines()[2:]
+    cells = row.split(" | ")
+    # One more under ours; under Spider's one gained and one lost.
+    assert cells[3].startswith("+25.0 (")
+    assert cells[5].startswith("+0.0 (")
+    (row,) = results.describe_class_differences(groups).splitlines()[2:]
+    assert row.split(" | ")[2].startswith("+50.0 (")
 
 
 @pytest.mark.slow
