@@ -52,8 +52,8 @@ class Result:
         samples: how many sampled answers to each question are correct, where several were sampled.
         num_samples: of each question; 0 if there is its prediction alone.
         hardness: a letter for each question; empty in files of an earlier form.
-        error_classes: by class, the places of the questions whose prediction has it; None in files of
-            an earlier form.
+        error_classes: by class, the places of the questions whose prediction has it; None in files
+            of an earlier form.
     """
 
     name: str
