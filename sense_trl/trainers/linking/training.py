@@ -76,12 +76,12 @@ class LinkerTrainingConfig:
         InputError: an option is out of its range.
     """
 
-    num_epochs: int = option("Passes over the questions.", default=8)
-    learning_rate: float = option("Of AdamW, falling to 0.", default=5e-4)
+    num_epochs: int = option("Passes over the questions.", default=4)
+    learning_rate: float = option("Of AdamW, falling to 0.", default=1e-3)
     weight_decay: float = option("Of AdamW.", default=0.1)
     batch_size: int = option("Questions of a step.", default=16)
     rank: int = option("Size in which items and words are compared.", default=128)
-    dropout: float = option("Share of hidden units left out.", default=0.1)
+    dropout: float = option("Share of a state's numbers left out.", default=0.3)
     max_positive_weight: float = option(
         "What is needed counts as often as the rest, but no more than this.", default=6.0
     )
