@@ -227,7 +227,8 @@ def _find_obstacle_in_options(trainer: Any) -> str | None:
             getattr(trainer.args, "packing", False) or getattr(trainer, "padding_free", False)
         ),
         "`compute_loss_func` and `label_smoothing_factor` need the logits of every row": (
-            trainer.compute_loss_func is not None or trainer.label_smoother is not None
+            # For transformers before 5.19 TRL puts a text there.
+            callable(trainer.compute_loss_func) or trainer.label_smoother is not None
         ),
     }
     return next((obstacle for obstacle, is_there in obstacles.items() if is_there), None)
