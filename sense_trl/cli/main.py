@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -55,6 +56,7 @@ COMMANDS["completion"] = completion.make_command(COMMANDS)
 EXIT_OK = 0
 EXIT_INPUT = 2  # argparse uses 2 for unusable arguments too
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141  # as a shell says of what SIGPIPE ends
 
 
 def make_parser() -> OptionParser:
@@ -78,8 +80,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of this process if not given.
 
     Returns:
-        0 if all went well, 2 for unusable input, 130 after Ctrl-C.
+        0 if all went well, 2 for unusable input, 130 after Ctrl-C, 141 if whoever reads the output,
+        such as `head`, stopped.
     """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_output_closed():
+            raise
+        # Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads the standard output any more; a worker's pipe can break as well."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poller.poll(0))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     is_own = argv is None
     try:
         argv = hide_passwords(sys.argv[1:] if argv is None else argv)

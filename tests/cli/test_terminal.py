@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
+import pytest
 from rich.console import Console
 
+from sense_trl.cli.main import EXIT_PIPE_CLOSED
 from sense_trl.cli.terminal import format_result, make_visible
 from sense_trl.database.engine import QueryResult, QueryStatus
 
@@ -52,3 +56,16 @@ def test_a_long_value_is_cut() -> None:
 def test_nothing_steers_the_terminal() -> None:
     assert make_visible("a\x1b[31mb\u202e\n\tc") == "a\\x1b[31mb\\x202e\n\tc"
     assert _show(("\x1b[1mn",), ("[red]\x07",)) == ["1 row", "\\x1b[1mn", "[red]\\x07"]
+
+
+@pytest.mark.parametrize("num_read", [0, 10])
+def test_a_reader_that_stops_ends_the_command_without_a_traceback(num_read: int) -> None:
+    """The help of a stage is longer than what Python holds back."""
+    command = [sys.executable, "-m", "sense_trl", "dpo", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(num_read)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == EXIT_PIPE_CLOSED
