@@ -89,7 +89,8 @@ class Stage:
             )
         from sense_trl.cli.config_parser import ConfigParser
 
-        return ConfigParser(tuple(map(get_class, self.all_options)), **texts)
+        texts["dataclass_types"] = tuple(map(get_class, self.all_options))
+        return ConfigParser(**texts)
 
     def run(self, arguments: Sequence[str], console: Console) -> int:
         """Run the stage with a command line, here or under `accelerate launch`.
