@@ -100,9 +100,11 @@ def _match(text: str) -> None:
 CALLS: Final[dict[str, Callable[[str], Any]]] = {
     "parse_sql": lambda text: parsing.parse_sql(text, _LITE),
     "parse_sql of DuckDB": lambda text: parsing.parse_sql(text, "duckdb"),
+    "parse_folded": lambda text: parsing.parse_folded(text, "postgres"),
     "parse_statements": lambda text: parsing.parse_statements(text, "mysql"),
     "canonical_sql": lambda text: parsing.canonical_sql(text, _LITE),
     "canonical_sql of DuckDB": lambda text: parsing.canonical_sql(text, "duckdb"),
+    "canonical_sql of PostgreSQL": lambda text: parsing.canonical_sql(text, "postgres"),
     "order_matters": lambda text: parsing.order_matters(text + " ORDER BY a", _LITE),
     "outer_limit": lambda text: parsing.outer_limit(text + " LIMIT 1", _LITE),
     "is_cut": lambda text: parsing.is_cut(text + " LIMIT 1", _LITE),

@@ -15,6 +15,7 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.duckdb_import import convert_sqlite
 from sense_trl.database.engine import ExecutionLimits
+from sense_trl.database.postgres_engine import PostgresEngine
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.database.worker import EngineWorker, IsolatedEngine
 from sense_trl.errors import DatabaseError
@@ -166,7 +167,7 @@ def test_every_class_that_closes_is_among_these() -> None:
         "SQLVerifier", "SuiteVerifier", "SQLExecutionReward", "SQLPartialReward", "PromptWriter",
         "ValueIndex",
         # In tests/database/test_postgres.py, where there is a server.
-        "PostgresEngine",
+        PostgresEngine.__name__,
     }  # fmt: skip
     names = {name for name in below(Closing) if not name.startswith("_")}
     assert names - {"Closing", "OpenedEngine", "FileEngine"} == tried

@@ -2,11 +2,12 @@
 
 import re
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def describe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
     def run(readme: str, urls: str) -> str:
         given: dict[str, str] = {}
-        monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+        # The real one replaces distutils for the whole process.
+        for name, part in (
+            ("setuptools", SimpleNamespace(setup=lambda **options: given.update(options))),
+            ("setuptools.command", SimpleNamespace()),
+            ("setuptools.command.build_py", SimpleNamespace(build_py=object)),
+        ):
+            monkeypatch.setitem(sys.modules, name, part)
         monkeypatch.chdir(tmp_path)
         Path("README.md").write_text(readme, encoding="utf-8")
         Path("pyproject.toml").write_text(f"[project]\n{urls}", encoding="utf-8")

@@ -27,6 +27,7 @@ TESTED_VERSIONS: Final = {
     "duckdb": "2.0.0",
     "peft": "0.21.2",
     "psycopg": "3.3.9",
+    "ray": "2.60.0",
     "sqlglot": "30.30.0",
     "torch": "2.13.0",
     "transformers": "5.23.0",

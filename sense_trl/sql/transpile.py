@@ -92,8 +92,9 @@ def sqlite_to_duckdb(sql: str, types: ColumnTypes) -> str:
         types: the columns of the DuckDB database, as `convert_sqlite` reports them.
 
     Raises:
-        SQLParseError: the text is not one statement, or an operator has an option that is not
-            known here.
+        SQLParseError: the text is not one statement, an operator has an option that is not known
+            here, or so much would have to be written several times that the query outgrows all
+            bounds.
 
     Example:
         >>> types = {"t": {"a": "BIGINT", "b": "VARCHAR"}}
@@ -117,8 +118,7 @@ def sqlite_to_postgres(sql: str, types: ColumnTypes) -> str:
         types: the columns of the PostgreSQL schema, as `convert_sqlite` reports them.
 
     Raises:
-        SQLParseError: the text is not one statement, or has an option that is not known here or a
-            date that is a number.
+        SQLParseError: see `sqlite_to_duckdb`; or a date is a number.
 
     Example:
         >>> types = {"t": {"a": "BIGINT", "b": "VARCHAR"}}
@@ -444,7 +444,7 @@ def _pick_values_of_groups(select: exp.Select, target: DuckDBTarget) -> None:
             in_clause = place not in select.expressions
             if in_clause and not column.table and column.name.lower() in projected:
                 continue
-            value = target.any_value(column.copy())
+            value = target.any_value(target.copy(column))
             if extremum is not None:
                 value = _value_beside(extremum, column, value, target)
             if column is place:
@@ -468,10 +468,10 @@ def _value_beside(
 ) -> exp.Expression:
     """The column in the row that has the extremum, NULL or not."""
     whole = _outermost(extremum)
-    condition = None if whole is extremum else whole.expression.copy()
-    chosen = target.value_beside(extremum, column.copy(), condition)
+    condition = None if whole is extremum else target.copy(whole.expression)
+    chosen = target.value_beside(extremum, target.copy(column), condition)
     # A group without values has no extremum, and still a row.
-    nothing = exp.Is(this=whole.copy(), expression=exp.Null())
+    nothing = exp.Is(this=target.copy(whole), expression=exp.Null())
     return exp.Case(ifs=[exp.If(this=nothing, true=otherwise)], default=chosen)
 
 
@@ -545,7 +545,9 @@ def _divide(node: exp.Div, columns: _Columns) -> None:
     operands = (node.this, node.expression)
     kinds = [columns.type_of(operand) for operand in operands]
     texts = [
-        operand.copy() for operand, kind in zip(operands, kinds, strict=True) if kind == "VARCHAR"
+        columns.target.copy(operand)
+        for operand, kind in zip(operands, kinds, strict=True)
+        if kind == "VARCHAR"
     ]
     _set_number(node, "this", columns)
     _set_number(node, "expression", columns)
@@ -560,8 +562,8 @@ def _divide(node: exp.Div, columns: _Columns) -> None:
     # A text that begins with an integer divides as one.
     points = list(map(columns.target.begins_with_real, texts))
     quotient = exp.Case(
-        ifs=[exp.If(this=exp.or_(*points), true=node.copy())],
-        default=call("TRUNC", node.copy()),
+        ifs=[exp.If(this=exp.or_(*points), true=columns.target.copy(node))],
+        default=call("TRUNC", columns.target.copy(node)),
     )
     node.replace(cast_to(quotient, "DOUBLE"))
 
@@ -718,7 +720,9 @@ def _between(node: exp.Between, columns: _Columns) -> None:
         node.set("this", _converted(node.this, own, bounds[0], columns))
         return
     refuse_options(node, "this", "low", "high")
-    low, high = (_converted(node.this.copy(), own, bound, columns) for bound in bounds)
+    low, high = (
+        _converted(columns.target.copy(node.this), own, bound, columns) for bound in bounds
+    )
     both = exp.And(
         this=exp.GTE(this=low, expression=node.args["low"]),
         expression=exp.LTE(this=high, expression=node.args["high"]),
@@ -744,7 +748,7 @@ def _in(node: exp.In, columns: _Columns) -> None:
         # What is looked for would be something else beside each item.
         equalities = [
             exp.EQ(
-                this=_converted(node.this.copy(), own, operand, columns),
+                this=_converted(columns.target.copy(node.this), own, operand, columns),
                 expression=_converted(item, operand, own, columns),
             )
             for item, operand in items

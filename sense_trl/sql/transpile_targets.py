@@ -24,6 +24,8 @@ _FLOAT: Final = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 INTEGER: Final = "[+-]?[0-9]+"
 _DATE: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T].*)?$"
 _INFINITY: Final = "inf"
+# Each level of `a BETWEEN b AND c` inside of another may double what is inside of it.
+_MAX_COPIED_NODES: Final = 20_000
 FORMAT_PART: Final = re.compile("%.?", re.DOTALL)
 ASCII_UPPER: Final = string.ascii_uppercase
 
@@ -97,6 +99,21 @@ class DuckDBTarget:
     dialect: str = "duckdb"
     known_parts: frozenset[str] = frozenset(f"%{part}" for part in "dHjmMSwWY%")
     truth_type: str = "BIGINT"
+    _num_copied: int = 0
+
+    def copy(self, node: exp.Expression) -> exp.Expression:
+        """A copy of a node that has to stand in two places.
+
+        Raises:
+            SQLParseError: too much was copied for one query.
+        """
+        self._num_copied += sum(1 for _ in node.walk())
+        if self._num_copied > _MAX_COPIED_NODES:
+            raise SQLParseError(
+                f"Translated to {self.dialect}, the query would be longer than it was by more than "
+                f"{_MAX_COPIED_NODES:,} nodes, as what it compares has to be written several times."
+            )
+        return node.copy()
 
     def number(
         self, text: exp.Expression, number: str = _FLOAT, kind: str = "DOUBLE"
@@ -162,7 +179,7 @@ class DuckDBTarget:
         """SUM or AVG over texts that are distinct and can begin with the same number."""
         refuse_options(node, "this")
         element = exp.to_identifier("v")
-        to_number = exp.Lambda(this=self.number(element), expressions=[element.copy()])
+        to_number = exp.Lambda(this=self.number(element), expressions=[self.copy(element)])
         total = "LIST_SUM" if isinstance(node, exp.Sum) else "LIST_AVG"
         wrap_aggregate(
             node,
@@ -220,7 +237,7 @@ class DuckDBTarget:
         """The column in the row that has the extremum, NULL or not."""
         name = "ARG_MAX_NULL" if isinstance(extremum, exp.Max) else "ARG_MIN_NULL"
         chosen: exp.Expression = exp.Anonymous(
-            this=name, expressions=[column, _key_of(extremum).copy()]
+            this=name, expressions=[column, self.copy(_key_of(extremum))]
         )
         return chosen if condition is None else exp.Filter(this=chosen, expression=condition)
 
@@ -386,7 +403,7 @@ class PostgresTarget(DuckDBTarget):
         self, extremum: exp.Expression, column: exp.Expression, condition: exp.Expression | None
     ) -> exp.Expression:
         ordered = exp.Ordered(
-            this=_key_of(extremum).copy(), desc=isinstance(extremum, exp.Max), nulls_first=False
+            this=self.copy(_key_of(extremum)), desc=isinstance(extremum, exp.Max), nulls_first=False
         )
         chosen: exp.Expression = exp.ArrayAgg(this=exp.Order(this=column, expressions=[ordered]))
         if condition is not None:
@@ -397,7 +414,7 @@ class PostgresTarget(DuckDBTarget):
 
     def finish(self, tree: exp.Expression) -> None:
         for select in list(tree.find_all(exp.Select)):
-            _write_out_aliases(select)
+            _write_out_aliases(select, self)
             _order_distinct_rows(select)
         names = {node.name.lower() for node in tree.find_all(exp.Identifier)}
         free = (name for name in map("q{}".format, itertools.count(1)) if name not in names)
@@ -423,7 +440,7 @@ class PostgresTarget(DuckDBTarget):
         quote_names(tree)
 
 
-def _write_out_aliases(select: exp.Select) -> None:
+def _write_out_aliases(select: exp.Select, target: DuckDBTarget) -> None:
     """Names of result columns in expressions that cannot use them here."""
     made = {p.alias.lower(): p.this for p in select.expressions if isinstance(p, exp.Alias)}
     if not made:
@@ -439,7 +456,8 @@ def _write_out_aliases(select: exp.Select) -> None:
             if value is None or column.table or column.parent_select is not select:
                 continue
             if not any(c.name.lower() == column.name.lower() for c in value.find_all(exp.Column)):
-                column.replace(exp.paren(value.copy()) if value.args else value.copy())
+                written = target.copy(value)
+                column.replace(exp.paren(written) if value.args else written)
 
 
 def _order_distinct_rows(select: exp.Select) -> None:

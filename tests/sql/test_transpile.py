@@ -261,3 +261,14 @@ def test_agreement_on_spider_gold(
                     different.append((db_id, sql, got.error))
     assert equal > 100
     assert equal / (equal + len(different)) >= 0.96, different
+
+
+@pytest.mark.parametrize("again", [" BETWEEN 20 AND b", " IN (a, 'x') "])
+@pytest.mark.parametrize("dialect", TRANSLATE)
+def test_what_doubles_with_every_level_is_refused_from_some_level_on(
+    dialect: str, again: str
+) -> None:
+    types = {"t": {"a": "BIGINT", "b": "VARCHAR"}}
+    TRANSLATE[dialect]("SELECT a FROM t WHERE a" + again * 4, types)
+    with pytest.raises(SQLParseError, match=f"to {dialect}, the query would be longer"):
+        TRANSLATE[dialect]("SELECT a FROM t WHERE a" + again * 40, types)
