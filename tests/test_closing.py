@@ -11,6 +11,7 @@ import pytest
 from conftest import FreshDB
 
 from sense_trl._closing import Closing
+from sense_trl.backends.ray_backend import RayBackend
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.duckdb_engine import DuckDBEngine
 from sense_trl.database.duckdb_import import convert_sqlite
@@ -166,8 +167,8 @@ def test_every_class_that_closes_is_among_these() -> None:
         "DatabaseCatalog", "SQLiteEngine", "DuckDBEngine", "IsolatedEngine", "EngineWorker",
         "SQLVerifier", "SuiteVerifier", "SQLExecutionReward", "SQLPartialReward", "PromptWriter",
         "ValueIndex",
-        # In tests/database/test_postgres.py, where there is a server.
-        PostgresEngine.__name__,
+        # In tests/database/test_postgres.py, where there is a server, and in tests/backends.
+        PostgresEngine.__name__, RayBackend.__name__,
     }  # fmt: skip
     names = {name for name in below(Closing) if not name.startswith("_")}
     assert names - {"Closing", "OpenedEngine", "FileEngine"} == tried
