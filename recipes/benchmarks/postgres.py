@@ -24,9 +24,9 @@ is asked the original pairs.
 Expected (PostgreSQL 18.6, sqlglot 30.30): 95.4 % of 564 gold queries equal, 98.9 % of those with
 one answer, none fails; 63.7 % with sqlglot alone. What is left: LIMIT between ties (17), columns
 that are neither grouped by nor aggregated (3), columns of wta_1 of numbers and empty text (6).
-Speed (`--quick --pairs 150`, one run on two busy cores, load 11): the benchmarks' way 10 pairs/s;
-`strict` with two workers 1.4 times that cold, 3.8 times warm, and `bird` 1.2 and 1.7 times; SQLite
-is 5.9 times as fast as PostgreSQL with gold known.
+Speed (`--quick`, two runs on two idle cores): the benchmarks' way 205 to 217 pairs/s; `bird` with
+two workers 1.4 times that cold, 3 times warm, `strict` 0.9 and 1.7 times; PostgreSQL takes 6.2
+times as long as SQLite with gold known.
 """
 
 from __future__ import annotations
