@@ -39,9 +39,8 @@ def evaluate_files(data: DataArguments, options: EvaluationArguments, console: A
     from sense_trl.steps.verification import (
         get_limits,
         get_suite_notes,
-        open_backend,
+        open_execution,
         open_scorer,
-        open_verifiers,
     )
 
     # It warns of every statement that it reads only in part; a prediction may be anything.
@@ -64,8 +63,7 @@ def evaluate_files(data: DataArguments, options: EvaluationArguments, console: A
             hint_at_chat(console, path, predictions.values(), options)
         folder = None if options.output_dir is None else Path(options.output_dir)
         with (
-            open_backend(catalog, options, options.num_workers) as backend,
-            open_verifiers(catalog, options, schemas, backend) as (verifier, suite_verifier),
+            open_execution(catalog, options, schemas) as (backend, verifier, suite_verifier),
             open_scorer(folder, catalog, data, options, backend) as score,
         ):
             for name, predictions, spider_predictions in zip(

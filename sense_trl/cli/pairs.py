@@ -55,7 +55,7 @@ def build_from_files(
     from sense_trl.questions import load_questions
     from sense_trl.schema import load_spider_schemas
     from sense_trl.steps import work
-    from sense_trl.steps.verification import get_limits, open_backend, open_verifiers
+    from sense_trl.steps.verification import get_limits, open_execution
 
     if options.output_dir is None:
         raise InputError("`output_dir` is missing; name the folder for the dataset.")
@@ -77,10 +77,7 @@ def build_from_files(
         candidates = [c for c in candidates if c.question_id not in task.unusable]
         # Writing takes no time worth a bar.
         datasets.disable_progress_bars()
-        with (
-            open_backend(catalog, options, options.num_workers) as backend,
-            open_verifiers(catalog, options, declared, backend) as (verifier, suite_verifier),
-        ):
+        with open_execution(catalog, options, declared) as (backend, verifier, suite_verifier):
             result = work.pair(
                 task,
                 candidates,

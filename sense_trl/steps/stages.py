@@ -52,9 +52,8 @@ from sense_trl.steps.verification import (
     get_limits,
     get_shard_folder,
     get_suite_notes,
-    open_backend,
+    open_execution,
     open_scorer,
-    open_verifiers,
 )
 from sense_trl.task import TextToSQLTask
 
@@ -194,9 +193,10 @@ def build_pairs(
     if not get_processes().is_main:
         return path
     shards = get_shard_folder(folder, task.catalog, data, options)
-    with (
-        open_backend(task.catalog, options, options.num_workers) as backend,
-        open_verifiers(task.catalog, options, task.schemas, backend) as (verifier, suite_verifier),
+    with open_execution(task.catalog, options, task.schemas) as (
+        backend,
+        verifier,
+        suite_verifier,
     ):
         result = work.pair(
             task,
@@ -266,8 +266,7 @@ def evaluate(
         return None
     sections = []
     with (
-        open_backend(task.catalog, evaluation, evaluation.num_workers) as backend,
-        open_verifiers(task.catalog, evaluation, schemas, backend) as (verifier, suite_verifier),
+        open_execution(task.catalog, evaluation, schemas) as (backend, verifier, suite_verifier),
         open_scorer(folder, task.catalog, data, evaluation, backend) as scorer,
     ):
         score = functools.partial(

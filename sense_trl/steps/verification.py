@@ -26,7 +26,7 @@ from sense_trl.options import (
 )
 from sense_trl.run_folder import fingerprint_databases, fingerprint_file
 from sense_trl.schema import DatabaseSchema
-from sense_trl.steps.arguments import EvaluationArguments
+from sense_trl.steps.arguments import EvaluationArguments, PairArguments
 from sense_trl.verification.suite.verifier import (
     SuiteSettings,
     SuiteVerifier,
@@ -120,6 +120,26 @@ def open_backend(
 
     with RayBackend(catalog, address=options.ray_address, num_workers=num_workers) as backend:
         yield backend
+
+
+@contextmanager
+def open_execution(
+    catalog: DatabaseCatalog,
+    options: PairArguments | EvaluationArguments,
+    schemas: Mapping[str, DatabaseSchema] | None,
+) -> Iterator[tuple[Backend, SQLVerifier, SuiteVerifier | None]]:
+    """Open the backend that the options name, and verifiers for it.
+
+    Args:
+        catalog: the databases.
+        options: see `open_backend` and `open_verifiers`.
+        schemas: keys that the databases do not declare, by `db_id`.
+    """
+    with (
+        open_backend(catalog, options, options.num_workers) as backend,
+        open_verifiers(catalog, options, schemas, backend) as verifiers,
+    ):
+        yield backend, *verifiers
 
 
 def get_shard_folder(
