@@ -146,12 +146,18 @@ def train_linker_head(
         teachings: by the key of the example; the words of teacher and student are the same.
 
     Raises:
-        InputError: there are no examples; or `distillation` is set and a teaching is missing or of
-            other items or words.
+        InputError: there are no examples, or only some have relations; or `distillation` is set
+            and a teaching is missing or of other items or words.
     """
     config = config or LinkerTrainingConfig()
     if not examples:
         raise InputError("`examples` is empty; a head is trained on at least one.")
+    without = [example.key for example in examples if example.relations is None]
+    if 0 < len(without) < len(examples):
+        raise InputError(
+            f"{len(without)} of {len(examples)} `examples` have no relations, such as "
+            f"{without[0]!r}. Give them to all, or to none."
+        )
     taught = _check_teachings(examples, config, teachings)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

@@ -234,3 +234,11 @@ def test_what_a_teacher_did_not_say_is_named() -> None:
 def test_options_are_checked(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"`{name}` is {value!r}"):
         LinkerTrainingConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_relations_of_some_examples_only_are_refused() -> None:
+    """In a batch they would be taken for those of the texts before."""
+    examples = make_examples(3)
+    related = replace(examples[2], relations=make_relations(len(examples[2].items), 3))
+    with pytest.raises(InputError, match=r"2 of 3 `examples` have no relations, such as 'q0'"):
+        train_linker_head([*examples[:2], related], CONFIG)
