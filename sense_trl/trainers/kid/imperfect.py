@@ -129,10 +129,9 @@ def choose_masked(
     if strategy == "uniform":
         num_tokens = sum(len(unit) for unit in units)
         num_units = min(len(units), max(1, round(num_masked * len(units) / max(num_tokens, 1))))
-        spacing, offset = len(units) / max(num_units, 1), rng.random()
-        # An offset just below 1 is rounded up.
-        indices = [min(int((k + offset) * spacing), len(units) - 1) for k in range(num_units)]
-        chosen = [units[index] for index in indices]
+        # In whole numbers: a sum that is rounded up would mask one unit twice, and another never.
+        offset = min(int(rng.random() * len(units)), len(units) - 1)
+        chosen = [units[(k * len(units) + offset) // num_units] for k in range(num_units)]
         return sorted(position for unit in chosen for position in unit)
     if strategy == "random":
         order = rng.sample(units, len(units))

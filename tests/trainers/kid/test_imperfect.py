@@ -105,6 +105,15 @@ def test_predictions_by_hand():
     assert torch.equal(logits, torch.tensor([probabilities] * 5).log())
 
 
+def test_evenly_spaced_units_are_all_different_however_large_the_offset():
+    rng = random.Random(0)
+    rng.random = lambda: 1 - 2**-53
+    units = [[5], [6], [7], [8], [9]]
+    assert choose_masked(units, 5, "uniform", rng) == [5, 6, 7, 8, 9]
+    # The last of each half, the second of which is the longer one.
+    assert choose_masked(units, 2, "uniform", rng) == [7, 9]
+
+
 # --------------------------------------------------------------------------- properties
 
 
