@@ -195,13 +195,18 @@ class PostgresEngine(OpenedEngine):
             InputError: the engine is closed or belongs to another thread or process.
         """
         self._check_usable()
-        session = self._get_session()
-        try:
-            return read_tables(session.connection, session.schemas)
-        except psycopg.Error as error:
-            self._disconnect()
-            said = describe_error(self._path, error)
-            raise DatabaseError(f"cannot read the schema of {self._path}: {said}") from None
+        for run in range(_MAX_RUNS):
+            session = self._get_session()
+            try:
+                return read_tables(session.connection, session.schemas)
+            except psycopg.Error as error:
+                # The server may have been started anew, or a session may have been idle for long.
+                is_lost = session.connection.broken
+                self._disconnect()
+                if not is_lost or run + 1 == _MAX_RUNS:
+                    said = describe_error(self._path, error)
+                    raise DatabaseError(f"cannot read the schema of {self._path}: {said}") from None
+        raise AssertionError("unreachable")
 
     # ------------------------------------------------------------------ the session
 

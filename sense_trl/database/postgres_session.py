@@ -260,7 +260,7 @@ _ADVICE: Final = (
 def _explain(location: ServerDatabase, error: BaseException) -> str:
     said = describe_error(location, error)
     advice = next((text for words, text in _ADVICE if re.search(words, said, re.IGNORECASE)), "")
-    return f"cannot open {location}: {said.rstrip('.')}. {advice}".rstrip()
+    return f"cannot open {location}: {said.rstrip('.?')}. {advice}".rstrip()
 
 
 class NameCheck:

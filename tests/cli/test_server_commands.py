@@ -104,3 +104,64 @@ def test_stages_refuse_a_suite_before_a_model_is_asked(
         assert main(arguments) == 2
         assert "on a PostgreSQL server" in " ".join(capsys.readouterr().err.split())
     assert not output.exists()
+
+
+def test_a_quickstart_goes_on_when_the_server_is_back(
+    own_server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = own_server.create_database(
+        "CREATE TABLE pet AS SELECT x AS id, 'pet' || x AS name, x % 7 AS age "
+        "FROM generate_series(1, 50) x"
+    )
+    role, password = own_server.create_role("GRANT SELECT ON pet TO {role}", database=name)
+    golds = [f"SELECT name FROM pet WHERE id > {number}" for number in range(12)]
+    golds += [f"SELECT count(*) FROM pet WHERE age = {number}" for number in range(6)]
+    rows = [{"question": f"Number {n}?", "gold_sql": gold} for n, gold in enumerate(golds)]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    model = Path(tiny_models.save_tiny_model(tmp_path / "model", "llama"))
+    # An untrained model hardly ever ends an answer; with many end tokens it does.
+    generation = json.loads((model / "generation_config.json").read_text())
+    generation["eos_token_id"] = [2, *range(100, 200)]
+    (model / "generation_config.json").write_text(json.dumps(generation))
+
+    def run(output: str) -> int:
+        options = {
+            "database": own_server.dsn(name, role, password), "questions": questions,
+            "model": model, "output_dir": tmp_path / output, "max_new_tokens": 6,
+            "sft_epochs": 1, "lora_r": 2, "sft_batch_size": 4,
+        }  # fmt: skip
+        return main(["quickstart", *(str(x) for k, v in options.items() for x in (f"--{k}", v))])
+
+    assert run("undisturbed") == EXIT_OK
+    verify = SQLVerifier._verify
+    attempt = calls = 0
+
+    def kill_and_verify(self, plan, on_progress=None):
+        nonlocal calls
+        calls += 1
+        if calls == attempt:
+            own_server.kill()
+        return verify(self, plan, on_progress)
+
+    monkeypatch.setattr(SQLVerifier, "_verify", kill_and_verify)
+    capsys.readouterr()
+    # Each attempt gets further into what is left, until one gets through.
+    while calls >= attempt:
+        attempt, calls = attempt + 1, 0
+        ended = run("disturbed")
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err and password not in said.err + said.out
+        if calls >= attempt:
+            assert ended == 2 and "run again" in " ".join(said.err.lower().split())
+            own_server.start()
+    assert ended == EXIT_OK and attempt > 2
+    for file in (tmp_path / "undisturbed").rglob("*"):
+        if file.name in ("candidates.jsonl", "pairs.json", "pairs.parquet", "model.safetensors"):
+            other = tmp_path / "disturbed" / file.relative_to(tmp_path / "undisturbed")
+            assert other.read_bytes() == file.read_bytes(), file
+    for file in (tmp_path / "disturbed").rglob("*"):
+        assert not file.is_file() or password.encode() not in file.read_bytes()

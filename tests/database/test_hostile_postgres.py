@@ -307,10 +307,16 @@ def test_a_session_that_is_ended_is_replaced(
 ) -> None:
     server, engine = hostile
     assert engine.execute("SELECT 1").ok
-    assert engine._session is not None
-    pid = engine._session.pgconn.backend_pid
-    with server.connect() as connection:
-        assert connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,)).fetchone()
+    tables = engine.get_tables()
+
+    def end_session() -> None:
+        with server.connect() as connection:
+            end = "SELECT pg_terminate_backend(%s, 5000)"
+            assert connection.execute(end, (pid_of(engine),)).fetchone()
+
+    end_session()
+    assert engine.get_tables() == tables
+    end_session()
     assert engine.execute("SELECT 2").rows == ((2,),)
 
 
