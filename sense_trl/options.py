@@ -389,6 +389,9 @@ class GeneratorOptions:
     api_key_env: str | None = option(
         "Environment variable that holds the server's key.", default=None
     )
+    request_timeout_s: float = option(
+        "Seconds a request to the server may take, waiting there included.", default=600.0
+    )
     use_vllm: bool = option("Sample with vLLM in this process (install it first).", default=False)
     fold_system_message: bool = option_of(ChatTemplateOptions, "fold_system_message")
 
@@ -417,4 +420,4 @@ class EndpointOptions:
     base_url: str | None = option_of(GeneratorOptions, "base_url")
     api_key_env: str | None = option_of(GeneratorOptions, "api_key_env")
     concurrency: int = option("Requests under way at a time.", default=16)
-    request_timeout_s: float = option("Seconds one request may take.", default=120.0)
+    request_timeout_s: float = option_of(GeneratorOptions, "request_timeout_s")

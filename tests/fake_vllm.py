@@ -18,6 +18,7 @@ from chat_server import write_answer
 # Arguments of `LLM` or of `EngineArgs`, as far as the tests use them.
 _ENGINE_ARGUMENTS = {
     "dtype",
+    "enable_chunked_prefill",
     "enable_lora",
     "enable_prefix_caching",
     "gpu_memory_utilization",
@@ -163,5 +164,7 @@ def build_module() -> ModuleType:
     module.LLM = LLM  # type: ignore[attr-defined]
     module.SamplingParams = SamplingParams  # type: ignore[attr-defined]
     module.exceptions = SimpleNamespace(VLLMClientError=VLLMClientError)  # type: ignore[attr-defined]
+    platform = SimpleNamespace(is_cpu=lambda: False)
+    module.platforms = SimpleNamespace(current_platform=platform)  # type: ignore[attr-defined]
     module.LoRARequest = LoRARequest  # type: ignore[attr-defined]
     return module

@@ -116,7 +116,9 @@ class OpenAIGenerator:
             `"OPENAI_API_KEY"`. None is read unless named: a key goes only where it is meant to.
         name: label for provenance; `model` if not given.
         concurrency: requests under way at a time.
-        timeout_s: limit for one request, from sending it to the last byte of the answer.
+        timeout_s: limit for one request, from sending it to the last byte of the answer. It has to
+            cover the wait behind the other requests: a server that is slower begins anew with each
+            try.
         max_retries: further tries of a request after status 408, 409, 425, 429, 5xx, a lost
             connection, a time-out or an unreadable answer.
         max_wait_s: longest wait between two tries. A server that asks for more (Retry-After) ends
@@ -142,7 +144,7 @@ class OpenAIGenerator:
         api_key_env: str | None = None,
         name: str | None = None,
         concurrency: int = 16,
-        timeout_s: float = 120.0,
+        timeout_s: float = 600.0,
         max_retries: int = 6,
         max_wait_s: float = 60.0,
         use_n: bool = True,

@@ -33,7 +33,8 @@ class RecordedGenerator:
         path: the file; created with the first completions.
         name: of the generator, for provenance.
         load: loads the generator; called only if something is missing.
-        chunk_size: prompts sampled and written together; at most this many are lost.
+        chunk_size: prompts sampled and written together; at most this many are lost. A
+            `ResumableGenerator` gets all at once, and loses none.
         others: files of other processes, to be read as well.
         open_bar: shows the progress of so many prompts: a context that gives a function to call
             with the number of prompts finished since the last call.
@@ -81,10 +82,17 @@ class RecordedGenerator:
         """
         keys = [_key(prompt, sampling) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
+        num_reported = 0
+
+        def report(number: int) -> None:
+            nonlocal num_reported
+            num_reported += number
+            if on_progress is not None:
+                on_progress(number)
+
         if self._find_missing(distinct, sampling):
-            self._sample(distinct, sampling)
-        if on_progress is not None:
-            on_progress(len(prompts) * sampling.num_generations)
+            self._sample(distinct, sampling, report)
+        report(len(prompts) * sampling.num_generations - num_reported)
         samples = range(sampling.num_generations)
         return [[self._completions[key][sample] for sample in samples] for key in keys]
 
@@ -93,16 +101,25 @@ class RecordedGenerator:
         num = sampling.num_generations
         return [key for key in keys if len(self._completions.get(key, ())) < num]
 
-    def _sample(self, prompts: dict[str, Messages], sampling: SamplingConfig) -> None:
+    def _sample(
+        self,
+        prompts: dict[str, Messages],
+        sampling: SamplingConfig,
+        on_progress: Callable[[int], None],
+    ) -> None:
         if self._generator is None:
             self._generator = self._load()
         keys = list(prompts)
+        # A server would run empty at the end of each chunk, and keeps its answers one by one.
+        is_resumable = isinstance(self._generator, ResumableGenerator)
+        chunk_size = len(keys) if is_resumable else self._chunk_size
         with self._open_bar(len(keys)) as advance:
-            for start in range(0, len(keys), self._chunk_size):
-                chunk = keys[start : start + self._chunk_size]
+            for start in range(0, len(keys), chunk_size):
+                chunk = keys[start : start + chunk_size]
                 missing = self._find_missing(chunk, sampling)
                 if missing and isinstance(self._generator, ResumableGenerator):
-                    self._resume(self._generator, {key: prompts[key] for key in missing}, sampling)
+                    rest = {key: prompts[key] for key in missing}
+                    self._resume(self._generator, rest, sampling, on_progress)
                 elif missing:
                     groups = self._generator.generate([prompts[key] for key in chunk], sampling)
                     found = dict(zip(chunk, groups, strict=True))
@@ -110,7 +127,11 @@ class RecordedGenerator:
                 advance(len(chunk))
 
     def _resume(
-        self, generator: ResumableGenerator, prompts: dict[str, Messages], sampling: SamplingConfig
+        self,
+        generator: ResumableGenerator,
+        prompts: dict[str, Messages],
+        sampling: SamplingConfig,
+        on_progress: Callable[[int], None],
     ) -> None:
         keys = list(prompts)
         generator.resume(
@@ -118,6 +139,7 @@ class RecordedGenerator:
             sampling,
             [self._completions.get(key, {}) for key in keys],
             lambda index, answers: self._write({keys[index]: answers}),
+            on_progress=on_progress,
         )
 
     def _write(self, completions: Mapping[str, Mapping[int, Completion]]) -> None:

@@ -143,8 +143,10 @@ class TransformersGenerator(PrefixDecoder):
                 )
 
     def _completion(self, tokens: list[int]) -> Completion:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return Completion(text.strip(), len(tokens), tokens[-1] in self._end_ids)
+        finished = tokens[-1] in self._end_ids
+        # An end of the generation config need not be a special token.
+        text = self.tokenizer.decode(tokens[: -1 if finished else None], skip_special_tokens=True)
+        return Completion(text.strip(), len(tokens), finished)
 
 
 def _get_end_token_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -27,11 +27,7 @@ class VLLMGenerator:
 
     vLLM is not among the dependencies of this package. The class follows the API of vLLM 0.32
     (`LLM`, its `chat` and `generate`, `SamplingParams`, `RequestOutput`, `LoRARequest`, its errors)
-    and is tested against a stand-in with that API. On vLLM 0.32 itself it was run by hand, on a CPU
-    with a tiny random model: prompts and token counts were those of `TransformersGenerator`, three
-    of six greedy texts equal, the others but for the end of a cut character or an end token. With
-    seeds, vLLM on a CPU needs `max_num_batched_tokens` above the longest prompt: it cannot read one
-    in pieces then.
+    and is tested against it, on a CPU, and against a stand-in with that API.
 
     Differences to `TransformersGenerator`: `n` samples of a prompt get seeds that vLLM derives from
     one, batches may change how a near tie is decided, vLLM raises temperatures between 1e-5 and
@@ -63,6 +59,7 @@ class VLLMGenerator:
     ) -> None:
         try:
             import vllm  # type: ignore[import-not-found, unused-ignore]
+            from vllm import platforms
         except ImportError as error:
             raise ModelError(
                 f"vLLM cannot be imported ({error}). Install it (`pip install vllm`; it needs a "
@@ -71,6 +68,9 @@ class VLLMGenerator:
             ) from error
         self._name = name or Path(model if adapter is None else adapter).name
         options = {"enable_prefix_caching": True, **engine_options}
+        # With a seed, vLLM on a CPU dies of a prompt that it reads in pieces.
+        if platforms.current_platform.is_cpu():
+            options = {"enable_chunked_prefill": False, **options}
         if adapter is not None:
             options = {"enable_lora": True, "max_lora_rank": _get_rank(Path(adapter)), **options}
         try:

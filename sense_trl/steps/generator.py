@@ -40,6 +40,7 @@ def load_generator(options: GeneratorOptions, *, batch_size: int) -> SQLGenerato
             options.base_url,
             api_key_env=options.api_key_env,
             concurrency=batch_size,
+            timeout_s=options.request_timeout_s,
             fold_system_message=folds,
         )
     if options.use_vllm:

@@ -6,6 +6,7 @@ import glob
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from sense_trl.generation.generator import (
     Completion,
@@ -19,6 +20,9 @@ from sense_trl.prompts import extract_sql
 from sense_trl.questions import Question
 from sense_trl.steps.processes import Processes
 from sense_trl.task import TextToSQLTask
+
+# Of a server, together.
+_MAX_QUESTIONS_ASKED: Final = 1_024
 
 
 def sample_candidates(
@@ -42,8 +46,8 @@ def sample_candidates(
 
     Args:
         source: `"weak"` or `"strong"`.
-        chunk_size: questions sampled and written together; at most this many are lost, and of
-            a `ResumableGenerator` none.
+        chunk_size: questions sampled and written together; at most this many are lost. Of a
+            `ResumableGenerator` none is, and up to 1,024 are asked together.
         processes: several processes take turns at the chunks. Each writes a file of its own beside
             `path` until all have finished; then there is one file, the same as from one process.
             An interrupted run may be continued with another number of processes.
@@ -55,6 +59,9 @@ def sample_candidates(
     parts = [CandidateFile(part) for part in _find_beside(path, "part")]
     is_resumable = isinstance(generator, ResumableGenerator)
     if is_resumable:
+        # At the end of each chunk a server runs empty.
+        share = -(-len(questions) // processes.count)
+        chunk_size = max(chunk_size, min(share, _MAX_QUESTIONS_ASKED))
         answers = path.with_name(f"{path.stem}.answers-{processes.index}{path.suffix}")
         others = [file for file in _find_beside(path, "answers") if file != answers]
         server = generator
@@ -80,7 +87,14 @@ def sample_candidates(
         if is_resumable:
             chunk = [question for question in chunk if question.question_id in missing]
         if missing and start // chunk_size % processes.count == processes.index:
-            completions = generator.generate([task.get_messages(q) for q in chunk], sampling)
+            prompts = [task.get_messages(question) for question in chunk]
+            if is_resumable:
+                # Its answers are written before they are counted.
+                counter = _QuestionCounter(sampling.num_generations, on_progress)
+                completions = generator.generate(prompts, sampling, on_progress=counter.add)
+                num_questions -= counter.num_questions
+            else:
+                completions = generator.generate(prompts, sampling)
             for question, group in zip(chunk, completions, strict=True):
                 if question.question_id in missing:
                     candidates = _as_candidates(question, group, generator.name, sampling, source)
@@ -94,6 +108,23 @@ def sample_candidates(
             file.unlink()
     processes.wait()
     return CandidateFile(path)
+
+
+class _QuestionCounter:
+    """Makes questions of completions, for a bar that counts those."""
+
+    def __init__(self, num_generations: int, on_progress: Callable[[int], None] | None) -> None:
+        self.num_questions = 0
+        self._num_completions = 0
+        self._num_generations = num_generations
+        self._on_progress = on_progress
+
+    def add(self, number: int) -> None:
+        self._num_completions += number
+        new = self._num_completions // self._num_generations - self.num_questions
+        self.num_questions += new
+        if new and self._on_progress is not None:
+            self._on_progress(new)
 
 
 def _as_candidates(

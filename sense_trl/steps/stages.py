@@ -71,7 +71,9 @@ def _settings(
     """Settings that the results of a generation stage depend on; files by content."""
     settings = {**asdict(data), **asdict(generation)}
     prompt = [option.name for option in fields(PromptOptions)]
-    for name in ("database", "output_dir", *prompt, *_get_facts(generation)):
+    # How long is waited for a server decides about no answer.
+    transport = [*_get_facts(generation), "request_timeout_s"]
+    for name in ("database", "output_dir", *prompt, *transport):
         del settings[name]
     # A folder whose settings do not name it was made without it.
     if not generation.stop_at_fence:

@@ -307,6 +307,14 @@ def test_finished_rows_end_and_the_rest_goes_on() -> None:
     assert generator.generate(PROMPTS, sampling) == groups
 
 
+def test_an_end_that_is_no_special_token_is_no_text() -> None:
+    generator = _generator("llama")
+    end = generator.tokenizer("SELECT", add_special_tokens=False)["input_ids"][-1]
+    generator._end_ids = [end]
+    assert generator._completion([*generator.tokenizer("a")["input_ids"], end]).text == "a"
+    assert not generator._completion([end, *generator.tokenizer("a")["input_ids"]]).finished
+
+
 def test_progress_counts_every_completion_and_training_mode_is_kept() -> None:
     generator = _generator("llama", batch_size=4)
     generator.model.train()

@@ -39,6 +39,13 @@ def test_the_engine_caches_prefixes_and_takes_further_options() -> None:
     }
 
 
+def test_on_a_cpu_prompts_are_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = sys.modules["vllm"].platforms.current_platform
+    monkeypatch.setattr(platform, "is_cpu", lambda: True)
+    assert VLLMGenerator("m").llm.options["enable_chunked_prefill"] is False
+    assert VLLMGenerator("m", enable_chunked_prefill=True).llm.options["enable_chunked_prefill"]
+
+
 def test_every_prompt_has_the_sampling_settings_and_a_seed_of_its_own() -> None:
     generator = VLLMGenerator("m")
     generator.generate(PROMPTS, SAMPLED)

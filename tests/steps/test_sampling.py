@@ -107,6 +107,7 @@ class Server:
     def __init__(self, fails_after: int | None = None) -> None:
         self.paid: list[tuple[str, int]] = []
         self.fails_after = fails_after
+        self.num_asked: list[int] = []
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Completion]]:
         raise AssertionError("answers would be lost")
@@ -121,6 +122,7 @@ class Server:
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         groups = [dict(known) for known in answered]
+        self.num_asked.append(len(prompts))
         # As a server that has finished the last ones first.
         for sample in range(sampling.num_generations):
             for index in reversed(range(len(prompts))):
@@ -131,6 +133,8 @@ class Server:
                 self.paid.append((prompts[index], sample))
                 groups[index][sample] = Completion(f"{prompts[index]} {sample}", 1, True)
                 on_answers(index, {sample: groups[index][sample]})
+                if on_progress is not None:
+                    on_progress(1)
         return [[group[i] for i in range(sampling.num_generations)] for group in groups]
 
 
@@ -169,3 +173,12 @@ def test_answers_of_a_process_are_there_for_another_number_of_them(tmp_path: Pat
     assert len(first.paid) + len(second.paid) == 33
     assert broken.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "whole.jsonl"]
+
+
+def test_a_server_is_asked_everything_together_and_finished_questions_are_counted(
+    tmp_path: Path,
+) -> None:
+    server, finished = Server(), list[int]()
+    _sample_from(server, tmp_path / "candidates.jsonl", on_progress=finished.append)
+    assert server.num_asked == [11]
+    assert finished == [1] * 11 + [0]

@@ -12,6 +12,7 @@ import tiny_models
 from rich.console import Console
 
 from sense_trl.errors import InputError, ModelError
+from sense_trl.generation.generator import SamplingConfig
 from sense_trl.options import DataArguments
 from sense_trl.pairs import PreferencePairConfig
 from sense_trl.run_folder import RunFolder, fingerprint_model
@@ -395,12 +396,26 @@ def test_an_interrupted_sampling_continues_at_another_address_and_pays_nothing_t
         with pytest.raises(InputError, match=r"temperature was 0\.5, now 0\.6"):
             build_pairs(data, arguments(second, temperature=0.6), PreferencePairConfig(), QUIET)
         build_pairs(data, arguments(second), PreferencePairConfig(), QUIET)
-        assert build_pairs(data, arguments(second), PreferencePairConfig(), QUIET).exists()
+        patient = arguments(second, request_timeout_s=900.0)
+        assert build_pairs(data, patient, PreferencePairConfig(), QUIET).exists()
         # Of two samples a request gives one: the server does not know `n`.
         assert len(paid) == 2 * 6
     marker = json.loads((tmp_path / "pairs" / "settings.json").read_text())
     assert marker["facts"] == {"base_url": second.url, "api_key_env": None, "batch_size": 8}
     assert "base_url" not in marker["settings"]
+
+
+def test_a_server_gets_as_long_as_was_said(tmp_path: Path) -> None:
+    slow = chat_server.Reply(chat_server.completion(("SELECT 1", "stop")), delay_s=0.6)
+    with chat_server.serve(lambda _: slow if len(server.seen) < 2 else OVER) as server:
+        generation = GenerationArguments(
+            "m", str(tmp_path), base_url=server.url, request_timeout_s=0.2
+        )
+        # The first request is given up and sent again.
+        with pytest.raises(ModelError, match="quota"):
+            generation.get_generator().generate(
+                [[{"role": "user", "content": "Which?"}]], SamplingConfig()
+            )
 
 
 def test_a_generator_is_one_of_three(tmp_path: Path) -> None:
