@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ def database(fresh_db: FreshDB) -> Path:
 
 
 @pytest.fixture
-def catalog(database: Path) -> DatabaseCatalog:
-    return DatabaseCatalog.from_path(database, limits=LIMITS)
+def catalog(database: Path) -> Iterator[DatabaseCatalog]:
+    with DatabaseCatalog.from_path(database, limits=LIMITS) as catalog:
+        yield catalog
 
 
 def _verdicts(verifier: Any) -> list[str]:

@@ -110,6 +110,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except SenseTRLError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_INPUT
+    if not argv:
+        make_parser().print_help(sys.stderr)
+        return EXIT_INPUT
     if is_own:
         # Trackers of experiments write it down.
         sys.argv[1:] = argv

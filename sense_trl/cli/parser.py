@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from sense_trl.cli.recipes import resolve_config
 from sense_trl.database.location import hide_password
@@ -32,6 +32,10 @@ class OneSpellingParser(argparse.ArgumentParser):
         # Called while argparse makes itself, too.
         vars(self).setdefault("added", {})[action.dest] = action
         return action
+
+    def error(self, message: str) -> NoReturn:
+        """End with what is wrong; all the flags of a command in front of it would hide it."""
+        self.exit(2, f"{self.prog}: error: {message}\nSee {self.prog} --help.\n")
 
 
 class OptionParser(OneSpellingParser):

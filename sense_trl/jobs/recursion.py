@@ -59,8 +59,7 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
     task, gold, dev_task, dev = _load_data(config)
     check_suite_databases(task.catalog)
     if config.model is None:
-        with console.status("Preparing SmolLM2-135M-Instruct"):
-            model = get_smollm2()
+        model = get_smollm2(on_download=console.print)
     else:
         model = Path(config.model)
         check_chat_template(load_tokenizer(model), model.name)

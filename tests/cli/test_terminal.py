@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from sense_trl.cli.main import EXIT_PIPE_CLOSED
+from sense_trl.cli.main import COMMANDS, EXIT_INPUT, EXIT_PIPE_CLOSED, main
 from sense_trl.cli.terminal import format_result, make_visible
 from sense_trl.database.engine import QueryResult, QueryStatus
 
@@ -69,3 +69,23 @@ def test_a_reader_that_stops_ends_the_command_without_a_traceback(num_read: int)
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == EXIT_PIPE_CLOSED
+
+
+def test_a_command_line_that_is_wrong_says_so_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["ask", "How many?"], "sense-trl ask: error: the following arguments are required: "),
+        (["doctor", "--gpu"], "sense-trl: error: unrecognized arguments: --gpu"),
+        (["sft", "--learning_rate", "x"], "error: argument --learning_rate: invalid float value"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == EXIT_INPUT
+        first, second = capsys.readouterr().err.splitlines()
+        assert said in first and second.startswith("See ") and second.endswith(" --help.")
+
+
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == EXIT_INPUT
+    assert {*COMMANDS, "sft"} <= {
+        line.strip().split(" ")[0] for line in capsys.readouterr().err.splitlines() if line
+    }

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_hostile_queries_end_well_and_do_no_harm(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     other = tmp_path / "other.sqlite"
-    sqlite3.connect(other).executescript("CREATE TABLE secret (x)")
+    with closing(sqlite3.connect(other)) as connection:
+        connection.executescript("CREATE TABLE secret (x)")
     gold = engine.execute(_GOLD).rows
     assert gold[0][0] == 67_240
     digest = hashlib.sha256(database.read_bytes()).hexdigest()

@@ -3,7 +3,7 @@
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ OURS = ("execution_accuracy", "undetermined_share", "execution_runtime")
 
 
 @pytest.fixture
-def verifier(fresh_db: FreshDB) -> SQLVerifier:
-    return SQLVerifier(DatabaseCatalog.from_path(fresh_db(PETS, name="pets")), num_workers=0)
+def verifier(fresh_db: FreshDB) -> Iterator[SQLVerifier]:
+    with DatabaseCatalog.from_path(fresh_db(PETS, name="pets")) as catalog:
+        yield SQLVerifier(catalog, num_workers=0)
 
 
 def _messages(question: Question) -> Messages:

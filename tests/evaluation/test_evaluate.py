@@ -1,6 +1,7 @@
 """Evaluation records and the numbers over them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ AFTER = {"q1": "SELECT 3", "q2": "SELECT b FROM t WHERE 1", "q3": ""}
 
 
 @pytest.fixture
-def catalog(fresh_db: FreshDB) -> DatabaseCatalog:
-    return DatabaseCatalog.from_path(fresh_db(SCRIPT, name="d"))
+def catalog(fresh_db: FreshDB) -> Iterator[DatabaseCatalog]:
+    with DatabaseCatalog.from_path(fresh_db(SCRIPT, name="d")) as catalog:
+        yield catalog
 
 
 @pytest.fixture
@@ -255,8 +257,9 @@ ASKED = {
 
 
 @pytest.fixture
-def pets(fresh_db: FreshDB) -> DatabaseCatalog:
-    return DatabaseCatalog.from_path(fresh_db(PETS, name="pets"))
+def pets(fresh_db: FreshDB) -> Iterator[DatabaseCatalog]:
+    with DatabaseCatalog.from_path(fresh_db(PETS, name="pets")) as catalog:
+        yield catalog
 
 
 def _evaluate(

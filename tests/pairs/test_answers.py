@@ -1,5 +1,6 @@
 """A model's own right answers as questions to fine-tune on."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +26,9 @@ TEXTS = (*RIGHT, "select t1.name  from pet as t1", "SELECT age FROM pet", "SELEC
 
 
 @pytest.fixture
-def verifier(fresh_db: FreshDB) -> SQLVerifier:
-    return SQLVerifier(DatabaseCatalog.from_path(fresh_db(PETS, name="pets")), num_workers=0)
+def verifier(fresh_db: FreshDB) -> Iterator[SQLVerifier]:
+    with DatabaseCatalog.from_path(fresh_db(PETS, name="pets")) as catalog:
+        yield SQLVerifier(catalog, num_workers=0)
 
 
 def _candidate(sql: str, question_id: str = "q1", **fields: object) -> Candidate:

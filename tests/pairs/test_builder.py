@@ -1,5 +1,6 @@
 """Labels that can be defended one by one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ NEVER_ENDS = (
 
 
 @pytest.fixture
-def catalog(fresh_db: FreshDB) -> DatabaseCatalog:
-    return DatabaseCatalog.from_path(fresh_db(PETS, name="pets"))
+def catalog(fresh_db: FreshDB) -> Iterator[DatabaseCatalog]:
+    with DatabaseCatalog.from_path(fresh_db(PETS, name="pets")) as catalog:
+        yield catalog
 
 
 def _candidate(question_id: str, sql: str, sample: int = 0, **fields: object) -> Candidate:

@@ -289,8 +289,10 @@ def test_what_the_dialect_cannot_write_has_no_canonical_form() -> None:
     ],
 )
 def test_what_sqlglot_forgives_is_not_one_with_a_query_that_runs(sql: str) -> None:
+    connection = sqlite3.connect(":memory:")
     with pytest.raises(sqlite3.Error, match=r"syntax|NATURAL"):
-        sqlite3.connect(":memory:").execute(sql)
+        connection.execute(sql)
+    connection.close()
     with pytest.raises(SQLParseError):
         canonical_sql(sql, "sqlite")
 

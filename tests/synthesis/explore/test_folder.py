@@ -228,6 +228,7 @@ def test_a_database_without_a_table_gives_nothing_and_stops_nothing(tmp_path: Pa
     ):
         with sqlite3.connect(tmp_path / f"{name}.sqlite") as connection:
             connection.executescript(script)
+        connection.close()
     with DatabaseCatalog.from_path(tmp_path) as catalog:
         config = ExplorationConfig(num_per_database=2)
         result = explore_databases(catalog, tmp_path / "out", config, num_workers=0)
