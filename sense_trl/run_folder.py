@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sense_trl._files import is_cut_short, sha256_of, write_text_atomically
+from sense_trl._files import is_cut_short, sampled_sha256_of, sha256_of, write_text_atomically
 from sense_trl.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -181,30 +181,25 @@ def fingerprint_folder(path: str | Path, suffixes: Iterable[str]) -> str:
 
 
 def fingerprint_databases(paths: Iterable[Any]) -> str:
-    """Identity of databases by name, size and time of change: they may be too large to read.
+    """Identity of databases by name and content; see `sampled_sha256_of` for large ones.
 
     A database on a server is its URL: that its content stays while a run lasts is taken for
     granted.
     """
     return _fingerprint(
-        (path.name, *_stat(path)) if isinstance(path, Path) else (str(path),)
+        (path.name, sampled_sha256_of(path)) if isinstance(path, Path) else (str(path),)
         for path in sorted(paths)
     )
 
 
 def fingerprint_model(path: str | Path) -> str:
-    """Identity of a model: a hub id is itself, a folder the state of its config and weights."""
+    """Identity of a model: a hub id is itself, a folder its config and weights by content."""
     folder = Path(path)
     if not folder.is_dir():
         return str(path)
     files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json")]
     weights = [p for p in files if p.suffix != ".json" or p.name == "config.json"]
-    return f"{folder.name} {_fingerprint((p.name, *_stat(p)) for p in sorted(weights))}"
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
+    return f"{folder.name} {_fingerprint((p.name, sampled_sha256_of(p)) for p in sorted(weights))}"
 
 
 def _fingerprint(items: Iterable[tuple[object, ...]]) -> str:

@@ -19,6 +19,7 @@ from sense_trl._files import (
     is_cut_short,
     read_json,
     replacing,
+    sampled_sha256_of,
     write_text_atomically,
 )
 from sense_trl.errors import InputError, OutputError
@@ -171,3 +172,27 @@ def test_a_beginning_is_told_from_another_file(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         assert is_cut_short(path, text) == is_beginning
+
+
+@pytest.mark.parametrize(("size", "seen"), [(0, 0), (5, 5), (64, 64), (65, 64), (1000, 64)])
+def test_large_files_are_told_by_size_and_blocks_of_which_the_ends_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seen: int
+) -> None:
+    monkeypatch.setattr("sense_trl._files._NUM_BLOCKS", 4)
+    monkeypatch.setattr("sense_trl._files._BLOCK_BYTES", 16)
+    path = tmp_path / "file"
+
+    def digest(content: bytes) -> str:
+        path.write_bytes(content)
+        return sampled_sha256_of(path)
+
+    plain = digest(bytes(size))
+    assert digest(bytes(size)) == plain
+    assert digest(bytes(size + 1)) != plain
+    changed = {
+        place
+        for place in range(size)
+        if digest(bytes(place) + b"x" + bytes(size - place - 1)) != plain
+    }
+    assert len(changed) == seen
+    assert changed >= {*range(min(16, size)), *range(max(0, size - 16), size)}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from sense_trl._closing import Closing
+from sense_trl._files import sampled_sha256_of
 from sense_trl._version import __version__
 from sense_trl.backends.backend import Key, Progress, Work
 from sense_trl.database.catalog import DatabaseCatalog
@@ -28,7 +27,6 @@ _MAX_NAMED: Final = 5
 _START_TIMEOUT_S: Final = 300.0
 # Shards and results pass through, and are seldom above a megabyte.
 _OBJECT_STORE_BYTES: Final = 200 * 2**20
-_EDGE_BYTES: Final = 2**16
 
 
 class RayBackend(Closing):
@@ -360,19 +358,10 @@ def _get_states(catalog: DatabaseCatalog) -> list[tuple[DatabasePath, str]]:
 
 
 def _get_state(path: DatabasePath) -> str:
-    """Size and both ends of a file: where engines count changes; "" where there is none.
-
-    A whole one may be too large to read on every machine.
-    """
+    """The content of a file, a part of it if it is large; "" where there is none."""
     if isinstance(path, ServerDatabase):
         return str(path)
     try:
-        with Path(path).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            digest = hashlib.sha256(str(size).encode())
-            for start in (0, max(0, size - _EDGE_BYTES)):
-                file.seek(start)
-                digest.update(file.read(_EDGE_BYTES))
+        return sampled_sha256_of(path)
     except OSError:
         return ""
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -129,6 +130,24 @@ def test_a_second_call_does_nothing_and_other_settings_are_refused(folder: Path,
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "out").iterdir()} == before
     assert _build(folder, *weak, "--limit", "2") == EXIT_INPUT
     assert "limit was 1, now 2" in capsys.readouterr().err
+
+
+def test_a_database_restored_from_elsewhere_is_the_same_and_a_changed_one_is_not(
+    folder: Path, capsys
+) -> None:
+    weak = ["--weak", str(folder / "tiny" / "predictions.sql")]
+    assert _build(folder, *weak) == EXIT_OK
+    file = folder / "pets.sqlite"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content)
+    os.utime(file, ns=(1, 1))
+    assert _build(folder, *weak) == EXIT_OK
+    # As long as before, with the same time of change.
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(1, 1))
+    assert _build(folder, *weak) == EXIT_INPUT
+    assert "databases was" in capsys.readouterr().err
 
 
 def test_an_interrupted_build_continues(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

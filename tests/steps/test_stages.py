@@ -133,9 +133,12 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
     # The label belongs to the report: changing it predicts nothing again and refuses nothing.
     evaluate(data, arguments, EvaluationArguments(["renamed"]), QUIET)
 
-    # Another model at the same path is another model.
+    # The same weights, copied anew, are the same model; others at the same path are another.
     weights = Path(model) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes())
+    content = weights.read_bytes()
+    weights.write_bytes(content)
+    build_pairs(data, generation, PreferencePairConfig(), QUIET)
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match="model_name_or_path was"):
         build_pairs(data, generation, PreferencePairConfig(), QUIET)
 
@@ -153,7 +156,8 @@ def test_distillation_finishes_once_and_refuses_another_teacher(
     weights = (tmp_path / "kd" / "model.safetensors").stat().st_mtime_ns
     kd(data, _model(model), config, QUIET)
     assert (tmp_path / "kd" / "model.safetensors").stat().st_mtime_ns == weights
-    (teacher / "model.safetensors").write_bytes((teacher / "model.safetensors").read_bytes())
+    content = (teacher / "model.safetensors").read_bytes()
+    (teacher / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match="teacher_model_name_or_path was"):
         kd(data, _model(model), config, QUIET)
 
