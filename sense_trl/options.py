@@ -162,8 +162,9 @@ class PromptOptions:
     )
     linker: str | None = option(
         "What chooses the tables and columns that a question is about: the folder of a linker that "
-        "`sense-trl link train` wrote, or `names` for words in common. With `max_schema_tokens` of "
-        "a schema that is larger, otherwise of every schema of more than 30 columns.",
+        "`sense-trl link train` wrote, or `names` for names and keys, without a model. With "
+        "`max_schema_tokens` of a schema that is larger, otherwise of every schema of more than 30 "
+        "columns.",
         default=None,
     )
     linked_tables: int | None = option(

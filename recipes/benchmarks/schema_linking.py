@@ -11,7 +11,7 @@ Each model reads the questions once; what it read is kept in `--states`, so that
 other seeds or weights trains heads alone, and an interrupted one goes on. The teacher's head
 learns from gold, and what it says of the training questions is what the arms differ in. Without a
 teacher, arms that learn from one are left out. Printed for each arm and seed are the measures of
-`sense-trl link evaluate`. `names` goes by words in common, without a model.
+`sense-trl link evaluate`. `names` goes by names and keys, without a model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from sense_trl.linking.names import KINDS
-from sense_trl.prompts.linking import NameLinker
+from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import load_spider_schemas
 from sense_trl.steps.linking import (

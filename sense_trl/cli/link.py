@@ -111,7 +111,7 @@ def train(options: TrainOptions, config: Any, console: Any) -> None:
 class MeasureOptions(LinkDataOptions):
     """The linker to measure, and what it leaves."""
 
-    linker: str = option("Folder of a linker, or `names`: words in common.", positional=True)
+    linker: str = option("Folder of a linker, or `names`: names and keys.", positional=True)
     linked_tables: int = option_of(DataArguments, "linked_tables", default=6)
     linked_columns: int = option_of(DataArguments, "linked_columns", default=10)
 
@@ -121,7 +121,7 @@ def evaluate(options: MeasureOptions, console: Any) -> None:
     import time
 
     quieten_libraries()
-    from sense_trl.prompts.linking import NameLinker
+    from sense_trl.prompts.name_linker import NameLinker
     from sense_trl.prompts.style import NAME_LINKER
     from sense_trl.steps.linking import measure_linking, open_linker, score_questions
 

@@ -15,8 +15,8 @@ from typing import Final
 from sense_trl.database.engine import TableInfo
 from sense_trl.database.text import show_text
 from sense_trl.linking.labels import ItemKey
-from sense_trl.prompts.values import get_key
 from sense_trl.schema.formats import quote_name
+from sense_trl.schema.naming import get_key
 from sense_trl.schema.schema import DatabaseSchema
 
 Span = tuple[int, int]

@@ -1,30 +1,22 @@
 """`SchemaChooser`: the part of a wide schema that a question seems to be about.
 
-Without a trained linker, tables and columns are ranked by the words that they share with the
-question, weighted by how few tables have them, and by the values that the question names. Tables
-on the shortest path of foreign keys between chosen ones come with them.
+A `SchemaLinker` scores tables and columns. Tables on the shortest path of foreign keys between
+chosen ones come with them.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from sense_trl.database.engine import TableInfo
-from sense_trl.prompts.value_index import ValueMatch, normalise
-from sense_trl.prompts.values import ColumnKey, get_key
-from sense_trl.schema.formats import Descriptions
-from sense_trl.schema.naming import get_words, singular
+from sense_trl.prompts.value_index import ValueMatch
+from sense_trl.schema.naming import ColumnKey, get_key
 from sense_trl.schema.schema import DatabaseSchema
 
-_TABLE_WEIGHT: Final = 2.0
-_COLUMN_WEIGHT: Final = 1.0
-_DESCRIPTION_WEIGHT: Final = 0.3
-_VALUE_WEIGHT: Final = 3.0
 # Columns whose scores make that of their table: more would favour wide tables.
 _COUNTED_COLUMNS: Final = 3
 # Tables between two chosen ones.
@@ -44,46 +36,6 @@ class SchemaLinker(Protocol):
             question: with its evidence.
             matches: the values of the database that it names.
         """
-
-
-class NameLinker:
-    """A `SchemaLinker` that goes by names, descriptions and values.
-
-    Args:
-        schema: the tables.
-        descriptions: what tables and columns hold, by the schema's names.
-    """
-
-    def __init__(self, schema: DatabaseSchema, descriptions: Descriptions | None = None) -> None:
-        self._items: dict[str, list[tuple[ColumnKey, float]]] = defaultdict(list)
-        tables_of: dict[str, set[str]] = defaultdict(set)
-        for table in schema.tables:
-            named = [("", table.name, _TABLE_WEIGHT)]
-            named += [(column.name, column.name, _COLUMN_WEIGHT) for column in table.columns]
-            for column, name, weight in named:
-                weights = dict.fromkeys(
-                    _stem((descriptions or {}).get((table.name, column), "")), _DESCRIPTION_WEIGHT
-                )
-                weights |= dict.fromkeys(_stem(" ".join(get_words(name))), weight)
-                for word, worth in weights.items():
-                    self._items[word].append((get_key(table.name, column), worth))
-                    tables_of[word].add(table.name)
-        count = len(schema.tables)
-        self._rarity = {word: math.log(1 + count / len(found)) for word, found in tables_of.items()}
-
-    def score(self, question: str, matches: Sequence[ValueMatch]) -> Mapping[ColumnKey, float]:
-        """See `SchemaLinker`."""
-        scores: Counter[ColumnKey] = Counter()
-        for word in set(_stem(question)):
-            for key, weight in self._items.get(word, ()):
-                scores[key] += weight * self._rarity[word]  # type: ignore[assignment]
-        for match in matches:
-            scores[get_key(match.table, match.column)] += _VALUE_WEIGHT  # type: ignore[assignment]
-        return scores
-
-
-def _stem(text: str) -> list[str]:
-    return [singular(word) for word in normalise(text).split()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +223,7 @@ class SchemaChooser:
     ) -> dict[str, TableInfo]:
         """Tables by name in the order of their importance, cut to columns where they have to be."""
         room = self._max_tokens
+        scored = {table for table, _ in scores}
         chosen: dict[str, TableInfo] = {}
         needed = [name for name in self._tables if any(table == name for table, _ in kept)]
         for name in self._order.sort(scores, needed):
@@ -280,7 +233,7 @@ class SchemaChooser:
             cost = self._get_cost(name)
             table = self._tables[name]
             if cost > room:
-                is_wanted = any(key[0] == name for key in scores) and room >= _MIN_TABLE_TOKENS
+                is_wanted = name in scored and room >= _MIN_TABLE_TOKENS
                 if not (is_needed or is_wanted or not chosen):
                     continue
                 table = self._cut(name, max(room, 0), scores, kept)

@@ -11,7 +11,7 @@ from sense_trl.database.engine import TableInfo
 from sense_trl.errors import InputError
 from sense_trl.prompts.linking import SchemaChoice, SchemaLinker, TableOrder, restrict_columns
 from sense_trl.prompts.value_index import ValueMatch
-from sense_trl.prompts.values import ColumnKey, get_key
+from sense_trl.schema.naming import ColumnKey, get_key
 from sense_trl.schema.schema import DatabaseSchema
 
 MAX_TABLES: Final = 6

@@ -20,7 +20,7 @@ from sense_trl.schema.formats import SCHEMA_STYLES
 
 STYLE_FILE: Final = "sense_prompt.json"
 NAME_LINKER: Final = "names"
-"""The `linker` that goes by words in common and needs no model."""
+"""The `linker` that goes by names and keys and needs no model."""
 ANSWER_FORMS: Final = {
     "sql": "",
     "reasoning": " First say in a few short sentences, between <reasoning> and </reasoning>, which "

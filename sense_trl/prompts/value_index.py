@@ -16,7 +16,6 @@ import os
 import re
 import sqlite3
 import threading
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from sense_trl.database.profile import quote_name
 from sense_trl.database.text import get_nameable_tables
 from sense_trl.errors import DatabaseError
 from sense_trl.prompts.harmless import is_harmless
-from sense_trl.schema.naming import plural, singular
+from sense_trl.schema.naming import normalise, plural, singular
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +66,6 @@ _MIN_COMMON_CHARS: Final = 3
 # Of a value that is found by another number of its last word.
 _INFLECTED_SCORE: Final = 0.95
 
-_CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-# Scripts without spaces: each character is a word.
-_WORD: Final = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _QUOTES: Final = "'\"`\u2018\u2019\u201c\u201d"
 _STOP_WORDS: Final = frozenset(
     """
@@ -98,27 +94,6 @@ class ValueMatch:
     column: str
     value: str
     score: float
-
-
-def normalise(text: str) -> str:
-    """The words of a text in lower case and without accents, one space between.
-
-    Example:
-        >>> normalise("  São_Paulo,  U.S."), normalise("北京 city")
-        ('sao paulo u s', '北 京 city')
-    """
-    return " ".join(_WORD.findall(_fold(text)))
-
-
-def _fold(text: str) -> str:
-    if text.isascii():
-        return text.lower()
-    # What is taken apart may have another lower case than the whole.
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
-    if any(map(unicodedata.combining, text)):
-        text = "".join(c for c in text if not unicodedata.combining(c))
-    # Hangul is taken apart as well.
-    return unicodedata.normalize("NFC", text)
 
 
 # ---------------------------------------------------------------------- building
@@ -356,7 +331,7 @@ class ValueIndex(Closing):
             max_matches: how many at most, >= 0.
         """
         text = text[:_MAX_ASKED_CHARS]
-        asked = _WORD.findall(_fold(text))[:_MAX_ASKED_WORDS]
+        asked = normalise(text).split()[:_MAX_ASKED_WORDS]
         if not asked or max_matches < 1:
             return []
         found = self._find_whole(text, asked, names)

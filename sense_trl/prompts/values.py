@@ -15,20 +15,13 @@ from sense_trl.database.profile import read_rows, shape_of
 from sense_trl.database.text import get_nameable_tables
 from sense_trl.prompts.harmless import is_harmless
 from sense_trl.prompts.privacy import PrivacyRules, Sensitivity
-
-ColumnKey = tuple[str, str]
-"""A table and a column of it, in lower case."""
+from sense_trl.schema.naming import ColumnKey, get_key
 
 # A format of fewer values than this is taken for a slip.
 _MIN_SHARE: Final = 0.02
 _MAX_CODES: Final = 12
 _NUMBERS: Final = re.compile("9+")
 _SEVERAL_WORDS: Final = re.compile(r"a(?:[ ,.'&-]+a)*")
-
-
-def get_key(table: str, column: str) -> ColumnKey:
-    """The name under which a column is looked up, however it is spelt."""
-    return table.lower(), column.lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from sense_trl.database.location import DatabasePath, ServerDatabase
 from sense_trl.errors import DatabaseError, InputError
 from sense_trl.prompts.harmless import make_harmless
 from sense_trl.prompts.linking import (
-    NameLinker,
     SchemaChoice,
     SchemaChooser,
     SchemaLinker,
     find_named_items,
 )
 from sense_trl.prompts.messages import Attempt, Messages, add_attempts, get_prompt
+from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.prompts.privacy import PrivacyRules, Sensitivity
 from sense_trl.prompts.pruning import SchemaPruner
 from sense_trl.prompts.style import NAME_LINKER, PromptStyle
@@ -34,9 +34,8 @@ from sense_trl.prompts.value_index import (
     ValueIndex,
     ValueMatch,
     build_value_index,
-    normalise,
 )
-from sense_trl.prompts.values import ChosenValues, ColumnKey, choose_values, get_key
+from sense_trl.prompts.values import ChosenValues, choose_values
 from sense_trl.schema.data_dictionary import find_dictionary
 from sense_trl.schema.formats import (
     Descriptions,
@@ -45,7 +44,14 @@ from sense_trl.schema.formats import (
     format_schema,
     quote_name,
 )
-from sense_trl.schema.naming import get_words, plural, singular
+from sense_trl.schema.naming import (
+    ColumnKey,
+    get_key,
+    get_words,
+    normalise,
+    plural,
+    singular,
+)
 from sense_trl.schema.schema import DatabaseSchema, get_schema
 
 logger = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Final
 
 _SMALL: Final = r"(?:(?![A-Z])[^\W\d_])"
@@ -21,6 +22,17 @@ _IRREGULAR: Final = {
 }
 _SINGULARS: Final = {many: one for one, many in _IRREGULAR.items()}
 _HISSING: Final = ("s", "x", "z", "ch", "sh")
+_CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+# Scripts without spaces: each character is a word.
+_WORD: Final = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+
+ColumnKey = tuple[str, str]
+"""A table and a column of it, in lower case."""
+
+
+def get_key(table: str, column: str) -> ColumnKey:
+    """The name under which a column is looked up, however it is spelt."""
+    return table.lower(), column.lower()
 
 
 def get_words(identifier: str) -> list[str]:
@@ -65,3 +77,24 @@ def plural(word: str) -> str:
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(_HISSING) else "s")
+
+
+def normalise(text: str) -> str:
+    """The words of a text in lower case and without accents, one space between.
+
+    Example:
+        >>> normalise("  São_Paulo,  U.S."), normalise("北京 city")
+        ('sao paulo u s', '北 京 city')
+    """
+    return " ".join(_WORD.findall(_fold(text)))
+
+
+def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    # What is taken apart may have another lower case than the whole.
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
+    if any(map(unicodedata.combining, text)):
+        text = "".join(c for c in text if not unicodedata.combining(c))
+    # Hangul is taken apart as well.
+    return unicodedata.normalize("NFC", text)

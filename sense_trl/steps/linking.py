@@ -21,14 +21,14 @@ from sense_trl.checkpoints.starting_model import load_for_generation
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking.labels import ItemKey, LinkingLabels, get_linking_labels
 from sense_trl.linking.measures import average_precision, recall_at
-from sense_trl.linking.names import FEATURES, KINDS, NameMatcher, get_structure
+from sense_trl.linking.names import FEATURES, KINDS, NameMatcher, get_names, get_structure
 from sense_trl.linking.reading import SchemaBlock, split_question, write_blocks
 from sense_trl.prompts.linking import SchemaLinker
 from sense_trl.prompts.pruning import prune_schema
 from sense_trl.prompts.value_index import ValueMatch
-from sense_trl.prompts.values import get_key
 from sense_trl.questions import Question
 from sense_trl.schema.formats import Descriptions
+from sense_trl.schema.naming import get_key
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import SQLParseError
 from sense_trl.steps.generator import find_loaded
@@ -227,17 +227,23 @@ class LinkerOf:
         return found
 
 
-class _BlockItems:
-    """What the items of a block are, as tensors."""
+class ItemTensors:
+    """What items of a schema are to each other and to questions, as tensors.
 
-    def __init__(self, schema: DatabaseSchema, block: SchemaBlock) -> None:
-        structure = get_structure(schema, block.items)
+    Args:
+        schema: the whole.
+        items: tables as (table, ""), and columns, in lower case.
+    """
+
+    def __init__(self, schema: DatabaseSchema, items: Sequence[ItemKey]) -> None:
+        spelling = {get_key(*name): name for name in get_names(schema)}
+        structure = get_structure(schema, items)
         width = max(1, *map(len, structure.linked))
         linked = [[*own, *[-1] * (width - len(own))] for own in structure.linked]
         self.kinds: Final = torch.tensor(structure.kinds)
         self._parents = torch.tensor(structure.tables)
         self._linked = torch.tensor(linked)
-        self._matcher = NameMatcher(block.items)
+        self._matcher = NameMatcher([spelling[item] for item in items])
 
     def relate(self, question: str) -> ItemRelations:
         """What the items are to each other and to the words of a question."""
@@ -257,13 +263,13 @@ class _ReadSchema:
         self._reader = reader
         self._schema = schema
         self._blocks = blocks
-        self._read: dict[int, tuple[Prefix, _BlockItems]] = {}
+        self._read: dict[int, tuple[Prefix, ItemTensors]] = {}
 
-    def get(self, number: int) -> tuple[SchemaBlock, Prefix, _BlockItems]:
+    def get(self, number: int) -> tuple[SchemaBlock, Prefix, ItemTensors]:
         block = self._blocks[number]
         if number not in self._read:
             prefix = self._reader.read_prefix(block.text, block.spans)
-            self._read[number] = prefix, _BlockItems(self._schema, block)
+            self._read[number] = prefix, ItemTensors(self._schema, block.items)
         return block, *self._read[number]
 
     def read_questions(self, questions: Sequence[str]) -> list[list[Tensor]]:
@@ -333,7 +339,7 @@ def _check_there(folder: str) -> None:
     if not (Path(folder) / LINKER_FILE).is_file():
         raise InputError(
             f"`linker` is {folder!r}, which holds no {LINKER_FILE}. Give a folder that `sense-trl "
-            "link train` wrote, or `names`, where it is taken, to go by words in common."
+            "link train` wrote, or `names`, where it is taken, to go by names and keys."
         )
 
 
@@ -423,7 +429,7 @@ def read_examples(
                 [texts[question.question_id] for question in asked],
                 on_progress=on_progress if is_last else None,
             )
-            items = _BlockItems(schemas[db_id], block)
+            items = ItemTensors(schemas[db_id], block.items)
             for question, own in zip(asked, words, strict=True):
                 wanted = labels[question.question_id].items
                 examples.append(

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
-from sense_trl.prompts.linking import NameLinker, SchemaChoice, SchemaChooser, find_named_items
+from sense_trl.prompts.linking import SchemaChoice, SchemaChooser, find_named_items
+from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.schema import DatabaseSchema, format_schema
 

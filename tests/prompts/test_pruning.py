@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
 from sense_trl.errors import InputError
-from sense_trl.prompts.linking import NameLinker
+from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.prompts.pruning import SchemaPruner, prune_schema
 from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.schema import DatabaseSchema, format_schema

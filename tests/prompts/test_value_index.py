@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sense_trl.database.opening import open_engine
 from sense_trl.errors import DatabaseError
 from sense_trl.prompts import value_index
-from sense_trl.prompts.value_index import ValueIndex, build_value_index, normalise
+from sense_trl.prompts.value_index import ValueIndex, build_value_index
 
 CITIES = """
 CREATE TABLE place (city VARCHAR, state VARCHAR, code VARCHAR, founded DATE, people INTEGER);
@@ -166,8 +166,3 @@ def test_a_value_is_found_in_quotes(tmp_path_factory: pytest.TempPathFactory, va
     with build(path) as index:
         expected = [value] if len(index) else []
         assert found(index, f"Which rows have '{value}'?") == expected
-
-
-@given(st.text(max_size=60))
-def test_the_normal_form_is_its_own(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)

@@ -1,8 +1,10 @@
 """Identifiers as English."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sense_trl.schema.naming import get_words, plural, singular
+from sense_trl.schema.naming import get_words, normalise, plural, singular
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,8 @@ def test_plurals_and_back(one: str, many: str) -> None:
     assert plural(one) == plural(many) == many
     assert singular(many) == one
     assert singular(one) == one
+
+
+@given(st.text(max_size=60))
+def test_the_normal_form_is_its_own(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)

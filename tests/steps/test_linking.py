@@ -15,7 +15,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.linking import get_linking_labels
 from sense_trl.options import GeneratorOptions
 from sense_trl.prompts import PromptStyle
-from sense_trl.prompts.linking import NameLinker
+from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.prompts.style import NAME_LINKER
 from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.prompts.writer import PromptWriter
