@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError
@@ -27,6 +27,8 @@ from sense_trl.verification.gold import find_contradictory_gold, find_unusable_g
 from sense_trl.verification.verifier import SQLVerifier
 
 logger = logging.getLogger(__name__)
+
+_MAX_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,12 @@ def load_task(
     unusable = find_unusable_gold(catalog, questions)
     if len(unusable) > arguments.max_unusable_fraction * len(questions):
         allowed = arguments.max_unusable_fraction
-        raise InputError(
-            describe_unusable(unusable, len(questions), repr(arguments.questions), allowed)
-        )
+        said = describe_unusable(unusable, len(questions), repr(arguments.questions), allowed)
+        if any(question.db_id not in catalog for question in questions):
+            shown = ", ".join(map(repr, catalog.db_ids[:_MAX_NAMED]))
+            more = ", ..." * (len(catalog) > _MAX_NAMED)
+            said += f" A `db_id` is the name of a database there: {shown}{more}."
+        raise InputError(said)
     usable = tuple(q for q in questions if q.question_id not in unusable)
     if not usable:
         place, reason = next(iter(unusable.items()))

@@ -51,7 +51,14 @@ def test_unusable_gold_is_named_and_stops_above_the_threshold(
     database, questions = str(fresh_db(SCRIPT, name="pets")), _write(tmp_path, records)
     with pytest.raises(InputError) as caught:
         load_task(DataArguments(database, questions, max_unusable_fraction=0.4))
-    for words in ("2 of 4", "bad-one", "no such column: nme", "SELECT nme", "'zoo' is not there"):
+    for words in (
+        "2 of 4",
+        "bad-one",
+        "no such column: nme",
+        "SELECT nme",
+        "'zoo' is not there",
+        "database there: 'pets'.",
+    ):
         assert words in str(caught.value)
     task = load_task(DataArguments(database, questions, max_unusable_fraction=0.5))
     assert len(task.questions) == 2
