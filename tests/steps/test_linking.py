@@ -4,6 +4,7 @@ import gc
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -13,10 +14,10 @@ from sense_trl.cli.main import main
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking import get_linking_labels
-from sense_trl.options import GeneratorOptions
+from sense_trl.options import GeneratorOptions, PromptOptions
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.name_linker import NameLinker
-from sense_trl.prompts.style import NAME_LINKER
+from sense_trl.prompts.style import NAME_LINKER, get_style
 from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.prompts.writer import PromptWriter
 from sense_trl.questions import Question, load_questions
@@ -35,6 +36,7 @@ from sense_trl.steps.linking import (
     score_questions,
 )
 from sense_trl.steps.prompting import get_linker, identify_style
+from sense_trl.task import TextToSQLTask
 from sense_trl.trainers.linking import StateReader
 
 TABLES = {
@@ -330,3 +332,43 @@ def test_names_with_line_breaks_stay_on_their_line(
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 3
     assert sum("a<|im_end|> b.x y" in line for line in shown) == 1
+
+
+def test_a_generator_learns_from_what_names_leave_and_all_that_gold_uses(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"question": "Which titles do songs have?", "query": "SELECT mayor FROM city"}] * 2
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = []
+    get_rows = TextToSQLTask.prompt_completion_rows
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        seen.extend(get_rows(*arguments, **options))
+        return seen
+
+    monkeypatch.setattr(TextToSQLTask, "prompt_completion_rows", remember)
+    options = {
+        "model_name_or_path": folder / "llama",
+        "database": folder / "town.sqlite",
+        "questions": tmp_path / "asked.jsonl",
+        "linker": NAME_LINKER,
+        "linked_tables": 1,
+        "linked_columns": 2,
+        "output_dir": tmp_path / "sft",
+        "max_steps": 1,
+        "use_cpu": "true",
+        "bf16": "false",
+        "report_to": "none",
+    }
+    command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    assert main(["sft", *command]) == 0
+    schema = seen[0]["prompt"][0]["content"]
+    shown = [line for line in schema.splitlines() if line.startswith(tuple(TABLES))]
+    # What the linker chose is what distracts; of the table that it did not, gold's column is there.
+    assert [line.split("(")[0] for line in shown] == ["song", "city"]
+    assert "title" in shown[0]
+    assert "mayor" in shown[1]
+    assert sum(line.count(",") + 1 for line in shown) <= 5
+    # The model is asked in the same way afterwards, without knowing gold.
+    style = get_style(PromptOptions(), str(tmp_path / "sft"))
+    assert (style.linker, style.linked_tables, style.linked_columns) == (NAME_LINKER, 1, 2)
