@@ -4,7 +4,7 @@ Needs: the predictions of five models on Spider dev and Spider's databases (the 
 `SENSE_TRL_DATA` names; see `--data`). No GPU, no network.
 
     python recipes/benchmarks/pairs.py              # some 7 minutes on two cores
-    python recipes/benchmarks/pairs.py --only real  # or kills, or scale
+    python recipes/benchmarks/pairs.py --only real  # or kills, scale or ray
 
 * real: pairs from the five models' predictions as candidates. Every chosen and every rejected query
   is run again with plain `sqlite3` and its rows are counted, by code that shares nothing with the
@@ -15,6 +15,10 @@ Needs: the predictions of five models on Spider dev and Spider's databases (the 
   again. Expected: the files of an uninterrupted build, byte for byte.
 * scale: 10,000 questions with 16 candidates each on four small databases. Expected: below
   2 GB (0.5 GB), some 0.7 s per 1,000 candidates.
+* ray (only where it is asked for; needs Ray): the pairs of "real" in this process and on a Ray
+  cluster of this machine with 1, 2 and 4 workers, which must be the same; how long the cluster
+  takes to start, and what a part costs beside its work. More workers than cores show that
+  scheduling works, and no speed. (docs/scale.md has figures.)
 """
 
 from __future__ import annotations
@@ -293,6 +297,75 @@ def _cheap_candidates(questions: list[Question], count: int) -> Iterator[Candida
             )
 
 
+# ---------------------------------------------------------------------- ray
+
+_RAY_WORKERS = (1, 2, 4)
+_NUM_EMPTY_SHARDS = 400
+
+
+def build_on_ray(data: Path, databases: Path) -> None:
+    """The same pairs from 1, 2 and 4 workers, and what Ray costs."""
+    import ray
+
+    from sense_trl.backends.backend import LocalBackend
+    from sense_trl.backends.ray_backend import RayBackend
+
+    questions, candidates = load_real(data)
+    config = PreferencePairConfig(chosen_sources=("any",), limit=100, deduplicate_by="result")
+
+    def build(backend: Any) -> tuple[list[dict[str, Any]], float]:
+        start = time.perf_counter()
+        with SQLVerifier(catalog, num_workers=backend.verifier_workers) as verifier:
+            task = make_task(catalog, questions)
+            result = build_preference_pairs(
+                task, candidates, verifier, config=config, backend=backend
+            )
+        return result.dataset.to_list(), time.perf_counter() - start
+
+    def show(name: str, seconds: float) -> None:
+        rate = len(candidates) / seconds
+        print(f"{name}: {seconds:.1f} s, {rate:.0f} candidates a second", flush=True)
+
+    with DatabaseCatalog.from_path(databases) as catalog:
+        print(f"{len(candidates)} candidates, load {os.getloadavg()[0]:.1f}")
+        expected, seconds = build(LocalBackend(1))
+        show("in this process, 1 worker process", seconds)
+        start = time.perf_counter()
+        ray.init(
+            num_cpus=max(_RAY_WORKERS) + 1,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
+        print(f"a cluster starts in {time.perf_counter() - start:.1f} s")
+        try:
+            for num_workers in _RAY_WORKERS:
+                with RayBackend(catalog, num_workers=num_workers) as backend:
+                    found, seconds = build(backend)
+                    assert found == expected, "other pairs than in this process"
+                    show(f"Ray, {num_workers} workers", seconds)
+                    _measure_shards(backend)
+        finally:
+            ray.shutdown()
+
+
+def _measure_shards(backend: Any) -> None:
+    """What a part of no work costs, after the first, for which workers start."""
+    shards = [(number, ["x" * 1_000] * 64) for number in range(_NUM_EMPTY_SHARDS)]
+    start = time.perf_counter()
+    results = backend.map_shards(_do_nothing, shards, get_name=str)
+    next(results)
+    first = time.perf_counter() - start
+    rest = sum(1 for _ in results)
+    each = (time.perf_counter() - start - first) / rest
+    print(f"  empty parts of 64 kB: the first in {first:.1f} s, then {1000 * each:.1f} ms each")
+
+
+def _do_nothing(shard: Any, on_progress: Any) -> int:
+    return len(shard)
+
+
 # ---------------------------------------------------------------------- command
 
 
@@ -306,7 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     default_data = Path(os.environ.get("SENSE_TRL_DATA", DEFAULT_DATA))
     parser.add_argument("--data", type=Path, default=default_data, help="folder of real data")
-    parser.add_argument("--only", choices=("real", "kills", "scale"), help="one part alone")
+    parser.add_argument("--only", choices=("real", "kills", "scale", "ray"), help="one part alone")
     parser.add_argument("--questions", type=int, default=10_000, help="of scale")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())
@@ -315,7 +388,7 @@ def main() -> None:
             # First, so that peak memory is its own.
             (scratch / "scale").mkdir()
             build_at_scale(scratch / "scale", num_questions=arguments.questions, num_candidates=16)
-        if arguments.only in (None, "real", "kills"):
+        if arguments.only != "scale":
             with tarfile.open(arguments.data / "spider" / "databases.tar.xz") as tar:
                 tar.extractall(scratch / "spider", filter="data")
             databases = next((scratch / "spider").rglob("*.sqlite")).parents[1]
@@ -323,6 +396,8 @@ def main() -> None:
             build_real(arguments.data, databases)
         if arguments.only in (None, "kills"):
             build_with_kills(arguments.data, databases, scratch)
+        if arguments.only == "ray":
+            build_on_ray(arguments.data, databases)
     finally:
         shutil.rmtree(scratch)
 
