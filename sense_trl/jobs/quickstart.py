@@ -70,6 +70,8 @@ _FULL_FINE_TUNING_LIMIT = 400_000_000
 
 # Below this share of correct answers the end of a run says what to try next.
 _WEAK = 0.3
+# Nats of a token: an answer of 30 tokens has a probability of more than one half then.
+_LEARNT_LOSS = 0.02
 
 
 def run_quickstart(config: QuickstartConfig, console: Console) -> Path:
@@ -465,19 +467,29 @@ class _Quickstart:
         )
         best = max(run.execution_accuracy for run in runs)
         if best < _WEAK:
-            epochs = self.config.get_sft_epochs(num_train)
             self.console.print(
-                f"Most answers are still wrong. In this order: fine-tune longer (--sft_epochs "
-                f"{4 * epochs:g}, now {epochs:g}; with another --output_dir), give more questions "
-                "(sense-trl synth explore writes some), take a larger --model.",
-                style="yellow",
-                markup=False,
-                highlight=False,
+                self._get_advice(num_train), style="yellow", markup=False, highlight=False
             )
         command = self._get_ask_command(runs)
         if command is not None:
             self.console.print(f"Ask it: {command}", markup=False, highlight=False, soft_wrap=True)
         self.console.print(f"Report: {report}", markup=False)
+
+    def _get_advice(self, num_train: int) -> str:
+        """What to try where most answers are wrong, the likeliest help first."""
+        others = "give more questions (sense-trl synth explore writes some), take a larger --model."
+        log = TrainingLog.find(self.output / "sft", "fine-tuning")
+        losses = [] if log is None else log.get_points("loss")
+        if losses and (loss := losses[-1][1]) < _LEARNT_LOSS:
+            return (
+                "Most answers are still wrong, though those of the training are known by heart "
+                f"(loss {loss:.2g}): longer fine-tuning will not help. In this order: {others}"
+            )
+        epochs = self.config.get_sft_epochs(num_train)
+        return (
+            "Most answers are still wrong. In this order: fine-tune longer (--sft_epochs "
+            f"{4 * epochs:g}, now {epochs:g}; with another --output_dir), {others}"
+        )
 
     def _get_ask_command(self, runs: Sequence[EvaluationReport]) -> str | None:
         """The command that asks the best trained model; None if none beats the given one."""

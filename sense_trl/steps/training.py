@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sense_trl._files import write_text_atomically
 from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.checkpoints.merge import MergeCheck, merge_in_place
+from sense_trl.checkpoints.model_card import format_model_card
 from sense_trl.errors import InputError, ModelError
 from sense_trl.memory.check import warn_of_memory
 from sense_trl.prompts import PromptStyle
@@ -196,6 +197,7 @@ def _save(
                 if check.is_notable:
                     _warn_of_rounding(check, model, output)
             model.save_pretrained(output)
+            _write_card(trainer, start, output)
         start.tokenizer.save_pretrained(output)
     if style is not None and trainer.accelerator.is_main_process:
         adapters = [output / "adapter"] if (output / "adapter").is_dir() else []
@@ -203,6 +205,16 @@ def _save(
             style.save(folder)
     trainer.accelerator.wait_for_everyone()
     return check
+
+
+def _write_card(trainer: Any, start: StartingModel, output: Path) -> None:
+    """A card in place of TRL's, which asks a text-to-SQL model about time machines."""
+    base = start.model.config.name_or_path
+    paper = trainer._paper.get("id")
+    source = f" ([arXiv {paper}](https://arxiv.org/abs/{paper}))" if paper else ""
+    summary = f"`{base}`, trained with {trainer._name}{source}."
+    card = format_model_card(output.name, base, summary, run_folders=(output, output.parent))
+    write_text_atomically(output / "README.md", card)
 
 
 def _get_token_ids(dataset: Any, tokenizer: Any) -> Iterator[list[int]]:

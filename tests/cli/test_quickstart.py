@@ -107,6 +107,9 @@ def test_from_database_to_report_and_a_crash_in_each_stage_changes_nothing(
     assert data["pairs"]["num_pairs"] > 0
     assert {"sft", "sample", "pairs", "dpo"} <= set(data["costs"])
     assert not list(whole.rglob("checkpoint-*"))
+    for model, method in (("sft", "SENSE SFT"), ("dpo", "arXiv 2408.03256")):
+        card = (whole / model / "README.md").read_text()
+        assert "A text-to-SQL model" in card and method in card and "None" not in card
 
     crashed = {**inputs, "output_dir": str(tmp_path / "crashed")}
     # In the middle of both trainings, and of sampling.
@@ -177,10 +180,16 @@ def test_a_small_set_is_seen_several_times() -> None:
 
 def test_a_weak_result_says_what_to_try(inputs: dict[str, Any]) -> None:
     console = Console(record=True, width=200, file=io.StringIO())
-    run_quickstart(QuickstartConfig(**{**inputs, "sft_epochs": 1, "max_pairs": 1}), console)
+    config = QuickstartConfig(**{**inputs, "sft_epochs": 1, "max_pairs": 1})
+    run_quickstart(config, console)
     text = console.export_text()
     assert "--sft_epochs 4, now 1" in text
     assert "sense-trl ask" not in text
+    # More epochs of what the model knows by heart help nobody.
+    metrics = Path(config.output_dir) / "sft" / "metrics.json"
+    metrics.write_text(json.dumps({"log_history": [{"step": 9, "loss": 0.0092}]}))
+    advice = quickstart_module._Quickstart(config, console)._get_advice(11)
+    assert "by heart (loss 0.0092)" in advice and "--sft_epochs" not in advice
 
 
 def test_without_a_pair_there_is_a_report_and_no_preference_training(
