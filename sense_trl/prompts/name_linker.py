@@ -64,8 +64,8 @@ class NameLinker:
         )
         logits = self._base.copy()
         for place, _, likeness in self._matcher.match([text[start:end] for start, end in spans]):
-            weights = NAME_WEIGHTS[kinds[place]].likeness
-            logits[place] += sum(w * value for w, value in zip(weights, likeness, strict=True))
+            values = zip(NAME_WEIGHTS[kinds[place]].likeness, likeness, strict=True)
+            logits[place] += sum(weight * value for weight, value in values)
         for word in dict.fromkeys(_stem(text)):
             places = self._described.get(word, ())
             for place in places:
