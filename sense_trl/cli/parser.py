@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import os
 import sys
 import textwrap
@@ -11,12 +12,15 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 from sense_trl.cli.recipes import resolve_config
 from sense_trl.database.location import hide_password
 from sense_trl.errors import InputError
 
+# How argparse begins the message.
+_UNKNOWN: Final = "unrecognized arguments: "
 _NUMBERS: Final = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
 _TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -30,11 +34,19 @@ class OneSpellingParser(argparse.ArgumentParser):
         if action.option_strings and action.option_strings[0].startswith("--"):
             action.option_strings = action.option_strings[:1]
         # Called while argparse makes itself, too.
-        vars(self).setdefault("added", {})[action.dest] = action
+        if not hasattr(self, "added"):
+            self.added: dict[str, argparse.Action] = {}
+        self.added[action.dest] = action
         return action
 
     def error(self, message: str) -> NoReturn:
         """End with what is wrong; all the flags of a command in front of it would hide it."""
+        if message.startswith(_UNKNOWN):
+            flags = [f"--{name}" for name in self.added]
+            words = message.removeprefix(_UNKNOWN).split()
+            near = (get_close_matches(word, flags, 1) for word in words if word.startswith("--"))
+            if found := " ".join(itertools.chain.from_iterable(near)):
+                message += f" (near to it: {found})"
         self.exit(2, f"{self.prog}: error: {message}\nSee {self.prog} --help.\n")
 
 
@@ -125,7 +137,11 @@ class OptionParser(OneSpellingParser):
         """argparse's, with flags in either spelling."""
         self.fill()
         given = sys.argv[1:] if args is None else args
-        return super().parse_known_args(self._spell(given), namespace)
+        found, unknown = super().parse_known_args(self._spell(given), namespace)
+        # argparse would leave that to the parser of all commands, which knows none of the flags.
+        if unknown and " " in self.prog and not self._takes_config:
+            self.error(_UNKNOWN + " ".join(unknown))
+        return found, unknown
 
     def parse_args_and_config(
         self, args: Sequence[str] | None = None, *, return_remaining_strings: bool = False

@@ -74,7 +74,15 @@ def test_a_reader_that_stops_ends_the_command_without_a_traceback(num_read: int)
 def test_a_command_line_that_is_wrong_says_so_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (["ask", "How many?"], "sense-trl ask: error: the following arguments are required: "),
-        (["doctor", "--gpu"], "sense-trl: error: unrecognized arguments: --gpu"),
+        (["doctor", "--gpu"], "sense-trl doctor: error: unrecognized arguments: --gpu"),
+        (
+            ["quickstart", "--epochs=3"],
+            "unrecognized arguments: --epochs=3 (near to it: --sft_epochs)",
+        ),
+        (
+            ["pairs", "--databse", "x"],
+            "sense-trl pairs: error: unrecognized arguments: --databse x (near to it: --database)",
+        ),
         (["sft", "--learning_rate", "x"], "error: argument --learning_rate: invalid float value"),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -70,6 +70,7 @@ def test_declared_rules_hold_in_every_instance(shop: Path, tmp_path: Path) -> No
             sizes.add(len(rows))
         connection.execute("SELECT * FROM cheap")
         connection.close()
+    fuzzer.close()
     assert min(sizes) < 5 and max(sizes) > 30
 
 
@@ -244,6 +245,7 @@ def test_cycles_and_shared_columns_of_references_end_without_orphans(
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         num_rows += connection.execute("SELECT count(*) FROM c").fetchone()[0]
         connection.close()
+    fuzzer.close()
     assert num_rows > 20
 
 
@@ -326,6 +328,7 @@ def test_any_content_gives_an_instance(
     with SQLiteEngine(folder / "any.sqlite") as engine:
         fuzzer = DatabaseFuzzer(profile_database(engine), seed=seed)
     fuzzer.write(seed, folder / "instance.sqlite")
+    fuzzer.close()
     with SQLiteEngine(folder / "instance.sqlite") as engine:
         stored = engine.execute("SELECT * FROM t").rows
     assert list(stored) == fuzzer.draw(seed)["t"]
