@@ -1,7 +1,8 @@
-"""Traits of a model that its config tells: its attention, its layers, the type that it loads in."""
+"""Traits of a model that its config or its class tells: attention, layers, type, cache."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -78,3 +79,15 @@ def keep_layers(config: Any, kept: Sequence[int]) -> None:
     # Qwen2 and others list the kind of each layer.
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[index] for index in kept]
+
+
+def get_cache_argument(model: Any) -> str:
+    """The name of the argument of `forward` that takes keys and values of what was read before.
+
+    Args:
+        model: transformers' model, or peft's around it.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # transformers 5.24 gave its own models the new name; others keep the old one.
+    is_new = "cache" in inspect.signature(type(base).forward).parameters
+    return "cache" if is_new else "past_key_values"

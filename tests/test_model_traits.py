@@ -12,7 +12,12 @@ from transformers import (
     Qwen2Config,
 )
 
-from sense_trl.model_traits import find_partial_attention, has_full_attention, keep_layers
+from sense_trl.model_traits import (
+    find_partial_attention,
+    get_cache_argument,
+    has_full_attention,
+    keep_layers,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,20 @@ def test_the_kinds_of_layers_go_with_the_layers() -> None:
     plain = LlamaConfig(num_hidden_layers=4)
     keep_layers(plain, range(3))
     assert plain.num_hidden_layers == 3
+
+
+def test_the_cache_has_the_name_that_forward_gives_it() -> None:
+    class Old:
+        def forward(self, input_ids: object, past_key_values: object = None) -> None: ...
+
+    class New:
+        def forward(self, input_ids: object, cache: object = None) -> None: ...
+
+    class Wrapped:
+        def forward(self, *args: object, **options: object) -> None: ...
+
+        def get_base_model(self) -> New:
+            return New()
+
+    found = [get_cache_argument(model) for model in (Old(), New(), Wrapped())]
+    assert found == ["past_key_values", "cache", "cache"]

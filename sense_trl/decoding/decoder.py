@@ -19,7 +19,7 @@ from sense_trl.decoding.shared_prefix import (
     supports_shared_prefix,
 )
 from sense_trl.errors import InputError, ModelError
-from sense_trl.model_traits import has_full_attention
+from sense_trl.model_traits import get_cache_argument, has_full_attention
 
 if TYPE_CHECKING:
     import torch
@@ -244,7 +244,8 @@ class PrefixDecoder:
 
         cache = DynamicCache(config=self.model.config)
         ids = torch.tensor([prefix], device=self.model.device)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        options = {get_cache_argument(self.model): cache, "use_cache": True, "logits_to_keep": 1}
+        self.model(input_ids=ids, **options)
         return cache
 
     def _decode(
@@ -351,6 +352,7 @@ class _Forward:
         from transformers import DynamicCache
 
         self._model = model
+        self._cache_argument = get_cache_argument(model)
         self._prefixes = prefixes
         self._set_rows(behind)
         self._is_shared = supports_shared_prefix(model)
@@ -397,7 +399,7 @@ class _Forward:
         options: dict[str, Any] = {
             "input_ids": ids,
             "position_ids": positions,
-            "past_key_values": self._cache,
+            self._cache_argument: self._cache,
             "use_cache": True,
             "logits_to_keep": 1,
         }

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from sense_trl.errors import InputError, ModelError
-from sense_trl.model_traits import find_partial_attention
+from sense_trl.model_traits import find_partial_attention, get_cache_argument
 from sense_trl.trainers.teachers.cache import get_tokenizer_digest
 from sense_trl.trainers.teachers.model_identity import describe_settings, get_weights_digest
 
@@ -109,11 +110,15 @@ class StateReader:
         ids, pieces = self._tokenize(text, spans)
         self._check_length(0, len(ids))
         device = self._decoder.embed_tokens.weight.device
+        cache = DynamicCache(config=self._decoder.config)
         output = self._decoder(
-            input_ids=torch.tensor([ids], device=device), use_cache=True, return_dict=True
+            input_ids=torch.tensor([ids], device=device),
+            use_cache=True,
+            return_dict=True,
+            **{get_cache_argument(self._decoder): cache},
         )
         states = _average(output.last_hidden_state[0], pieces)
-        return Prefix(states, output.past_key_values, len(ids))
+        return Prefix(states, cache, len(ids))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def read_behind(
@@ -168,9 +173,9 @@ class StateReader:
                 input_ids=torch.tensor([[i for ids, _ in rows for i in ids]], device=device),
                 attention_mask=mask,
                 position_ids=positions[None].to(device),
-                past_key_values=prefix.cache,
                 use_cache=True,
                 return_dict=True,
+                **{get_cache_argument(self._decoder): prefix.cache},
             )
         finally:
             # What was read is behind the prefix for the next texts, too.
