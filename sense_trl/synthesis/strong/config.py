@@ -23,6 +23,11 @@ class StrongDataConfig:
         default=32,
     )
     max_per_domain: int = option("Answers from one domain; later ones are left out.", default=3)
+    suggest_domains: bool = option(
+        "Name a domain in each prompt instead of those that are closed, each of 159 in turn. For "
+        "small models, which take up what they are told to leave.",
+        default=False,
+    )
     temperature: float = option("Sampling temperature.", default=1.0)
     top_p: float = option("Nucleus share.", default=1.0)
     max_new_tokens: int = option("Longest answer, in tokens.", default=2048)

@@ -48,9 +48,14 @@ from sense_trl.synthesis.filters.filters import (
 from sense_trl.synthesis.filters.sql_template import get_sql_template
 from sense_trl.synthesis.output_folder import open_output_folder
 from sense_trl.synthesis.strong.config import StrongDataConfig
-from sense_trl.synthesis.strong.domains import DomainLedger
+from sense_trl.synthesis.strong.domains import (
+    OVERUSED_DOMAINS,
+    SUGGESTED_DOMAINS,
+    DomainLedger,
+)
 from sense_trl.synthesis.strong.level import Level, get_level
 from sense_trl.synthesis.strong.prompt import (
+    SHOWN_DOMAIN,
     AnswerError,
     StrongAnswer,
     get_strong_prompt,
@@ -163,7 +168,12 @@ class _Build:
         self._output = output
         self._databases = output / "databases"
         self._config = config
-        self._ledger = DomainLedger(config.max_per_domain)
+        closed = (*OVERUSED_DOMAINS, SHOWN_DOMAIN)
+        self._ledger = DomainLedger(config.max_per_domain, closed=closed)
+        self._domains: list[str] = []
+        if config.suggest_domains:
+            rng = random.Random(config.seed)
+            self._domains = rng.sample(SUGGESTED_DOMAINS, len(SUGGESTED_DOMAINS))
         self._account = FilterAccount(
             removed={n: Counter() for n in ("answer", "domain", "schema")}
         )
@@ -196,7 +206,9 @@ class _Build:
         rng = random.Random(f"{self._config.seed}/{call}")
         level = rng.choice(list(Level))
         self._asked[level] += 1
-        return get_strong_prompt(call + 1, rng.sample(examples, _EXAMPLES_SHOWN), level, closed)
+        shown = rng.sample(examples, _EXAMPLES_SHOWN)
+        domain = self._domains[call % len(self._domains)] if self._domains else None
+        return get_strong_prompt(call + 1, shown, level, closed, domain)
 
     def _admit(self, call: int, completion: Completion) -> StrongAnswer | None:
         if not completion.finished:

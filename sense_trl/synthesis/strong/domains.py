@@ -11,6 +11,36 @@ from sense_trl.errors import InputError
 OVERUSED_DOMAINS: Final = ("education", "healthcare", "travel", "entertainment")
 """Domains that models write about unless told otherwise (SENSE, arXiv 2408.03256)."""
 
+_SUGGESTED: Final = """
+    air quality measurement; amateur astronomy; amateur radio; animal shelters; antique
+    clocks; aquariums; archery; archives of maps; auctions of wine; avalanche warnings;
+    bakeries; ballet; balloon festivals; beach lifeguards; bell foundries; bicycle repair;
+    birdwatching; blood donation; board games; boat rental; bonsai; bookbinding; botanical
+    gardens; brass bands; bridges; butterfly houses; cable cars; camp sites; canoe races;
+    car parks; carpentry; cave exploration; cemeteries; ceramics; cheese dairies; chess
+    clubs; choirs; christmas markets; cider presses; circus; coffee roasting; coin
+    collections; comics; crossword puzzles; dams; dance schools; dog training; dolls;
+    drones; dry stone walls; elevators; falconry; fencing; ferries; film archives; fire
+    brigades; fish farms; flea markets; flower shops; forestry; fossils; fountains;
+    furniture moving; garden gnomes; geocaching; glaciers; glass blowing; goat herds; golf
+    courses; greenhouses; hat makers; horse racing; hot springs; ice hockey; ice cream
+    parlours; jigsaw puzzles; juggling; karaoke bars; kites; knitting; laundries; lichens;
+    lost property; marathons; meteorites; mills; mines; model railways; mountain huts;
+    mushrooms; observatories; opera houses; orchards; organ builders; paper mills; parrots;
+    pawn shops; pearl diving; perfumes; pigeon racing; planetariums; playgrounds; porcelain;
+    post offices; puppet theatres; quarries; rafting; rain gauges; recycling; reindeer; road
+    signs; robot contests; rowing; saffron; sailing; salt works; sand sculptures; sculpture
+    parks; seed banks; sheep shearing; shipwrecks; shoe repair; skateboards; ski lifts; snow
+    clearing; soap makers; spice trade; stamps; steam engines; street art; street lamps;
+    street markets; subtitles; sundials; surf schools; swimming pools; taxidermy; tea
+    plantations; thermometers; tides; toy libraries; tree nurseries; truffles; tunnels;
+    typewriters; umbrellas; vending machines; vineyards; violins; volcanoes; wallpapers;
+    water towers; weather balloons; whale watching; wind farms; window cleaning; wool; yoga
+    studios; zoos
+    """
+SUGGESTED_DOMAINS: Final = tuple(" ".join(name.split()) for name in _SUGGESTED.split(";"))
+"""Domains that a prompt may name, for models that find none by themselves."""
+
 _MAX_NAMED: Final = 60
 _WORD: Final = re.compile(r"\w+")
 # What models add to the name of a domain without making another one of it.

@@ -17,35 +17,50 @@ _SYSTEM: Final = (
     "You invent training data for models that translate questions into SQL. Each time you make up "
     "one small database from a domain of your choice and one question about it."
 )
+SHOWN_DOMAIN: Final = "lighthouses"
+"""The domain of the example in the prompt."""
+
+# What is the same in every call stands first, where servers keep it, and shows the form as a whole:
+# small models do not find it in a description.
 _USER: Final = """\
-These examples show how questions and queries are written:
+Invent a new data point: a domain that few people would think of, a SQLite schema for it, a \
+question that somebody who works in this domain would ask, and the one SQLite query that answers \
+it. Answer with these four parts and nothing else, in exactly the form of this example:
+
+DOMAIN: {shown_domain}
+SCHEMA:
+```sql
+CREATE TABLE lighthouse (
+    lighthouse_id INTEGER PRIMARY KEY,
+    name TEXT, -- 'North Head', 'Old Pier'
+    coast TEXT -- 'Baltic', 'Atlantic'
+);
+CREATE TABLE lamp (
+    lamp_id INTEGER PRIMARY KEY,
+    lighthouse_id INTEGER REFERENCES lighthouse(lighthouse_id),
+    kind TEXT, -- 'Fresnel', 'LED'
+    range_km REAL
+);
+```
+QUESTION: How far does the strongest lamp of each lighthouse on the Baltic coast reach?
+SQL:
+```sql
+SELECT lighthouse.name, MAX(lamp.range_km) FROM lighthouse JOIN lamp ON lamp.lighthouse_id = \
+lighthouse.lighthouse_id WHERE lighthouse.coast = 'Baltic' GROUP BY lighthouse.lighthouse_id
+```
+
+The schema has CREATE TABLE statements for two to five tables, with types, primary keys and \
+foreign keys, and nothing else. Each column stands on a line of its own, and behind each column \
+of text a comment names some values that it holds. The question names every value exactly as the \
+data spells it. The query returns no more and no other columns than are asked for, depends on \
+nothing like today's date, and has no LIMIT where several rows could tie.
+
+These show how questions and queries of other databases are written:
 
 {examples}
 
-Invent a new data point (number {number}) that is not about them:
-
-1. A domain that few people would think of. Not these: {closed}.
-2. A SQLite schema for it: CREATE TABLE statements for two to five tables, with types, primary \
-keys and foreign keys, and nothing else. Write each column on a line of its own, and behind each \
-column of text a comment with some values it holds, like this:
-    city TEXT, -- 'Oslo', 'Lima'
-3. A question of the level "{level}" ({description}), as somebody who works in this domain would \
-ask it. It names every value exactly as the data spells it.
-4. One SQLite query that answers this question: no more and no other columns than are asked for, \
-nothing that depends on today's date, and no LIMIT where several rows could tie.
-
-Answer in exactly this form:
-
-DOMAIN: a few words
-SCHEMA:
-```sql
-CREATE TABLE ...
-```
-QUESTION: one or two sentences
-SQL:
-```sql
-SELECT ...
-```"""
+Write one new data point (number {number}). {about} Its question is of the level "{level}" \
+({description}). Give all four parts: DOMAIN, SCHEMA, QUESTION and SQL."""
 
 
 class AnswerError(SenseTRLError):
@@ -73,7 +88,11 @@ class StrongAnswer:
 
 
 def get_strong_prompt(
-    number: int, examples: Sequence[Question], level: Level, closed_domains: Sequence[str]
+    number: int,
+    examples: Sequence[Question],
+    level: Level,
+    closed_domains: Sequence[str],
+    domain: str | None = None,
 ) -> Messages:
     """Build the conversation that asks for one data point.
 
@@ -81,15 +100,20 @@ def get_strong_prompt(
         number: of the data point. It stands in the text, so that no two prompts are the same.
         examples: training questions to show, two of them in SENSE.
         level: of the question to ask for.
-        closed_domains: what it must not be about.
+        closed_domains: what it must not be about; not said where there is a `domain`.
+        domain: what it is to be about; the model's choice if not given.
     """
     shown = "\n\n".join(
         f"Question: {example.question}\nSQL: {example.gold_sql}" for example in examples
     )
+    others = ", ".join([SHOWN_DOMAIN, *closed_domains])
     user = _USER.format(
         examples=shown,
         number=number,
-        closed=", ".join(closed_domains),
+        about=f"Its domain is: {domain}."
+        if domain
+        else f"It is about another domain than {others}.",
+        shown_domain=SHOWN_DOMAIN,
         level=level,
         description=level.description,
     )

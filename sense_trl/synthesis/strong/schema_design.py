@@ -25,6 +25,8 @@ _MAX_CHARS: Final = 20_000
 _MAX_TABLES: Final = 20
 _MAX_COLUMNS: Final = 50
 _MAX_NAME_CHARS: Final = 64
+# Where a statement has no semicolon before the next one, as small models write them.
+_NOT_ENDED: Final = re.compile(r"(?<=\))(?=[ \t]*\n\s*CREATE\s+TABLE\b)", re.I)
 _NAME: Final = re.compile(r"[^\W\d][\w ]*")
 
 
@@ -116,7 +118,7 @@ class SchemaDesign:
 
 
 def parse_design(ddl: str) -> SchemaDesign:
-    """Read CREATE TABLE statements.
+    """Read CREATE TABLE statements, with semicolons between them or not.
 
     Taken over are tables, columns, types (by what they hold), NOT NULL, PRIMARY KEY, UNIQUE,
     FOREIGN KEY, ENUM and checks made of columns, constants, comparisons and logic. Left out, as
@@ -133,6 +135,7 @@ def parse_design(ddl: str) -> SchemaDesign:
     """
     if len(ddl) > _MAX_CHARS:
         raise DesignError("too_long", f"{len(ddl)} characters of DDL; at most {_MAX_CHARS}")
+    ddl = _NOT_ENDED.sub(";", ddl)
     problem = DesignError("unparsable_ddl", "no dialect reads the DDL")
     for dialect in _DIALECTS:
         try:

@@ -30,6 +30,8 @@ from sense_trl.schema.schema import load_spider_schemas
 from sense_trl.synthesis.example import load_examples
 from sense_trl.synthesis.strong.config import StrongDataConfig
 from sense_trl.synthesis.strong.data import StrongDataResult, build_strong_data
+from sense_trl.synthesis.strong.domains import OVERUSED_DOMAINS, SUGGESTED_DOMAINS, DomainLedger
+from sense_trl.synthesis.strong.prompt import SHOWN_DOMAIN
 
 SHOWN = [Question(f"t-{i}", "pets", f"Question {i}?", f"SELECT {i}") for i in range(6)]
 DEV = [Question("dev-1", "concert", "How many singers do we have?", "SELECT count(*) FROM singer")]
@@ -143,6 +145,30 @@ def test_a_full_domain_is_named_in_later_prompts_and_left_out(tmp_path: Path) ->
     assert result.account["domains"] == {"Beekeeping": 2}
     closed = ["Beekeeping" in prompt[-1]["content"] for prompt in model.prompts]
     assert closed == [False, False, True, True, True, True]
+
+
+def test_a_copy_of_the_answer_that_the_prompt_shows_is_left_out(tmp_path: Path) -> None:
+    def copy(messages: Messages) -> tuple[str, str]:
+        shown = messages[-1]["content"].split("this example:\n\n")[1]
+        return shown.split("\n\nThe schema has")[0], "stop"
+
+    account = build(tmp_path, StrongModel(answer=copy), num_calls=2).account
+    assert account["removed"]["domain"] == {"closed_domain": 2}
+
+
+def test_each_prompt_may_name_a_domain_of_its_own(tmp_path: Path) -> None:
+    model = StrongModel()
+    build(tmp_path, model, num_calls=6, suggest_domains=True)
+    named = [prompt[-1]["content"].split("Its domain is: ")[1] for prompt in model.prompts]
+    domains = {text.split(".")[0] for text in named}
+    assert len(domains) == 6 and domains <= {*SUGGESTED_DOMAINS}
+    # What is closed is not mentioned.
+    assert not any("healthcare" in prompt[-1]["content"] for prompt in model.prompts)
+
+
+def test_suggested_domains_are_open_and_distinct() -> None:
+    ledger = DomainLedger(1, closed=(*OVERUSED_DOMAINS, SHOWN_DOMAIN))
+    assert all(map(ledger.admit, SUGGESTED_DOMAINS))
 
 
 def test_prompts_show_two_examples_and_all_levels(tmp_path: Path) -> None:

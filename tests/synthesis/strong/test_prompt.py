@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +14,13 @@ from sense_trl.errors import InputError
 from sense_trl.questions import Question
 from sense_trl.synthesis.strong.domains import DomainLedger
 from sense_trl.synthesis.strong.level import Level, get_level
-from sense_trl.synthesis.strong.prompt import AnswerError, get_strong_prompt, parse_answer
+from sense_trl.synthesis.strong.prompt import (
+    SHOWN_DOMAIN,
+    AnswerError,
+    get_strong_prompt,
+    parse_answer,
+)
+from sense_trl.synthesis.strong.schema_design import parse_design, write_design
 
 
 def test_the_prompt_shows_the_examples_the_level_and_the_closed_domains() -> None:
@@ -31,6 +40,19 @@ def test_the_prompt_shows_the_examples_the_level_and_the_closed_domains() -> Non
     ):
         assert text in user["content"]
     assert "{" not in user["content"]
+
+
+def test_the_answer_that_the_prompt_shows_is_a_good_one() -> None:
+    _, user = get_strong_prompt(1, [], Level.EASY, [])
+    shown = user["content"].split("this example:\n\n")[1].split("\n\nThe schema has")[0]
+    answer = parse_answer(shown)
+    assert answer.domain == SHOWN_DOMAIN
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in write_design(parse_design(answer.ddl)):
+            connection.execute(statement)
+        connection.execute("INSERT INTO lighthouse VALUES (1, 'North Head', 'Baltic')")
+        connection.executemany("INSERT INTO lamp VALUES (?, 1, 'LED', ?)", [(1, 20.5), (2, 31.0)])
+        assert connection.execute(answer.sql).fetchall() == [("North Head", 31.0)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 
 import pytest
 
@@ -88,6 +89,15 @@ def test_what_is_written_anew_is_the_same_schema_in_sqlite() -> None:
 def test_types_are_read_by_what_they_hold(declared: str, kind: str) -> None:
     assert parse_design(f"CREATE TABLE t (a {declared})").tables[0].columns[0].kind == kind
     assert kind in list(ColumnKind)
+
+
+def test_statements_need_no_semicolon_between_them() -> None:
+    written = "CREATE TABLE keeper (\n  name TEXT\n)\n\ncreate table lamp (\n  kind TEXT\n)"
+    assert [table.name for table in parse_design(written).tables] == ["keeper", "lamp"]
+    started = time.process_time()
+    with pytest.raises(DesignError):
+        parse_design("CREATE TABLE keeper (name TEXT)" + 19_000 * "\n" + "CREATE")
+    assert time.process_time() - started < 5
 
 
 def test_the_words_of_an_enum_are_kept() -> None:
