@@ -301,8 +301,9 @@ def evaluate(
     for before in runs[:-1]:
         console.print(describe_change(before, report))
     console.print_json(data=report.summary())
+    page = folder / "report.html"
     write_html_report(
-        folder / "report.html",
+        page,
         runs,
         title=f"Text-to-SQL: {name}",
         subtitle=f"{len(task.questions)} questions, {len(task.unusable)} left out as unusable",
@@ -310,6 +311,7 @@ def evaluate(
         trainings=[training] if training else [],
         previews=preview_results(runs, task.catalog),
     )
+    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return report
 
 
@@ -609,6 +611,7 @@ def _train(
         return train_model(start, rows, config, style=style, callbacks=[callback], **options)
 
     work.train(folder, run, count_steps(config, len(rows)), console, title)
+    console.print(f"model: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 def count_steps(config: Any, num_rows: int) -> int:

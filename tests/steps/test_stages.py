@@ -83,7 +83,9 @@ def test_sft_finishes_once_and_refuses_other_settings_and_other_questions(
     from sense_trl.trainers import SenseSFTConfig
 
     folder = tmp_path / "sft"
-    sft(data, _model(model), _training(SenseSFTConfig, folder), QUIET)
+    console = Console(file=io.StringIO(), record=True, width=60)
+    sft(data, _model(model), _training(SenseSFTConfig, folder), console)
+    assert f"model: {folder}\n" in console.export_text()
     weights = (folder / "model.safetensors").stat().st_mtime_ns
     sft(data, _model(model), _training(SenseSFTConfig, folder, logging_steps=1), QUIET)
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
@@ -131,7 +133,9 @@ def test_pairs_dpo_and_evaluation_follow_each_other(
     assert "log π(chosen) - log π of the reference, nats" in page
     assert "Reward margin" not in (tmp_path / "before" / "report.html").read_text()
     # The label belongs to the report: changing it predicts nothing again and refuses nothing.
-    evaluate(data, arguments, EvaluationArguments(["renamed"]), QUIET)
+    console = Console(file=io.StringIO(), record=True, width=60)
+    evaluate(data, arguments, EvaluationArguments(["renamed"]), console)
+    assert f"report: {tmp_path / 'after' / 'report.html'}\n" in console.export_text()
 
     # The same weights, copied anew, are the same model; others at the same path are another.
     weights = Path(model) / "model.safetensors"
