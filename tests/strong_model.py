@@ -111,7 +111,7 @@ BAD = {
     "closed_domain": BEES.replace("Beekeeping", "Higher Education"),
     "duplicate": BEES.replace("Beekeeping", "Insects"),
     "leak": labelled("Glazes", _POT, "How many singers do we have?", "SELECT COUNT(*) FROM pot"),
-    "cut": BEES.replace("Beekeeping", "Wasps"),
+    "cut": BEES.replace("Beekeeping", "Wasps").rstrip()[:-20],
     "empty": labelled("Bowls", _POT, "Which pots are and are not dear?", "SELECT pot_id FROM pot WHERE price > 5 AND NOT price > 5"),
     "clock": labelled("Vases", _POT, "Which pots are of today?", "SELECT glaze FROM pot WHERE glaze <> date('now')"),
     "two": labelled("Jugs", _POT, "Which glazes and prices?", "SELECT glaze FROM pot; SELECT price FROM pot"),

@@ -59,6 +59,7 @@ from sense_trl.synthesis.strong.prompt import (
     AnswerError,
     StrongAnswer,
     get_strong_prompt,
+    is_complete,
     parse_answer,
 )
 from sense_trl.synthesis.strong.schema_design import DesignError, SchemaDesign, parse_design
@@ -211,7 +212,7 @@ class _Build:
         return get_strong_prompt(call + 1, shown, level, closed, domain)
 
     def _admit(self, call: int, completion: Completion) -> StrongAnswer | None:
-        if not completion.finished:
+        if not completion.finished and not is_complete(completion.text):
             self._reject(call, "answer", "unfinished", completion.text[-200:])
             return None
         try:

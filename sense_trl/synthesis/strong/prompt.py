@@ -147,6 +147,7 @@ _LABEL: Final = re.compile(
     re.I | re.M,
 )
 _FENCE: Final = re.compile(r"```[ \t]*\w*[ \t]*\n?(.*?)(?:```|\Z)", re.S)
+_CLOSED_FENCE: Final = re.compile(r"```[ \t]*\w*[ \t]*\n[^`]*\S[^`]*```")
 _THOUGHTS: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.S)
 
 
@@ -173,6 +174,17 @@ def parse_answer(text: str) -> StrongAnswer:
     if len(values["question"]) > _MAX_QUESTION_CHARS or len(values["domain"]) > _MAX_DOMAIN_CHARS:
         raise AnswerError("too_long", f"{values['domain'][:100]}: {values['question'][:100]}")
     return StrongAnswer(values["domain"], values["schema"], values["question"], values["sql"])
+
+
+def is_complete(text: str) -> bool:
+    """Whether the last part of an answer is a query in a closed fence: what follows is no part.
+
+    Small models go on with the instructions, or with the next question, until they are cut off.
+    """
+    labels = list(_LABEL.finditer(_THOUGHTS.sub("", text)))
+    if not labels or _NAMES[labels[-1].group("name").lower()] != "sql":
+        return False
+    return _CLOSED_FENCE.match(labels[-1].string[labels[-1].end() :].lstrip()) is not None
 
 
 def _from_json(text: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from sense_trl.synthesis.strong.prompt import (
     SHOWN_DOMAIN,
     AnswerError,
     get_strong_prompt,
+    is_complete,
     parse_answer,
 )
 from sense_trl.synthesis.strong.schema_design import parse_design, write_design
@@ -40,6 +41,26 @@ def test_the_prompt_shows_the_examples_the_level_and_the_closed_domains() -> Non
     ):
         assert text in user["content"]
     assert "{" not in user["content"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "complete"),
+    [
+        ("", False),
+        ("SQL:\n```sql\nSELECT 1", False),
+        ("SQL:\n```sql\n```", False),
+        ("SQL: SELECT 1", False),
+        ("SQL:\n```sql\nSELECT 1\n```", True),
+        ("SQL:\n```sql\nSELECT 1\n```\n\nThe schema has CREATE TABLE statements, and no", True),
+        ("SQL:\n```sql\nSELECT 1\n```\n\nQUESTION: What", False),
+        ("SQL:\n```sql\nSELECT 1\n```\n\nSQL:\n```sql\nSELECT 2", False),
+    ],
+)
+def test_an_answer_is_complete_where_the_fence_of_its_query_is_closed(
+    rest: str, complete: bool
+) -> None:
+    start = "DOMAIN: tides\nSCHEMA:\n```sql\nCREATE TABLE tide (at TEXT);\n```\nQUESTION: When?\n"
+    assert is_complete(start + rest) is complete
 
 
 def test_the_answer_that_the_prompt_shows_is_a_good_one() -> None:
