@@ -33,6 +33,10 @@ _ROOT_FOLDERS: Final = (
     "dev_databases",
     "train_databases",
 )
+_EXPECTED: Final = (
+    f"expected a file ending in {', '.join(DATABASE_SUFFIXES)}, a folder of them, or "
+    "postgresql://user@host/name"
+)
 
 
 class DatabaseCatalog(Closing):
@@ -109,13 +113,10 @@ class DatabaseCatalog(Closing):
             return cls(find_databases(place), source=str(place), limits=limits)
         root = place.absolute()
         if not root.exists():
-            raise DatabaseError(f"`path` {root} does not exist")
+            raise DatabaseError(f"the database {str(root)!r} does not exist; {_EXPECTED}")
         if root.is_file():
             if root.suffix.lower() not in DATABASE_SUFFIXES:
-                raise DatabaseError(
-                    f"`path` {root} is no database: expected a file ending in "
-                    f"{', '.join(DATABASE_SUFFIXES)}, or a folder"
-                )
+                raise DatabaseError(f"the file {str(root)!r} is no database; {_EXPECTED}")
             return cls({root.stem: root}, source=str(root), limits=limits)
         found: dict[str, Path] = {}
         for folder in (root, *(root / name for name in _ROOT_FOLDERS)):
@@ -125,7 +126,7 @@ class DatabaseCatalog(Closing):
                     if other != file:
                         raise InputError(
                             f"two databases are called {db_id!r}: {other} and {file}; "
-                            "pass the folder of one of them as `path`"
+                            "name the folder of one of them"
                         )
         if not found:
             raise DatabaseError(

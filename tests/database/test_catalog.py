@@ -90,11 +90,11 @@ def test_two_databases_of_one_name_are_refused(pets: Path, tmp_path: Path) -> No
 
 def test_places_without_databases_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DatabaseError, match="does not exist"):
+    with pytest.raises(DatabaseError, match=r"nowhere' does not exist; expected a file"):
         DatabaseCatalog.from_path(tmp_path / "nowhere")
     with pytest.raises(DatabaseError, match="no database under"):
         DatabaseCatalog.from_path(tmp_path)
-    with pytest.raises(DatabaseError, match="is no database"):
+    with pytest.raises(DatabaseError, match=r"notes\.txt' is no database; expected a file"):
         DatabaseCatalog.from_path(tmp_path / "notes.txt")
 
 
