@@ -165,3 +165,37 @@ def test_a_quickstart_goes_on_when_the_server_is_back(
             assert other.read_bytes() == file.read_bytes(), file
     for file in (tmp_path / "disturbed").rglob("*"):
         assert not file.is_file() or password.encode() not in file.read_bytes()
+
+
+@pytest.mark.slow
+def test_ten_thousand_tables_are_one_paragraph(
+    postgres_server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = postgres_server.create_database()
+    with postgres_server.connect(name) as connection:
+        # A transaction holds a lock per table.
+        for first in range(0, 10_000, 500):
+            connection.execute(
+                f"DO $$ BEGIN FOR i IN {first} .. {first + 499} LOOP EXECUTE format("
+                "'CREATE TABLE bill_%s (id int PRIMARY KEY, name text)', i); END LOOP; END $$"
+            )
+    role = postgres_server.create_role(
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", database=name
+    )
+    questions = tmp_path / "questions.jsonl"
+    rows = [
+        {"question": f"{n}?", "gold_sql": f"SELECT count(*) FROM bill_{n}"}
+        for n in range(9_990, 10_000)
+    ]
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    common = ["--database", postgres_server.dsn(name, *role), "--questions", str(questions)]
+    predictions = tmp_path / "predictions.sql"
+    predictions.write_text("\n".join(row["gold_sql"] for row in rows))
+    assert main(["verify", *common, str(predictions)]) == EXIT_OK
+    model = tiny_models.save_tiny_model(tmp_path, "llama")
+    capsys.readouterr()
+    output = ["--output_dir", str(tmp_path / "run")]
+    assert main(["quickstart", *common, "--model", model, *output]) == 2
+    said = capsys.readouterr().err
+    (paragraph,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert "tokens" in paragraph and "`linker`" in paragraph and len(paragraph) < 600
