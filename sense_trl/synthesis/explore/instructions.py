@@ -66,7 +66,7 @@ random, nothing about today, no LIMIT where rows could tie.
 {shapes}
 Answer with one JSON array and nothing else:
 
-[{{"level": 1, "question": "...", "sql": "SELECT ..."}}, ...]"""
+[{form}]"""
 _LEVELS: Final = {
     1: "one table, at most one condition or one aggregate",
     2: "two tables joined, or one with groups, an order or several conditions",
@@ -116,6 +116,10 @@ def get_instruction_prompt(
         num=len(LEVELS),
         columns=", ".join(map(str, columns)),
         levels="\n".join(f"{level}. {text}" for level, text in _LEVELS.items()),
+        # All of them: a small model repeats what it is shown.
+        form=",\n ".join(
+            f'{{"level": {level}, "question": "...", "sql": "SELECT ..."}}' for level in LEVELS
+        ),
         shapes="\nQueries may look like these:\n" + "\n".join(shapes) + "\n" if shapes else "",
     )
     return [
