@@ -29,17 +29,23 @@ def own_server(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
     server.close()
 
 
+def make_pets(server: PostgresServer) -> tuple[str, str]:
+    """A database of 50 pets, as a role that may read them reaches it, and the role's password."""
+    name = server.create_database(
+        "CREATE TABLE pet AS SELECT x AS id, 'pet' || x AS name, x % 7 AS age "
+        "FROM generate_series(1, 50) x"
+    )
+    role, password = server.create_role("GRANT SELECT ON pet TO {role}", database=name)
+    return server.dsn(name, role, password), password
+
+
 def test_a_build_goes_on_when_the_server_is_back(
     own_server: PostgresServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name = own_server.create_database(
-        "CREATE TABLE pet AS SELECT x AS id, 'pet' || x AS name, x % 7 AS age "
-        "FROM generate_series(1, 50) x"
-    )
-    role, password = own_server.create_role("GRANT SELECT ON pet TO {role}", database=name)
+    database, password = make_pets(own_server)
     questions, weak = [], []
     for number in range(30):
         gold = f"SELECT name FROM pet WHERE id > {number}"
@@ -51,7 +57,7 @@ def test_a_build_goes_on_when_the_server_is_back(
 
     def build(output: str) -> int:
         paths = ["--questions", str(tmp_path / "questions.jsonl"), "--output-dir"]
-        paths += [str(tmp_path / output), "--database", own_server.dsn(name, role, password)]
+        paths += [str(tmp_path / output), "--database", database]
         weak_file = str(tmp_path / "tiny" / "predictions.sql")
         return main(["pairs", "build", *paths, "--num-workers", "1", "--weak", weak_file])
 
@@ -112,11 +118,7 @@ def test_a_quickstart_goes_on_when_the_server_is_back(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name = own_server.create_database(
-        "CREATE TABLE pet AS SELECT x AS id, 'pet' || x AS name, x % 7 AS age "
-        "FROM generate_series(1, 50) x"
-    )
-    role, password = own_server.create_role("GRANT SELECT ON pet TO {role}", database=name)
+    database, password = make_pets(own_server)
     golds = [f"SELECT name FROM pet WHERE id > {number}" for number in range(12)]
     golds += [f"SELECT count(*) FROM pet WHERE age = {number}" for number in range(6)]
     rows = [{"question": f"Number {n}?", "gold_sql": gold} for n, gold in enumerate(golds)]
@@ -130,7 +132,7 @@ def test_a_quickstart_goes_on_when_the_server_is_back(
 
     def run(output: str) -> int:
         options = {
-            "database": own_server.dsn(name, role, password), "questions": questions,
+            "database": database, "questions": questions,
             "model": model, "output_dir": tmp_path / output, "max_new_tokens": 6,
             "sft_epochs": 1, "lora_r": 2, "sft_batch_size": 4,
         }  # fmt: skip
