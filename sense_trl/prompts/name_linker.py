@@ -35,8 +35,8 @@ class NameLinker:
         >>> columns = tuple(ColumnInfo(name, "", False, 0) for name in ("name", "age"))
         >>> tables = (TableInfo("pet", columns, (), False), TableInfo("log", columns, (), False))
         >>> scores = NameLinker(DatabaseSchema("d", "sqlite", tables)).score("ages of pets", ())
-        >>> {".".join(filter(None, item)): round(score, 2) for item, score in scores.items()}
-        {}
+        >>> round(scores["pet", "age"], 2), round(scores["log", "name"], 2)
+        (0.99, 0.1)
     """
 
     def __init__(self, schema: DatabaseSchema, descriptions: Descriptions | None = None) -> None:
