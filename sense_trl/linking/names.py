@@ -153,8 +153,8 @@ class NameMatcher:
 
     def _find(self, stem: str) -> Mapping[int, tuple[float, ...]]:
         """The items that a word is like, in order, and how; `whole` is left at 0."""
-        if stem in self._known:
-            return self._known[stem]
+        if (known := self._known.get(stem)) is not None:
+            return known
         found: dict[int, list[float]] = defaultdict(lambda: [0.0] * len(FEATURES))
         own = self._of_word.get(stem, {})
         for item in own:
@@ -176,8 +176,9 @@ class NameMatcher:
             self._known.clear()
             self._num_known = 0
         self._num_known += len(found) + 1
-        self._known[stem] = {item: tuple(found[item]) for item in sorted(found)}
-        return self._known[stem]
+        known = {item: tuple(found[item]) for item in sorted(found)}
+        self._known[stem] = known
+        return known
 
 
 def get_rarity(count: int, total: int) -> float:

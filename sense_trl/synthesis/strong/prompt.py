@@ -147,7 +147,7 @@ _LABEL: Final = re.compile(
     re.I | re.M,
 )
 _FENCE: Final = re.compile(r"```[ \t]*\w*[ \t]*\n?(.*?)(?:```|\Z)", re.S)
-_CLOSED_FENCE: Final = re.compile(r"```[ \t]*\w*[ \t]*\n[^`]*\S[^`]*```")
+_CLOSED_FENCE: Final = re.compile(r"```[ \t]{0,9}\w{0,20}[ \t]{0,9}\n(?P<query>[^`]*)```")
 _THOUGHTS: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.S)
 
 
@@ -184,7 +184,8 @@ def is_complete(text: str) -> bool:
     labels = list(_LABEL.finditer(_THOUGHTS.sub("", text)))
     if not labels or _NAMES[labels[-1].group("name").lower()] != "sql":
         return False
-    return _CLOSED_FENCE.match(labels[-1].string[labels[-1].end() :].lstrip()) is not None
+    fence = _CLOSED_FENCE.match(labels[-1].string[labels[-1].end() :].lstrip())
+    return fence is not None and bool(fence["query"].strip())
 
 
 def _from_json(text: str) -> dict[str, str]:

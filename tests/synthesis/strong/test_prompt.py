@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,14 @@ def test_an_answer_is_complete_where_the_fence_of_its_query_is_closed(
 ) -> None:
     start = "DOMAIN: tides\nSCHEMA:\n```sql\nCREATE TABLE tide (at TEXT);\n```\nQUESTION: When?\n"
     assert is_complete(start + rest) is complete
+
+
+@pytest.mark.parametrize("rest", ["\n" + "a " * 500_000, " " * 1_000_000, "\n" + "\n)" * 500_000])
+def test_an_endless_answer_is_read_at_once(rest: str) -> None:
+    started = time.process_time()
+    assert not is_complete("SQL:\n```sql" + rest)
+    # Milliseconds; it was minutes where every place to end was tried with every other.
+    assert time.process_time() - started < 5
 
 
 def test_the_answer_that_the_prompt_shows_is_a_good_one() -> None:
