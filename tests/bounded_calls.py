@@ -29,6 +29,7 @@ from sense_trl.pairs.distance import token_distance, tree_distance
 from sense_trl.prompts import extract_sql
 from sense_trl.questions import Question
 from sense_trl.schema.graph import SchemaGraph, get_used_columns
+from sense_trl.schema.naming import normalise
 from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql import ambiguity, parsing, volatility
 from sense_trl.sql.mutation import mutate_sql
@@ -47,7 +48,7 @@ from sense_trl.synthesis.filters.normal_template import get_normal_template
 from sense_trl.synthesis.filters.sql_template import get_sql_template
 from sense_trl.synthesis.recursive.invention import parse_invention
 from sense_trl.synthesis.strong.level import get_level
-from sense_trl.synthesis.strong.prompt import parse_answer
+from sense_trl.synthesis.strong.prompt import is_complete, parse_answer
 from sense_trl.synthesis.strong.schema_design import parse_design
 from sense_trl.synthesis.strong.value_hints import get_example_values, get_wanted_values
 from sense_trl.verification.comparison import results_match
@@ -180,6 +181,8 @@ CALLS: Final[dict[str, Callable[[str], Any]]] = {
     "parse_instructions": parse_instructions,
     "parse_invention": parse_invention,
     "parse_answer": parse_answer,
+    "is_complete": lambda text: is_complete(f"SQL:\n{text}"),
+    "normalise": normalise,
 }
 
 

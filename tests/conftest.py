@@ -9,10 +9,15 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from postgres_server import NoServerError, PostgresServer, run_server
 
 _DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# How long an example takes says nothing on a machine that is shared.
+hypothesis.settings.register_profile("shared", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 def pytest_collection_finish() -> None:

@@ -150,6 +150,7 @@ _PROSE: Final = [
         "parse_instructions",
         "parse_invention",
         "parse_answer",
+        "is_complete",
         "parse_design",
         "get_example_values",
         "read_query",
