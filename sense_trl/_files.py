@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -264,8 +265,17 @@ def sampled_sha256_of(path: str | Path) -> str:
 
     A larger file is told by 4,096 blocks at equal distances, both ends among them, where engines
     count changes and weights have their header. A copy elsewhere, or restored later, is the same.
+    A file that has not changed is read once in a process.
     """
-    with Path(path).open("rb") as file:
+    stat = os.stat(path)
+    # The time of a change of its inode can be set by nobody.
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return _hash_sample(os.path.abspath(path), state)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_sample(path: str, state: tuple[int, ...]) -> str:
+    with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256(str(size).encode())
         is_whole = size <= _NUM_BLOCKS * _BLOCK_BYTES

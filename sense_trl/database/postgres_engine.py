@@ -195,7 +195,8 @@ class PostgresEngine(OpenedEngine):
             InputError: the engine is closed or belongs to another thread or process.
         """
         self._check_usable()
-        for run in range(_MAX_RUNS):
+        num_runs = 0
+        while True:
             session = self._get_session()
             try:
                 return read_tables(session.connection, session.schemas)
@@ -203,10 +204,10 @@ class PostgresEngine(OpenedEngine):
                 # The server may have been started anew, or a session may have been idle for long.
                 is_lost = session.connection.broken
                 self._disconnect()
-                if not is_lost or run + 1 == _MAX_RUNS:
+                num_runs += 1
+                if not is_lost or num_runs == _MAX_RUNS:
                     said = describe_error(self._path, error)
                     raise DatabaseError(f"cannot read the schema of {self._path}: {said}") from None
-        raise AssertionError("unreachable")
 
     # ------------------------------------------------------------------ the session
 
