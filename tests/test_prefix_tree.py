@@ -98,7 +98,7 @@ def test_nothing_trained_gives_zeros_with_a_graph():
 # --------------------------------------------------------------------------- properties
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(masked_sequences(), st.sampled_from([None, 8, 12]))
 def test_every_path_is_its_sequence(data, max_row_tokens):
     sequences, masks = data
@@ -132,7 +132,7 @@ def test_every_path_is_its_sequence(data, max_row_tokens):
             assert weights[position] == (1 if position and mask[position] else 0)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(masked_sequences(), st.sampled_from([None, 8, 12]))
 def test_rows_hold_what_is_needed_and_nothing_else(data, max_row_tokens):
     sequences, masks = data
@@ -156,7 +156,7 @@ def test_rows_hold_what_is_needed_and_nothing_else(data, max_row_tokens):
     assert scored == set(range(len(tree.target_ids)))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SEQUENCES, st.permutations(range(8)))
 def test_the_order_of_the_sequences_does_not_matter(sequences, order):
     order = [i for i in order if i < len(sequences)]
@@ -168,7 +168,7 @@ def test_the_order_of_the_sequences_does_not_matter(sequences, order):
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SEQUENCES)
 def test_one_tree_has_one_node_per_distinct_prefix(sequences):
     prompt = list(range(10, 40))
@@ -180,7 +180,7 @@ def test_one_tree_has_one_node_per_distinct_prefix(sequences):
 # ------------------------------------------------------------------------- rows, bounds
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(masked_sequences())
 def test_unshared_rows_are_the_sequences_in_their_order(data):
     sequences, masks = data
@@ -272,7 +272,7 @@ def test_the_block_mask_sees_what_the_dense_mask_sees():
         assert torch.equal(block_mask.to_dense()[row, 0].bool(), blocks)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(1, 400)), min_size=1, max_size=5),
     st.sampled_from([None, 700]),
@@ -322,7 +322,6 @@ def test_rows_that_are_filled_up_hold_the_same_tree(sequences, multiple):
     assert not mask[:, width:, :width].any() and not mask[:, :width, width:].any()
 
 
-@settings(deadline=None)
 @given(masked_sequences())
 def test_sequences_are_read_back_and_arrays_are_as_good_as_lists(data):
     sequences, masks = data

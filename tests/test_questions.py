@@ -129,7 +129,7 @@ def _questions(gold: list[int], split: str | None = None) -> list[Question]:
     return [Question(f"q{i}", "d", f"which {g}?", f"SELECT {g}", split) for i, g in enumerate(gold)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 12), min_size=6, max_size=30).filter(lambda x: len(set(x)) >= 4),
     st.integers(0, 5),
@@ -180,7 +180,7 @@ def test_gold_is_read_in_the_dialect_of_its_database() -> None:
     assert not any(is_parted(dialects.__getitem__, seed) for seed in range(8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=8, max_size=24),
     st.integers(0, 5),

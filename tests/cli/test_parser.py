@@ -52,7 +52,7 @@ def test_every_kind_of_field_is_read() -> None:
     assert _parse("f", "--rows", "3") == Options(file="f", num_rows=3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from(["--num_rows=3", "--num-rows=3"]),
     st.sampled_from(["--fast_mode", "--fast-mode=yes", "--fast-mode True", "--fast_mode true"]),

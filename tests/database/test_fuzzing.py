@@ -301,7 +301,7 @@ def test_a_duckdb_database_gets_duckdb_instances(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     values=st.lists(
         st.tuples(

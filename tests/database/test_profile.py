@@ -55,7 +55,7 @@ def _find_dependencies(rows: list[Row]) -> dict[int, int]:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_columns_follow_as_they_do_by_the_obvious_way(seed: int) -> None:
     rows = _make_rows(random.Random(seed))
     with tempfile.TemporaryDirectory() as folder:

@@ -75,7 +75,7 @@ def path(fresh_db: Callable[..., Path]) -> Path:
     return path
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=8), st.binary(max_size=8))
 def test_any_bytes_are_read_apart_and_lead_back(left: bytes, right: bytes) -> None:
     texts = decode_text(left), decode_text(right)
@@ -91,7 +91,7 @@ def test_any_bytes_are_read_apart_and_lead_back(left: bytes, right: bytes) -> No
     assert (digests[0] == digests[1]) is (left == right)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(), max_size=8))
 def test_anything_can_be_shown(text: str) -> None:
     show_text(text).encode()

@@ -129,7 +129,7 @@ TEXTS = st.one_of(
 
 
 @given(TEXTS, st.sampled_from(GOLDS), st.integers(0, 80))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gets_a_verdict(text: str, gold: str, cut: int) -> None:
     # Alone, and behind the beginning of a real query, where the reader is deep in a clause.
     assert exact_set_match(text, gold, SCHEMA) in (True, False)
@@ -164,7 +164,7 @@ CONDITIONS = st.lists(
 
 
 @given(COLUMNS, CONDITIONS, st.sampled_from([" AND ", " OR "]), st.booleans(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_order_values_and_distinct_do_not_matter_and_parts_do(
     columns: list[str], conditions: list[str], connective: str, join: bool, data: st.DataObject
 ) -> None:
@@ -197,7 +197,7 @@ def test_order_values_and_distinct_do_not_matter_and_parts_do(
 
 
 @given(st.sampled_from(CASES), st.sampled_from(CASES))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_comparison_is_symmetric(first: SQLCase, second: SQLCase) -> None:
     assert exact_set_match(first.gold, second.gold, SCHEMA) is exact_set_match(
         second.gold, first.gold, SCHEMA

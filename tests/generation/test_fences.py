@@ -59,7 +59,7 @@ def test_nothing_else_ends_it(text: str) -> None:
 @given(
     st.lists(st.sampled_from([BLOCK, "```", "\n", "~~~", "SELECT 1", "<think>", "`"]), max_size=8)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_stands_behind_changes_nothing(parts: list[str]) -> None:
     text = "".join(parts)
     end = find_block_end(text)

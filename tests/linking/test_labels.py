@@ -4,27 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+from schema_cases import make_table
 
-from sense_trl.database.engine import ColumnInfo, TableInfo
 from sense_trl.linking import LinkingLabels, get_linking_labels
 from sense_trl.prompts.linking import find_named_items
 from sense_trl.schema import DatabaseSchema, load_spider_schemas
 from sense_trl.sql.parsing import SQLParseError
 
-
-def table(name: str, columns: str, *, is_view: bool = False) -> TableInfo:
-    infos = tuple(ColumnInfo(c, "TEXT", False, int(c == "id")) for c in columns.split())
-    return TableInfo(name, infos, (), is_view)
-
-
 SCHEMA = DatabaseSchema(
     "shop",
     "sqlite",
     (
-        table("Customer", "id Name city"),
-        table("purchase", "id customer_id day"),
-        table("item", "purchase_id product price"),
-        table("recent", "id day", is_view=True),
+        make_table("Customer", "id Name city"),
+        make_table("purchase", "id customer_id day"),
+        make_table("item", "purchase_id product price"),
+        make_table("recent", "id day", is_view=True),
     ),
 )
 

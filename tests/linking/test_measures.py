@@ -22,7 +22,7 @@ def test_average_precision_by_hand() -> None:
     assert average_precision([1.0] * 5, labels) == pytest.approx(3 / 5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(CASES, st.randoms(use_true_random=False))
 def test_the_order_of_equal_scores_does_not_matter(
     pairs: list[tuple[int, bool]], rng: random.Random

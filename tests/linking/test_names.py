@@ -3,26 +3,19 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schema_cases import make_table
 
-from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
 from sense_trl.linking.names import FEATURES, NameMatcher, get_structure
 from sense_trl.linking.reading import write_blocks
 from sense_trl.schema import DatabaseSchema
-
-
-def table(name: str, columns: str, **keys: str) -> TableInfo:
-    infos = tuple(ColumnInfo(c, "TEXT", False, int(c == "id")) for c in columns.split())
-    foreign = tuple(ForeignKeyInfo((c,), other, ("id",)) for c, other in keys.items())
-    return TableInfo(name, infos, foreign, False)
-
 
 SCHEMA = DatabaseSchema(
     "shop",
     "sqlite",
     (
-        table("Customer", "id Name homeTown"),
-        table("order_line", "id customer part", customer="customer", part="Part"),
-        table("part", "id name"),
+        make_table("Customer", "id Name homeTown"),
+        make_table("order_line", "id customer part", customer="customer", part="Part"),
+        make_table("part", "id name"),
     ),
 )
 ITEMS = [(t.name.lower(), c) for t in SCHEMA.tables
@@ -48,7 +41,9 @@ def test_kinds_tables_and_keys() -> None:
 
 
 def test_a_wide_table_in_several_lines_has_one_place() -> None:
-    wide = DatabaseSchema("w", "sqlite", (table("log", " ".join(f"entry_{i}" for i in range(9))),))
+    wide = DatabaseSchema(
+        "w", "sqlite", (make_table("log", " ".join(f"entry_{i}" for i in range(9))),)
+    )
     (block,) = write_blocks(wide, max_chars=60)[:1]
     lines = get_structure(wide, [*block.items, *block.items])
     assert set(lines.tables) == {0}
@@ -86,7 +81,7 @@ def test_words_are_like_names() -> None:
     assert not match("? , is")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=12), max_size=8))
 def test_any_words_are_matched_within_bounds(words: list[str]) -> None:
     for item, word, values in NameMatcher(ITEMS).match(words):

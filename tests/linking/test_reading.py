@@ -60,7 +60,7 @@ def test_a_wide_table_stands_in_several_blocks() -> None:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(NAMES, st.lists(NAMES, min_size=1, max_size=5)), min_size=1, max_size=4),
     st.integers(5, 60),

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 # The first call of a torch function can be slow; time says nothing about properties. Each example
 # is several rows of its own.
-untimed = settings(deadline=None, max_examples=30)
+thirty_examples = settings(max_examples=30)
 
 
 @st.composite

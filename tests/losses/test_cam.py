@@ -31,7 +31,7 @@ def slow_cam(student: Tensor, teacher: Tensor, mask: Tensor, **mode: bool) -> fl
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), classes=st.integers(1, 4), places=st.integers(1, 6))
 def test_the_distance_of_maps_is_that_of_one_at_a_time(
     mode: dict[str, bool], seed: int, classes: int, places: int
@@ -78,7 +78,7 @@ def test_normalised_maps_do_not_depend_on_the_scale_of_a_model() -> None:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 99))
 def test_distilled_logits_are_a_divergence_with_the_gradient_of_cross_entropy(seed: int) -> None:
     student, teacher = 3 * draw(seed, 5), 3 * draw(seed + 1, 5)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from losses.random_logits import draw_logits, logit_pairs, untimed
+from losses.random_logits import draw_logits, logit_pairs, thirty_examples
 
 from sense_trl.errors import InputError
 from sense_trl.losses import (
@@ -78,7 +78,7 @@ def test_adaptive_kl_by_hand_with_a_head_of_two():
 
 
 @every_divergence
-@untimed
+@thirty_examples
 @given(logit_pairs())
 def test_nothing_is_negative_and_equal_distributions_are_at_zero(name, logits):
     student, teacher = logits
@@ -91,7 +91,7 @@ def test_nothing_is_negative_and_equal_distributions_are_at_zero(name, logits):
 
 
 @every_divergence
-@untimed
+@thirty_examples
 @given(logit_pairs(), st.floats(0.3, 4.0))
 def test_temperature_is_a_division_of_the_logits(name, logits, temperature):
     student, teacher = logits
@@ -103,7 +103,7 @@ def test_temperature_is_a_division_of_the_logits(name, logits, temperature):
     )
 
 
-@untimed
+@thirty_examples
 @given(logit_pairs())
 def test_order_of_the_divergences(logits):
     """Pinsker's inequality, and that mixing in the other side only brings them closer."""
@@ -117,7 +117,7 @@ def test_order_of_the_divergences(logits):
     assert (generalized_jsd(student, teacher) <= math.log(2) + slack).all()
 
 
-@untimed
+@thirty_examples
 @given(logit_pairs(largest=5.0))
 def test_the_ends_of_the_generalized_jsd_are_its_limits(logits):
     student, teacher = logits
@@ -129,7 +129,7 @@ def test_the_ends_of_the_generalized_jsd_are_its_limits(logits):
         torch.testing.assert_close(rate, expected, rtol=0.1, atol=1e-6)
 
 
-@untimed
+@thirty_examples
 @given(logit_pairs(largest=5.0), st.floats(0.05, 0.95))
 def test_adaptive_kl_equals_the_slow_one(logits, head_mass):
     student, teacher = logits

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sense_trl.errors import InputError
@@ -17,7 +17,6 @@ LOSSES = {
     "dpop": lambda *logps, beta=0.1: dpop_loss(*logps, beta=beta, dpop_lambda=5.0),
 }
 # The first call of a torch function can be slow; time says nothing about these properties.
-untimed = settings(deadline=None)
 all_losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
 
@@ -96,7 +95,6 @@ def test_cdpo_is_smallest_at_the_log_odds_of_a_right_label(label_smoothing):
     assert abs(at_optimum.grad.item()) < 1e-12
 
 
-@untimed
 @given(
     x=st.floats(-50, 50),
     label_smoothing=st.floats(0, 0.49),
@@ -108,7 +106,6 @@ def test_cdpo_equals_robust_at_negative_smoothing(x, label_smoothing):
     torch.testing.assert_close(cdpo, robust, rtol=1e-9, atol=1e-9)
 
 
-@untimed
 @given(x=st.floats(-50, 50), label_smoothing=st.floats(0, 0.49))
 def test_cdpo_is_dpo_plus_a_linear_term(x, label_smoothing):
     logps = margin_to_logps([x], 0.1)
@@ -118,7 +115,6 @@ def test_cdpo_is_dpo_plus_a_linear_term(x, label_smoothing):
     )
 
 
-@untimed
 @given(chosen=st.floats(-100, 0), rejected=st.floats(-100, 0), dpop_lambda=st.floats(0, 100))
 def test_dpop_is_never_below_dpo(chosen, rejected, dpop_lambda):
     logps = [torch.tensor([v], dtype=torch.float64) for v in (chosen, rejected, -40.0, -40.0)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from losses.random_logits import draw_logits, logit_pairs, untimed
+from losses.random_logits import draw_logits, logit_pairs, thirty_examples
 
 from sense_trl.errors import InputError
 from sense_trl.losses import (
@@ -39,7 +39,7 @@ def test_reduction_at_a_temperature_by_hand():
 
 
 @pytest.mark.parametrize("name", [name for name in DIVERGENCES if name != "adaptive_kl"])
-@untimed
+@thirty_examples
 @given(logit_pairs(), st.data())
 def test_a_reduced_divergence_is_never_negative_and_never_larger(name, logits, data):
     student, teacher = logits
@@ -54,7 +54,7 @@ def test_a_reduced_divergence_is_never_negative_and_never_larger(name, logits, d
         torch.testing.assert_close(reduced, full, rtol=1e-9, atol=1e-12)
 
 
-@untimed
+@thirty_examples
 @given(logit_pairs(), st.data())
 def test_the_reduction_is_a_distribution_and_tells_the_rest_to_every_digit(logits, data):
     logits, _ = logits

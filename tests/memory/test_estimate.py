@@ -209,7 +209,7 @@ def test_a_gpu_converts_no_output_layer() -> None:
 LONG = replace(with_model(DPO, lora=LORA), prompt_tokens=300)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     setup=st.builds(
         lambda batch, prompt, share: replace(

@@ -74,9 +74,7 @@ def test_one_of_several_is_drawn_by_the_seed(verifier: SQLVerifier) -> None:
     assert {answers[0] for answers in drawn} == set(RIGHT)
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.permutations(TEXTS), limit=st.integers(1, 3), seed=st.integers(0, 5))
 def test_the_draw_does_not_depend_on_the_order_of_candidates(
     texts: list[str], limit: int, seed: int, verifier: SQLVerifier

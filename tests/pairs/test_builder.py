@@ -206,9 +206,7 @@ SQL = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.sampled_from(["q1", "q2", "q3", "q4"]), SQL), max_size=14),
     st.integers(1, 4),

@@ -25,7 +25,7 @@ def _candidates(name: str, count: int) -> list[Candidate]:
     return [Candidate("q", i, f"{name}{i}", f"{name}{i}", "weak", "m") for i in range(count)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 2**32))
 def test_no_query_is_used_twice_before_every_one_was_used_once(
     num_correct: int, num_erroneous: int, seed: int
@@ -114,7 +114,7 @@ def test_one_for_each_error_class_and_no_class_is_shown_twice_alone() -> None:
 
 
 @pytest.mark.parametrize("name", POLICY_NAMES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 99), num_correct=st.integers(0, 2), num_erroneous=st.integers(0, 6))
 def test_every_policy_gives_distinct_pairs_and_a_limit_cuts_them(
     name: str, seed: int, num_correct: int, num_erroneous: int

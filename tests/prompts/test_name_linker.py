@@ -6,8 +6,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schema_cases import make_table
 
-from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
 from sense_trl.linking import names
 from sense_trl.linking.names import NameWeights
 from sense_trl.prompts import name_linker
@@ -15,20 +15,13 @@ from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.schema import DatabaseSchema
 
-
-def table(name: str, columns: str, **keys: str) -> TableInfo:
-    infos = tuple(ColumnInfo(c, "TEXT", False, int(c == "id")) for c in columns.split())
-    foreign = tuple(ForeignKeyInfo((c,), other, ("id",)) for c, other in keys.items())
-    return TableInfo(name, infos, foreign, False)
-
-
 SCHEMA = DatabaseSchema(
     "shop",
     "sqlite",
     (
-        table("Customer", "id HomeTown"),
-        table("purchase", "id buyer day", buyer="Customer"),
-        table("log", "entry"),
+        make_table("Customer", "id HomeTown"),
+        make_table("purchase", "id buyer day", buyer="Customer"),
+        make_table("log", "entry"),
     ),
 )
 
@@ -114,14 +107,14 @@ def test_what_is_asked_for_comes_first() -> None:
 
 
 def test_names_in_other_scripts_are_found() -> None:
-    schema = DatabaseSchema("d", "sqlite", (table("t", "北京 Año"), table("u", "entry")))
+    schema = DatabaseSchema("d", "sqlite", (make_table("t", "北京 Año"), make_table("u", "entry")))
     for question, column in (("在北京吗", "北京"), ("by ANO", "año")):
         scores = NameLinker(schema).score(question, ())
         columns = {key: score for key, score in scores.items() if key[1]}
         assert max(columns, key=columns.__getitem__) == ("t", column)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_any_text_gives_a_probability_of_every_item(question: str, description: str) -> None:
     scores = NameLinker(SCHEMA, {("log", "entry"): description}).score(question, ())
@@ -131,7 +124,7 @@ def test_any_text_gives_a_probability_of_every_item(question: str, description: 
 
 def test_a_hostile_question_on_ten_thousand_columns_takes_no_time() -> None:
     tables = [
-        table(f"table_{i}", " ".join(f"column_{i}_{j}" for j in range(50))) for i in range(200)
+        make_table(f"table_{i}", " ".join(f"column_{i}_{j}" for j in range(50))) for i in range(200)
     ]
     linker = NameLinker(DatabaseSchema("wide", "sqlite", tuple(tables)))
     started = time.process_time()

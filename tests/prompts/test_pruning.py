@@ -3,31 +3,24 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schema_cases import make_table
 
-from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
 from sense_trl.errors import InputError
 from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.prompts.pruning import SchemaPruner, prune_schema
 from sense_trl.prompts.value_index import ValueMatch
 from sense_trl.schema import DatabaseSchema, format_schema
 
-
-def table(name: str, columns: str, **keys: str) -> TableInfo:
-    infos = tuple(ColumnInfo(c, "TEXT", False, int(c == "id")) for c in columns.split())
-    foreign = tuple(ForeignKeyInfo((c,), other, ("id",)) for c, other in keys.items())
-    return TableInfo(name, infos, foreign, False)
-
-
 FILLER = " ".join(f"filler_{i}" for i in range(12))
 SCHEMA = DatabaseSchema(
     "shop",
     "sqlite",
     (
-        table("Customer", f"id name City {FILLER}"),
-        table("purchase", f"id customer_id day {FILLER}", customer_id="customer"),
-        table("item", f"id purchase_id product_id {FILLER}", purchase_id="purchase", product_id="product"),
-        table("product", f"id title price {FILLER}"),
-        table("weather", f"id day rain {FILLER}"),
+        make_table("Customer", f"id name City {FILLER}"),
+        make_table("purchase", f"id customer_id day {FILLER}", customer_id="customer"),
+        make_table("item", f"id purchase_id product_id {FILLER}", purchase_id="purchase", product_id="product"),
+        make_table("product", f"id title price {FILLER}"),
+        make_table("weather", f"id day rain {FILLER}"),
     ),
 )  # fmt: skip
 ITEMS = [
@@ -83,7 +76,7 @@ def test_named_values_and_what_gold_needs_stay() -> None:
     assert "filler_9" in shown(pruned)["purchase"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(st.sampled_from(ITEMS), st.floats(0, 1), max_size=12),
     st.integers(1, 5),

@@ -149,7 +149,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
             ValueIndex(file)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=40).map(lambda text: text.strip()))
 def test_a_value_is_found_in_quotes(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
     import sqlite3

@@ -179,7 +179,7 @@ def _connected(graph: SchemaGraph) -> dict[str, set[str]]:
     return sets
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_graphs(), st.integers(0, 1000), st.data())
 def test_samples_are_connected_and_trees_connect(
     graph: SchemaGraph, seed: int, data: st.DataObject

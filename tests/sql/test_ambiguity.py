@@ -112,7 +112,7 @@ values = st.one_of(st.none(), st.integers(0, 2), st.sampled_from(["x", "y"]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), values), max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_two_answers_differ_if_and_only_if_a_group_has_several_values(
     rows: list[tuple[object, ...]],
 ) -> None:
@@ -210,7 +210,7 @@ PLAIN = st.builds(
 
 
 @given(PLAIN)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_plain_text_is_ordered_as_a_tree_would_be(sql: str) -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE t (a, b)")
@@ -262,7 +262,7 @@ SHORT_TEXTS = st.builds(
 
 
 @given(SHORT_TEXTS, st.booleans(), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_told_without_a_tree_is_what_a_tree_tells(
     sql: str, cut_known: bool, columns_known: bool
 ) -> None:
@@ -279,7 +279,7 @@ def test_what_is_told_without_a_tree_is_what_a_tree_tells(
 
 
 @given(SHORT_TEXTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_columns_chosen_by_text_are_those_chosen_in_a_tree(sql: str) -> None:
     texts = get_bare_column_queries(sql, "sqlite")
     if ambiguity.read_plain_query(sql) is not None:

@@ -109,9 +109,7 @@ def test_loops_of_every_length_are_read_in_time(reader: _Reader, call: str, coun
 _PIECES: Final = sorted({piece for _, piece, _ in LOOPS.values()})
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     head=st.sampled_from(sorted({head for head, _, _ in LOOPS.values()})),
     pieces=st.lists(st.sampled_from(_PIECES), min_size=1, max_size=4),

@@ -112,7 +112,7 @@ _WRAPPINGS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_line_breaks_comments_and_what_stands_around_a_query_change_nothing(
     gold: list[str], data: st.DataObject

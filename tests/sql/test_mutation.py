@@ -67,7 +67,7 @@ def test_mutants_are_distinct_and_none_is_the_query(gold: str) -> None:
 
 
 @given(st.sampled_from(GOLDS), st.integers(), st.integers(min_value=0, max_value=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_limit_takes_some_of_the_mutants_of_that_seed(gold: str, seed: int, limit: int) -> None:
     everything = mutants_of(gold, seed=seed)
     some = mutants_of(gold, seed=seed, max_mutants=limit)

@@ -175,7 +175,7 @@ def test_deep_nesting_is_an_error_of_ours() -> None:
         parse_sql("SELECT " + "(" * 5_000 + "1" + ")" * 5_000, "sqlite")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=60) | st.text("SELCTFROMW()'\",;*-/ \n1ax", max_size=60))
 def test_any_text_parses_or_raises_our_error(text: str) -> None:
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlglot
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sense_trl.sql.parsing import SQLParseError
@@ -93,7 +93,6 @@ values = st.sampled_from(["1", "2.5", "'s'", "'it''s'", "''", "'日本'"])
 spaces = st.sampled_from([" ", "  ", "\n", " /* 'c' */ ", " -- d\r\n"])
 
 
-@settings(deadline=None)
 @given(names, values, st.lists(spaces, min_size=6, max_size=6))
 def test_items_are_found_whatever_stands_between_them(
     name: str, value: str, space: list[str]

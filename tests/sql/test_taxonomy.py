@@ -152,7 +152,7 @@ def respell(sql: str, rng: random.Random) -> str:
 
 
 @given(st.sampled_from(GOLDS), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_spelling_is_no_error(gold: str, rng: random.Random) -> None:
     respelled = respell(gold, rng)
     assert classify_errors(respelled, gold, "sqlite", columns=COLUMNS) == (), respelled
@@ -169,7 +169,7 @@ WORDS = [
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join) | st.text(max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_text_of_a_model_raises(text: str) -> None:
     gold = "SELECT name FROM singer WHERE id IN (SELECT singer_id FROM song)"
     assert isinstance(classify_errors(text, gold, "sqlite", columns=COLUMNS), tuple)

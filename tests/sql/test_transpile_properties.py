@@ -191,7 +191,7 @@ def aggregates(draw: st.DrawFn) -> str:
 
 
 @given(condition=predicates())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @example("name NOT LIKE 'a%'")
 @example("note BETWEEN 5 AND '7'")
 @example("NOT age IN ('5', 'x', '')")
@@ -202,13 +202,13 @@ def test_a_condition_and_its_negation_keep_the_same_rows(engines: Engines, condi
 
 
 @given(value=values())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_a_number_is_what_it_was(engines: Engines, value: str) -> None:
     assert_same_rows(engines, f"SELECT id, {value} FROM t")
 
 
 @given(value=aggregates())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_an_aggregate_keeps_distinct_filter_and_window(engines: Engines, value: str) -> None:
     if " OVER " in value:
         assert_same_rows(engines, f"SELECT id, {value} FROM t")
@@ -237,7 +237,7 @@ def queries(draw: st.DrawFn) -> str:
 
 
 @given(sql=queries())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @example("SELECT sum(DISTINCT note), avg(DISTINCT name || 'x') FILTER (WHERE g = 1) FROM t")
 @example("SELECT sum(DISTINCT '1,200') FROM t")
 def test_postgresql_gives_the_same_rows(engines: Engines, sql: str) -> None:

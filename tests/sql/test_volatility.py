@@ -209,7 +209,7 @@ CALLS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(CALLS, min_size=1, max_size=3))
 def test_another_clock_changes_nothing_where_no_row_says_now(calls: list[str]) -> None:
     sql = f"SELECT {', '.join(calls)} FROM t GROUP BY d ORDER BY 1"
@@ -237,7 +237,7 @@ def test_the_two_clocks_are_put_where_the_data_says_now() -> None:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.sampled_from(["date", "(", ")", "'now", "now'", '"', "[", ",", "random", "x'6", "--", "/*",

@@ -109,7 +109,7 @@ def _check_rewritten(sql: str, engine: SQLEngine) -> None:
         assert verify_sql(query, sql, engine).verdict is not Verdict.WRONG, query
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.one_of(COMMON, SQLITE_ONLY), ROWS_OF_T, ROWS_OF_U)
 def test_gold_whose_answer_hangs_on_the_order_of_storage_is_ambiguous(
     tmp_path_factory: pytest.TempPathFactory, sql: str, t, u

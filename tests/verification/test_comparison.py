@@ -233,7 +233,7 @@ def tables(min_rows: int = 1):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tables(), st.randoms(use_true_random=False))
 def test_strict_is_invariant_under_exchanging_rows_and_columns(table, rng: random.Random) -> None:
     order = list(range(len(table[0])))
@@ -244,7 +244,7 @@ def test_strict_is_invariant_under_exchanging_rows_and_columns(table, rng: rando
     assert compare(table, moved) is Reason.RESULTS_EQUAL
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.data())
 def test_strict_agrees_with_its_definition(data) -> None:
     width = data.draw(st.integers(1, 4))
@@ -255,7 +255,7 @@ def test_strict_agrees_with_its_definition(data) -> None:
     assert (compare(left, right) is Reason.RESULTS_EQUAL) == slow_strict(left, right)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tables(), st.data())
 def test_strict_never_accepts_another_bag(table, data) -> None:
     row = data.draw(st.integers(0, len(table) - 1))
@@ -266,7 +266,7 @@ def test_strict_never_accepts_another_bag(table, data) -> None:
     assert compare([*table, table[0]], table) is Reason.ROW_COUNT_DIFFERS
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tables(), st.randoms(use_true_random=False))
 def test_order_counts_only_where_gold_orders(table, rng: random.Random) -> None:
     moved = list(table)
@@ -280,7 +280,7 @@ def test_order_counts_only_where_gold_orders(table, rng: random.Random) -> None:
     assert (ordered is Reason.RESULTS_EQUAL) == in_place
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), st.booleans())
 def test_spider_agrees_with_the_factorial_search(data, ordered: bool) -> None:
     width = data.draw(st.integers(1, 4))

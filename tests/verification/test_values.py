@@ -118,7 +118,7 @@ def near_numbers():
     return st.one_of(floats, exact, st.sampled_from([math.inf, math.nan, -0.0, -1.5]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(near_numbers(), near_numbers())
 def test_numbers_are_equal_as_in_fractions(left, right) -> None:
     expected = slow_equal(left, right)
@@ -127,7 +127,7 @@ def test_numbers_are_equal_as_in_fractions(left, right) -> None:
     assert values_equal(left, left)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.floats(), st.floats(min_value=-1e-11, max_value=1e-11))
 def test_any_float_is_equal_as_in_fractions(value: float, step: float) -> None:
     # Not on the edge, and not where the tolerance itself is rounded.
@@ -149,7 +149,7 @@ def tables_of(cell, max_rows: int = 4):
 CHAIN = st.sampled_from([NEAR, NEXT, FAR, NEAR * (1 - 2e-13), 1.5 * (1 + 24e-13)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.one_of(
         tables_of(CHAIN), tables_of(near_numbers()), tables_of(st.one_of(CHAIN, st.just("x")))
@@ -164,7 +164,7 @@ def test_tables_of_close_numbers_agree_with_the_definition(tables) -> None:
         assert bags_equal(left, right) is slow_bags_equal(left, right)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables_of(near_numbers()), st.randoms(use_true_random=False))
 def test_order_of_rows_and_columns_changes_nothing(tables, rng: random.Random) -> None:
     table = tables[0]
@@ -178,7 +178,7 @@ def test_order_of_rows_and_columns_changes_nothing(tables, rng: random.Random) -
     assert compare(shuffled, table) is compare(other, table)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.floats(min_value=1e-3, max_value=1e9), min_size=1, max_size=40),
     st.randoms(use_true_random=False),

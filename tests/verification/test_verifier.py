@@ -321,7 +321,7 @@ POOL = [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(POOL)), min_size=1, max_size=12),
     st.sampled_from(["strict", "spider", "bird"]),
@@ -488,7 +488,7 @@ def test_no_text_hangs_or_kills_a_verifier(fresh_db, num_workers: int) -> None:
     assert by_request[valid].verdict is Verdict.CORRECT
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.sampled_from(

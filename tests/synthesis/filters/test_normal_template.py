@@ -149,7 +149,7 @@ CONDITIONS = [
 
 
 @given(st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=6, unique=True), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_conditions_are_found_in_any_order_and_spelling(
     conditions: list[tuple[str, str]], rng: object
 ) -> None:

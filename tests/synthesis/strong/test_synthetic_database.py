@@ -203,7 +203,7 @@ def schemas(draw: st.DrawFn) -> str:
     return ";\n".join(statements)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(schemas(), st.integers(0, 3))
 def test_every_constraint_of_any_schema_holds(tmp_path: Path, ddl: str, seed: int) -> None:
     design = parse_design(ddl)

@@ -69,7 +69,7 @@ def randomise(head: LinkerHead) -> LinkerHead:
     return head.double()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 7), st.booleans())
 def test_a_map_adds_up_to_its_logit(
     seed: int, num_items: int, num_words: int, is_related: bool

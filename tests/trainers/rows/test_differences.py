@@ -43,7 +43,7 @@ ids = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 
 
 @given(ids, ids)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_answer_loses_a_token_that_differs(chosen, rejected):
     shared = count_shared_tokens(chosen, rejected)
     assert chosen[:shared] == rejected[:shared]

@@ -46,7 +46,7 @@ def get_dense(query, key, value, tree):
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(tokens, min_size=1, max_size=8),
     st.lists(st.integers(3, 5), max_size=6),
