@@ -143,8 +143,9 @@ class PromptOptions:
         "Values of more characters than this are not shown: 40.", default=None
     )
     num_matched_values: int | None = option(
-        "Values shown with a question because its words name them, at most. Each database is "
-        "indexed once, in the cache.",
+        "Values shown with a question because its words name them, at most: 5; 0 for none. Each "
+        "database is indexed once, in the cache. A server of another machine is sent none unless "
+        "this or `send_values` asks for it.",
         default=None,
     )
     descriptions: bool | None = option(
@@ -211,8 +212,8 @@ class PromptOptions:
         default=False,
     )
     send_values: bool = option(
-        "Let values of the databases go to a server of another machine because the model was "
-        "trained with them.",
+        "Let values of the databases go to a server of another machine, by default or because the "
+        "model was trained with them.",
         default=False,
     )
 

@@ -212,7 +212,8 @@ def make_task(
         catalog: the databases.
         questions: on some of them.
         tables_json: Spider's, for schemas with all foreign keys.
-        style: of the prompts; names and keys alone if not given.
+        style: of the prompts; `PromptStyle()` if not given. One that shows values reads them when
+            a question is asked, so the catalog has to be open then.
         description_source: see `PromptWriter`.
         count_tokens: likewise.
         make_linker: likewise.
@@ -230,7 +231,7 @@ def make_task(
         >>> connection.close()
         >>> question = Question("q1", "pets", "How old is Rex?", "SELECT age FROM pet")
         >>> with DatabaseCatalog.from_path(folder) as catalog:
-        ...     task = make_task(catalog, [question])
+        ...     task = make_task(catalog, [question], style=PromptStyle(num_matched_values=0))
         >>> task.get_messages(question)[0]["content"].splitlines()[-1]
         'pet(name, age)'
     """

@@ -189,13 +189,16 @@ def main() -> None:
             on_pool = stack.enter_context(SQLVerifier(wide))
             arms = {}
             for linker in (None, *options.linkers):
-                style = PromptStyle(linker=linker, linked_tables=options.linked_tables)
+                style = PromptStyle(
+                    linker=linker, linked_tables=options.linked_tables, num_matched_values=0
+                )
                 writer = PromptWriter(
                     wide, style, schemas={POOL: pool.schema}, make_linker=get_linker(style)
                 )
                 arms["whole" if linker is None else Path(linker).name] = (writer, pooled, on_pool)
             on_own = stack.enter_context(SQLVerifier(catalog))
-            arms["own"] = (PromptWriter(catalog, schemas=schemas), own, on_own)
+            names = PromptStyle(num_matched_values=0)
+            arms["own"] = (PromptWriter(catalog, names, schemas=schemas), own, on_own)
             # All arms answer some questions before any goes on, so that what is there compares.
             for end in range(_CHUNK, len(own) + _CHUNK, _CHUNK):
                 for name, (writer, questions, verifier) in arms.items():

@@ -39,11 +39,11 @@ from sense_trl.verification.comparison import Verdict
 from sense_trl.verification.verifier import SQLVerifier
 
 STYLES = {
-    "names": PromptStyle(),
-    "values": PromptStyle(num_values=3),
+    "names": PromptStyle(num_matched_values=0),
+    "values": PromptStyle(num_values=3, num_matched_values=0),
     "matched": PromptStyle(num_matched_values=5),
     "values+matched": PromptStyle(num_values=3, num_matched_values=5),
-    "types+keys": PromptStyle(schema_style="codes"),
+    "types+keys": PromptStyle(schema_style="codes", num_matched_values=0),
     "types+keys+values+matched": PromptStyle(
         schema_style="codes", num_values=3, num_matched_values=5
     ),

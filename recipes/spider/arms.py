@@ -391,8 +391,11 @@ class Chain:
 
     def _step_pairs(self, name: str, seed: int, needs: tuple[str, ...]) -> Step:
         folder = self.output / self._get_label(name, seed)
+        sampled = self._get_label(as_list(self.plan[name]["sampled"])[0], seed)
         command = (
             *("pairs", "build", *self._read_sampled(name, seed)),
+            # The prompts that what was sampled answers.
+            *("--prompt-style", str(self.output / sampled)),
             *(*self.source.get_flags("--tables-json")[2:], "--output-dir", str(folder)),
         )
         return Step(folder.name, command, folder / "README.md", needs=needs)

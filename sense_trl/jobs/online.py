@@ -27,7 +27,7 @@ from sense_trl.run_folder import (
 )
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
-from sense_trl.steps.prompting import load_styled_task
+from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
 from sense_trl.steps.training import get_unattended_options, train_model
 from sense_trl.steps.verification import get_limits
 from sense_trl.task import TextToSQLTask, draw_questions
@@ -198,7 +198,7 @@ def _get_training(config: OnlineConfig, folder: Path, num_pairs: int) -> Any:
 
 def _claim_output(config: OnlineConfig, task: TextToSQLTask) -> None:
     """Make the output folder this run's, or refuse one that holds something else."""
-    settings: dict[str, Any] = asdict(config)
+    settings = replace_prompt_options(asdict(config), task.writer.style)
     for name in ("output_dir", "overwrite", "num_workers", "cache_dir", "batch_size"):
         del settings[name]
     paths = sorted(task.catalog.path(db_id) for db_id in task.schemas)

@@ -53,7 +53,7 @@ from sense_trl.run_folder import (
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.progress import peak_memory_bytes
-from sense_trl.steps.prompting import load_styled_task
+from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
 from sense_trl.steps.training import get_unattended_options, train_model
 from sense_trl.task import (
     TextToSQLTask,
@@ -361,7 +361,7 @@ class _Quickstart:
 
     def _claim_output(self, model: Path, task: TextToSQLTask) -> None:
         """Make the output folder this run's, or refuse one that holds something else."""
-        settings: dict[str, Any] = asdict(self.config)
+        settings = replace_prompt_options(asdict(self.config), task.writer.style)
         for name in ("output_dir", "overwrite"):
             del settings[name]
         questions = settings["questions"]

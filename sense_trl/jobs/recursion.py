@@ -26,7 +26,7 @@ from sense_trl.run_folder import (
     fingerprint_model,
 )
 from sense_trl.sql.dialects import Dialects
-from sense_trl.steps.prompting import load_styled_task
+from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
 from sense_trl.synthesis.filters.contamination import find_evaluated
 from sense_trl.synthesis.recursive.recursion import (
     BASE,
@@ -153,7 +153,7 @@ def _check_apart(gold: Sequence[Question], dev: Sequence[Question], dialect: Dia
 
 def _claim_output(config: RecursionConfig, model: Path, tasks: Sequence[TextToSQLTask]) -> None:
     """Make the output folder this run's, or refuse one that holds something else."""
-    settings: dict[str, Any] = asdict(config)
+    settings = replace_prompt_options(asdict(config), tasks[0].writer.style)
     for name in ("output_dir", "overwrite"):
         del settings[name]
     paths = sorted({task.catalog.path(db_id) for task in tasks for db_id in task.schemas})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from sense_trl.options import PromptOptions, option_of
 from sense_trl.prompts.messages import INSTRUCTION
 from sense_trl.schema.formats import SCHEMA_STYLES
 
+logger = logging.getLogger(__name__)
+
 STYLE_FILE: Final = "sense_prompt.json"
 NAME_LINKER: Final = "names"
 """The `linker` that goes by names and keys and needs no model."""
@@ -28,6 +31,9 @@ ANSWER_FORMS: Final = {
 }
 """Form of the answer to what it adds to the instruction; `extract_sql` reads all of them."""
 _FORMAT: Final = 1
+# What a field means to hashes, to the settings of runs and in a file that lacks it: another default
+# must change no prompt that was written down.
+_UNSAID: Final = {"num_matched_values": 0}
 _CHOICES: Final = {"schema_style": SCHEMA_STYLES, "answer_form": tuple(ANSWER_FORMS)}
 # What training writes inside the folder of a model.
 _INNER_FOLDER: Final = re.compile(r"adapter|checkpoint-\d+")
@@ -57,12 +63,14 @@ class PromptStyle:
         >>> style = PromptStyle(schema_style="codes", num_values=3)
         >>> style.conflicts_with(PromptStyle(schema_style="codes"))
         {'num_values': (3, 0)}
+        >>> PromptStyle(num_matched_values=0).explicit  # names alone
+        {}
     """
 
     schema_style: str = option_of(PromptOptions, "schema_style", default="compact")
     num_values: int = option_of(PromptOptions, "num_values", default=0)
     max_value_chars: int = option_of(PromptOptions, "max_value_chars", default=40)
-    num_matched_values: int = option_of(PromptOptions, "num_matched_values", default=0)
+    num_matched_values: int = option_of(PromptOptions, "num_matched_values", default=5)
     descriptions: bool = option_of(PromptOptions, "descriptions", default=False)
     max_description_chars: int = option_of(PromptOptions, "max_description_chars", default=150)
     max_schema_tokens: int | None = option_of(PromptOptions, "max_schema_tokens")
@@ -98,11 +106,15 @@ class PromptStyle:
 
     @property
     def hash(self) -> str:
-        """Identity of the style: 16 hexadecimal digits, from what is not left at its default."""
-        default = PromptStyle()
-        changed = {name: pair[0] for name, pair in self.conflicts_with(default).items()}
-        text = json.dumps([_FORMAT, changed], sort_keys=True)
+        """Identity of the style: 16 hexadecimal digits, from what is `explicit`."""
+        text = json.dumps([_FORMAT, self.explicit], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def explicit(self) -> dict[str, Any]:
+        """The fields that differ from the style of a file without any: names and keys alone."""
+        conflicts = self.conflicts_with(PromptStyle(**_UNSAID))
+        return {name: own for name, (own, _) in conflicts.items()}
 
     @property
     def full_instruction(self) -> str:
@@ -148,6 +160,8 @@ class PromptStyle:
     def load(cls, folder: str | Path) -> Self:
         """Read the `sense_prompt.json` of a folder.
 
+        A field that it lacks means what it did when the file was written, not today's default.
+
         Raises:
             InputError: there is none, it is no JSON, of another format, or a field is not known or
                 unusable.
@@ -166,7 +180,7 @@ class PromptStyle:
                 f"{str(path)!r} has the format {record.get('format')!r}, this version reads "
                 f"{_FORMAT}. Another version of the package wrote it: use that one."
             )
-        return cls.from_mapping(record["style"], str(path))
+        return cls.from_mapping({**_UNSAID, **record["style"]}, str(path))
 
     @classmethod
     def find(cls, model: str | Path) -> Self | None:
@@ -205,28 +219,42 @@ class PromptStyle:
             raise InputError(f"{place}: {error}") from error
 
 
-def get_style(options: PromptOptions, *models: str | Path | None) -> PromptStyle:
+def get_style(
+    options: PromptOptions, *models: str | Path | None, base_url: str | None = None
+) -> PromptStyle:
     """The style that options ask for, on top of what models were trained with.
 
     Args:
         options: what is `None` there is as the models have it, or at its default.
-        models: folders or hub ids; the first that has a style decides.
+        models: folders or hub ids; the first that has a style decides. Not looked at with
+            `base_url`: a server's names for models are no folders.
+        base_url: the server that is asked. One of another machine is sent no values by default;
+            that they are left out is logged.
 
     Raises:
         InputError: an option or another model says otherwise, and `force_style` is not given; an
-            option or a style's file is unusable.
+            option or a style's file is unusable; see `check_server`.
     """
-    places = [place for place in (*models, options.prompt_style) if place is not None]
+    own = () if base_url is not None else models
+    places = [place for place in (*own, options.prompt_style) if place is not None]
     if options.prompt_style is not None:
         PromptStyle.load(options.prompt_style)
     found = [(place, style) for place in places if (style := PromptStyle.find(place)) is not None]
     names = {item.name for item in dataclasses.fields(PromptStyle)}
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     base = found[0][1] if found else PromptStyle()
+    if not found and "num_matched_values" not in given and not _may_send(options, base_url):
+        base = dataclasses.replace(base, num_matched_values=0)
+        logger.warning(
+            "Values that a question names are left out of its prompt: %s is not this machine. Give "
+            "--send_values to send them.",
+            base_url,
+        )
     style = dataclasses.replace(base, **given)
     if not options.force_style:
         for place, saved in found:
             style.check_equals(saved, place)
+    check_server(style, options, base_url)
     return style
 
 
@@ -240,13 +268,17 @@ def check_server(style: PromptStyle, options: PromptOptions, base_url: str | Non
         InputError: the style shows values, and it is not these options that say so.
     """
     shows = [name for name in ("num_values", "num_matched_values") if getattr(style, name)]
-    asked = options.send_values or all(getattr(options, name) is not None for name in shows)
-    if base_url is None or asked or (urlsplit(base_url).hostname or "") in _HERE:
+    if _may_send(options, base_url) or all(getattr(options, name) is not None for name in shows):
         return
     raise InputError(
         f"The model was trained on prompts with values of the database (`{'`, `'.join(shows)}`), "
         f"which would be sent to {base_url}. Give --send_values if they may leave this machine."
     )
+
+
+def _may_send(options: PromptOptions, base_url: str | None) -> bool:
+    """Whether values may go to a server whatever the style: it is on this machine, or allowed."""
+    return base_url is None or options.send_values or (urlsplit(base_url).hostname or "") in _HERE
 
 
 _KINDS: Final[dict[Any, str]] = {

@@ -27,7 +27,7 @@ from sense_trl._files import replacing
 from sense_trl.database.engine import SQLEngine, TableInfo
 from sense_trl.database.profile import quote_name
 from sense_trl.database.text import get_nameable_tables
-from sense_trl.errors import DatabaseError
+from sense_trl.errors import DatabaseError, OutputError
 from sense_trl.prompts.harmless import is_harmless
 from sense_trl.schema.naming import normalise, plural, singular
 
@@ -41,6 +41,8 @@ MAX_VALUE_CHARS: Final = 100
 _MAX_WORDS: Final = 16
 _MAX_VALUES: Final = 5_000_000
 _MAX_PER_COLUMN: Final = 1_000_000
+# Of a table, in rows times columns with texts: some 20 s, and nearly all values but for keys.
+_MAX_CELLS: Final = 20_000_000
 # Cells read at once: some 10 MB, and a look at the clock for the progress.
 _PAGE_CELLS: Final = 100_000
 _PAGE_TIMEOUT_S: Final = 120.0
@@ -110,8 +112,9 @@ def build_value_index(
 
     The distinct texts of each column of each table, but for views, texts of more than 100
     characters, what holds control tokens, fences or line breaks, and texts without a letter or
-    digit. Above 1,000,000 values of a column or 5,000,000 in all no more are taken, which is
-    logged. A table is read in portions, so memory does not grow with it.
+    digit. Above 1,000,000 values of a column or 5,000,000 in all no more are taken, and of a table
+    20,000,000 cells are read, its first rows; what that leaves out is logged. A table is read in
+    portions, so memory does not grow with it.
 
     Args:
         engine: an open database.
@@ -124,6 +127,9 @@ def build_value_index(
         OutputError: the file cannot be written.
     """
     with replacing(path, is_shared=True, is_synced=False) as temporary:
+        # Whoever may not read the database is not to read its texts here.
+        temporary.touch()
+        temporary.chmod(_get_mode(engine))
         connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             connection.executescript(
@@ -133,8 +139,19 @@ def build_value_index(
             )
             _stage(engine, connection, frozenset(excluded), on_progress)
             connection.executescript(_INDEX)
+        # The database's own errors are no exceptions of this module.
+        except sqlite3.Error as error:
+            raise OutputError(f"{str(path)!r} cannot be written ({error}). Free space.") from error
         finally:
             connection.close()
+
+
+def _get_mode(engine: SQLEngine) -> int:
+    """Rights to a file of what a database holds: those to read the database, or the user's own."""
+    readers = 0
+    if isinstance(engine.path, Path):
+        readers = engine.path.stat().st_mode & 0o044
+    return 0o600 | readers
 
 
 # Sorted by words, so that the index over them is written in one go.
@@ -163,7 +180,7 @@ def _stage(
     """Write the texts of all columns, some of them several times."""
     total = number = 0
     for table in get_nameable_tables(engine.get_tables()):
-        if table.is_view:
+        if table.is_view or total >= _MAX_VALUES:
             continue
         names = [
             column.name
@@ -209,7 +226,22 @@ def _stage(
                     seen[position] |= texts
             if on_progress is not None:
                 on_progress(table.name, num_rows)
+            if total >= _MAX_VALUES or min(counts) >= _MAX_PER_COLUMN:
+                break
+            if num_rows * len(names) >= _MAX_CELLS:
+                logger.warning(
+                    "Of %s of %s the values in the first %d rows are indexed: others are not "
+                    "matched with questions.",
+                    table.name,
+                    engine.path,
+                    num_rows,
+                )
+                break
         connection.execute("COMMIT")
+        if total >= _MAX_VALUES:
+            logger.warning(
+                "No values of tables behind %s of %s are indexed.", table.name, engine.path
+            )
 
 
 def _may_hold_text(type_: str, dialect: str) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
+import tempfile
 import time
-from collections import Counter
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sense_trl._closing import Closing
-from sense_trl._files import cache_folder, sha256_of
+from sense_trl._files import cache_folder, check_writable, sampled_sha256_of
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.location import DatabasePath, ServerDatabase
-from sense_trl.errors import DatabaseError, InputError
+from sense_trl.errors import DatabaseError, InputError, OutputError
 from sense_trl.prompts.harmless import make_harmless
 from sense_trl.prompts.linking import (
     SchemaChoice,
@@ -59,6 +62,12 @@ logger = logging.getLogger(__name__)
 # Matches looked at before those of columns that are not shown are dropped.
 _SPARE: Final = 4
 _MAX_OF_VALUE: Final = 4
+# Indices that are open at a time: a process may have some hundred files.
+_MAX_OPEN: Final = 64
+# Indexing that takes longer is spoken of.
+_SLOW_S: Final = 5.0
+# Larger files are known by a part of their content, and by their time.
+_MAX_SAMPLED_BYTES: Final = 256 * 2**20
 
 
 MakeLinker = Callable[[DatabaseSchema, Descriptions], SchemaLinker]
@@ -175,7 +184,10 @@ class PromptWriter(Closing):
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._on_progress = on_progress
         self._contents: dict[str, _DatabaseContent] = {}
-        self._indices: dict[Path, ValueIndex] = {}
+        self._indices: OrderedDict[Path, ValueIndex] = OrderedDict()
+        self._scratch: Path | None = None
+        # Spent on indices since that was last said.
+        self._quiet_s = 0.0
 
     # ------------------------------------------------------------------ prompts
 
@@ -387,18 +399,61 @@ class PromptWriter(Closing):
         path = content.index_path
         if path not in self._indices:
             try:
-                self._indices[path] = ValueIndex(path)
+                index = ValueIndex(path)
             except DatabaseError:
                 # There is none, or it is damaged.
-                report = self._on_progress
-                build_value_index(
-                    self.catalog.engine(db_id),
-                    path,
-                    excluded=content.secrets,
-                    on_progress=None if report is None else lambda t, n: report(db_id, t, n),
-                )
-                self._indices[path] = ValueIndex(path)
+                content.index_path = path = self._build_index(db_id, content, path)
+                index = ValueIndex(path)
+            self._indices[path] = index
+            if len(self._indices) > _MAX_OPEN:
+                _, oldest = self._indices.popitem(last=False)
+                oldest.close()
+        self._indices.move_to_end(path)
         return self._indices[path]
+
+    def _build_index(self, db_id: str, content: _DatabaseContent, path: Path) -> Path:
+        """Write an index and return where: elsewhere if the cache takes no files."""
+        try:
+            check_writable(path.parent, "cache_dir")
+        except InputError as error:
+            if self._scratch is None:
+                self._scratch = Path(tempfile.mkdtemp(prefix="sense_trl-values-"))
+                weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+                logger.warning(
+                    "The index of values is made for this run alone: %s SENSE_TRL_CACHE names the "
+                    "cache.",
+                    str(error),
+                )
+            path = self._scratch / path.name
+        # Many small databases take their time, too.
+        started = time.monotonic() - self._quiet_s
+        is_told = False
+
+        def report(table: str, num_rows: int) -> None:
+            nonlocal is_told
+            if not is_told and time.monotonic() - started > _SLOW_S:
+                is_told = True
+                logger.warning(
+                    "Indexing the values of %r, which is done once for a state of it: %d rows of "
+                    "%s so far. `num_matched_values` 0 does without.",
+                    db_id,
+                    num_rows,
+                    table,
+                )
+            if self._on_progress is not None:
+                self._on_progress(db_id, table, num_rows)
+
+        try:
+            build_value_index(
+                self.catalog.engine(db_id), path, excluded=content.secrets, on_progress=report
+            )
+        except (DatabaseError, OutputError) as error:
+            hint = "Prompts do without an index where `num_matched_values` is 0."
+            raise type(error)(
+                f"The values of {db_id!r} cannot be indexed: {error} {hint}"
+            ) from error
+        self._quiet_s = 0.0 if is_told else time.monotonic() - started
+        return path
 
     def _find_index_path(self, db_id: str, content: _DatabaseContent) -> Path:
         """Named by all that its content depends on."""
@@ -409,8 +464,7 @@ class PromptWriter(Closing):
             hour = "" if path.snapshot else f"{time.time() // 3600:.0f}"
             identity.update(f"{path} {hour}".encode())
         else:
-            for file in _get_files(path):
-                identity.update((sha256_of(file) if file.is_file() else "-").encode())
+            identity.update("".join(map(_identify_file, _get_files(path))).encode())
         identity.update(repr((INDEX_FORMAT, content.secrets)).encode())
         folder = (self._cache_dir or cache_folder()) / "values"
         return folder / f"{identity.hexdigest()[:40]}.sqlite"
@@ -471,6 +525,14 @@ def _get_names(schema: DatabaseSchema) -> frozenset[str]:
 def _get_files(path: Path) -> tuple[Path, Path, Path]:
     """A database and its log, as SQLite and as DuckDB name it."""
     return path, Path(f"{path}-wal"), Path(f"{path}.wal")
+
+
+def _identify_file(file: Path) -> str:
+    if not file.is_file():
+        return "-"
+    stat = file.stat()
+    time_ = f"{stat.st_mtime_ns}" if stat.st_size > _MAX_SAMPLED_BYTES else ""
+    return f"{sampled_sha256_of(file)}{time_}"
 
 
 def _get_state(path: DatabasePath) -> tuple[object, ...]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sense_trl.errors import InputError
-from sense_trl.prompts.style import NAME_LINKER, PromptStyle, check_server, get_style
+from sense_trl.options import PromptOptions
+from sense_trl.prompts.style import NAME_LINKER, PromptStyle, get_style
 from sense_trl.prompts.writer import MakeLinker, PromptWriter
 from sense_trl.run_folder import fingerprint_folder
 from sense_trl.task import TextToSQLTask, load_task, read_schemas
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
-    from sense_trl.options import DataArguments, PromptOptions
+    from sense_trl.options import DataArguments
 
 
 def load_styled_task(
@@ -29,10 +31,9 @@ def load_styled_task(
         base_url: of the server that is asked, if one is.
 
     Raises:
-        InputError: see `get_style`, `check_server` and `load_task`.
+        InputError: see `get_style` and `load_task`.
     """
-    style = get_style(data, *(() if base_url else models))
-    check_server(style, data, base_url)
+    style = get_style(data, *models, base_url=base_url)
     name = None if base_url else next(filter(None, models), None)
     counter = get_token_counter(style, data, name)
     return load_task(data, style, count_tokens=counter, make_linker=get_linker(style))
@@ -49,12 +50,11 @@ def open_writer(
     """Open the writer of a model's prompts for one database; to be closed.
 
     Raises:
-        InputError: see `get_style`, `check_server` and `read_schemas`.
+        InputError: see `get_style` and `read_schemas`.
         DatabaseError: see `read_schemas`.
     """
     own = None if base_url else model
-    style = get_style(options, own)
-    check_server(style, options, base_url)
+    style = get_style(options, own, base_url=base_url)
     return PromptWriter(
         catalog,
         style,
@@ -68,9 +68,9 @@ def open_writer(
 def identify_style(style: PromptStyle, description_source: str | None) -> dict[str, Any]:
     """Describe a style by what results depend on, for the settings of a run: files by content.
 
-    Options at their defaults are left out but for the first: there may be more of them some day.
+    Only what is `explicit` is there, besides the first: there may be more options some day.
     """
-    settings = {name: own for name, (own, _) in style.conflicts_with(PromptStyle()).items()}
+    settings = style.explicit
     if description_source is not None:
         settings["description_source"] = fingerprint_folder(
             description_source, (".csv", ".json", ".yaml", ".yml")
@@ -78,6 +78,16 @@ def identify_style(style: PromptStyle, description_source: str | None) -> dict[s
     if style.linker not in (None, NAME_LINKER):
         settings["linker"] = fingerprint_folder(str(style.linker), (".json", ".safetensors"))
     return {"schema_style": style.schema_style, **settings}
+
+
+def replace_prompt_options(settings: Mapping[str, Any], style: PromptStyle) -> dict[str, Any]:
+    """The settings of a run with the style that its prompts have in place of the options for it.
+
+    What an option that is not given means is the model's to say, or a version's.
+    """
+    options = {item.name for item in fields(PromptOptions)} - {"tables_json"}
+    kept = {name: value for name, value in settings.items() if name not in options}
+    return kept | identify_style(style, settings["description_source"])
 
 
 def get_linker(style: PromptStyle) -> MakeLinker | None:

@@ -25,7 +25,7 @@ from sense_trl.errors import InputError
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
-from sense_trl.options import DataArguments, PromptOptions, SuiteOptions, get_values
+from sense_trl.options import DataArguments, SuiteOptions, get_values
 from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.prompts import PromptStyle
@@ -45,7 +45,7 @@ from sense_trl.steps.arguments import (
 )
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.processes import get_processes
-from sense_trl.steps.prompting import identify_style, load_styled_task
+from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
 from sense_trl.steps.revision import Revision, get_revision_table, revise
 from sense_trl.steps.verification import (
     check_verification,
@@ -69,17 +69,15 @@ def _settings(
     task: TextToSQLTask, data: DataArguments, generation: GenerationArguments
 ) -> dict[str, Any]:
     """Settings that the results of a generation stage depend on; files by content."""
-    settings = {**asdict(data), **asdict(generation)}
-    prompt = [option.name for option in fields(PromptOptions)]
+    settings = replace_prompt_options({**asdict(data), **asdict(generation)}, task.writer.style)
     # How long is waited for a server decides about no answer.
     transport = [*_get_facts(generation), "request_timeout_s"]
-    for name in ("database", "output_dir", *prompt, *transport):
+    for name in ("database", "output_dir", *transport):
         del settings[name]
     # A folder whose settings do not name it was made without it.
     if not generation.stop_at_fence:
         del settings["stop_at_fence"]
     return settings | {
-        **identify_style(task.writer.style, data.description_source),
         **({"at_server": True} if generation.base_url else {}),
         "databases": fingerprint_databases(map(task.catalog.path, task.schemas)),
         "questions": fingerprint_file(data.questions),

@@ -69,11 +69,9 @@ def predict(
     if is_predicted(path, questions):
         return CandidateFile(path)
     if task.writer.style.num_matched_values:
-        databases = sorted({question.db_id for question in questions})
-        with stage_bar(console, "Index values", len(databases)) as bar:
-            for db_id in databases:
-                task.writer.prepare(db_id)
-                bar.advance()
+        # What cannot be indexed is said before a model is loaded.
+        for db_id in sorted({question.db_id for question in questions}):
+            task.writer.prepare(db_id)
     generator = open_generator()
     with stage_bar(console, title, len(questions)) as bar:
         return sample_candidates(

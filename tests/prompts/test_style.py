@@ -39,9 +39,19 @@ def test_a_style_is_read_as_it_was_written_and_known_by_its_hash(
 
 
 def test_a_field_left_at_its_default_has_no_part_in_the_hash() -> None:
-    """Fields to come must not change what a model was trained with."""
-    assert PromptStyle().hash == "7674a781fc38e94c"
-    assert PromptStyle(num_values=3).hash == "4a1438b6e152a656"
+    """Fields to come must not change what a model was trained with, nor a default that changes."""
+    assert PromptStyle(num_matched_values=0).hash == "7674a781fc38e94c"
+    assert PromptStyle(num_values=3, num_matched_values=0).hash == "4a1438b6e152a656"
+    assert PromptStyle().explicit == {"num_matched_values": 5}
+
+
+def test_a_file_means_what_it_meant_when_it_was_written(tmp_path: Path) -> None:
+    """Values that a question names came to be shown by default later."""
+    written = {"format": 1, "style": {"num_values": 3}, "hash": "4a1438b6e152a656"}
+    (tmp_path / "sense_prompt.json").write_text(json.dumps(written))
+    read = PromptStyle.load(tmp_path)
+    assert read == PromptStyle(num_values=3, num_matched_values=0)
+    assert read.hash == written["hash"]
 
 
 def test_every_field_says_what_it_is_for() -> None:

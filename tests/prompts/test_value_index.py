@@ -1,5 +1,6 @@
 """Values that the words of a question name."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,47 @@ def test_a_value_is_found_in_quotes(tmp_path_factory: pytest.TempPathFactory, va
     with build(path) as index:
         expected = [value] if len(index) else []
         assert found(index, f"Which rows have '{value}'?") == expected
+
+
+def test_of_a_table_a_bounded_part_is_read(
+    make_database: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = ", ".join(f"('word{n}', 'x{n}')" for n in range(400))
+    path = make_database(
+        f"CREATE TABLE a (x TEXT, y TEXT); INSERT INTO a VALUES {rows};"
+        "CREATE TABLE b (z TEXT); INSERT INTO b VALUES ('behind')",
+        name="long.sqlite",
+    )
+    monkeypatch.setattr(value_index, "_PAGE_CELLS", 200)
+    monkeypatch.setattr(value_index, "_MAX_CELLS", 500)
+    with build(path) as index:
+        # Three portions of 100 rows; the next table has a budget of its own.
+        assert len(index) == 2 * 300 + 1
+        assert found(index, "what is word7, word299, word300 or behind?") == [
+            "word299",
+            "behind",
+            "word7",
+        ]
+    [record] = caplog.records
+    assert "Of a of " in record.message and "the first 300 rows" in record.message
+    caplog.clear()
+    monkeypatch.setattr(value_index, "_MAX_VALUES", 150)
+    seen: list[tuple[str, int]] = []
+    with build(path, on_progress=lambda table, number: seen.append((table, number))) as index:
+        assert len(index) == 150
+    # What finds no room is not read either.
+    assert seen == [("a", 100)]
+    assert "No values of tables behind a" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are those of POSIX")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_an_index_is_read_by_whom_the_database_is(
+    make_database: Callable[..., Path], mode: int
+) -> None:
+    path = make_database(CITIES)
+    path.chmod(mode)
+    build(path).close()
+    assert path.with_suffix(".index").stat().st_mode & 0o777 == mode

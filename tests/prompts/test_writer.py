@@ -1,15 +1,23 @@
 """From a question to the messages."""
 
+import gc
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.errors import InputError
-from sense_trl.prompts import Attempt, PromptStyle, add_attempts, extract_sql, get_prompt
+from sense_trl.errors import DatabaseError, InputError, OutputError
+from sense_trl.prompts import (
+    Attempt,
+    PromptStyle,
+    add_attempts,
+    extract_sql,
+    get_prompt,
+    value_index,
+)
 from sense_trl.prompts.writer import PromptWriter
 from sense_trl.schema import format_schema, get_schema
 
@@ -35,7 +43,7 @@ def make_writer(make_database: Callable[..., Path], tmp_path: Path) -> MakeWrite
 def test_without_values_the_prompt_is_that_of_names_alone(
     make_writer: MakeWriter, style: str, evidence: str | None
 ) -> None:
-    writer = make_writer(schema_style=style)
+    writer = make_writer(schema_style=style, num_matched_values=0)
     text = format_schema(get_schema(writer.catalog.engine("shop")), style=style)
     assert writer.get_messages("shop", "How many?", evidence=evidence) == get_prompt(
         "How many?", text, dialect="sqlite", evidence=evidence
@@ -83,6 +91,109 @@ def test_a_persons_data_is_shown_to_who_has_typed_all_of_it(make_writer: MakeWri
     assert writer.find_values("shop", "whose password is 'hunter2'?") == []
     index = next((writer._cache_dir or Path()).rglob("*.sqlite"))
     assert b"hunter2" not in index.read_bytes()
+
+
+PRIVATE = """
+CREATE TABLE patient (name TEXT, email TEXT, phone TEXT, ward TEXT, password_hash TEXT, note TEXT);
+INSERT INTO patient VALUES
+    ('Nora Bell', 'nora@clinic.example', '+44 20 7946 0018', 'North', '5f4dcc3b5aa765d61d83', 'calm'),
+    ('Omar Diaz', 'omar@clinic.example', '+44 20 7946 0321', 'South', '202cb962ac59075b964b', 'calm');
+CREATE TABLE reading (contact TEXT, access TEXT, place TEXT);
+INSERT INTO reading VALUES
+    ('nora@clinic.example', 'ghp_abcdefghijklmnop1234', 'North'),
+    ('omar@clinic.example', 'ghp_ponmlkjihgfedcba4321', 'South');
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("Who is calm in the north?", ["North", "North", "calm"]),
+        # Parts of what a person is, or was told, bring nothing.
+        ("What does Nora have? And Bell?", []),
+        ("phone 20 7946, mail at clinic.example, nora@clinic", []),
+        ("5f4dcc3b5aa765d61d83", []),
+        ("ghp_abcdefghijklmnop1234", []),
+        ("abcdefghijklmnop1234 of patient", []),
+        # Who has typed all of it is told its column, and no other person's.
+        ("Where is Nora Bell?", ["Nora Bell"]),
+        ("Who is nora@clinic.example?", ["nora@clinic.example", "nora@clinic.example"]),
+    ],
+)
+def test_a_default_prompt_tells_nobody_what_is_private(
+    make_writer: MakeWriter,
+    make_database: Callable[..., Path],
+    question: str,
+    shown: list[str],
+) -> None:
+    """Secrets are told by names and by forms, people by names of columns and by forms."""
+    writer = make_writer(make_database(PRIVATE))
+    assert sorted(match.value for match in writer.find_values("shop", question)) == shown
+    text = str(writer.get_messages("shop", question)).replace(question, "")
+    assert "5f4dcc" not in text and "ghp_" not in text and "7946" not in text
+    for whole in ("Nora Bell", "nora@clinic.example"):
+        assert (whole in text) == (whole in question)
+    assert "Omar" not in text and "omar" not in text
+    index = next((writer._cache_dir or Path()).rglob("*.sqlite")).read_bytes()
+    assert b"5f4dcc" not in index and b"ghp" not in index
+
+
+def test_a_cache_that_takes_no_files_is_done_without(
+    make_database: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    catalog = DatabaseCatalog.from_path(make_database())
+    with PromptWriter(catalog, cache_dir=tmp_path / "file") as writer:
+        for _ in range(2):
+            assert "city = 'New York'" in str(writer.get_messages("shop", "in New York?"))
+        assert writer._scratch is not None and writer._scratch.is_dir()
+        folder = writer._scratch
+    [record] = caplog.records
+    assert "for this run alone" in record.message and "SENSE_TRL_CACHE" in record.message
+    del writer
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_what_cannot_be_indexed_says_how_to_do_without(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make_writer()
+    monkeypatch.setattr(value_index, "_read_pages", fail)
+    with pytest.raises(DatabaseError, match=r"'shop' cannot be indexed: cannot read.*`num_matched"):
+        writer.get_messages("shop", "Who?")
+    monkeypatch.setattr(value_index, "_INDEX", "INSERT INTO nowhere VALUES (1)")
+    monkeypatch.setattr(value_index, "_read_pages", lambda *_: iter(()))
+    with pytest.raises(OutputError, match=r"written \(no such table.*`num_matched_values` is 0"):
+        writer.get_messages("shop", "Who?")
+    assert not list((writer._cache_dir or Path()).rglob("*.*"))
+
+
+def fail(engine: object, table: object, names: object) -> Iterator[list[tuple[object, ...]]]:
+    yield []
+    raise DatabaseError("cannot read")
+
+
+def test_few_indices_are_open_and_a_slow_one_is_spoken_of(
+    make_database: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in "abc":
+        make_database(
+            f"CREATE TABLE t (x TEXT); INSERT INTO t VALUES ('of {name}')", name=f"{name}.db"
+        )
+    monkeypatch.setattr("sense_trl.prompts.writer._MAX_OPEN", 2)
+    monkeypatch.setattr("sense_trl.prompts.writer._SLOW_S", 0.0)
+    catalog = DatabaseCatalog.from_path(tmp_path)
+    with PromptWriter(catalog, cache_dir=tmp_path / "cache") as writer:
+        for name in "abcabca":
+            assert [m.value for m in writer.find_values(name, f"what of {name}?")] == [f"of {name}"]
+            assert len(writer._indices) <= 2
+    told = [record.message for record in caplog.records]
+    assert len(told) == 3
+    assert "Indexing the values of 'b'" in told[1] and "1 rows of t so far" in told[1]
 
 
 def test_hostile_values_reach_no_message(make_writer: MakeWriter) -> None:
@@ -215,7 +326,7 @@ def count_words(text: str) -> int:
 
 
 def test_a_second_turn_says_what_the_database_said(make_writer: MakeWriter) -> None:
-    writer = make_writer()
+    writer = make_writer(num_matched_values=0)
     engine = writer.catalog.engine("shop")
     queries = [
         "SELECT nme FROM customer",

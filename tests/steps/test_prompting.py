@@ -14,7 +14,7 @@ from sense_trl.cli.main import main
 from sense_trl.errors import InputError
 from sense_trl.options import DataArguments
 from sense_trl.prompts.style import PromptStyle, check_server, get_style
-from sense_trl.steps.prompting import identify_style, load_styled_task
+from sense_trl.steps.prompting import identify_style, load_styled_task, replace_prompt_options
 
 SCRIPT = """
 CREATE TABLE pet (name TEXT, kind TEXT, age INTEGER);
@@ -72,7 +72,7 @@ def test_what_lies_in_the_folder_of_a_model_has_its_style(tmp_path: Path, inner:
 
 
 def test_values_go_to_another_machine_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    PromptStyle(num_values=2).save(tmp_path)
+    PromptStyle(num_values=2, num_matched_values=0).save(tmp_path)
     options = DataArguments("d", "q", prompt_style=str(tmp_path))
     style = get_style(options)
     for allowed in (None, "http://localhost:8000/v1", "http://127.0.0.1/v1", "http://[::1]:80"):
@@ -82,12 +82,57 @@ def test_values_go_to_another_machine_only_where_that_is_asked_for(tmp_path: Pat
     options.send_values = True
     check_server(style, options, "https://api.example.org/v1")
     asked = DataArguments("d", "q", num_values=2)
-    check_server(get_style(asked), asked, "https://api.example.org/v1")
-    check_server(PromptStyle(), DataArguments("d", "q"), "https://api.example.org/v1")
+    get_style(asked, base_url="https://api.example.org/v1")
+    plain = PromptStyle(num_matched_values=0)
+    check_server(plain, DataArguments("d", "q"), "https://api.example.org/v1")
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "shown"),
+    [
+        (None, {}, 5),
+        ("http://localhost:8000/v1", {}, 5),
+        ("https://api.example.org/v1", {}, 0),
+        ("https://api.example.org/v1", {"num_values": 2}, 0),
+        ("https://api.example.org/v1", {"num_matched_values": 3}, 3),
+        ("https://api.example.org/v1", {"send_values": True}, 5),
+    ],
+)
+def test_values_of_the_default_stay_on_this_machine_and_that_is_said(
+    caplog: pytest.LogCaptureFixture, url: str | None, given: dict[str, Any], shown: int
+) -> None:
+    style = get_style(DataArguments("d", "q", **given), "some/model", base_url=url)
+    assert style.num_matched_values == shown
+    is_said = "https://api.example.org/v1 is not this machine" in caplog.text
+    assert is_said == (shown == 0) == bool(caplog.records)
+
+
+def test_values_of_a_model_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    PromptStyle().save(tmp_path)
+    options = DataArguments("d", "q", prompt_style=str(tmp_path))
+    assert get_style(options, base_url="http://localhost/v1") == PromptStyle()
+    with pytest.raises(InputError, match=r"`num_matched_values`.*--send_values"):
+        get_style(options, base_url="https://api.example.org/v1")
+    # One that was trained without is asked without, wherever it is.
+    PromptStyle(num_matched_values=0).save(tmp_path)
+    for url in ("http://localhost/v1", "https://api.example.org/v1"):
+        assert get_style(options, base_url=url) == PromptStyle(num_matched_values=0)
 
 
 def test_what_a_run_depends_on_names_what_is_not_left_at_its_default(tmp_path: Path) -> None:
-    assert identify_style(PromptStyle(), None) == {"schema_style": "compact"}
+    # Folders of runs without values that questions name were made before these were the default.
+    plain = PromptStyle(num_matched_values=0)
+    assert identify_style(plain, None) == {"schema_style": "compact"}
+    assert identify_style(PromptStyle(), None) == {
+        "schema_style": "compact",
+        "num_matched_values": 5,
+    }
+    given = {"num_values": None, "tables_json": "t", "description_source": None, "seed": 1}
+    assert replace_prompt_options(given, plain) == {
+        "tables_json": "t",
+        "seed": 1,
+        "schema_style": "compact",
+    }
     file = tmp_path / "d.yaml"
     file.write_text("tables: {}")
     found = identify_style(PromptStyle(descriptions=True), str(file))
