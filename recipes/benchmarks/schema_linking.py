@@ -28,6 +28,7 @@ from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema import load_spider_schemas
 from sense_trl.steps.linking import (
+    READOUTS,
     measure_linking,
     open_reader,
     read_examples,
@@ -65,6 +66,7 @@ def main() -> None:
     for name in ("--student", "--train", "--dev", "--tables-json", "--states"):
         parser.add_argument(name, required=True)
     parser.add_argument("--teacher")
+    parser.add_argument("--teacher-readout", choices=READOUTS, default="once")
     parser.add_argument("--num-databases", type=int, default=1000)
     parser.add_argument("--per-database", type=int, default=25)
     parser.add_argument("--num-dev", type=int, default=300)
@@ -80,24 +82,29 @@ def main() -> None:
     print(f"{len(train)} questions on {len({q.db_id for q in train})} databases, {len(dev)} of dev")
     print("names:", measure_linking(score_questions(NameLinker, dev, schemas)), flush=True)
 
-    def read(model: str) -> list[list[LinkerExample]]:
+    def read(model: str, readout: str = "once") -> list[list[LinkerExample]]:
         reader = open_reader(model)
         cache = StateCache(reader, options.states)
-        start = time.perf_counter()
-        found = [read_examples(reader, part, schemas, cache=cache) for part in (train, dev)]
-        print(f"{model}: read in {time.perf_counter() - start:.0f} s", flush=True)
+        start = time.process_time()
+        found = [
+            read_examples(reader, part, schemas, cache=cache, readout=readout)
+            for part in (train, dev)
+        ]
+        print(f"{model}, {readout}: read in {time.process_time() - start:.0f} CPU s", flush=True)
         return found
 
     config = LinkerTrainingConfig(num_epochs=options.num_epochs)
     arms: dict[str, dict[str, Any]] = {"gold alone": {}, "gold, focal": {"focal": True}}
     teachings = None
     if options.teacher is not None:
-        asked, examples = read(options.teacher)
-        teacher = train_linker_head(asked, config, num_kinds=len(KINDS))
+        asked, examples = read(options.teacher, options.teacher_readout)
+        for seed in reversed(range(options.seeds)):
+            teacher = train_linker_head(asked, replace(config, seed=seed), num_kinds=len(KINDS))
+            found = measure_linking(score_examples(teacher, examples, dev, schemas))
+            print(f"teacher, seed {seed}: {found}", flush=True)
         teachings = {example.key: teach(teacher, example) for example in asked}
         size = sum(t.maps.numel() * t.maps.element_size() for t in teachings.values())
         print(f"{size / len(train):.0f} bytes of maps a question")
-        print("teacher:", measure_linking(score_examples(teacher, examples, dev, schemas)))
         arms |= {name: {"distillation": name} for name in DISTILLATIONS}
     asked, examples = read(options.student)
     for arm, changes in arms.items():

@@ -52,6 +52,12 @@ class TrainOptions(LinkDataOptions):
     layer: int | None = option(
         "Layer whose states are read, from 1; two thirds of the depth.", default=None
     )
+    readout: str = option(
+        "Where the model reads tables and columns: once in the schema, or repeated behind each "
+        "question, when it has read that, which takes many times as long: for a teacher.",
+        default="once",
+        choices=("once", "repeated"),
+    )
     teacher: str | None = option(
         "Folder of a larger model's linker that was trained on the same questions with "
         "`save_teachings`, for `distillation`.",
@@ -97,6 +103,7 @@ def train(options: TrainOptions, config: Any, console: Any) -> None:
             config,
             teachings=teachings,
             cache=cache,
+            readout=options.readout,
             on_progress=bar.advance,
         )
     linker.save(options.output_dir)

@@ -95,6 +95,43 @@ def split_question(question: str) -> tuple[str, tuple[Span, ...]]:
     return text, (*words, (len(text) - 1, len(text)))
 
 
+def repeat_items(
+    question: str, block: SchemaBlock, *, max_chars: int = 2_000
+) -> list[tuple[str, tuple[Span, ...]]]:
+    """The texts that go behind a block to read its items again, after the question.
+
+    Each is that of `split_question` and some of the items behind it, each between two marks. Its
+    spans are those of the words, and then the two marks of each item.
+
+    Args:
+        question: what is asked.
+        block: of the schema; one without items gives the question alone.
+        max_chars: of the items of a text, about.
+
+    Example:
+        >>> block = SchemaBlock("Pet(id)", (("pet", ""), ("pet", "id")), ((0, 3), (4, 6)))
+        >>> ((text, spans),) = repeat_items("How old?", block)
+        >>> text
+        ' How old?\\n[ Pet ]\\n[ Pet.id ]\\n'
+        >>> [text[start:end] for start, end in spans]
+        ['How', 'old', '?', '\\n', '[', ']', '[', ']']
+    """
+    asked, words = split_question(question)
+    texts = []
+    text, spans, table = asked, words, ""
+    for (_, column), (start, end) in zip(block.items, block.spans, strict=True):
+        name = block.text[start:end]
+        table, name = (table, f"{table}.{name}") if column else (name, name)
+        line = f"[ {name} ]\n"
+        if len(spans) > len(words) and len(text) - len(asked) + len(line) > max_chars:
+            texts.append((text, spans))
+            text, spans = asked, words
+        last = len(text) + len(line) - 2
+        spans += ((len(text), len(text) + 1), (last, last + 1))
+        text += line
+    return [*texts, (text, spans)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     text: str

@@ -6,8 +6,10 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,7 +24,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.linking.labels import ItemKey, LinkingLabels, get_linking_labels
 from sense_trl.linking.measures import average_precision, recall_at
 from sense_trl.linking.names import FEATURES, KINDS, NameMatcher, get_names, get_structure
-from sense_trl.linking.reading import SchemaBlock, split_question, write_blocks
+from sense_trl.linking.reading import SchemaBlock, repeat_items, split_question, write_blocks
 from sense_trl.prompts.linking import SchemaLinker
 from sense_trl.prompts.pruning import prune_schema
 from sense_trl.prompts.value_index import ValueMatch
@@ -34,7 +36,7 @@ from sense_trl.sql.parsing import SQLParseError
 from sense_trl.steps.generator import find_loaded
 from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 from sense_trl.trainers.linking.reader import Prefix, StateReader
-from sense_trl.trainers.linking.state_cache import StateCache
+from sense_trl.trainers.linking.state_cache import Marked, StateCache
 from sense_trl.trainers.linking.training import (
     LinkerExample,
     LinkerTeaching,
@@ -49,8 +51,14 @@ logger = logging.getLogger(__name__)
 LINKER_FILE: Final = "sense_linker.json"
 WEIGHTS_FILE: Final = "sense_linker.safetensors"
 TEACHINGS_FILE: Final = "sense_teachings.safetensors"
+READOUTS: Final = ("once", "repeated")
+"""Where items are read: once, in the schema; or, by a model that has then read the question, once
+more behind each."""
+
 _FORMAT: Final = 2
 _MAX_BLOCK_CHARS: Final = 12_000
+# Of items that are read again at a time.
+_MAX_REPEATED_CHARS: Final = 2_000
 # Databases whose keys and values are held, 16 kB a token for a model of 0.5B.
 _MAX_HELD: Final = 32
 
@@ -64,6 +72,7 @@ class TrainedLinker:
         base: folder or hub id of the model.
         max_block_chars: a schema that is longer is read in several blocks; `get_block_chars` if not
             given.
+        readout: one of `READOUTS`.
     """
 
     def __init__(
@@ -73,11 +82,13 @@ class TrainedLinker:
         base: str,
         *,
         max_block_chars: int | None = None,
+        readout: str = "once",
     ) -> None:
         self.reader: Final = reader
         self.head: Final = head.eval()
         self.base: Final = base
-        self.max_block_chars: Final = max_block_chars or get_block_chars(reader)
+        self.max_block_chars: Final = max_block_chars or get_block_chars(reader, readout)
+        self.readout: Final = readout
         self._held: OrderedDict[DatabaseSchema, _ReadSchema] = OrderedDict()
 
     def of(self, schema: DatabaseSchema, descriptions: Descriptions | None = None) -> LinkerOf:
@@ -88,7 +99,10 @@ class TrainedLinker:
         """What the model reads of a schema: once, while it is among those held."""
         if schema not in self._held:
             blocks = write_blocks(schema, max_chars=self.max_block_chars)
-            self._held[schema] = _ReadSchema(self.reader, schema, blocks)
+            write = partial(
+                _write_behind, readout=self.readout, max_block_chars=self.max_block_chars
+            )
+            self._held[schema] = _ReadSchema(self.reader, schema, blocks, write)
             if len(self._held) > _MAX_HELD:
                 self._held.popitem(last=False)
         self._held.move_to_end(schema)
@@ -111,6 +125,7 @@ class TrainedLinker:
             "layer": self.reader.layer,
             "rank": self.head.rank,
             "max_block_chars": self.max_block_chars,
+            "readout": self.readout,
             "weights": _identify(self.reader),
         }
         write_text_atomically(folder / LINKER_FILE, json.dumps(record, indent=2) + "\n")
@@ -146,8 +161,10 @@ class TrainedLinker:
                 f"The linker in {str(folder)!r} was trained on the states of another model than "
                 f"{base or record['base']!r}. Name the one it was trained on, or train it again."
             )
+        readout = record.get("readout", "once")
         head = LinkerHead(
             reader.hidden_size,
+            item_size=2 * reader.hidden_size if readout == "repeated" else None,
             rank=record["rank"],
             num_kinds=len(KINDS),
             num_features=len(FEATURES),
@@ -156,7 +173,13 @@ class TrainedLinker:
             head.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"The linker in {str(folder)!r} is damaged: {error}.") from error
-        return cls(reader, head, record["base"], max_block_chars=record["max_block_chars"])
+        return cls(
+            reader,
+            head,
+            record["base"],
+            max_block_chars=record["max_block_chars"],
+            readout=readout,
+        )
 
 
 class LinkerOf:
@@ -218,11 +241,8 @@ class LinkerOf:
         """Each block with its logits and maps."""
         read = self._linker.read(self._schema)
         found = []
-        for number, words in enumerate(read.read_questions([question])[0]):
-            block, prefix, items = read.get(number)
-            logits, maps = self._linker.head(
-                prefix.states, words, items.kinds, items.relate(question)
-            )
+        for block, items, *states in read.read_behind(question):
+            logits, maps = self._linker.head(*states, items.kinds, items.relate(question))
             found.append((block, logits, maps))
         return found
 
@@ -258,30 +278,49 @@ class _ReadSchema:
     """The blocks of a schema, each read when it is first needed."""
 
     def __init__(
-        self, reader: StateReader, schema: DatabaseSchema, blocks: Sequence[SchemaBlock]
+        self,
+        reader: StateReader,
+        schema: DatabaseSchema,
+        blocks: Sequence[SchemaBlock],
+        write_behind: Callable[[str, SchemaBlock], list[Marked]],
     ) -> None:
         self._reader = reader
         self._schema = schema
         self._blocks = blocks
+        self._write_behind = write_behind
         self._read: dict[int, tuple[Prefix, ItemTensors]] = {}
 
-    def get(self, number: int) -> tuple[SchemaBlock, Prefix, ItemTensors]:
-        block = self._blocks[number]
-        if number not in self._read:
-            prefix = self._reader.read_prefix(block.text, block.spans)
-            self._read[number] = prefix, ItemTensors(self._schema, block.items)
-        return block, *self._read[number]
+    def read_behind(
+        self, question: str
+    ) -> Iterator[tuple[SchemaBlock, ItemTensors, Tensor, Tensor]]:
+        """Each block with its items, their states, and those of the question's words."""
+        for number, block in enumerate(self._blocks):
+            if number not in self._read:
+                prefix = self._reader.read_prefix(block.text, block.spans)
+                self._read[number] = prefix, ItemTensors(self._schema, block.items)
+            prefix, items = self._read[number]
+            texts = self._write_behind(question, block)
+            read = self._reader.read_behind(prefix, *zip(*texts, strict=True))
+            yield block, items, *_split_states(prefix.states, read, question)
 
-    def read_questions(self, questions: Sequence[str]) -> list[list[Tensor]]:
-        """For each question the states of its words behind each block."""
-        texts = [split_question(question) for question in questions]
-        by_block = [
-            self._reader.read_behind(
-                self.get(number)[1], [text for text, _ in texts], [spans for _, spans in texts]
-            )
-            for number in range(len(self._blocks))
-        ]
-        return [list(words) for words in zip(*by_block, strict=True)]
+
+def _write_behind(
+    question: str, block: SchemaBlock, *, readout: str, max_block_chars: int
+) -> list[Marked]:
+    """What is read of a question behind a block, with the spans whose states are taken."""
+    if readout == "once":
+        return [split_question(question)]
+    return [*repeat_items(question, block, max_chars=min(_MAX_REPEATED_CHARS, max_block_chars))]
+
+
+def _split_states(items: Tensor, read: Sequence[Tensor], question: str) -> tuple[Tensor, Tensor]:
+    """The states of items and words, out of those of a block and of `_write_behind`."""
+    num_words = len(split_question(question)[1])
+    if len(read[0]) == num_words:
+        return items, read[0]
+    # Of both marks of an item, one after the other.
+    repeated = torch.cat([states[num_words:] for states in read]).view(len(items), -1)
+    return repeated, read[0][:num_words]
 
 
 def open_reader(model: str, *, layer: int | None = None, dtype: str = "auto") -> StateReader:
@@ -305,10 +344,10 @@ def open_reader(model: str, *, layer: int | None = None, dtype: str = "auto") ->
     return StateReader(loaded.eval(), tokenizer, layer=layer)
 
 
-def get_block_chars(reader: StateReader) -> int:
+def get_block_chars(reader: StateReader, readout: str = "once") -> int:
     """Characters of a block: of a short context no more than it has tokens, some three times less
-    than it holds, so that there is room for a question."""
-    return min(_MAX_BLOCK_CHARS, reader.context)
+    than it holds, so that there is room for a question; half of that where items come again."""
+    return min(_MAX_BLOCK_CHARS, reader.context // (1 if readout == "once" else 2))
 
 
 def open_linker(folder: str) -> Callable[[DatabaseSchema, Descriptions], LinkerOf]:
@@ -388,6 +427,7 @@ def read_examples(
     *,
     cache: StateCache | None = None,
     max_block_chars: int | None = None,
+    readout: str = "once",
     on_progress: Callable[[int], None] | None = None,
 ) -> list[LinkerExample]:
     """Read questions behind their schemas, as examples to train a head on.
@@ -398,6 +438,7 @@ def read_examples(
         schemas: by `db_id`.
         cache: of states, of the same reader; in memory if not given.
         max_block_chars: see `TrainedLinker`; a schema of several blocks gives several examples.
+        readout: likewise.
         on_progress: called with the number of questions finished since the last call.
 
     Raises:
@@ -407,16 +448,20 @@ def read_examples(
     labels = label_questions(questions, schemas)
     cache = StateCache(reader) if cache is None else cache
     groups = _group(questions)
-    max_chars = max_block_chars or get_block_chars(reader)
+    max_chars = max_block_chars or get_block_chars(reader, readout)
     blocks = {db_id: write_blocks(schemas[db_id], max_chars=max_chars) for db_id in groups}
-    texts = {q.question_id: split_question(_get_text(q)) for q in questions}
+
+    def write(asked: Sequence[Question], block: SchemaBlock) -> list[list[Marked]]:
+        options = {"readout": readout, "max_block_chars": max_chars}
+        return [_write_behind(_get_text(question), block, **options) for question in asked]
+
     cache.check_space(
         sum(
             len(spans)
             for db_id, asked in groups.items()
             for block in blocks[db_id]
             for _, spans in cache.get_missing(
-                (block.text, block.spans), [texts[q.question_id] for q in asked]
+                (block.text, block.spans), chain.from_iterable(write(asked, block))
             )
         )
     )
@@ -424,22 +469,27 @@ def read_examples(
     for db_id, asked in groups.items():
         for number, block in enumerate(blocks[db_id]):
             is_last = number == len(blocks[db_id]) - 1
-            states, words = cache.read(
+            texts = write(asked, block)
+            # Where items are many, a question is read several times.
+            counts_questions = is_last and len(texts[0]) == 1
+            states, read = cache.read(
                 (block.text, block.spans),
-                [texts[question.question_id] for question in asked],
-                on_progress=on_progress if is_last else None,
+                [*chain.from_iterable(texts)],
+                on_progress=on_progress if counts_questions else None,
             )
-            items = ItemTensors(schemas[db_id], block.items)
-            for question, own in zip(asked, words, strict=True):
+            if is_last and not counts_questions and on_progress is not None:
+                on_progress(len(asked))
+            items, of_texts = ItemTensors(schemas[db_id], block.items), iter(read)
+            for question, own in zip(asked, texts, strict=True):
                 wanted = labels[question.question_id].items
+                text = _get_text(question)
                 examples.append(
                     LinkerExample(
                         f"{question.question_id}/{number}",
-                        states,
-                        own,
+                        *_split_states(states, [*islice(of_texts, len(own))], text),
                         items.kinds,
                         torch.tensor([item in wanted for item in block.items]),
-                        items.relate(_get_text(question)),
+                        items.relate(text),
                     )
                 )
     return examples
@@ -454,6 +504,7 @@ def train_linker(
     *,
     teachings: Mapping[str, LinkerTeaching] | None = None,
     cache: StateCache | None = None,
+    readout: str = "once",
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[TrainedLinker, list[LinkerExample]]:
     """Train a linker on a frozen model, and return the examples that it learned from.
@@ -466,14 +517,17 @@ def train_linker(
         config: options.
         teachings: of a larger model's linker, where `distillation` asks for them.
         cache: see `read_examples`.
+        readout: likewise.
         on_progress: likewise.
 
     Raises:
         InputError: there are no questions, or no teachings for them.
     """
-    examples = read_examples(reader, questions, schemas, cache=cache, on_progress=on_progress)
+    examples = read_examples(
+        reader, questions, schemas, cache=cache, readout=readout, on_progress=on_progress
+    )
     head = train_linker_head(examples, config, num_kinds=len(KINDS), teachings=teachings)
-    return TrainedLinker(reader, head, base), examples
+    return TrainedLinker(reader, head, base, readout=readout), examples
 
 
 def save_teachings(folder: str | Path, head: LinkerHead, examples: Sequence[LinkerExample]) -> int:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
-from sense_trl.linking.reading import SchemaBlock, split_question, write_blocks
+from sense_trl.linking.reading import SchemaBlock, repeat_items, split_question, write_blocks
 from sense_trl.schema import DatabaseSchema
 
 NAMES = st.text(st.sampled_from("ab _<|>\n\udce9é"), min_size=1, max_size=8)
@@ -88,3 +88,24 @@ def test_words_of_a_question_stand_where_their_spans_say() -> None:
     long, places = split_question("x " * 100_000 + "age")
     assert len(long) < 2_100
     assert long[slice(*places[-2])] == "age"
+
+
+@settings(max_examples=20)
+@given(st.lists(st.lists(NAMES, max_size=8), min_size=1, max_size=4), st.integers(1, 60))
+def test_every_item_is_repeated_between_two_marks(names: list[list[str]], max_chars: int) -> None:
+    tables = [(f"t{i}", list(dict.fromkeys(columns))) for i, columns in enumerate(names)]
+    (block,) = write_blocks(make_schema(*tables), max_chars=100_000)
+    asked, words = split_question("How old?")
+    texts = repeat_items("How old?", block, max_chars=max_chars)
+    between = []
+    for text, spans in texts:
+        assert text.startswith(asked)
+        assert spans[: len(words)] == words
+        marks = spans[len(words) :]
+        for opened, closed in zip(marks[::2], marks[1::2], strict=True):
+            assert text[slice(*opened)] + text[slice(*closed)] == "[]"
+            between.append(text[opened[1] + 1 : closed[0] - 1])
+        # What is cut has room for no further item.
+        assert len(marks) == 2 or len(text) - len(asked) <= max_chars
+    own = [block.text[start:end] for start, end in block.spans]
+    assert [name.endswith(end) for name, end in zip(between, own, strict=True)] == [True] * len(own)

@@ -14,6 +14,8 @@ from sense_trl.cli.main import main
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking import get_linking_labels
+from sense_trl.linking.names import KINDS
+from sense_trl.linking.reading import repeat_items, split_question, write_blocks
 from sense_trl.options import GeneratorOptions, PromptOptions
 from sense_trl.prompts import PromptStyle
 from sense_trl.prompts.name_linker import NameLinker
@@ -33,11 +35,14 @@ from sense_trl.steps.linking import (
     load_teachings,
     measure_linking,
     open_linker,
+    read_examples,
+    score_examples,
     score_questions,
 )
 from sense_trl.steps.prompting import get_linker, identify_style
 from sense_trl.task import TextToSQLTask
 from sense_trl.trainers.linking import StateReader
+from sense_trl.trainers.linking.training import LinkerTrainingConfig, train_linker_head
 
 TABLES = {
     "pet": ["name", "weight", "colour", "kind"],
@@ -151,6 +156,47 @@ def test_a_smaller_linker_learns_from_a_larger_one(folder: Path, linker: Path) -
     assert TrainedLinker.load(folder / "student").reader.layer == 1
     # One of the two says nothing without the other.
     assert link(folder, "train", *where, "--distillation", "cam") == 2
+
+
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+def test_items_that_are_read_again_behind_the_question(
+    folder: Path, linker: Path, tmp_path: Path, architecture: str
+) -> None:
+    model, output = str(folder / architecture), str(tmp_path / "repeated")
+    where = ["--model-name-or-path", model, "--readout", "repeated", "--num-epochs", "20"]
+    assert link(folder, "train", *where, "--output-dir", output, "--save-teachings") == 0
+    loaded = TrainedLinker.load(output)
+    assert loaded.max_block_chars == 256
+    town, questions = get_town(folder), load_questions(folder / "named.jsonl")[:2]
+    scored = list(score_questions(loaded.of, questions, {"town": town}))
+    # What it learned from are states of rows of their own, without a cache or a mask.
+    examples = read_examples(loaded.reader, questions, {"town": town}, readout="repeated")
+    network, tokenizer = loaded.reader._decoder, loaded.reader._tokenizer
+    block, *_ = write_blocks(town, max_chars=256)
+    for question, example in zip(questions, examples, strict=False):
+        asked = f"\n{question.question}"
+        (text, spans), *others = repeat_items(asked, block, max_chars=256)
+        assert others
+        rows = [tokenizer(part, add_special_tokens=False) for part in (block.text, text)]
+        ids = torch.tensor([[token for row in rows for token in row["input_ids"]]])
+        with torch.no_grad():
+            states = network(ids).last_hidden_state[0][len(rows[0]["input_ids"]) :]
+        marks = spans[len(split_question(asked)[1]) :]
+        read = torch.stack([states[rows[1].char_to_token(start)] for start, _ in marks])
+        read = read.view(len(marks) // 2, -1)
+        torch.testing.assert_close(example.items[: len(read)].float(), read, atol=5e-3, rtol=5e-3)
+    # They have read the question, and so differ by it.
+    assert not torch.equal(examples[0].items, examples[1].items)
+    again = score_examples(loaded.head, examples, questions, {"town": town}, max_block_chars=256)
+    for (_, _, one), (_, _, other) in zip(scored, again, strict=True):
+        assert one == pytest.approx(other, abs=0.02)
+    # What it says teaches a linker that reads items once, and one that repeats them.
+    taught = ["--teacher", output, "--distillation", "features", "--num-epochs", "1"]
+    where[1:2] = [str(folder / "llama"), "--output-dir", str(tmp_path / "student")]
+    assert link(folder, "train", *where, *taught) == 0
+    once = read_examples(loaded.reader, questions, {"town": town}, max_block_chars=256)
+    config = LinkerTrainingConfig(num_epochs=1, distillation="logits")
+    train_linker_head(once, config, num_kinds=len(KINDS), teachings=load_teachings(output))
 
 
 def test_blocks_of_a_schema_are_scored_one_by_one(folder: Path, linker: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _MIN_SCALE: Final = 1e-4
@@ -53,6 +54,9 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         num_kinds: of items, each with a, b, c and d of its own; those of kind 0 are no parts.
         num_features: of likeness.
         dropout: share of the numbers of standardised states that are left out in training.
+        item_size: of what items are told by where that is other states than one, such as those of
+            two marks around an item that is written behind the text, of which the last has read
+            both. A term <v, w> of M(u), the same for all words, is learned then, too.
     """
 
     def __init__(
@@ -63,20 +67,23 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         num_kinds: int = 2,
         num_features: int = 0,
         dropout: float = 0.0,
+        item_size: int | None = None,
     ) -> None:
         super().__init__()
         self.rank: Final = rank
+        self.reads_items: Final = item_size is not None
         self.dropout = nn.Dropout(dropout)
-        self.item_projection = nn.Linear(hidden_size, rank)
+        item_size = item_size or hidden_size
+        self.item_projection = nn.Linear(item_size, rank + self.reads_items)
         self.word_projection = nn.Linear(hidden_size, rank)
         self.bias = nn.Parameter(torch.zeros(num_kinds))
         self.size_weight = nn.Parameter(torch.zeros(num_kinds))
         self.likeness_weight = nn.Parameter(torch.zeros(num_kinds, num_features))
         self.parent_weight = nn.Parameter(torch.zeros(num_kinds))
         self.link_weight = nn.Parameter(torch.zeros(num_kinds))
-        for name in ("item", "word"):
-            self.register_buffer(f"{name}_mean", torch.zeros(hidden_size))
-            self.register_buffer(f"{name}_scale", torch.ones(hidden_size))
+        for name, size in (("item", item_size), ("word", hidden_size)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
 
     def get_parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """K and Q, of which a number says little; and the few others."""
@@ -94,7 +101,7 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         like it; training goes on from there.
 
         Args:
-            items: `[n, hidden]`, states to learn from.
+            items: `[n, hidden]`, or `[n, item_size]`, states to learn from.
             words: `[m, hidden]`.
         """
         both = []
@@ -103,14 +110,15 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_scale").copy_(scale)
             both.append((states - mean) / scale)
-        joined = torch.cat(both)
+        hidden = words.shape[-1]
+        joined = torch.cat([states[:, -hidden:] for states in both])
         values, directions = torch.linalg.eigh(joined.T @ joined / len(joined))
         # A state has `rank` directions of variance 1; fewer where there are not as many.
         count = min(self.rank, int((values > _MIN_VARIANCE).sum()))
         kept = directions[:, -count:] / values[-count:].sqrt()
         for projection in (self.item_projection, self.word_projection):
             projection.weight.zero_()
-            projection.weight[:count].copy_(kept.T)
+            projection.weight[:count, -hidden:].copy_(kept.T)
             projection.bias.zero_()
 
     def project_items(self, items: Tensor) -> Tensor:
@@ -119,7 +127,11 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
 
     def project_words(self, words: Tensor) -> Tensor:
         """Q g: `[..., words, hidden]` -> `[..., words, rank]`."""
-        return self._project("word", words)
+        projected = self._project("word", words)
+        # What v is the last row of K for.
+        return (
+            F.pad(projected, (0, 1), value=math.sqrt(self.rank)) if self.reads_items else projected
+        )
 
     def _project(self, name: str, states: Tensor) -> Tensor:
         standardised = (states - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_scale")
@@ -137,7 +149,7 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         """Logits and maps of items for one text, or for each of a batch.
 
         Args:
-            items: `[..., items, hidden]`.
+            items: `[..., items, hidden]`, or `item_size` in place of that.
             words: `[..., words, hidden]`.
             kinds: `[..., items]`, -1 where there is none.
             relations: of the items; none are alike or parts if not given.

@@ -38,7 +38,8 @@ class LinkerExample:
 
     Attributes:
         key: names it.
-        items: `[items, hidden]`, states of the items of the prefix; may be shared.
+        items: `[items, hidden]`, states of the items of the prefix, which may be shared; or several
+            of each in a row, `[items, k * hidden]`.
         words: `[words, hidden]`, states of the words of the text.
         kinds: `[items]`, of each item, from 0; those of 0 are no parts of others.
         labels: `[items]`, whether the text is about it.
@@ -122,7 +123,7 @@ def teach(head: LinkerHead, example: LinkerExample) -> LinkerTeaching:
     """What a trained head says of an example, in float16: some kB a question."""
     items, words = example.items.float(), head.project_words(example.words.float())
     logits, maps = head.combine(head.project_items(items), words, example.kinds, example.relations)
-    return LinkerTeaching(maps.half(), logits.half(), words.half())
+    return LinkerTeaching(maps.half(), logits.half(), words[:, : head.rank].half())
 
 
 def train_linker_head(
@@ -173,8 +174,10 @@ def _train(
     kinds = torch.cat([example.kinds for example in examples])
     labels = torch.cat([example.labels for example in examples])
     relations = examples[0].relations
+    item_size, hidden_size = (states.shape[-1] for states in (examples[0].items, examples[0].words))
     head = LinkerHead(
-        examples[0].items.shape[-1],
+        hidden_size,
+        item_size=None if item_size == hidden_size else item_size,
         rank=config.rank,
         num_kinds=num_kinds or int(kinds.max()) + 1,
         num_features=0 if relations is None else relations.likeness.shape[-1],
@@ -279,7 +282,9 @@ def _get_terms(
     elif config.distillation == "features":
         assert projector is not None
         taught = pad([t.features.float() for t in teachings if t.features is not None])
-        term = masked_mean((projector(features) - taught).square().mean(-1), mask)
+        term = masked_mean(
+            (projector(features[..., : config.rank]) - taught).square().mean(-1), mask
+        )
     else:
         taught = torch.zeros_like(maps)
         for row, teaching in enumerate(teachings):
@@ -330,7 +335,8 @@ def _check_teachings(
         if tuple(teaching.maps.shape) != expected:
             raise InputError(
                 f"The teacher's map of {example.key!r} is of {tuple(teaching.maps.shape)} items "
-                f"and words, expected {expected}: it was asked about another schema or question."
+                f"and words, expected {expected}: it was asked about another schema or question, "
+                "or read the schema in other blocks."
             )
         if config.distillation == "features" and teaching.features is None:
             raise InputError("`distillation` is 'features', but the teacher's are not kept.")

@@ -137,6 +137,37 @@ def test_parts_add_their_whole_and_what_they_lead_to() -> None:
         assert row == pytest.approx(own)
 
 
+def test_what_marks_around_an_item_read_counts_as_much_for_each_word() -> None:
+    """K = (0, 3) on both marks, v = (1, -2), by hand."""
+    head = LinkerHead(1, rank=1, item_size=2)
+    with torch.no_grad():
+        head.item_projection.weight.copy_(torch.tensor([[0.0, 3.0], [1.0, -2.0]]))
+        head.item_projection.bias.zero_()
+        head.word_projection.weight.fill_(1.0)
+        head.word_projection.bias.zero_()
+    items, words = torch.tensor([[5.0, 1.0], [0.0, 2.0]]), torch.tensor([[2.0], [4.0]])
+    logits, maps = head(items, words, torch.tensor([0, 1]))
+    assert maps.tolist() == [[6 + 3, 12 + 3], [12 - 4, 24 - 4]]
+    assert logits.tolist() == [9 + 3, 18 - 4]
+
+
+def test_marks_start_as_what_the_last_of_them_is_like() -> None:
+    examples = make_examples(6)
+    doubled = [
+        replace(example, items=torch.cat([torch.randn_like(example.items), example.items], -1))
+        for example in examples
+    ]
+    once, repeated = LinkerHead(HIDDEN, rank=4), LinkerHead(HIDDEN, rank=4, item_size=2 * HIDDEN)
+    for head, own in ((once, examples), (repeated, doubled)):
+        head.initialize(
+            torch.cat([example.items for example in own]), torch.cat([e.words for e in own])
+        )
+    for example, other in zip(examples, doubled, strict=True):
+        expected = once(example.items, example.words, example.kinds)
+        found = repeated(other.items, other.words, other.kinds)
+        torch.testing.assert_close(found[1], expected[1])
+
+
 def test_names_and_structure_are_learned_where_states_say_nothing() -> None:
     """States are noise; the word that is like an item, and the parts of its whole, tell."""
     examples = []
