@@ -33,7 +33,7 @@ ANSWER_FORMS: Final = {
 _FORMAT: Final = 1
 # What a field means to hashes, to the settings of runs and in a file that lacks it: another default
 # must change no prompt that was written down.
-_UNSAID: Final = {"num_matched_values": 0}
+_UNSAID: Final[dict[str, Any]] = {"num_matched_values": 0}
 _CHOICES: Final = {"schema_style": SCHEMA_STYLES, "answer_form": tuple(ANSWER_FORMS)}
 # What training writes inside the folder of a model.
 _INNER_FOLDER: Final = re.compile(r"adapter|checkpoint-\d+")
@@ -246,8 +246,8 @@ def get_style(
     if not found and "num_matched_values" not in given and not _may_send(options, base_url):
         base = dataclasses.replace(base, num_matched_values=0)
         logger.warning(
-            "Values that a question names are left out of its prompt: %s is not this machine. Give "
-            "--send_values to send them.",
+            "Values that a question names are left out of its prompt, also for a model that was "
+            "trained with them: %s is not this machine. Give --send_values to send them.",
             base_url,
         )
     style = dataclasses.replace(base, **given)
