@@ -383,7 +383,8 @@ class ValueIndex(Closing):
                 runs.setdefault(run, []).append((start, end))
                 *before, last = asked[start:end]
                 for other in (singular(last), plural(last)):
-                    if other != last:
+                    # "Are" is no Ares.
+                    if other != last and last not in _STOP_WORDS:
                         inflected.setdefault(" ".join([*before, other]), run)
         entries = self._select("words", [*runs, *sorted(inflected.keys() - runs.keys())])
         run_of = {words: words if words in runs else inflected[words] for words, _, _ in entries}

@@ -169,6 +169,13 @@ def test_a_value_is_found_in_quotes(tmp_path_factory: pytest.TempPathFactory, va
         assert found(index, f"Which rows have '{value}'?") == expected
 
 
+def test_a_word_of_every_question_has_no_other_number(make_database: Callable[..., Path]) -> None:
+    statements = "CREATE TABLE hero (name TEXT); INSERT INTO hero VALUES ('Ares'), ('Alls'), ('Heros')"
+    with build(make_database(statements)) as index:
+        assert found(index, "Which are they, and how old are all?") == []
+        assert found(index, "Is ares a hero?") == ["Ares", "Heros"]
+
+
 def test_of_a_table_a_bounded_part_is_read(
     make_database: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
