@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -10,7 +11,7 @@ import tempfile
 import time
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -307,12 +308,13 @@ class PromptWriter(Closing):
             schema = self.get_schema(db_id)
             chosen = ChosenValues({})
             if reads_values:
-                chosen = choose_values(
-                    self.catalog.engine(db_id),
-                    num_values=style.num_values,
-                    max_chars=style.max_value_chars,
-                    rules=self._rules,
-                )
+                with _naming_the_way_out(db_id):
+                    chosen = choose_values(
+                        self.catalog.engine(db_id),
+                        num_values=style.num_values,
+                        max_chars=style.max_value_chars,
+                        rules=self._rules,
+                    )
             left_out = Counter(chosen.left_out)
             descriptions = self._read_descriptions(db_id, left_out) if style.descriptions else {}
             content = self._make_content(state, schema, chosen, descriptions, left_out)
@@ -443,15 +445,10 @@ class PromptWriter(Closing):
             if self._on_progress is not None:
                 self._on_progress(db_id, table, num_rows)
 
-        try:
+        with _naming_the_way_out(db_id):
             build_value_index(
                 self.catalog.engine(db_id), path, excluded=content.secrets, on_progress=report
             )
-        except (DatabaseError, OutputError) as error:
-            hint = "Prompts do without an index where `num_matched_values` is 0."
-            raise type(error)(
-                f"The values of {db_id!r} cannot be indexed: {error} {hint}"
-            ) from error
         self._quiet_s = 0.0 if is_told else time.monotonic() - started
         return path
 
@@ -486,6 +483,18 @@ class _DatabaseContent:
     def secrets(self) -> list[ColumnKey]:
         """The columns of which nothing may be known."""
         return sorted(k for k, judged in self.sensitivity.items() if judged is Sensitivity.SECRET)
+
+
+@contextlib.contextmanager
+def _naming_the_way_out(db_id: str) -> Iterator[None]:
+    """Within the block, what goes wrong with values says which options do without them."""
+    try:
+        yield
+    except (DatabaseError, OutputError) as error:
+        raise type(error)(
+            f"The values of {db_id!r} cannot be used ({error}). `num_values` 0 and "
+            "`num_matched_values` 0 do without them."
+        ) from error
 
 
 def _write_matches(matches: Sequence[ValueMatch], schema: DatabaseSchema) -> str:

@@ -170,7 +170,9 @@ def test_a_value_is_found_in_quotes(tmp_path_factory: pytest.TempPathFactory, va
 
 
 def test_a_word_of_every_question_has_no_other_number(make_database: Callable[..., Path]) -> None:
-    statements = "CREATE TABLE hero (name TEXT); INSERT INTO hero VALUES ('Ares'), ('Alls'), ('Heros')"
+    statements = (
+        "CREATE TABLE hero (name TEXT); INSERT INTO hero VALUES ('Ares'), ('Alls'), ('Heros')"
+    )
     with build(make_database(statements)) as index:
         assert found(index, "Which are they, and how old are all?") == []
         assert found(index, "Is ares a hero?") == ["Ares", "Heros"]

@@ -156,17 +156,27 @@ def test_a_cache_that_takes_no_files_is_done_without(
 
 
 def test_what_cannot_be_indexed_says_how_to_do_without(
-    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     writer = make_writer()
     monkeypatch.setattr(value_index, "_read_pages", fail)
-    with pytest.raises(DatabaseError, match=r"'shop' cannot be indexed: cannot read.*`num_matched"):
+    with pytest.raises(DatabaseError, match=r"'shop' cannot be used \(cannot read.*`num_matched"):
         writer.get_messages("shop", "Who?")
     monkeypatch.setattr(value_index, "_INDEX", "INSERT INTO nowhere VALUES (1)")
     monkeypatch.setattr(value_index, "_read_pages", lambda *_: iter(()))
-    with pytest.raises(OutputError, match=r"written \(no such table.*`num_matched_values` is 0"):
+    with pytest.raises(OutputError, match=r"written \(no such table.*`num_matched_values` 0 do"):
         writer.get_messages("shop", "Who?")
     assert not list((writer._cache_dir or Path()).rglob("*.*"))
+    damaged = tmp_path / "damaged.sqlite"
+    content = bytearray(writer.catalog.path("shop").read_bytes())
+    content[4096:8192] = b"\xab" * 4096
+    damaged.write_bytes(content)
+    with pytest.raises(
+        DatabaseError, match=r"'damaged' cannot be used .*malformed.*`num_matched_v"
+    ):
+        make_writer(damaged).get_messages("damaged", "Who?")
+    asked = make_writer(damaged, num_matched_values=0).get_messages("damaged", "Who?")
+    assert "customer" in asked[0]["content"]
 
 
 def fail(engine: object, table: object, names: object) -> Iterator[list[tuple[object, ...]]]:
