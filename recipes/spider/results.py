@@ -142,7 +142,8 @@ def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[
             seed=data.get("evaluated", name).removeprefix(arm),
             evaluation=tables.get(evaluation, {}).get("joins", evaluation),
             label=data.get("label") or table.get("label", arm),
-            against=tuple(data.get("against") or table.get("against", ())),
+            # What an arm is compared with may be found out after it has run.
+            against=tuple(table.get("against") or data.get("against", ())),
             summary=data["summary"],
             costs=data["costs"],
             is_trained=data["tokens_computed"] > 0.0,
