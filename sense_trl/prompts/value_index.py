@@ -356,7 +356,8 @@ class ValueIndex(Closing):
         A value counts if at least 60 % of it stand in the text as they are, but for case, accents
         and what parts words. Words such as "in" and values of one or two characters count only as
         they are written in the text, and not in lower case, or in quotes. A value inside a longer
-        one that was found ("york" in "new york") does not count.
+        one that was found ("york" in "new york") does not count, nor one that has only words of
+        values found as a whole in common with the text ("DC Comics" with "Marvel Comics").
 
         Args:
             text: a question, with its evidence.
@@ -366,15 +367,16 @@ class ValueIndex(Closing):
         asked = normalise(text).split()[:_MAX_ASKED_WORDS]
         if not asked or max_matches < 1:
             return []
-        found = self._find_whole(text, asked, names)
-        found += self._find_parts(asked, {match.value for match in found}, names)
+        found, taken = self._find_whole(text, asked, names)
+        free = {word for place, word in enumerate(asked) if place not in taken} - _STOP_WORDS
+        found += self._find_parts(asked, free, {match.value for match in found}, names)
         found.sort(key=lambda match: (-match.score, -len(match.value), match.value))
         return found[:max_matches]
 
     def _find_whole(
         self, text: str, asked: Sequence[str], names: Collection[str]
-    ) -> list[ValueMatch]:
-        """Values that are a run of the words."""
+    ) -> tuple[list[ValueMatch], set[int]]:
+        """Values that are a run of the words, and the places of these words."""
         runs: dict[str, list[tuple[int, int]]] = {}
         inflected: dict[str, str] = {}
         for start in range(len(asked)):
@@ -390,6 +392,7 @@ class ValueIndex(Closing):
         run_of = {words: words if words in runs else inflected[words] for words, _, _ in entries}
         spans = {span for run in run_of.values() for span in runs[run]}
         matches = []
+        taken: set[int] = set()
         for words, source, value in entries:
             run = run_of[words]
             if all(_is_covered(span, spans) for span in runs[run]):
@@ -400,12 +403,20 @@ class ValueIndex(Closing):
                 continue
             score = 1.0 if run == words else _INFLECTED_SCORE
             matches.append(ValueMatch(*self._sources[source], value, score))
-        return matches
+            taken.update(place for start, end in runs[run] for place in range(start, end))
+        return matches, taken
 
     def _find_parts(
-        self, asked: Sequence[str], known: Collection[str], names: Collection[str]
+        self,
+        asked: Sequence[str],
+        free: Collection[str],
+        known: Collection[str],
+        names: Collection[str],
     ) -> list[ValueMatch]:
-        """Values of which most stands in the text, found by a word that few values have."""
+        """Values of which most stands in the text, found by a word that few values have.
+
+        One of their words has to be among the `free` ones, which no other value has taken.
+        """
         connection = self._get_connection()
         words = {word for word in asked if len(word) > 2 and word not in _STOP_WORDS}
         words |= {other for word in words for other in (singular(word), plural(word))}
@@ -427,6 +438,7 @@ class ValueIndex(Closing):
             for (number,) in ids:
                 weights[number] += _WEIGHT // (1 + len(ids))
         line = f" {' '.join(asked)} "
+        forms = {form for word in free for form in (word, singular(word), plural(word))}
         matches = []
         ranked = [number for number, _ in weights.most_common(_MAX_RANKED)]
         for words_, source, value in self._select("id", ranked):
@@ -435,7 +447,8 @@ class ValueIndex(Closing):
             # What stands there as a whole was found, but for the longest, or dropped.
             is_new = share < 1 or words_.count(" ") >= _MAX_RUN
             is_enough = share >= _MIN_SHARE and length >= _MIN_COMMON_CHARS
-            if is_new and is_enough and value not in known:
+            is_apart = not forms.isdisjoint(words_.split())
+            if is_new and is_enough and is_apart and value not in known:
                 matches.append(ValueMatch(*self._sources[source], value, share))
         return matches
 

@@ -178,6 +178,33 @@ def test_a_word_of_every_question_has_no_other_number(make_database: Callable[..
         assert found(index, "Is ares a hero?") == ["Ares", "Heros"]
 
 
+PUBLISHERS = """
+CREATE TABLE publisher (name TEXT);
+INSERT INTO publisher VALUES ('Marvel Comics'), ('DC Comics'), ('Image Comics'), ('Ms Marvel 2'),
+    ('Marvel'), ('Harvard Business Review');
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "values"),
+    [
+        # What the others have in common with the question is taken, in any number.
+        ("published by marvel comics", ["Marvel Comics"]),
+        ("marvel comics, and once more Marvel Comics", ["Marvel Comics"]),
+        # A word of their own counts, and so does one that stands apart a second time.
+        ("DC and Marvel Comics", ["DC Comics", "Marvel Comics"]),
+        ("comics beside marvel comics", ["DC Comics", "Marvel Comics"]),
+        ("comics", ["DC Comics"]),
+        ("the harvard business revue and Marvel", ["Harvard Business Review", "Marvel"]),
+    ],
+)
+def test_values_that_share_the_words_of_others_alone_are_not_named(
+    make_database: Callable[..., Path], question: str, values: list[str]
+) -> None:
+    with build(make_database(PUBLISHERS)) as index:
+        assert sorted(found(index, question)) == sorted(values)
+
+
 def test_of_a_table_a_bounded_part_is_read(
     make_database: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
