@@ -23,6 +23,9 @@ MASK_GROUPS = "mask_groups"
 """Name of the column and of the batch entry that says which item each token of an answer is part of
 (a table, a column, a literal), -1 for none."""
 
+LINKED_TEXTS = "linked_texts"
+"""Name of the column and of the batch entry that holds texts a linker's head learns from."""
+
 ANSWERS = "answers"
 """Name of the batch entry that holds the `Answers` of the batch."""
 
@@ -42,6 +45,7 @@ _TREE_ENTRIES = frozenset(
         PAIR_WEIGHT,
         PAIR_MARGIN,
         MASK_GROUPS,
+        LINKED_TEXTS,
         PREFIX_TREE,
     }
 )
@@ -86,6 +90,49 @@ class DataCollatorForWeightedPreference:
                 )
             batch[name] = torch.tensor(values, dtype=torch.float32)
         return batch
+
+
+@dataclass
+class DataCollatorForLinkedTexts:
+    """Adds the `linked_texts` of the examples to the batch as rows of which nothing is trained.
+
+    They are its last rows. The texts themselves are in the batch, too, in the same order.
+
+    Args:
+        collator: builds a batch of `input_ids` and `labels`.
+
+    Example:
+        >>> def collate(rows):
+        ...     return {"labels": [row["labels"] for row in rows]}
+        >>> examples = [{"labels": [1], "linked_texts": [{"input_ids": [5, 6]}]}]
+        >>> batch = DataCollatorForLinkedTexts(collate)(examples)
+        >>> batch["labels"], len(batch["linked_texts"].texts)
+        ([[1], [-100, -100]], 1)
+    """
+
+    collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        texts = [text for example in examples for text in example.get(LINKED_TEXTS) or ()]
+        if not texts:
+            return self.collator(examples)
+        own = [{k: v for k, v in row.items() if k != LINKED_TEXTS} for row in examples]
+        rows = [
+            {"input_ids": text["input_ids"], "labels": [-100] * len(text["input_ids"])}
+            for text in texts
+        ]
+        return {**self.collator([*own, *rows]), LINKED_TEXTS: LinkedTexts(texts)}
+
+
+@dataclass(frozen=True)
+class LinkedTexts:
+    """Texts of a batch, which stay in host memory.
+
+    Attributes:
+        texts: as `sense_trl.steps.linking.write_linked_texts` makes them.
+    """
+
+    texts: list[dict[str, Any]]
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import OrderedDict
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sense_trl._files import read_json, replacing, write_text_atomically
+from sense_trl._files import read_json, replacing
 from sense_trl.checkpoints.starting_model import load_for_generation
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking.labels import ItemKey, LinkingLabels, get_linking_labels
@@ -35,7 +34,15 @@ from sense_trl.schema.schema import DatabaseSchema
 from sense_trl.sql.parsing import SQLParseError
 from sense_trl.steps.generator import find_loaded
 from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
-from sense_trl.trainers.linking.reader import Prefix, StateReader
+from sense_trl.trainers.linking.joint import get_joint_block_chars
+from sense_trl.trainers.linking.reader import Prefix, StateReader, tokenize
+from sense_trl.trainers.linking.saving import (
+    FORMAT,
+    LINKER_FILE,
+    TEACHINGS_FILE,
+    WEIGHTS_FILE,
+    save_head,
+)
 from sense_trl.trainers.linking.state_cache import Marked, StateCache
 from sense_trl.trainers.linking.training import (
     LinkerExample,
@@ -48,14 +55,10 @@ from sense_trl.trainers.teachers.model_identity import get_weights_digest
 
 logger = logging.getLogger(__name__)
 
-LINKER_FILE: Final = "sense_linker.json"
-WEIGHTS_FILE: Final = "sense_linker.safetensors"
-TEACHINGS_FILE: Final = "sense_teachings.safetensors"
 READOUTS: Final = ("once", "repeated")
 """Where items are read: once, in the schema; or, by a model that has then read the question, once
 more behind each."""
 
-_FORMAT: Final = 2
 _MAX_BLOCK_CHARS: Final = 12_000
 # Of items that are read again at a time.
 _MAX_REPEATED_CHARS: Final = 2_000
@@ -114,21 +117,15 @@ class TrainedLinker:
         Raises:
             OutputError: it cannot be written.
         """
-        folder = Path(folder)
-        # Those of a linker that was here before are not what this one says.
-        (folder / TEACHINGS_FILE).unlink(missing_ok=True)
-        with replacing(folder / WEIGHTS_FILE) as file:
-            save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, file)
-        record = {
-            "format": _FORMAT,
-            "base": str(Path(self.base).absolute()) if Path(self.base).is_dir() else self.base,
-            "layer": self.reader.layer,
-            "rank": self.head.rank,
-            "max_block_chars": self.max_block_chars,
-            "readout": self.readout,
-            "weights": _identify(self.reader),
-        }
-        write_text_atomically(folder / LINKER_FILE, json.dumps(record, indent=2) + "\n")
+        save_head(
+            folder,
+            self.head,
+            base=str(Path(self.base).absolute()) if Path(self.base).is_dir() else self.base,
+            layer=self.reader.layer,
+            max_block_chars=self.max_block_chars,
+            readout=self.readout,
+            weights=_identify(self.reader),
+        )
 
     @classmethod
     def load(cls, folder: str | Path, *, base: str | None = None) -> Self:
@@ -146,20 +143,22 @@ class TrainedLinker:
         _check_there(str(folder))
         names = ("format", "base", "layer", "rank", "max_block_chars", "weights")
         record = read_json(folder / LINKER_FILE, "a linker of `sense-trl link train`", *names)
-        if record["format"] != _FORMAT:
+        if record["format"] != FORMAT:
             raise InputError(
                 f"The linker in {str(folder)!r} has the format {record['format']!r}, this version "
-                f"reads {_FORMAT}. Train it again."
+                f"reads {FORMAT}. Train it again."
             )
+        # A model and the linker that was trained along with it move together.
+        trained_on = str(folder) if record["base"] == "." else record["base"]
         try:
             weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
             raise InputError(f"The linker in {str(folder)!r} cannot be read: {error}.") from error
-        reader = open_reader(base or record["base"], layer=record["layer"])
-        if _identify(reader) != record["weights"]:
+        reader = open_reader(base or trained_on, layer=record["layer"])
+        if record["weights"] is not None and record["weights"] != _identify(reader):
             raise ModelError(
                 f"The linker in {str(folder)!r} was trained on the states of another model than "
-                f"{base or record['base']!r}. Name the one it was trained on, or train it again."
+                f"{base or trained_on!r}. Name the one it was trained on, or train it again."
             )
         readout = record.get("readout", "once")
         head = LinkerHead(
@@ -176,7 +175,7 @@ class TrainedLinker:
         return cls(
             reader,
             head,
-            record["base"],
+            trained_on,
             max_block_chars=record["max_block_chars"],
             readout=readout,
         )
@@ -378,7 +377,8 @@ def _check_there(folder: str) -> None:
     if not (Path(folder) / LINKER_FILE).is_file():
         raise InputError(
             f"`linker` is {folder!r}, which holds no {LINKER_FILE}. Give a folder that `sense-trl "
-            "link train` wrote, or `names`, where it is taken, to go by names and keys."
+            "link train`, or `sft` with `link_weight`, wrote, or `names`, where it is taken, to go "
+            "by names and keys."
         )
 
 
@@ -493,6 +493,64 @@ def read_examples(
                     )
                 )
     return examples
+
+
+def write_linked_texts(
+    questions: Sequence[Question],
+    schemas: Mapping[str, DatabaseSchema],
+    tokenizer: Any,
+    *,
+    max_length: int | None,
+) -> list[list[dict[str, Any]]]:
+    """What a linker reads of each question, for `SenseSFTTrainer` to train one along.
+
+    Args:
+        questions: with gold SQL.
+        schemas: by `db_id`.
+        tokenizer: of the model that is trained.
+        max_length: tokens of a text; a schema that is longer is read in several blocks.
+
+    Returns:
+        For each question the texts of its column `linked_texts`, one for each block: tokens,
+        positions of those of items and words, labels, and the numbers of `ItemRelations`.
+
+    Raises:
+        InputError: as `label_questions`, or a text is longer than `max_length`.
+        SQLParseError: as `label_questions`.
+    """
+    labels = label_questions(questions, schemas)
+    max_chars = get_joint_block_chars(max_length)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for db_id, asked in _group(questions).items():
+        found |= {question.question_id: [] for question in asked}
+        for block in write_blocks(schemas[db_id], max_chars=max_chars):
+            prefix, items_at = tokenize(tokenizer, block.text, block.spans)
+            items = ItemTensors(schemas[db_id], block.items)
+            for question in asked:
+                ids, words_at = tokenize(tokenizer, *split_question(_get_text(question)))
+                if max_length is not None and len(prefix) + len(ids) > max_length:
+                    raise InputError(
+                        f"`max_length` is {max_length}, but the linker's text of the question "
+                        f"{question.question_id!r} has {len(prefix) + len(ids)} tokens. Raise it, "
+                        "or train the linker alone with `sense-trl link train`."
+                    )
+                relations = items.relate(_get_text(question))
+                wanted = labels[question.question_id].items
+                found[question.question_id].append(
+                    {
+                        "input_ids": [*prefix, *ids],
+                        "items": items_at,
+                        "words": [[len(prefix) + place for place in own] for own in words_at],
+                        "kinds": items.kinds.tolist(),
+                        "labels": [item in wanted for item in block.items],
+                        "parents": relations.parents.tolist(),
+                        "linked": relations.linked.tolist(),
+                        "places": relations.places.tolist(),
+                        "likeness": relations.likeness.tolist(),
+                        "sizes": [len(KINDS), len(FEATURES)],
+                    }
+                )
+    return [found[question.question_id] for question in questions]
 
 
 def train_linker(
@@ -718,5 +776,5 @@ def _group(questions: Sequence[Question]) -> dict[str, list[Question]]:
 
 def _identify(reader: StateReader) -> str:
     # The same model is read in float32 on a CPU, and as it was saved on a GPU.
-    weights = ((name, tensor.bfloat16()) for name, tensor in reader.get_last_parameters())
+    weights = ((name, tensor.bfloat16()) for name, tensor in reader.last_layer.named_parameters())
     return get_weights_digest(weights)[:16]

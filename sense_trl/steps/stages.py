@@ -348,7 +348,7 @@ def sft(data: DataArguments, model: ModelConfig, config: SenseSFTConfig, console
         InputError: see `check_model_arguments` and `load_task`.
     """
     check_model_arguments(model, use_cpu=config.use_cpu)
-    rows = load_rows(data, model.model_name_or_path)
+    rows = load_rows(data, model.model_name_or_path, link_for=config)
     style = get_style(data, model.model_name_or_path)
     title = "Supervised fine-tuning"
     _train("sft", title, rows, style, _identify(rows), model, config, console)
@@ -481,7 +481,10 @@ def dpo(
 
 
 def load_rows(
-    data: DataArguments, *models: str | None, mask_spans: bool = False
+    data: DataArguments,
+    *models: str | None,
+    mask_spans: bool = False,
+    link_for: SenseSFTConfig | None = None,
 ) -> datasets.Dataset:
     """The gold answers of the questions as rows `{db_id, prompt, completion}`.
 
@@ -489,14 +492,29 @@ def load_rows(
         data: the questions.
         models: see `load_styled_task`.
         mask_spans: see `TextToSQLTask.prompt_completion_rows`.
+        link_for: how the first of `models` is trained: with a linker, for which there are
+            `linked_texts`, where it has a `link_weight`.
 
     Raises:
-        InputError: see `load_task`.
+        InputError: see `load_task` and `write_linked_texts`.
     """
     import datasets
 
     task = load_styled_task(data, *models)
     rows = task.prompt_completion_rows(task.questions, mask_spans=mask_spans)
+    if link_for is not None and link_for.link_weight:
+        from sense_trl.checkpoints.starting_model import load_stage_tokenizer
+        from sense_trl.steps.linking import write_linked_texts
+
+        assert models[0] is not None, "checked before"
+        texts = write_linked_texts(
+            task.questions,
+            task.schemas,
+            load_stage_tokenizer(models[0]),
+            max_length=link_for.max_length,
+        )
+        for row, own in zip(rows, texts, strict=True):
+            row["linked_texts"] = own
     return datasets.Dataset.from_list(rows)
 
 

@@ -166,7 +166,8 @@ def _save(
 ) -> MergeCheck | None:
     """Write what the next stage starts from, with the tokenizer, from the main process alone.
 
-    The style of the prompts, where it is known, stands beside it and beside its adapter.
+    The style of the prompts, where it is known, and a linker that was trained along stand beside it
+    and beside its adapter.
 
     An adapter on 16 or 32 bits is merged, so that `output` is a plain checkpoint; the adapter alone
     is in `output / "adapter"`, with the tokenizer as well, which starting from it needs. An adapter
@@ -199,10 +200,13 @@ def _save(
             model.save_pretrained(output)
             _write_card(trainer, start, output)
         start.tokenizer.save_pretrained(output)
-    if style is not None and trainer.accelerator.is_main_process:
+    # Neither is in what `save_pretrained` writes.
+    beside = [part for part in (style, getattr(trainer, "linking", None)) if part is not None]
+    if trainer.accelerator.is_main_process:
         adapters = [output / "adapter"] if (output / "adapter").is_dir() else []
         for folder in (output, *adapters):
-            style.save(folder)
+            for part in beside:
+                part.save(folder)
     trainer.accelerator.wait_for_everyone()
     return check
 

@@ -102,6 +102,11 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.link_weight:
+            raise InputError(
+                f"`link_weight` is {self.link_weight!r}, but `KIDTrainer` trains no linker. Train "
+                "it along with `sense-trl sft`, or alone with `sense-trl link train`."
+            )
         self._check_teacher_options()
         self._check_choices()
         self._check_numbers()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from trl import SFTConfig
 
+from sense_trl.errors import InputError
+from sense_trl.options import option
 from sense_trl.trainers.compat.trl import use_current_checkpointing_names
 from sense_trl.trainers.options import SenseOptions
 
@@ -17,6 +20,9 @@ class SenseSFTConfig(SenseOptions, SFTConfig):  # type: ignore[misc]
     One of TRL's own fields differs: `max_length` defaults to 2048, and without `packing` an example
     that does not fit is never cut.
 
+    Args:
+        link_weight: weight of the loss of a schema linker whose head is trained along.
+
     Raises:
         InputError: an option is out of range.
 
@@ -26,7 +32,17 @@ class SenseSFTConfig(SenseOptions, SFTConfig):  # type: ignore[misc]
         'auto'
     """
 
+    link_weight: float = option(
+        "Weight of the loss of a schema linker that is trained along, and saved beside the model: "
+        "`linker` takes the folder. 0 trains none.",
+        default=0.0,
+    )
+
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.link_weight) and self.link_weight >= 0):
+            raise InputError(
+                f"`link_weight` is {self.link_weight!r}; expected a finite number of at least 0."
+            )
         self._check_options()
         use_current_checkpointing_names(self)
         super().__post_init__()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sense_trl.collators import PREFIX_TREE
+from transformers.trainer_utils import get_last_checkpoint
+
+from sense_trl.collators import LINKED_TEXTS, PREFIX_TREE, DataCollatorForLinkedTexts
+from sense_trl.trainers.linking.joint import JointLinking
 from sense_trl.trainers.sft_base import BaseSFTTrainer
 
 
@@ -22,6 +25,9 @@ class SenseSFTTrainer(BaseSFTTrainer):
     * Where answers end in a special token that generation does not stop at (a base model under a
       chat template), generation is made to stop at it; where they end in none, training does not
       start. Neither does it with rows that have no token to learn.
+    * With `link_weight` the head of a schema linker learns from the column `linked_texts` in the
+      same forward pass, on states of the model, which learns from its loss, too (`losses/link`); it
+      is saved beside the model and every checkpoint. `sense-trl sft` makes the column.
     * Adapters of quantised models are stored in float32, and 4-bit models on a CPU are kept from
       bitsandbytes' in-place repacking.
 
@@ -75,6 +81,38 @@ class SenseSFTTrainer(BaseSFTTrainer):
 
     _tag_names = ["trl", "sft", "sense"]  # noqa: RUF012 - TRL declares it as an instance-level list
     _name = "SENSE SFT"
+    _own_columns = (LINKED_TEXTS,)
+
+    linking: JointLinking | None = None
+    """The linker that is trained along."""
+
+    def _wrap_collator(self, collator: Any) -> Any:
+        if self.args.link_weight:
+            self.linking = JointLinking(self)
+            collator = DataCollatorForLinkedTexts(collator)
+        return super()._wrap_collator(collator)
+
+    def create_optimizer(self, *args: Any, **options: Any) -> Any:
+        """TRL's, with the head of the linker."""
+        optimizer = super().create_optimizer(*args, **options)
+        if self.linking is not None:
+            self.linking.start(optimizer)
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """TRL's, with the head of the linker."""
+        super().save_model(output_dir, _internal_call)
+        if self.linking is not None and self.args.should_save:
+            self.linking.save(output_dir or self.args.output_dir)
+
+    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+        """TRL's, with the head of the linker."""
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        if self.linking is not None and folder:
+            self.linking.load(folder)
+        return super().train(resume_from_checkpoint, **options)
 
     def compute_loss(
         self,
@@ -84,6 +122,19 @@ class SenseSFTTrainer(BaseSFTTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """TRL's loss of one micro-batch, from its prefix tree where prefixes are shared."""
+        linked = inputs.get(LINKED_TEXTS)
+        inputs = {key: value for key, value in inputs.items() if key != LINKED_TEXTS}
         inputs = self.prefix_sharing.add_tree(inputs)
-        self.prefix_sharing.log_tokens(inputs["input_ids"], inputs.get(PREFIX_TREE))
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        tree = inputs.get(PREFIX_TREE)
+        self.prefix_sharing.log_tokens(inputs["input_ids"], tree)
+        if self.linking is None or linked is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self.linking.reading() as states:
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, *outputs = result if return_outputs else (result,)
+        own = self.linking.get_loss(states[0], linked.texts, tree)
+        self._add_metric("losses/link", own)
+        # A mean over the micro-batch, which `Trainer` divides only where no tokens are counted.
+        steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        loss = loss + self.args.link_weight * own / steps
+        return (loss, *outputs) if return_outputs else loss

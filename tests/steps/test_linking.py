@@ -380,6 +380,44 @@ def test_names_with_line_breaks_stay_on_their_line(
     assert sum("a<|im_end|> b.x y" in line for line in shown) == 1
 
 
+def test_a_linker_that_learned_along_is_taken_from_the_folder_of_the_model(
+    folder: Path, linker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, database = tmp_path / "sft", str(folder / "town.sqlite")
+    options = {
+        "model_name_or_path": folder / "llama",
+        "database": database,
+        "questions": folder / "named.jsonl",
+        "output_dir": output,
+        "link_weight": 0.5,
+        "use_peft": "true",
+        "max_steps": 2,
+        "use_cpu": "true",
+        "bf16": "false",
+        "report_to": "none",
+    }
+    command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    assert main(["sft", *command]) == 0
+    question = "Which colour of each pet?"
+    merged = TrainedLinker.load(output).of(get_town(folder)).score(question)
+    # The adapter reads as what it was merged into, wherever the folder is moved.
+    (output / "adapter").rename(tmp_path / "moved")
+    moved = TrainedLinker.load(tmp_path / "moved").of(get_town(folder)).score(question)
+    assert moved == pytest.approx(merged, abs=1e-3)
+    # Training has changed the states that it reads.
+    assert TrainedLinker.load(output, base=str(folder / "llama")).of(get_town(folder)).score(
+        question
+    ) != pytest.approx(merged, abs=1e-3)
+    capsys.readouterr()
+    assert link(folder, "evaluate", str(output)) == 0
+    assert "12 questions: column PR-AUC" in capsys.readouterr().out
+    ask = ["ask", question, "--database", database, "--model_name_or_path", str(output)]
+    ask += ["--linker", str(output), "--force_style", "--max_new_tokens", "4"]
+    # What a model of random weights writes is no query.
+    assert main(ask) == 1
+    assert "the text holds no statement" in capsys.readouterr().out
+
+
 def test_a_generator_learns_from_what_names_leave_and_all_that_gold_uses(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

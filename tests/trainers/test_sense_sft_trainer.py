@@ -36,6 +36,7 @@ def test_the_options_are_those_of_trl_and_the_shared_ones(tmp_path):
         "fold_system_message",
         "require_end_token",
         "template_date",
+        "link_weight",
     }
     config = SenseSFTConfig(str(tmp_path), use_cpu=True, bf16=False)
     assert config.max_length == 2048

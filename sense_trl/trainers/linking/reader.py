@@ -82,9 +82,17 @@ class StateReader:
         self.hidden_size: Final = int(base.config.hidden_size)
         self.context: Final = int(getattr(base.config, "max_position_embeddings", sys.maxsize))
 
-    def get_last_parameters(self) -> list[tuple[str, Tensor]]:
-        """The weights of the last layer that is run, which tell models apart."""
-        return list(self._decoder.layers[-1].named_parameters())
+    @property
+    def last_layer(self) -> nn.Module:
+        """The model's own layer whose output is taken."""
+        layer: nn.Module = self._decoder.layers[-1]
+        return layer
+
+    def read_row(self, input_ids: Sequence[int]) -> Tensor:
+        """States of a text that is tokenised already, `[tokens, hidden]`."""
+        ids = torch.tensor([input_ids], device=self._decoder.embed_tokens.weight.device)
+        states: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        return states[0]
 
     def get_identity(self) -> str:
         """Identity of what makes states of texts: weights, settings, tokens and the layer."""
@@ -107,7 +115,7 @@ class StateReader:
         Raises:
             InputError: it is longer than the model's context.
         """
-        ids, pieces = self._tokenize(text, spans)
+        ids, pieces = tokenize(self._tokenizer, text, spans)
         self._check_length(0, len(ids))
         device = self._decoder.embed_tokens.weight.device
         cache = DynamicCache(config=self._decoder.config)
@@ -117,7 +125,7 @@ class StateReader:
             return_dict=True,
             **{get_cache_argument(self._decoder): cache},
         )
-        states = _average(output.last_hidden_state[0], pieces)
+        states = average(output.last_hidden_state[0], pieces)
         return Prefix(states, cache, len(ids))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -137,7 +145,9 @@ class StateReader:
         Raises:
             InputError: one of them does not fit into the model's context.
         """
-        rows = [self._tokenize(text, own) for text, own in zip(texts, spans, strict=True)]
+        rows = [
+            tokenize(self._tokenizer, text, own) for text, own in zip(texts, spans, strict=True)
+        ]
         for ids, _ in rows:
             self._check_length(prefix.num_tokens, len(ids))
         found: list[Tensor] = []
@@ -182,7 +192,7 @@ class StateReader:
             if added := prefix.cache.get_seq_length() - before:
                 prefix.cache.crop(-added)
         states = output.last_hidden_state[0].split(lengths)
-        return [_average(own, pieces) for own, (_, pieces) in zip(states, rows, strict=True)]
+        return [average(own, pieces) for own, (_, pieces) in zip(states, rows, strict=True)]
 
     def _check_length(self, before: int, count: int) -> None:
         if before + count > self.context:
@@ -192,28 +202,34 @@ class StateReader:
                 "shorter question, or take a model of a longer context."
             )
 
-    def _tokenize(
-        self, text: str, spans: Sequence[tuple[int, int]]
-    ) -> tuple[list[int], list[list[int]]]:
-        """Token ids, and the tokens of each span."""
-        # A name that looks like a control token is text.
-        encoded = self._tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
-        )
-        offsets = encoded["offset_mapping"]
-        pieces: list[list[int]] = [[] for _ in spans]
-        first = 0
-        for number, (start, end) in enumerate(spans):
-            while first < len(offsets) - 1 and offsets[first][1] <= start:
-                first += 1
-            token = first
-            while token < len(offsets) and offsets[token][0] < end:
-                pieces[number].append(token)
-                token += 1
-            pieces[number] = pieces[number] or [first]
-        return list(encoded["input_ids"]), pieces
+
+def tokenize(
+    tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a text, and the positions of the tokens of each span.
+
+    Args:
+        tokenizer: a fast one.
+        text: a name in it that looks like a control token is text.
+        spans: `[start, end)` in characters.
+    """
+    encoded = tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+    )
+    offsets = encoded["offset_mapping"]
+    pieces: list[list[int]] = [[] for _ in spans]
+    first = 0
+    for number, (start, end) in enumerate(spans):
+        while first < len(offsets) - 1 and offsets[first][1] <= start:
+            first += 1
+        token = first
+        while token < len(offsets) and offsets[token][0] < end:
+            pieces[number].append(token)
+            token += 1
+        pieces[number] = pieces[number] or [first]
+    return list(encoded["input_ids"]), pieces
 
 
-def _average(states: Tensor, pieces: Sequence[Sequence[int]]) -> Tensor:
+def average(states: Tensor, pieces: Sequence[Sequence[int]]) -> Tensor:
     """Means of states, `[tokens, hidden]` -> `[spans, hidden]`, in float32."""
     return torch.stack([states[list(tokens)].float().mean(0) for tokens in pieces]).cpu()

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -185,25 +185,16 @@ def _train(
     )
     distinct = list({id(example.items): example.items for example in examples}.values())
     head.initialize(_sample(distinct), _sample([example.words for example in examples]))
-    weights = []
-    for chosen in (kinds == 0, kinds > 0):
-        share = labels[chosen].float().mean().clamp(min=1e-6)
-        weights.append(float(((1 - share) / share).clamp(1e-3, config.max_positive_weight)))
-    matrices, others = head.get_parameter_groups()
+    weights = get_positive_weights(kinds, labels, config.max_positive_weight)
+    groups = get_optimizer_groups(head, config)
     projector = None
     if teachings is not None and config.distillation == "features":
         assert teachings[0].features is not None, "checked before"
         # Whatever is learnt from the teacher, the seed means the same head and the same order.
         with torch.random.fork_rng():
             projector = nn.Linear(config.rank, teachings[0].features.shape[-1])
-        matrices += projector.parameters()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0, "lr": _FACTOR_OF_FEW * config.learning_rate},
-        ],
-        lr=config.learning_rate,
-    )
+        groups[0]["params"] += projector.parameters()
+    optimizer = torch.optim.AdamW(groups)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, config.num_epochs * steps_per_epoch
@@ -213,7 +204,7 @@ def _train(
         for chosen in torch.randperm(len(examples)).split(config.batch_size):
             batch = [examples[i] for i in chosen.tolist()]
             own = None if teachings is None else [teachings[i] for i in chosen.tolist()]
-            terms = dict(_get_terms(head, batch, config, weights, own, projector))
+            terms = dict(get_terms(head, batch, config, weights, own, projector))
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -223,6 +214,25 @@ def _train(
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / steps_per_epoch
         logger.info("Epoch %d: %s", epoch + 1, {k: round(v, 4) for k, v in totals.items()})
     return head.eval()
+
+
+def get_positive_weights(kinds: Tensor, labels: Tensor, largest: float) -> list[float]:
+    """How much more labels count than what is none, apart for what is no part, and for parts."""
+    weights = []
+    for chosen in (kinds == 0, kinds > 0):
+        share = labels[chosen].float().mean().clamp(min=1e-6)
+        weights.append(float(((1 - share) / share).clamp(1e-3, largest)))
+    return weights
+
+
+def get_optimizer_groups(head: LinkerHead, config: LinkerTrainingConfig) -> list[dict[str, Any]]:
+    """The parameters of a head as an optimizer takes them: K and Q, and the few others."""
+    matrices, others = head.get_parameter_groups()
+    rate = config.learning_rate
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay, "lr": rate},
+        {"params": others, "weight_decay": 0.0, "lr": _FACTOR_OF_FEW * rate},
+    ]
 
 
 def _sample(states: Sequence[Tensor]) -> Tensor:
@@ -236,7 +246,7 @@ def _sample(states: Sequence[Tensor]) -> Tensor:
     return torch.cat(chosen)
 
 
-def _get_terms(
+def get_terms(
     head: LinkerHead,
     batch: Sequence[LinkerExample],
     config: LinkerTrainingConfig,
@@ -244,7 +254,16 @@ def _get_terms(
     teachings: Sequence[LinkerTeaching] | None,
     projector: nn.Linear | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """The terms of the loss of a step, each a scalar."""
+    """The terms of the loss of a step by name, each a scalar.
+
+    Args:
+        head: that learns.
+        batch: examples.
+        config: what is learnt, and from what.
+        weights: of `get_positive_weights`.
+        teachings: of each example; none where nothing is learnt from a teacher.
+        projector: of words, for features.
+    """
 
     def pad(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
         return pad_sequence(list(tensors), batch_first=True, padding_value=value)

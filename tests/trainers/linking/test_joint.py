@@ -1,0 +1,121 @@
+"""A linker that is trained along with the model whose states it reads."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from tiny_models import QUESTIONS, assert_same_weights, get_history
+
+from sense_trl.collators import LINKED_TEXTS, PREFIX_TREE
+from sense_trl.database.engine import ColumnInfo, TableInfo
+from sense_trl.errors import InputError
+from sense_trl.questions import Question
+from sense_trl.schema import DatabaseSchema
+from sense_trl.steps.linking import TrainedLinker, write_linked_texts
+from sense_trl.trainers import KIDConfig, SenseSFTConfig
+from sense_trl.trainers.linking import StateReader, joint
+from sense_trl.trainers.linking.joint import _make_example
+from sense_trl.trainers.linking.training import LinkerTrainingConfig, get_terms
+
+COLUMNS = tuple(ColumnInfo(name, "", False, 0) for name in ("id", "name", "age"))
+SCHEMAS = {
+    name: DatabaseSchema(name, "sqlite", (TableInfo(name, COLUMNS, (), False),))
+    for name in dict.fromkeys(row["db_id"] for row in QUESTIONS)
+}
+ASKED = [
+    Question(row["question_id"], row["db_id"], row["prompt"].splitlines()[1], row["completion"])
+    for row in QUESTIONS
+]
+TEXTS = write_linked_texts(ASKED, SCHEMAS, tiny_models.build_tiny_tokenizer(), max_length=512)
+ROWS = [{**row, LINKED_TEXTS: texts} for row, texts in zip(QUESTIONS, TEXTS, strict=True)]
+
+# Of sums in another order.
+CLOSE = {"rtol": 1e-4, "atol": 5e-5}
+
+
+def get_loss(trainer: Any, num_rows: int = 4) -> torch.Tensor:
+    """The loss of the first rows, with its gradients in the parameters."""
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(num_rows)])
+    assert (PREFIX_TREE in batch) == trainer.prefix_sharing.is_on
+    trainer.model.train()
+    loss: torch.Tensor = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+def test_loss_and_gradients_are_those_of_texts_that_are_read_apart(
+    train_sft: Any, architecture: str, shares: bool
+) -> None:
+    options = {"lora": False, "start": False, "architecture": architecture}
+    plain = train_sft(rows=ROWS, prefix_sharing=shares, **options)
+    linked = train_sft(rows=ROWS, prefix_sharing=shares, link_weight=0.5, **options)
+    linked.create_optimizer()
+    head = linked.linking.head
+    assert head.item_projection.weight.any()
+    head.dropout.p = 0.0
+    found = get_loss(linked)
+    of_head = {name: p.grad.clone() for name, p in head.named_parameters()}
+    head.zero_grad()
+
+    expected = get_loss(plain)
+    examples = []
+    for (text,) in TEXTS[:4]:
+        output = plain.model(torch.tensor([text["input_ids"]]), output_hidden_states=True)
+        # Of two layers the first is nearest to two thirds.
+        examples.append(_make_example(text, output.hidden_states[1][0]))
+    config = LinkerTrainingConfig()
+    terms = dict(get_terms(head, examples, config, linked.linking._weights, None, None))
+    loss = 0.5 * torch.stack(list(terms.values())).sum()
+    loss.backward()
+    torch.testing.assert_close(found, expected + loss.detach())
+    others = dict(plain.model.named_parameters())
+    for name, parameter in linked.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, others[name].grad, **CLOSE)
+    for name, parameter in head.named_parameters():
+        torch.testing.assert_close(of_head[name], parameter.grad, **CLOSE)
+
+
+def test_a_linker_learns_along_goes_on_where_it_stopped_and_is_found_beside_the_model(
+    train_sft: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Random states differ in directions that dropout drowns.
+    hurried = partial(LinkerTrainingConfig, learning_rate=0.005, dropout=0.0)
+    monkeypatch.setattr(joint, "LinkerTrainingConfig", hurried)
+    options = {"rows": ROWS, "link_weight": 1.0, "max_steps": 8, "gradient_accumulation_steps": 2}
+    options |= {"save_strategy": "steps", "save_steps": 4}
+    whole = train_sft(**options)
+    # Two steps are an epoch.
+    losses = get_history(whole, "losses/link")
+    assert sum(losses[-2:]) < 0.7 * sum(losses[:2])
+    resumed = train_sft(resume_from=str(tmp_path / "out" / "checkpoint-4"), **options)
+    assert_same_weights(whole, resumed)
+    for name, tensor in whole.linking.head.state_dict().items():
+        assert torch.equal(tensor, resumed.linking.head.state_dict()[name]), name
+    # Beside an adapter, too, it reads what it was trained on, in the same words.
+    loaded = TrainedLinker.load(tmp_path / "out" / "checkpoint-8")
+    text, question = TEXTS[0][0], ASKED[0]
+    reader = StateReader(whole.model.eval(), whole.processing_class)
+    with torch.no_grad():
+        example = _make_example(text, reader.read_row(text["input_ids"]))
+        head = whole.linking.head.eval()
+        logits, _ = head(example.items, example.words, example.kinds, example.relations)
+    scores = loaded.of(SCHEMAS[question.db_id]).score(f"\n{question.question}")
+    assert list(scores.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-4)
+
+
+def test_what_trains_no_linker_says_so(train_sft: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`link_weight` is 1\.0, but the dataset has no column"):
+        train_sft(link_weight=1.0, start=False)
+    with pytest.raises(InputError, match="`packing` and `padding_free` lay out rows"):
+        train_sft(rows=ROWS, link_weight=1.0, start=False, packing=True)
+    with pytest.raises(InputError, match="`link_weight` is -1"):
+        SenseSFTConfig(str(tmp_path), link_weight=-1.0)
+    with pytest.raises(InputError, match="`KIDTrainer` trains no linker"):
+        KIDConfig(str(tmp_path), link_weight=1.0, use_cpu=True, bf16=False)
+    with pytest.raises(InputError, match="the linker's text of the question 'q0-0' has"):
+        write_linked_texts(ASKED[:1], SCHEMAS, tiny_models.build_tiny_tokenizer(), max_length=20)
