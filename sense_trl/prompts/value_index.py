@@ -53,6 +53,10 @@ _INSERTED_AT_ONCE: Final = 10_000
 _MAX_OF_WORD: Final = 300
 # Columns of these types hold no text, in DuckDB for certain and in SQLite by its affinity.
 _NUMBER_TYPE: Final = re.compile(r"INT|REAL|FLOA|DOUB|DEC|NUMERIC|NUMBER|BOOL|BLOB|BINARY", re.I)
+# Types of PostgreSQL whose values nobody writes as texts.
+_POSTGRES_NO_TEXT: Final = re.compile(
+    r"\b(?:timestamp|time|interval|jsonb?|uuid|bytea|xml|tsvector)\b|\[\]"
+)
 _DUCKDB_TEXT: Final = re.compile(r"(?:VARCHAR|ENUM\(.*\)|DATE)\Z", re.S)
 
 # ---------------------------------------------------------------------- looking up
@@ -247,6 +251,8 @@ def _stage(
 def _may_hold_text(type_: str, dialect: str) -> bool:
     if dialect == "duckdb":
         return _DUCKDB_TEXT.match(type_) is not None
+    if dialect == "postgres" and _POSTGRES_NO_TEXT.search(type_):
+        return False
     return _NUMBER_TYPE.search(type_) is None
 
 

@@ -19,6 +19,7 @@ from sense_trl.database.postgres_session import NameCheck
 from sense_trl.database.profile import read_rows
 from sense_trl.errors import DatabaseError, InputError
 from sense_trl.prompts import PromptStyle
+from sense_trl.prompts.value_index import ValueIndex, build_value_index
 from sense_trl.prompts.writer import PromptWriter
 from sense_trl.schema import check_tables, format_schema, get_schema
 from sense_trl.verification.suite.verifier import SuiteVerifier
@@ -106,6 +107,22 @@ def test_prompts_are_in_postgresql(shop: str) -> None:
     with PostgresEngine(shop) as engine:
         compact = format_schema(get_schema(engine, "shop"))
     assert 'bill.customer_id = "Customer".id' in compact
+
+
+def test_texts_and_days_are_indexed(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    name = postgres_server.create_database(
+        "CREATE TYPE mood AS ENUM ('calm'); CREATE TABLE log (kind varchar(9), mood mood, day date,"
+        " at timestamptz, tags text[], doc jsonb, who uuid);"
+        "INSERT INTO log VALUES ('start', 'calm', '2025-05-01', '2025-05-01', '{red}', '[\"blue\"]',"
+        " '12345678-1234-1234-1234-123456789012')"
+    )
+    role = postgres_server.create_role("GRANT SELECT ON log TO {role}", database=name)
+    with PostgresEngine(postgres_server.dsn(name, *role)) as engine:
+        build_value_index(engine, tmp_path / "index")
+    with ValueIndex(tmp_path / "index") as index:
+        assert len(index) == 3
+        found = index.find("is a calm start on 2025-05-01 red or blue?", max_matches=9)
+    assert sorted(match.value for match in found) == ["2025-05-01", "calm", "start"]
 
 
 def test_rows_of_a_large_table_are_a_sample(postgres_server: PostgresServer) -> None:
