@@ -309,7 +309,8 @@ def _write_behind(
     """What is read of a question behind a block, with the spans whose states are taken."""
     if readout == "once":
         return [split_question(question)]
-    return [*repeat_items(question, block, max_chars=min(_MAX_REPEATED_CHARS, max_block_chars))]
+    max_chars = min(_MAX_REPEATED_CHARS, max_block_chars // 2)
+    return [*repeat_items(question, block, max_chars=max_chars)]
 
 
 def _split_states(items: Tensor, read: Sequence[Tensor], question: str) -> tuple[Tensor, Tensor]:
@@ -452,8 +453,10 @@ def read_examples(
     blocks = {db_id: write_blocks(schemas[db_id], max_chars=max_chars) for db_id in groups}
 
     def write(asked: Sequence[Question], block: SchemaBlock) -> list[list[Marked]]:
-        options = {"readout": readout, "max_block_chars": max_chars}
-        return [_write_behind(_get_text(question), block, **options) for question in asked]
+        return [
+            _write_behind(_get_text(question), block, readout=readout, max_block_chars=max_chars)
+            for question in asked
+        ]
 
     cache.check_space(
         sum(

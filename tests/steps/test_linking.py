@@ -14,7 +14,7 @@ from sense_trl.cli.main import main
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking import get_linking_labels
-from sense_trl.linking.names import KINDS
+from sense_trl.linking.names import FEATURES, KINDS
 from sense_trl.linking.reading import repeat_items, split_question, write_blocks
 from sense_trl.options import GeneratorOptions, PromptOptions
 from sense_trl.prompts import PromptStyle
@@ -41,7 +41,7 @@ from sense_trl.steps.linking import (
 )
 from sense_trl.steps.prompting import get_linker, identify_style
 from sense_trl.task import TextToSQLTask
-from sense_trl.trainers.linking import StateReader
+from sense_trl.trainers.linking import LinkerHead, StateReader
 from sense_trl.trainers.linking.training import LinkerTrainingConfig, train_linker_head
 
 TABLES = {
@@ -175,7 +175,7 @@ def test_items_that_are_read_again_behind_the_question(
     block, *_ = write_blocks(town, max_chars=256)
     for question, example in zip(questions, examples, strict=False):
         asked = f"\n{question.question}"
-        (text, spans), *others = repeat_items(asked, block, max_chars=256)
+        (text, spans), *others = repeat_items(asked, block, max_chars=128)
         assert others
         rows = [tokenizer(part, add_special_tokens=False) for part in (block.text, text)]
         ids = torch.tensor([[token for row in rows for token in row["input_ids"]]])
@@ -221,6 +221,9 @@ def test_blocks_fit_into_a_short_context(folder: Path, linker: Path) -> None:
     with DatabaseCatalog.from_path(path) as catalog:
         schema = get_schema(catalog.engine("wide"), "wide")
     assert len(loaded.of(schema).score("Which long name is number 7?")) == 61
+    head = LinkerHead(64, item_size=128, num_kinds=len(KINDS), num_features=len(FEATURES))
+    repeated = TrainedLinker(loaded.reader, head, loaded.base, readout="repeated")
+    assert len(repeated.of(schema).score("Which long name is number 7?")) == 61
 
 
 def test_a_model_that_writes_sql_is_not_loaded_a_second_time(

@@ -41,8 +41,8 @@ _NUM_READ: Final = 48
 
 
 def get_joint_block_chars(max_length: int | None) -> int:
-    """Characters of a block of a schema, some three a token, so that it fits into `max_length`."""
-    return 12_000 if max_length is None else min(12_000, 2 * max_length)
+    """Characters of a block of a schema: where names are short, a token has hardly two of them."""
+    return 12_000 if max_length is None else min(12_000, max_length)
 
 
 class JointLinking:

@@ -86,14 +86,14 @@ def test_other_texts_places_layers_and_models_are_other_states(tmp_path: Path) -
     assert StateCache(make_reader(layer=2), tmp_path).get_missing(PREFIX, TEXTS[:1])
     trained = make_reader(layer=1)
     with torch.no_grad():
-        trained.get_last_parameters()[0][1][0, 0] += 0.5
+        next(trained.last_layer.parameters())[0, 0] += 0.5
     assert StateCache(trained, tmp_path).get_missing(PREFIX, TEXTS[:1])
 
 
 def test_states_beyond_float16_stay_finite() -> None:
     reader = make_reader()
     with torch.no_grad():
-        for _, weight in reader.get_last_parameters():
+        for weight in reader.last_layer.parameters():
             weight.mul_(1e4)
     items, _ = StateCache(reader).read(PREFIX, TEXTS[:1])
     assert items.isfinite().all()
