@@ -24,7 +24,7 @@ from typing import Final
 
 from sense_trl._closing import Closing
 from sense_trl._files import replacing
-from sense_trl.database.engine import SQLEngine, TableInfo
+from sense_trl.database.engine import LimitKind, SQLEngine, TableInfo
 from sense_trl.database.profile import quote_name
 from sense_trl.database.text import get_nameable_tables
 from sense_trl.errors import DatabaseError, OutputError
@@ -133,7 +133,7 @@ def build_value_index(
     with replacing(path, is_shared=True, is_synced=False) as temporary:
         # Whoever may not read the database is not to read its texts here.
         temporary.touch()
-        temporary.chmod(_get_mode(engine))
+        temporary.chmod(_get_mode(engine, temporary.stat().st_gid))
         connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             connection.executescript(
@@ -150,11 +150,13 @@ def build_value_index(
             connection.close()
 
 
-def _get_mode(engine: SQLEngine) -> int:
-    """Rights to a file of what a database holds: those to read the database, or the user's own."""
+def _get_mode(engine: SQLEngine, group: int) -> int:
+    """Rights to a group's file of what a database holds: those to read it, or the user's own."""
     readers = 0
     if isinstance(engine.path, Path):
-        readers = engine.path.stat().st_mode & 0o044
+        stat = engine.path.stat()
+        # Another group's rights are not those of this one.
+        readers = stat.st_mode & (0o044 if stat.st_gid == group else 0o004)
     return 0o600 | readers
 
 
@@ -269,7 +271,11 @@ def _read_pages(
 ) -> Iterator[Sequence[tuple[object, ...]]]:
     """The texts of a table in portions, `None` for what is no text or too long."""
     if engine.dialect == "sqlite":
-        form = "CASE WHEN typeof({0}) = 'text' AND length({0}) <= {1} THEN {0} END"
+        # To SQLite a text ends at a NUL, whatever comes behind it; a character has up to 4 bytes.
+        form = (
+            "CASE WHEN typeof({0}) = 'text' AND length({0}) <= {1}"
+            " AND length(CAST({0} AS BLOB)) <= 4 * {1} THEN {0} END"
+        )
     else:
         form = "CASE WHEN length({0}::VARCHAR) <= {1} THEN {0}::VARCHAR END"
     columns = ", ".join(form.format(quote_name(name), MAX_VALUE_CHARS) for name in names)
@@ -285,6 +291,10 @@ def _read_pages(
     def read(rest: str, more: str = "") -> Sequence[tuple[object, ...]]:
         sql = f"SELECT {columns}{more} FROM {source} {rest}"
         result = engine.execute(sql, limits=limits)
+        if result.exceeded is LimitKind.CELL_BYTES:
+            # SQLite measures a text by reading it; with longer ones it hands out rows one by one.
+            longest = max(limits.max_cell_bytes, limits.memory_limit_bytes)
+            result = engine.execute(sql, limits=replace(limits, max_cell_bytes=longest))
         if not result.ok:
             raise DatabaseError(f"cannot read {table.name} of {engine.path}: {result.error}")
         return result.rows
@@ -315,7 +325,9 @@ def _find_rowid(engine: SQLEngine, table: TableInfo) -> str | None:
     for name in ("rowid", "_rowid_", "oid") if engine.dialect == "sqlite" else ("rowid",):
         if name not in taken:
             found = engine.execute(f"SELECT {name} FROM {quote_name(table.name)} LIMIT 1")
-            return name if found.ok else None
+            # A generated column, which is not among those of the table, may have the name.
+            is_number = all(isinstance(number, int) for (number,) in found.rows or ())
+            return name if found.ok and is_number else None
     return None
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.opening import open_engine
 from sense_trl.errors import DatabaseError
 from sense_trl.prompts import value_index
@@ -236,6 +237,35 @@ def test_of_a_table_a_bounded_part_is_read(
     # What finds no room is not read either.
     assert seen == [("a", 100)]
     assert "No values of tables behind a" in caplog.text
+
+
+def test_long_texts_are_passed_over_and_a_generated_column_may_be_named_rowid(
+    make_database: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(value_index, "_PAGE_CELLS", 1)
+    rows = ", ".join(f"('value {n}')" for n in range(250))
+    path = make_database(
+        "CREATE TABLE a (x TEXT, rowid TEXT GENERATED ALWAYS AS (x) VIRTUAL);"
+        f"INSERT INTO a (x) VALUES {rows};"
+        # To SQLite the second has no character, and it alone is more than a result may be.
+        "INSERT INTO a (x) VALUES (printf('%.*c', 2000000, 'x'));"
+        "INSERT INTO a (x) VALUES (CAST(zeroblob(900000) AS TEXT))"
+    )
+    limits = ExecutionLimits(max_result_bytes=100_000)
+    with open_engine(path, limits=limits) as engine:
+        build_value_index(engine, path.with_suffix(".index"))
+    assert len(ValueIndex(path.with_suffix(".index"))) == 250
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root gives away files")
+def test_a_group_that_may_not_read_the_database_may_not_read_its_index(
+    make_database: Callable[..., Path],
+) -> None:
+    path = make_database(CITIES)
+    path.chmod(0o640)
+    os.chown(path, -1, os.getegid() + 1)
+    build(path)
+    assert path.with_suffix(".index").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.skipif(os.name != "posix", reason="rights are those of POSIX")
