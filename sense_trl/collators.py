@@ -114,9 +114,9 @@ class DataCollatorForLinkedTexts:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         texts = [text for example in examples for text in example.get(LINKED_TEXTS) or ()]
-        if not texts:
-            return self.collator(examples)
         own = [{k: v for k, v in row.items() if k != LINKED_TEXTS} for row in examples]
+        if not texts:
+            return self.collator(own)
         rows = [
             {"input_ids": text["input_ids"], "labels": [-100] * len(text["input_ids"])}
             for text in texts

@@ -92,6 +92,13 @@ class SenseSFTTrainer(BaseSFTTrainer):
             collator = DataCollatorForLinkedTexts(collator)
         return super()._wrap_collator(collator)
 
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        dataset = super()._remove_unused_columns(dataset, description)
+        if str(description).lower() != "training" and LINKED_TEXTS in dataset.column_names:
+            # Nothing learns from them there.
+            dataset = dataset.remove_columns(LINKED_TEXTS)
+        return dataset
+
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
         """TRL's, with the head of the linker."""
         optimizer = super().create_optimizer(*args, **options)

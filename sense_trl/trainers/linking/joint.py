@@ -186,7 +186,16 @@ class JointLinking:
         )
 
     def load(self, folder: str | Path) -> None:
-        """Go on from the head of a checkpoint."""
+        """Go on from the head of a checkpoint.
+
+        Raises:
+            InputError: it has none.
+        """
+        if not (Path(folder) / WEIGHTS_FILE).is_file():
+            raise InputError(
+                f"`link_weight` is {self._trainer.args.link_weight}, but {str(folder)!r} holds no "
+                f"{WEIGHTS_FILE}: it was trained without. Set it to 0, or train from the start."
+            )
         self.head.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
         self._has_started = True
 

@@ -108,6 +108,20 @@ def test_a_linker_learns_along_goes_on_where_it_stopped_and_is_found_beside_the_
     assert list(scores.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-4)
 
 
+def test_rows_that_are_only_evaluated_need_no_linked_texts(train_sft: Any) -> None:
+    plain = train_sft(rows=ROWS, eval_rows=QUESTIONS[:4], start=False).evaluate()
+    linked = train_sft(rows=ROWS, eval_rows=ROWS[:4], link_weight=1.0, start=False)
+    assert linked.evaluate()["eval_loss"] == pytest.approx(plain["eval_loss"])
+
+
+def test_a_checkpoint_without_a_linker_is_refused(train_sft: Any, tmp_path: Path) -> None:
+    options = {"rows": ROWS, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    train_sft(**options)
+    checkpoint = str(tmp_path / "out" / "checkpoint-1")
+    with pytest.raises(InputError, match=r"`link_weight` is 1\.0, but '.*checkpoint-1' holds no"):
+        train_sft(link_weight=1.0, resume_from=checkpoint, **options)
+
+
 def test_what_trains_no_linker_says_so(train_sft: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`link_weight` is 1\.0, but the dataset has no column"):
         train_sft(link_weight=1.0, start=False)
