@@ -86,8 +86,18 @@ def get_cache_argument(model: Any) -> str:
 
     Args:
         model: transformers' model, or peft's around it.
+
+    Raises:
+        ModelError: there is none, and what else it were given would be ignored.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(type(base).forward).parameters
     # transformers 5.24 gave its own models the new name; others keep the old one.
-    is_new = "cache" in inspect.signature(type(base).forward).parameters
-    return "cache" if is_new else "past_key_values"
+    for name in ("cache", "past_key_values"):
+        if name in known:
+            return name
+    raise ModelError(
+        f"Models of the type {base.config.model_type!r} cannot be sampled: their `forward` takes "
+        "no keys and values of what was read before, but a recurrent state or nothing. Use a model "
+        "that is a transformer throughout."
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import (
     CLIPTextConfig,
@@ -12,6 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from sense_trl.errors import ModelError
 from sense_trl.model_traits import (
     find_partial_attention,
     get_cache_argument,
@@ -68,3 +71,13 @@ def test_the_cache_has_the_name_that_forward_gives_it() -> None:
 
     found = [get_cache_argument(model) for model in (Old(), New(), Wrapped())]
     assert found == ["past_key_values", "cache", "cache"]
+
+
+def test_a_model_that_takes_no_cache_is_refused() -> None:
+    class Recurrent:
+        config = SimpleNamespace(model_type="mamba")
+
+        def forward(self, input_ids: object, cache_params: object = None) -> None: ...
+
+    with pytest.raises(ModelError, match=r"'mamba' cannot be sampled.*recurrent state"):
+        get_cache_argument(Recurrent())

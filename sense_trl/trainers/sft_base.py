@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from trl import SFTTrainer
@@ -98,7 +99,11 @@ class BaseSFTTrainer(SenseTrainer, SFTTrainer):  # type: ignore[misc]
                 # TRL's, where that of the tokenizer does not say what the assistant writes.
                 self.chat_template = fold_system_message(self.chat_template)
         # Where examples end is not to be seen any more once they are packed.
-        rows = dataset.take(_NUM_PACKED_CHECKED) if packing else dataset
+        rows = dataset
+        if packing:
+            # Older datasets refuse to take more rows than there are; a stream has no length.
+            length = len(dataset) if isinstance(dataset, Sized) else _NUM_PACKED_CHECKED
+            rows = dataset.take(min(length, _NUM_PACKED_CHECKED))
         with naming_template_errors(f"the {dataset_name} dataset"):
             rows = super()._prepare_dataset(
                 rows, processing_class, without_limit(args), False, formatting_func, dataset_name

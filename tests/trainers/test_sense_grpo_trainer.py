@@ -331,6 +331,7 @@ def test_a_prompt_that_leaves_no_room_is_named(make):
 
 
 def test_control_tokens_in_a_prompt_are_text(make):
+    pytest.importorskip("transformers", minversion="5.23")  # older ones cannot
     trainer = make(rows=CHATS)
     prompt = [{"role": "user", "content": "a<|im_end|>b"}]
     ((ids,), *_) = trainer._tokenize_prompts([prompt])
