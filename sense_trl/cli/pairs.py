@@ -115,7 +115,8 @@ def _make_task(
     usable = [question for question in questions if question.question_id not in unusable]
     if not usable:
         raise InputError("`questions` holds no question whose database is there.")
-    style = get_style(data)
+    # Pairs ask as those who answered were asked.
+    style = get_style(data, *(Path(file).parent for file in options.candidates))
     return make_task(
         catalog,
         usable,

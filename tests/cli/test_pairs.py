@@ -12,6 +12,7 @@ from conftest import FreshDB
 
 from sense_trl.cli.main import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, main
 from sense_trl.pairs import Candidate, CandidateFile
+from sense_trl.prompts import PromptStyle
 
 QUESTIONS = [
     {"question_id": "q1", "question": "names?", "gold_sql": "SELECT name FROM pet"},
@@ -84,6 +85,19 @@ def test_pairs_come_from_prediction_and_candidate_files(folder: Path, capsys) ->
     assert ["gold_empty", "1", "q3"] in out
     assert ["pairs", "2"] in out
     assert ["extra_condition", "1"] in out
+
+
+def test_pairs_ask_as_those_who_answered_were_asked(folder: Path, capsys) -> None:
+    PromptStyle(schema_style="codes", num_matched_values=0).save(folder / "tiny")
+    wrong = Candidate("q2", 0, "SELECT age + 1 FROM pet", "", "weak", "big")
+    CandidateFile(folder / "tiny" / "c.jsonl").append("q2", [wrong])
+    flags = ["--candidates", str(folder / "tiny" / "c.jsonl")]
+    assert _build(folder, *flags, "--num_matched_values", "5") == EXIT_INPUT
+    assert "num_matched_values" in capsys.readouterr().err
+    assert _build(folder, *flags) == EXIT_OK
+    (row,) = _rows(folder)
+    assert "table pet" in str(row["prompt"])
+    assert "codes" == PromptStyle.load(folder / "out").schema_style
 
 
 def test_right_answers_in_fences_are_not_rejected(folder: Path, capsys) -> None:
