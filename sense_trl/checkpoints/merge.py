@@ -19,6 +19,7 @@ from sense_trl.memory.simulation import ModelSettings, build_meta_model
 from sense_trl.model_traits import load_model_config
 from sense_trl.prompts import PromptStyle
 from sense_trl.run_folder import check_new_folder
+from sense_trl.trainers.linking.saving import copy_head
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 
@@ -205,6 +206,7 @@ def merge_adapter(
         (folder / "README.md").write_text(card, encoding="utf-8")
         if (style := PromptStyle.find(adapter)) is not None:
             style.save(folder)
+        copy_head(adapter, folder)
         if target.exists():
             target.rmdir()
         folder.rename(target)

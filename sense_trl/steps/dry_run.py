@@ -64,7 +64,8 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
     if kept:
         order = _get_order(rows.select(kept), config)
         known = TrainingExamples.from_examples([examples[index] for index in kept], order)
-        lines += ["memory, estimated:", str(_estimate(stage, known, model, config))]
+        without = " without the linker's texts" if getattr(config, "link_weight", 0) else ""
+        lines += [f"memory, estimated{without}:", str(_estimate(stage, known, model, config))]
     return "\n".join(lines)
 
 

@@ -15,8 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from sense_trl.checkpoints import merge
 from sense_trl.checkpoints.merge import merge_adapter
 from sense_trl.cli.main import EXIT_INPUT, EXIT_OK, main
+from sense_trl.database.engine import ColumnInfo, TableInfo
 from sense_trl.errors import InputError, ModelError
 from sense_trl.evaluation import EvaluationRecord, EvaluationReport
+from sense_trl.linking.names import FEATURES, KINDS
+from sense_trl.schema import DatabaseSchema
+from sense_trl.steps.linking import TrainedLinker
+from sense_trl.trainers.linking import LinkerHead
+from sense_trl.trainers.linking.saving import save_head
 from sense_trl.verification.comparison import Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
@@ -256,6 +262,27 @@ def test_an_end_that_training_taught_stops_the_merged_model(adapter: Path, tmp_p
     merge_adapter(adapter, tmp_path / "merged")
     saved = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == [1, 2]
+
+
+def test_a_linker_that_was_trained_along_reads_the_merged_model(
+    adapter: Path, tmp_path: Path
+) -> None:
+    head = LinkerHead(64, num_kinds=len(KINDS), num_features=len(FEATURES))
+    torch.nn.init.normal_(head.likeness_weight)
+    columns = tuple(ColumnInfo(name, "", False, 0) for name in ("id", "age"))
+    schema = DatabaseSchema("x", "sqlite", (TableInfo("singer", columns, (), False),))
+    save_head(adapter, head, base=".", layer=1, max_block_chars=1_000)
+    tiny_models.build_tiny_tokenizer().save_pretrained(adapter)
+    merge_adapter(adapter, tmp_path / "merged", dtype="float32")
+    apart, merged = (
+        TrainedLinker.load(folder).of(schema).score("How old?")
+        for folder in (adapter, tmp_path / "merged")
+    )
+    assert merged == pytest.approx(apart, abs=1e-4)
+    # One that was trained on another model goes on reading that.
+    save_head(adapter, head, base="elsewhere", layer=1, max_block_chars=1_000)
+    merge_adapter(adapter, tmp_path / "other", dtype="float32")
+    assert not (tmp_path / "other" / "sense_linker.json").exists()
 
 
 def test_an_adapter_that_names_no_base_needs_one(adapter: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_pairs_ask_as_those_who_answered_were_asked(folder: Path, capsys) -> Non
     assert _build(folder, *flags) == EXIT_OK
     (row,) = _rows(folder)
     assert "table pet" in str(row["prompt"])
-    assert "codes" == PromptStyle.load(folder / "out").schema_style
+    assert PromptStyle.load(folder / "out").schema_style == "codes"
 
 
 def test_right_answers_in_fences_are_not_rejected(folder: Path, capsys) -> None:

@@ -91,6 +91,8 @@ def test_a_dry_run_of_distillation_counts_the_teacher(
         printed.append(capsys.readouterr().out)
     assert re.search("^teacher", printed[0], re.MULTILINE)
     assert not re.search("^teacher .*[1-9]", printed[1], re.MULTILINE)
+    assert main(["sft", "--config", "sft.yaml", *flags, "--dry-run", "--link_weight", "1"]) == 0
+    assert "memory, estimated without the linker's texts:" in capsys.readouterr().out
 
 
 def test_a_dry_run_counts_pairs_of_text(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Final
 
 from safetensors.torch import save_file
 
-from sense_trl._files import replacing, write_text_atomically
+from sense_trl._files import read_json, replacing, write_text_atomically
 from sense_trl.trainers.linking.head import LinkerHead
 
 LINKER_FILE: Final = "sense_linker.json"
@@ -56,3 +57,11 @@ def save_head(
         "weights": weights,
     }
     write_text_atomically(folder / LINKER_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def copy_head(source: str | Path, target: str | Path) -> None:
+    """Copy the head of a folder, if it has one that reads the model of its own folder."""
+    file = Path(source) / LINKER_FILE
+    if file.is_file() and read_json(file, "a linker", "base")["base"] == ".":
+        for name in (WEIGHTS_FILE, LINKER_FILE):
+            shutil.copyfile(Path(source) / name, Path(target) / name)
