@@ -380,14 +380,23 @@ class ValueIndex(Closing):
         Args:
             text: a question, with its evidence.
             max_matches: how many at most, >= 0.
+
+        Raises:
+            DatabaseError: the file is damaged.
         """
         text = text[:_MAX_ASKED_CHARS]
         asked = normalise(text).split()[:_MAX_ASKED_WORDS]
         if not asked or max_matches < 1:
             return []
-        found, taken = self._find_whole(text, asked, names)
-        free = {word for place, word in enumerate(asked) if place not in taken} - _STOP_WORDS
-        found += self._find_parts(asked, free, {match.value for match in found}, names)
+        try:
+            found, taken = self._find_whole(text, asked, names)
+            free = {word for place, word in enumerate(asked) if place not in taken} - _STOP_WORDS
+            found += self._find_parts(asked, free, {match.value for match in found}, names)
+        except sqlite3.Error as error:
+            raise DatabaseError(
+                f"The index of values {self._path} is damaged ({error}). Delete it, then run the "
+                "same again: it is made anew."
+            ) from error
         found.sort(key=lambda match: (-match.score, -len(match.value), match.value))
         return found[:max_matches]
 

@@ -257,6 +257,23 @@ def test_long_texts_are_passed_over_and_a_generated_column_may_be_named_rowid(
     assert len(ValueIndex(path.with_suffix(".index"))) == 250
 
 
+def test_an_index_that_is_damaged_behind_its_start_says_so(
+    make_database: Callable[..., Path],
+) -> None:
+    rows = ", ".join(f"('word{n} and more', 'x{n}')" for n in range(2_000))
+    path = make_database(f"CREATE TABLE a (x TEXT, y TEXT); INSERT INTO a VALUES {rows}")
+    build(path).close()
+    file = path.with_suffix(".index")
+    content = file.read_bytes()
+    kept = int(0.6 * len(content))
+    file.write_bytes(content[:kept] + b"\xab" * (len(content) - kept))
+    with (
+        ValueIndex(file) as index,
+        pytest.raises(DatabaseError, match=r"\.index is damaged \(.*\)\. Delete it"),
+    ):
+        found(index, "what is word7 and more, or word1999 and more?")
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root gives away files")
 def test_a_group_that_may_not_read_the_database_may_not_read_its_index(
     make_database: Callable[..., Path],
