@@ -188,9 +188,11 @@ class StateReader:
                 **{get_cache_argument(self._decoder): prefix.cache},
             )
         finally:
-            # What was read is behind the prefix for the next texts, too.
-            if added := prefix.cache.get_seq_length() - before:
-                prefix.cache.crop(-added)
+            # What was read is behind the prefix for the next texts, too. Layers above the last
+            # one that is run hold nothing.
+            for layer in prefix.cache.layers:
+                if (added := layer.get_seq_length() - before) > 0:
+                    layer.crop(-added)
         states = output.last_hidden_state[0].split(lengths)
         return [average(own, pieces) for own, (_, pieces) in zip(states, rows, strict=True)]
 
