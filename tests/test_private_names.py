@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sense_trl"
 # Methods and attributes of TRL's trainers and of transformers' that ours override or read.
 OF_TRAINERS = {
     *("_set_signature_columns_if_needed", "_signature_columns", "_get_train_sampler"),
+    "_remove_unused_columns",
     *("_prepare_dataset", "_precompute_ref_logps", "_name", "_paper", "_tag_names"),
     # Of `GRPOTrainer` alone, which has no hook for sampling.
     *("_buffered_inputs", "_calculate_rewards", "_entropy_bonus_enabled", "_prepare_inputs"),

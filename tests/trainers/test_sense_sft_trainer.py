@@ -127,7 +127,10 @@ def test_packing_cuts_as_in_trl(train_sft):
 
 
 def test_constructor_and_hooks_have_trl_s_signatures():
-    for name in ("__init__", "_prepare_dataset", "_get_train_sampler", "compute_loss"):
+    for name in (
+        *("__init__", "_prepare_dataset", "_get_train_sampler", "compute_loss"),
+        "_remove_unused_columns",
+    ):
         ours, trls = (
             list(inspect.signature(getattr(cls, name)).parameters)
             for cls in (SenseSFTTrainer, SFTTrainer)

@@ -20,6 +20,8 @@ release moves it:
 * `DPOTrainer` and `SFTTrainer` hand every batch entry that they do not know to the model, ask the
   output for nothing but its fields of `[N, L - 1]`, and have `padding_free` and
   `aux_loss_enabled`;
+* `SFTTrainer._remove_unused_columns(dataset, description)`, of transformers' trainer, sees every
+  dataset before it is loaded, described as "training" or not;
 * `gradient_checkpointing` is the name under which TRL's configs set its default;
 * `add_fused_lm_head(model)` patches the model's forward, and nothing else of it;
 * `create_model_from_path(path, **kwargs)` loads a model of the class that its config names;
