@@ -260,6 +260,11 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_sampled(size: int) -> bool:
+    """Whether `sampled_sha256_of` reads a part alone of a file of so many bytes."""
+    return size > _NUM_BLOCKS * _BLOCK_BYTES
+
+
 def sampled_sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's size and content, with 256 MiB of it at most.
 
@@ -278,7 +283,7 @@ def _hash_sample(path: str, state: tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256(str(size).encode())
-        is_whole = size <= _NUM_BLOCKS * _BLOCK_BYTES
+        is_whole = not is_sampled(size)
         last = max(0, size - _BLOCK_BYTES)
         for block in range(_NUM_BLOCKS):
             start = block * _BLOCK_BYTES if is_whole else last * block // (_NUM_BLOCKS - 1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from sense_trl._closing import Closing
-from sense_trl._files import cache_folder, check_writable, sampled_sha256_of
+from sense_trl._files import cache_folder, check_writable, is_sampled, sampled_sha256_of
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.location import DatabasePath, ServerDatabase
 from sense_trl.errors import DatabaseError, InputError, OutputError
@@ -67,8 +67,6 @@ _MAX_OF_VALUE: Final = 4
 _MAX_OPEN: Final = 64
 # Indexing that takes longer is spoken of.
 _SLOW_S: Final = 5.0
-# Larger files are known by a part of their content, and by their time.
-_MAX_SAMPLED_BYTES: Final = 256 * 2**20
 
 
 MakeLinker = Callable[[DatabaseSchema, Descriptions], SchemaLinker]
@@ -540,7 +538,8 @@ def _identify_file(file: Path) -> str:
     if not file.is_file():
         return "-"
     stat = file.stat()
-    time_ = f"{stat.st_mtime_ns}" if stat.st_size > _MAX_SAMPLED_BYTES else ""
+    # A part of a content alone would miss small changes.
+    time_ = f"{stat.st_mtime_ns}" if is_sampled(stat.st_size) else ""
     return f"{sampled_sha256_of(file)}{time_}"
 
 

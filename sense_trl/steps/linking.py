@@ -35,7 +35,7 @@ from sense_trl.sql.parsing import SQLParseError
 from sense_trl.steps.generator import find_loaded
 from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
 from sense_trl.trainers.linking.joint import get_joint_block_chars
-from sense_trl.trainers.linking.reader import Prefix, StateReader, tokenize
+from sense_trl.trainers.linking.reader import MAX_BLOCK_CHARS, Prefix, StateReader, tokenize
 from sense_trl.trainers.linking.saving import (
     FORMAT,
     LINKER_FILE,
@@ -59,7 +59,6 @@ READOUTS: Final = ("once", "repeated")
 """Where items are read: once, in the schema; or, by a model that has then read the question, once
 more behind each."""
 
-_MAX_BLOCK_CHARS: Final = 12_000
 # Of items that are read again at a time.
 _MAX_REPEATED_CHARS: Final = 2_000
 # Databases whose keys and values are held, 16 kB a token for a model of 0.5B.
@@ -347,7 +346,7 @@ def open_reader(model: str, *, layer: int | None = None, dtype: str = "auto") ->
 def get_block_chars(reader: StateReader, readout: str = "once") -> int:
     """Characters of a block: of a short context no more than it has tokens, some three times less
     than it holds, so that there is room for a question; half of that where items come again."""
-    return min(_MAX_BLOCK_CHARS, reader.context // (1 if readout == "once" else 2))
+    return min(MAX_BLOCK_CHARS, reader.context // (1 if readout == "once" else 2))
 
 
 def open_linker(folder: str) -> Callable[[DatabaseSchema, Descriptions], LinkerOf]:
@@ -737,7 +736,7 @@ def score_examples(
     questions: Sequence[Question],
     schemas: Mapping[str, DatabaseSchema],
     *,
-    max_block_chars: int = _MAX_BLOCK_CHARS,
+    max_block_chars: int = MAX_BLOCK_CHARS,
 ) -> Iterable[tuple[DatabaseSchema, str, Mapping[ItemKey, float]]]:
     """Score questions that were read already, for `measure_linking`.
 

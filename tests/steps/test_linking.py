@@ -76,6 +76,15 @@ def link(folder: Path, *arguments: str) -> int:
     return main(["link", *arguments, *data])
 
 
+def fine_tune(folder: Path, **options: Any) -> int:
+    """`sense-trl sft` of the model of the folder, on its database."""
+    options |= {"model_name_or_path": folder / "llama", "database": folder / "town.sqlite"}
+    options |= {"use_cpu": "true", "bf16": "false", "report_to": "none"}
+    return main(
+        ["sft", *(text for name, own in options.items() for text in (f"--{name}", str(own)))]
+    )
+
+
 def get_town(folder: Path) -> DatabaseSchema:
     with DatabaseCatalog.from_path(folder / "town.sqlite") as catalog:
         return get_schema(catalog.engine("town"), "town")
@@ -387,20 +396,9 @@ def test_a_linker_that_learned_along_is_taken_from_the_folder_of_the_model(
     folder: Path, linker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, database = tmp_path / "sft", str(folder / "town.sqlite")
-    options = {
-        "model_name_or_path": folder / "llama",
-        "database": database,
-        "questions": folder / "named.jsonl",
-        "output_dir": output,
-        "link_weight": 0.5,
-        "use_peft": "true",
-        "max_steps": 2,
-        "use_cpu": "true",
-        "bf16": "false",
-        "report_to": "none",
-    }
-    command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    assert main(["sft", *command]) == 0
+    questions = folder / "named.jsonl"
+    options = {"link_weight": 0.5, "use_peft": "true", "max_steps": 2}
+    assert fine_tune(folder, questions=questions, output_dir=output, **options) == 0
     question = "Which colour of each pet?"
     merged = TrainedLinker.load(output).of(get_town(folder)).score(question)
     # The adapter reads as what it was merged into, wherever the folder is moved.
@@ -434,21 +432,9 @@ def test_a_generator_learns_from_what_names_leave_and_all_that_gold_uses(
         return seen
 
     monkeypatch.setattr(TextToSQLTask, "prompt_completion_rows", remember)
-    options = {
-        "model_name_or_path": folder / "llama",
-        "database": folder / "town.sqlite",
-        "questions": tmp_path / "asked.jsonl",
-        "linker": NAME_LINKER,
-        "linked_tables": 1,
-        "linked_columns": 2,
-        "output_dir": tmp_path / "sft",
-        "max_steps": 1,
-        "use_cpu": "true",
-        "bf16": "false",
-        "report_to": "none",
-    }
-    command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    assert main(["sft", *command]) == 0
+    paths = {"questions": tmp_path / "asked.jsonl", "output_dir": tmp_path / "sft"}
+    options = {"linker": NAME_LINKER, "linked_tables": 1, "linked_columns": 2, "max_steps": 1}
+    assert fine_tune(folder, **paths, **options) == 0
     schema = seen[0]["prompt"][0]["content"]
     shown = [line for line in schema.splitlines() if line.startswith(tuple(TABLES))]
     # What the linker chose is what distracts; of the table that it did not, gold's column is there.

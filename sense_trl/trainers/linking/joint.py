@@ -22,7 +22,7 @@ from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.compat.dropout import evaluating
 from sense_trl.trainers.linking.head import ItemRelations, LinkerHead
-from sense_trl.trainers.linking.reader import StateReader, average
+from sense_trl.trainers.linking.reader import MAX_BLOCK_CHARS, StateReader, average
 from sense_trl.trainers.linking.saving import WEIGHTS_FILE, save_head
 from sense_trl.trainers.linking.training import (
     LinkerExample,
@@ -42,7 +42,7 @@ _NUM_READ: Final = 48
 
 def get_joint_block_chars(max_length: int | None) -> int:
     """Characters of a block of a schema: where names are short, a token has hardly two of them."""
-    return 12_000 if max_length is None else min(12_000, max_length)
+    return MAX_BLOCK_CHARS if max_length is None else min(MAX_BLOCK_CHARS, max_length)
 
 
 class JointLinking:

@@ -19,6 +19,8 @@ from sense_trl.model_traits import find_partial_attention, get_cache_argument
 from sense_trl.trainers.teachers.cache import get_tokenizer_digest
 from sense_trl.trainers.teachers.model_identity import describe_settings, get_weights_digest
 
+MAX_BLOCK_CHARS: Final = 12_000
+"""Of a block of a schema that is read at once, where the context has room."""
 _DEPTH: Final = 2 / 3
 # Tokens of texts that are read behind a prefix at a time.
 _MAX_TOKENS: Final = 512
