@@ -151,8 +151,9 @@ def profile_database(
     """Read what a neighbour of a database must keep.
 
     At most 2,000 rows of a table are read, evenly spread where it has more. Views are kept as
-    they are declared; virtual tables and triggers are left out, and so are tables and columns whose
-    names are not UTF-8, which no query can name.
+    they are declared, and so are generated columns, of which nothing is drawn; virtual tables and
+    triggers are left out, and so are tables and columns whose names are not UTF-8, which no query
+    can name.
 
     Args:
         engine: an open database.
@@ -169,7 +170,7 @@ def profile_database(
         if not table.is_view and table.name not in virtual
     ]
     if engine.dialect == "sqlite":
-        unique = _read_unique(infos, statements)
+        infos, unique = _read_declarations(infos, statements)
     else:
         unique = [_primary_key(info) for info in infos]
         statements = [_create_statement(info) for info in infos]
@@ -255,16 +256,24 @@ def _read_statements(engine: SQLEngine) -> tuple[list[str], set[str]]:
     return statements, virtual
 
 
-def _read_unique(
+def _read_declarations(
     infos: Sequence[TableInfo], statements: Sequence[str]
-) -> list[set[tuple[int, ...]]]:
-    """Declared keys of each table, looked up in an empty copy."""
+) -> tuple[list[TableInfo], list[set[tuple[int, ...]]]]:
+    """Tables without generated columns, and the keys of each, looked up in an empty copy."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         for statement in statements:
             connection.execute(statement)
-        keys = []
+        stored, keys = [], []
         for info in infos:
+            generated = {
+                name
+                for (name,) in connection.execute(
+                    "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 0", (info.name,)
+                )
+            }
+            info = replace(info, columns=tuple(c for c in info.columns if c.name not in generated))
+            stored.append(info)
             found = _primary_key(info)
             positions = {c.name.lower(): i for i, c in enumerate(info.columns)}
             for name, is_partial in connection.execute(
@@ -279,7 +288,7 @@ def _read_unique(
                 if not is_partial and -1 not in columns:
                     found.add(tuple(sorted(columns)))
             keys.append(found)
-        return keys
+        return stored, keys
     except sqlite3.Error as error:
         raise DatabaseError(f"cannot create the tables anew: {error}") from error
     finally:

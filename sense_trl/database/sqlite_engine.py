@@ -602,7 +602,9 @@ def _read_tables(connection: sqlite3.Connection) -> tuple[TableInfo, ...]:
         try:
             described = connection.execute(
                 'SELECT p.name, p.type, p."notnull", p.pk '
-                + of_table.format("pragma_table_info(m.name)"),
+                # Generated columns are read like others; those that virtual tables hide are not.
+                + of_table.format("pragma_table_xinfo(m.name)")
+                + " AND p.hidden <> 1",
                 (number,),
             ).fetchall()
         except sqlite3.OperationalError:

@@ -325,9 +325,7 @@ def _find_rowid(engine: SQLEngine, table: TableInfo) -> str | None:
     for name in ("rowid", "_rowid_", "oid") if engine.dialect == "sqlite" else ("rowid",):
         if name not in taken:
             found = engine.execute(f"SELECT {name} FROM {quote_name(table.name)} LIMIT 1")
-            # A generated column, which is not among those of the table, may have the name.
-            is_number = all(isinstance(number, int) for (number,) in found.rows or ())
-            return name if found.ok and is_number else None
+            return name if found.ok else None
     return None
 
 

@@ -192,6 +192,18 @@ def test_types_come_from_values_and_not_from_declarations(fresh_db, tmp_path: Pa
         convert_sqlite(source, target)
 
 
+def test_generated_columns_are_imported_with_their_values(fresh_db, tmp_path: Path) -> None:
+    source = fresh_db(
+        "CREATE TABLE sale (price REAL, n INT, total REAL AS (price * n),"
+        " code TEXT AS ('S' || n) STORED UNIQUE);"
+        "INSERT INTO sale (price, n) VALUES (1.5, 2), (2.5, 4);"
+    )
+    convert_sqlite(source, tmp_path / "out.duckdb")
+    with DuckDBEngine(tmp_path / "out.duckdb") as engine:
+        rows = engine.execute("SELECT * FROM sale ORDER BY n").rows
+    assert rows == ((1.5, 2, 3.0, "S2"), (2.5, 4, 10.0, "S4"))
+
+
 def test_a_failed_import_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "notes.sqlite"
     source.write_text("no database")

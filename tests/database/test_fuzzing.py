@@ -256,6 +256,24 @@ def test_an_empty_database_gets_rows_by_its_declarations(fresh_db: Callable[...,
     assert all(type(r[0]) is int and type(r[1]) is str and "-" in str(r[2]) for r in rows)
 
 
+def test_a_generated_column_is_computed_and_not_drawn(
+    fresh_db: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = fresh_db(
+        "CREATE TABLE sale (id INTEGER PRIMARY KEY, price REAL, n INT,"
+        " total REAL AS (price * n), code TEXT AS ('S' || id) STORED UNIQUE);"
+        "INSERT INTO sale (id, price, n) VALUES (1, 2.5, 2), (2, 4.0, 1), (3, 1.5, 6);"
+    )
+    [sale] = _profile(path).tables
+    assert [column.name for column in sale.columns] == ["id", "price", "n"]
+    hints = FuzzHints(constants={("sale", "total"): [9.0], ("sale", "n"): [7]})
+    DatabaseFuzzer(_profile(path), hints).write(0, tmp_path / "neighbour.sqlite")
+    with open_engine(tmp_path / "neighbour.sqlite") as engine:
+        rows = engine.execute("SELECT id, price, n, total, code FROM sale").rows
+    assert len(rows) > 3 and any(n == 7 for _, _, n, _, _ in rows)
+    assert all((total, code) == (price * n, f"S{i}") for i, price, n, total, code in rows)
+
+
 def test_lists_and_structs_of_duckdb_are_drawn_like_other_values(tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     path = tmp_path / "nested.duckdb"

@@ -382,3 +382,24 @@ def test_memory_of_a_worker_is_limited(fresh_db) -> None:
         result = engine.execute(big_sort)
         assert (result.status, result.exceeded) == (QueryStatus.TOO_LARGE, LimitKind.MEMORY)
         assert engine.execute("SELECT 1").ok
+
+
+def test_generated_columns_are_columns_and_what_a_virtual_table_hides_is_none(fresh_db) -> None:
+    path = fresh_db(
+        "CREATE TABLE sale (price REAL, n INT, total REAL AS (price * n), "
+        "label TEXT AS ('L' || n) STORED);"
+        "CREATE VIEW totals AS SELECT total FROM sale;"
+        "CREATE VIRTUAL TABLE note USING fts5(body);"
+    )
+    with SQLiteEngine(path) as engine:
+        columns = {t.name: [(c.name, c.type) for c in t.columns] for t in engine.get_tables()}
+        star = engine.execute("SELECT * FROM sale").columns
+    assert star == ("price", "n", "total", "label")
+    assert columns["sale"] == [
+        ("price", "REAL"),
+        ("n", "INT"),
+        ("total", "REAL"),
+        ("label", "TEXT"),
+    ]
+    assert columns["totals"] == [("total", "REAL")]
+    assert columns["note"] == [("body", "")]

@@ -374,6 +374,25 @@ def test_the_clock_is_read_through_the_data(fresh_db, sql: str, problem, value: 
         assert examine_gold(sql, engine, "strict", None).problem is problem
 
 
+def test_gold_over_generated_columns_has_an_answer(fresh_db) -> None:
+    path = fresh_db(
+        "CREATE TABLE sale (id INTEGER PRIMARY KEY, price REAL, n INT,"
+        " total REAL GENERATED ALWAYS AS (price * n), code TEXT AS ('S' || id) STORED);"
+        "INSERT INTO sale (id, price, n) VALUES (1, 2, 3), (2, 5, 1), (3, 1, 9), (4, 5, 1);"
+    )
+    with SQLiteEngine(path) as engine:
+        for sql, problem in (
+            ("SELECT max(total), code FROM sale", None),
+            ("SELECT code, rank() OVER (ORDER BY total) FROM sale", None),
+            (
+                "SELECT * FROM sale WHERE id = (SELECT id FROM sale ORDER BY total DESC LIMIT 1)",
+                None,
+            ),
+            ("SELECT min(total), code FROM sale", Reason.GOLD_NOT_DETERMINISTIC),
+        ):
+            assert examine_gold(sql, engine, "strict", None).problem is problem, sql
+
+
 def test_a_choice_in_gold_that_is_too_large_to_keep_decides_nothing(fresh_db) -> None:
     path = fresh_db(
         "CREATE TABLE t (a, b); INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL "
