@@ -114,6 +114,7 @@ class TableProfile:
         keys: sets of columns whose values together never repeat, declared or seen.
         references: foreign keys, declared, given or seen.
         is_complete: whether all rows were looked at.
+        generated: columns that are computed from those, so that nothing can be written to them.
     """
 
     name: str
@@ -121,6 +122,7 @@ class TableProfile:
     keys: tuple[tuple[int, ...], ...]
     references: tuple[Reference, ...]
     is_complete: bool
+    generated: tuple[ColumnProfile, ...] = ()
 
     def is_key(self, column: int) -> bool:
         """Whether values of one column never repeat."""
@@ -151,9 +153,8 @@ def profile_database(
     """Read what a neighbour of a database must keep.
 
     At most 2,000 rows of a table are read, evenly spread where it has more. Views are kept as
-    they are declared, and so are generated columns, of which nothing is drawn; virtual tables and
-    triggers are left out, and so are tables and columns whose names are not UTF-8, which no query
-    can name.
+    they are declared; virtual tables and triggers are left out, and so are tables and columns whose
+    names are not UTF-8, which no query can name.
 
     Args:
         engine: an open database.
@@ -169,8 +170,9 @@ def profile_database(
         for table in get_nameable_tables(engine.get_tables())
         if not table.is_view and table.name not in virtual
     ]
+    generated: list[TableInfo] = []
     if engine.dialect == "sqlite":
-        infos, unique = _read_declarations(infos, statements)
+        infos, generated, unique = _read_declarations(infos, statements)
     else:
         unique = [_primary_key(info) for info in infos]
         statements = [_create_statement(info) for info in infos]
@@ -191,8 +193,12 @@ def profile_database(
             keys = _seen_wide_keys(info, rows, references[number])
         keys |= {(c,) for c in _natural_keys(info, rows) if _never_repeats(engine, info, rows, c)}
         columns = _profile_columns(info, rows, keys, references[number])
+        computed: tuple[ColumnProfile, ...] = ()
+        if generated and generated[number].columns:
+            rows, _ = read_rows(engine, generated[number])
+            computed = _profile_columns(generated[number], rows, set(), ())
         tables.append(
-            TableProfile(info.name, columns, tuple(sorted(keys)), (), is_complete=is_complete)
+            TableProfile(info.name, columns, tuple(sorted(keys)), (), is_complete, computed)
         )
     kept = _seen_references(engine, tables, references)
     return DatabaseProfile(
@@ -258,22 +264,31 @@ def _read_statements(engine: SQLEngine) -> tuple[list[str], set[str]]:
 
 def _read_declarations(
     infos: Sequence[TableInfo], statements: Sequence[str]
-) -> tuple[list[TableInfo], list[set[tuple[int, ...]]]]:
-    """Tables without generated columns, and the keys of each, looked up in an empty copy."""
+) -> tuple[list[TableInfo], list[TableInfo], list[set[tuple[int, ...]]]]:
+    """Each table without its generated columns, with these alone, and its declared keys.
+
+    They are looked up in an empty copy.
+    """
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         for statement in statements:
             connection.execute(statement)
-        stored, keys = [], []
-        for info in infos:
-            generated = {
+        stored, generated, keys = [], [], []
+        for both in infos:
+            names = {
                 name
                 for (name,) in connection.execute(
-                    "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 0", (info.name,)
+                    "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 0", (both.name,)
                 )
             }
-            info = replace(info, columns=tuple(c for c in info.columns if c.name not in generated))
+            info, other = (
+                replace(
+                    both, columns=tuple(c for c in both.columns if (c.name in names) is is_other)
+                )
+                for is_other in (False, True)
+            )
             stored.append(info)
+            generated.append(other)
             found = _primary_key(info)
             positions = {c.name.lower(): i for i, c in enumerate(info.columns)}
             for name, is_partial in connection.execute(
@@ -288,7 +303,7 @@ def _read_declarations(
                 if not is_partial and -1 not in columns:
                     found.add(tuple(sorted(columns)))
             keys.append(found)
-        return stored, keys
+        return stored, generated, keys
     except sqlite3.Error as error:
         raise DatabaseError(f"cannot create the tables anew: {error}") from error
     finally:

@@ -32,19 +32,30 @@ Descriptions = Mapping[tuple[str, str], str]
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _LINE_BREAKS = re.compile(r"\s*[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-# Words that SQLite (and, with few exceptions, DuckDB) refuses as a bare table or column name.
+# Words that SQLite (and, with few exceptions, DuckDB) refuses as a bare table or column name, and
+# words that it takes and sqlglot, which reads what is written with them, does not.
 _RESERVED = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        add all alter and as autoincrement between case cast check collate commit constraint create
-        cross current_date current_time current_timestamp default deferrable delete distinct drop
-        else escape except exists foreign from full group having if in index inner insert intersect
-        into is isnull join left limit natural not nothing notnull null on or order outer primary
-        raise references returning right select set table then to transaction union unique update
-        using values when where with
-        """,
-    )
+    """
+    add all alter and as autoincrement between case cast check collate commit constraint create
+    cross current_date current_time current_timestamp default deferrable delete distinct drop
+    else escape except exists foreign from full group having if in index inner insert intersect
+    into is isnull join left limit natural not nothing notnull null on or order outer primary
+    raise references returning right select set table then to transaction union unique update
+    using values when where with
+    any connect_by_root cube current_account current_account_name current_user describe false
+    fetch for glob grant ilike lateral like lock offset partitioned_by qualify regexp revoke rlike
+    rollback rollup tablesample true uncache window xor
+    """.split()  # noqa: SIM905
+)
+# The same of DuckDB, beyond those.
+_RESERVED_IN_DUCKDB = frozenset(
+    """
+    analyse analyze anti array asc asof asymmetric at authorization binary both by collation column
+    concurrently current_catalog desc do end force freeze initially install lambda leading
+    localtime localtimestamp map only overlaps pivot pivot_longer pivot_wider placing positional
+    semi session_user show similar some summarize symmetric trailing unpack unpivot variadic
+    verbose
+    """.split()  # noqa: SIM905
 )
 
 
@@ -119,7 +130,10 @@ def quote_name(name: str, dialect: str = "sqlite") -> str:
     is_plain = _PLAIN_NAME.match(name) is not None
     if dialect == "postgres":
         is_plain = is_plain_name(name)
-    if is_plain and name.lower() not in _RESERVED:
+    is_reserved = name.lower() in _RESERVED or (
+        dialect == "duckdb" and name.lower() in _RESERVED_IN_DUCKDB
+    )
+    if is_plain and not is_reserved:
         return name
     return '"' + name.replace('"', '""') + '"'
 

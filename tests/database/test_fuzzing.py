@@ -266,6 +266,10 @@ def test_a_generated_column_is_computed_and_not_drawn(
     )
     [sale] = _profile(path).tables
     assert [column.name for column in sale.columns] == ["id", "price", "n"]
+    assert {c.name: c.values for c in sale.generated} == {
+        "total": (5.0, 4.0, 9.0),
+        "code": ("S1", "S2", "S3"),
+    }
     hints = FuzzHints(constants={("sale", "total"): [9.0], ("sale", "n"): [7]})
     DatabaseFuzzer(_profile(path), hints).write(0, tmp_path / "neighbour.sqlite")
     with open_engine(tmp_path / "neighbour.sqlite") as engine:

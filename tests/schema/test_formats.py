@@ -1,14 +1,20 @@
 """Schemas as prompt text."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
+import duckdb
 import pytest
+from sqlglot import exp
+from sqlglot.dialects import SQLite
 
 from sense_trl.database.engine import ColumnInfo, ForeignKeyInfo, TableInfo
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.errors import InputError
 from sense_trl.schema import DatabaseSchema, format_schema, get_schema
+from sense_trl.schema.formats import quote_name
+from sense_trl.sql.parsing import parse_sql
 
 SCHEMA = DatabaseSchema(
     "d",
@@ -56,8 +62,6 @@ def test_ddl_can_be_executed_and_gives_the_schema_back(tmp_path: Path) -> None:
 
 
 def test_names_that_need_quotes_work_in_a_query(tmp_path: Path) -> None:
-    from sense_trl.schema.formats import quote_name
-
     names = ["order", "a b", 'q"x', "1st", "plain", "Größe", "select", "autoincrement"]
     path = tmp_path / "n.sqlite"
     connection = sqlite3.connect(path)
@@ -66,6 +70,45 @@ def test_names_that_need_quotes_work_in_a_query(tmp_path: Path) -> None:
     with SQLiteEngine(path) as engine:
         assert [c.name for c in engine.get_tables()[0].columns] == names
         assert engine.execute(f"SELECT {', '.join(map(quote_name, names))} FROM t").ok
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+def test_every_keyword_can_be_written_as_a_name_and_is_read_as_one(dialect: str) -> None:
+    with duckdb.connect() as server:
+        words = [
+            w for (w,) in server.execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
+        ]
+        words += [w.lower() for w in SQLite.Tokenizer.KEYWORDS if w.isidentifier()]
+        words += [
+            "plan",
+            "query",
+            "glob",
+            "regexp",
+            "match",
+            "indexed",
+            "isnull",
+            "map",
+            "force",
+            "install",
+            "localtime",
+        ]
+        for word in sorted(set(words)):
+            for table, column in (("of_word", word), (word, "a")):
+                name, source = quote_name(column, dialect), quote_name(table, dialect)
+                sql = (
+                    f"SELECT max({name}), {name}, T1.{name} FROM {source} AS T1 "
+                    f"WHERE {name} = 5 GROUP BY {name} ORDER BY {name}"
+                )
+                if dialect == "duckdb":
+                    server.extract_statements(sql)
+                else:
+                    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                        connection.execute(f'CREATE TABLE "{table}" ("{column}")')
+                        connection.execute(f'INSERT INTO "{table}" VALUES (5)')
+                        assert connection.execute(sql).fetchall() == [(5, 5, 5)], sql
+                tree = parse_sql(sql, dialect)
+                assert {c.name for c in tree.find_all(exp.Column)} == {column}, sql
+                assert [t.name for t in tree.find_all(exp.Table)] == [table], sql
 
 
 def test_an_unknown_style_and_unusable_values_are_refused() -> None:

@@ -11,6 +11,7 @@ from typing import Final, TypeGuard
 
 from sense_trl.database.engine import SQLEngine
 from sense_trl.database.profile import (
+    ColumnProfile,
     ForeignKeyColumns,
     TableProfile,
     profile_database,
@@ -128,9 +129,11 @@ def get_database_facts(
     profile = profile_database(engine, foreign_keys=given)
     num_rows = {table.name: _count_rows(engine, table.name) for table in profile.tables}
     described = {
-        ColumnName(table.name, column.name): _describe(table, position, num_rows[table.name])
+        ColumnName(table.name, column.name): _describe(
+            table, column, table.is_key(position), num_rows[table.name]
+        )
         for table in profile.tables
-        for position, column in enumerate(table.columns)
+        for position, column in enumerate((*table.columns, *table.generated))
     }
     repeating = {(c.table.lower(), c.column.lower()) for c, f in described.items() if f.repeats}
     # One column of a key of several: joined on alone it pairs what does not belong together.
@@ -192,10 +195,11 @@ def _count_rows(engine: SQLEngine, table: str) -> int:
     return count
 
 
-def _describe(table: TableProfile, position: int, num_rows: int) -> ColumnFacts:
-    column = table.columns[position]
+def _describe(
+    table: TableProfile, column: ColumnProfile, is_key: bool, num_rows: int
+) -> ColumnFacts:
     # Of a large table only a part of the values is known.
-    repeats = 1 < len(column.values) < num_rows and not table.is_key(position)
+    repeats = 1 < len(column.values) < num_rows and not is_key
     values = tuple(map(_shorten, filter(_is_sayable, column.values)))[:_MAX_VALUES]
     return ColumnFacts(ColumnName(table.name, column.name), ColumnRole.TEXT, values, repeats)
 

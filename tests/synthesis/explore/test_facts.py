@@ -57,6 +57,20 @@ def test_values_tell_more_than_declared_types(fresh_db: Callable[..., Path]) -> 
     ]
 
 
+def test_generated_columns_have_values(fresh_db: Callable[..., Path]) -> None:
+    script = (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, code TEXT AS ('S' || id), n INT);"
+        "INSERT INTO t (id, n) VALUES (1, 5), (2, 7);"
+    )
+    with SQLiteEngine(fresh_db(script)) as engine:
+        facts = get_database_facts(engine)
+    assert [(str(name), f.values) for name, f in facts.columns.items()] == [
+        ("t.id", (1, 2)),
+        ("t.code", ("S1", "S2")),
+        ("t.n", (5, 7)),
+    ]
+
+
 def test_a_list_or_a_struct_of_numbers_is_no_number(tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     path = tmp_path / "nested.duckdb"
