@@ -240,5 +240,6 @@ COMMAND: Final = Command(
     "file of the stage and the model's config.json; no weights are read and no GPU is needed. With "
     "a card, or its memory, say whether it fits and which options would make it fit. Exit code 1 "
     "if it does not. For a stage that starts from what another one will have written, name that "
-    "one's model: --set model_name_or_path=MODEL use_peft=true lora_r=16.",
+    "one's model: --set model_name_or_path=MODEL use_peft=true lora_r=16. With `link_weight`, a "
+    "text as long as a prompt counts for each example.",
 )

@@ -68,7 +68,7 @@ def _describe_gold(stage: str, data: Any, training: Any, model: Any) -> str:
     from sense_trl.steps.stages import load_rows
 
     teacher = getattr(training, "teacher_model_name_or_path", None)
-    rows = load_rows(data, model.model_name_or_path, teacher)
+    rows = load_rows(data, model.model_name_or_path, teacher, link_for=training)
     return describe_training(stage, rows, model, training)
 
 

@@ -143,8 +143,15 @@ def _shorten(setup: TrainingSetup) -> _Steps:
             return
         # Without it, training would refuse to leave so many out.
         options += f", max_dropped_fraction: {math.ceil(100 * dropped) / 100:g}"
-    shared = min(setup.shared_tokens, prompt)
-    yield options, replace(setup, prompt_tokens=prompt, shared_tokens=shared)
+    yield (
+        options,
+        replace(
+            setup,
+            prompt_tokens=prompt,
+            shared_tokens=min(setup.shared_tokens, prompt),
+            linked_tokens=min(setup.linked_tokens, prompt),
+        ),
+    )
 
 
 # What costs least comes first: nothing, time, another training, data.

@@ -93,8 +93,9 @@ def estimate_memory(
 
     The step is simulated on the largest micro-batch: of the setup's examples, or with every
     example of the longest length where they are not known. Not counted: evaluation during
-    training, other programs, a desktop, and what DeepSpeed, FSDP or tensor parallelism shard or
-    add. Compared with measurements by `recipes/benchmarks/memory_estimate.py`.
+    training, the head of a linker (some MB; what it reads is counted), other programs, a desktop,
+    and what DeepSpeed, FSDP or tensor parallelism shard or add. Compared with measurements by
+    `recipes/benchmarks/memory_estimate.py`.
 
     Args:
         setup: the training; `get_training_setup` reads it from TRL's arguments.
@@ -169,6 +170,13 @@ def build_batch(setup: TrainingSetup) -> PrefixTree:
             sequences.append([*prompt, *range(fresh, fresh + setup.completion_tokens)])
             masks.append([0] * setup.prompt_tokens + [1] * setup.completion_tokens)
             fresh += setup.completion_tokens
+    # A linker reads a schema in other words than prompts show it.
+    alike = list(range(fresh, fresh + min(setup.shared_tokens, setup.linked_tokens)))
+    fresh += len(alike)
+    for _ in range(setup.batch_size if setup.linked_tokens else 0):
+        sequences.append([*alike, *range(fresh, fresh + setup.linked_tokens - len(alike))])
+        masks.append([0] * setup.linked_tokens)
+        fresh += setup.linked_tokens
     return PrefixTree.from_sequences(sequences, masks, share=setup.prefix_sharing)
 
 

@@ -7,10 +7,12 @@ one database read its schema once, and sixteen on different ones read sixteen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from sense_trl.collators import LINKED_TEXTS
 
 if TYPE_CHECKING:
     from sense_trl.prefix_tree import PrefixTree
@@ -33,12 +35,17 @@ class TrainingExamples:
         answer_lengths: `[N, A]`, tokens of each of its answers.
         order: `[N]`, their indices as they are drawn.
         get_examples: reads the tokens of some of them.
+        text_lengths: `[N, T]`, tokens of the texts that a linker reads of each example, which are
+            rows of its batch without an answer; 0 behind the last. `[1, 0]` without a linker.
+        get_texts: reads the tokens of those of some examples.
     """
 
     prompt_lengths: np.ndarray
     answer_lengths: np.ndarray
     order: np.ndarray
     get_examples: Callable[[np.ndarray], list[Example]]
+    text_lengths: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), dtype=np.int64))
+    get_texts: Callable[[np.ndarray], list[np.ndarray]] = lambda indices: []
 
     @classmethod
     def from_examples(cls, examples: list[Example], order: np.ndarray) -> TrainingExamples:
@@ -60,12 +67,24 @@ class TrainingExamples:
                 for prompt, answers in self.get_examples(indices)
             ]
 
-        return TrainingExamples(
-            self.prompt_lengths,
-            self.answer_lengths.repeat(2, axis=1),
-            self.order,
-            get_examples,
-        )
+        lengths = self.answer_lengths.repeat(2, axis=1)
+        return replace(self, answer_lengths=lengths, get_examples=get_examples)
+
+    def with_texts(self, dataset: Any) -> TrainingExamples:
+        """With those of a dataset's column `linked_texts`, one row for each example."""
+        tables = dataset.select_columns([LINKED_TEXTS]).with_format("arrow")
+
+        def get_texts(indices: np.ndarray) -> list[np.ndarray]:
+            return _split(_get_text_ids(tables[indices.tolist()]))
+
+        counts, found = [], []
+        for table in tables.iter(batch_size=1000):
+            counts.append(_count_values(_get_column(table, LINKED_TEXTS)))
+            found.append(_count_values(_get_text_ids(table)))
+        numbers = np.concatenate(counts)[:, None]
+        lengths = np.zeros((len(numbers), numbers.max(initial=0)), dtype=np.int64)
+        lengths[np.arange(lengths.shape[1]) < numbers] = np.concatenate(found)
+        return replace(self, text_lengths=lengths, get_texts=get_texts)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -104,9 +123,11 @@ class TrainingExamples:
             is_found = bool(largest) and sizes[place] <= max(largest)[0]
             if is_found or tokens_read > _MAX_TOKENS_READ:
                 break
-            size = _count_distinct(_get_sequences(self.get_examples(batches[place])))
+            batch = batches[place]
+            own = _get_sequences(self.get_examples(batch))
+            size = _count_distinct([*own, *self.get_texts(batch)])
             largest.append((size, int(place)))
-            tokens_read += int(self.lengths[batches[place]].sum())
+            tokens_read += int(sizes[place])
         # Rows are filled up to the longest, so that a little less may become a little more.
         trees = [
             self._build_tree(batches[place], share=True)
@@ -121,13 +142,15 @@ class TrainingExamples:
         lengths = self.lengths
         fits = lengths <= (lengths.max() if max_length is None else max_length)
         starts = np.arange(0, len(self.order), batch_size)
-        drawn = self.order
+        drawn, texts = self.order, self.text_lengths
         if share:
-            tokens = (self.prompt_lengths + self.answer_lengths.sum(axis=1)) * fits
-            sizes = np.add.reduceat(tokens[drawn], starts)
+            tokens = self.prompt_lengths + self.answer_lengths.sum(axis=1) + texts.sum(axis=1)
+            sizes = np.add.reduceat((tokens * fits)[drawn], starts)
         else:
-            rows = np.add.reduceat(fits[drawn].astype(np.int64), starts)
-            sizes = rows * np.maximum.reduceat((lengths * fits)[drawn], starts)
+            num_rows = self.answer_lengths.shape[1] + (texts > 0).sum(axis=1)
+            rows = np.add.reduceat((num_rows * fits)[drawn], starts)
+            longest = np.maximum(lengths, texts.max(axis=1, initial=0)) * fits
+            sizes = rows * np.maximum.reduceat(longest[drawn], starts)
         batches = [drawn[start : start + batch_size] for start in starts]
         return [batch[fits[batch]] for batch in batches], sizes
 
@@ -135,13 +158,14 @@ class TrainingExamples:
         from sense_trl.prefix_tree import PrefixTree
 
         examples = self.get_examples(batch)
-        sequences = _get_sequences(examples)
+        texts = self.get_texts(batch)
         masks = [
             [0] * len(prompt) + [1] * len(answer)
             for prompt, answers in examples
             for answer in answers
         ]
-        return PrefixTree.from_sequences(sequences, masks, share=share)
+        masks += [[0] * len(text) for text in texts]
+        return PrefixTree.from_sequences([*_get_sequences(examples), *texts], masks, share=share)
 
 
 def _get_sequences(examples: list[Example]) -> list[np.ndarray]:
@@ -189,7 +213,9 @@ def read_examples(trainer: Any) -> TrainingExamples | None:
         order = np.fromiter(trainer._get_train_sampler(), dtype=np.int64)
     if "prompt_ids" in dataset.column_names:
         return _read_pairs(dataset, order)
-    return _read_answers(dataset, order)
+    examples = _read_answers(dataset, order)
+    trains_linker = getattr(trainer, "linking", None) is not None
+    return examples.with_texts(dataset) if trains_linker else examples
 
 
 def _read_pairs(dataset: Any, order: np.ndarray) -> TrainingExamples:
@@ -197,14 +223,14 @@ def _read_pairs(dataset: Any, order: np.ndarray) -> TrainingExamples:
     tables = dataset.select_columns(columns).with_format("arrow")
     lengths = np.concatenate(
         [
-            np.stack([_get_list_lengths(table, column) for column in columns], axis=1)
+            np.stack([_count_values(_get_column(table, column)) for column in columns], axis=1)
             for table in tables.iter(batch_size=1000)
         ]
     )
 
     def get_examples(indices: np.ndarray) -> list[Example]:
         table = tables[indices.tolist()]
-        prompts, *answers = (_get_lists(table, column) for column in columns)
+        prompts, *answers = (_split(_get_column(table, column)) for column in columns)
         return [(prompt, list(both)) for prompt, *both in zip(prompts, *answers, strict=True)]
 
     return TrainingExamples(lengths[:, 0], lengths[:, 1:], order, get_examples)
@@ -217,7 +243,7 @@ def _read_answers(dataset: Any, order: np.ndarray) -> TrainingExamples:
     ).with_format("arrow")
     found, trained = [], []
     for table in tables.iter(batch_size=1000):
-        found.append(_get_list_lengths(table, "input_ids"))
+        found.append(_count_values(_get_column(table, "input_ids")))
         trained.append(_count_trained(table) if has_labels else found[-1])
     lengths = np.concatenate(found)
     # Nothing predicts the first token.
@@ -225,22 +251,32 @@ def _read_answers(dataset: Any, order: np.ndarray) -> TrainingExamples:
     answer_lengths = (lengths - prompt_lengths)[:, None]
 
     def get_examples(indices: np.ndarray) -> list[Example]:
-        sequences = _get_lists(tables[indices.tolist()], "input_ids")
+        sequences = _split(_get_column(tables[indices.tolist()], "input_ids"))
         prompts = prompt_lengths[indices]
         return [(ids[:n], [ids[n:]]) for ids, n in zip(sequences, prompts, strict=True)]
 
     return TrainingExamples(prompt_lengths, answer_lengths, order, get_examples)
 
 
-def _get_list_lengths(table: Any, column: str) -> np.ndarray:
-    lists = table.column(column).combine_chunks()
-    return np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
+def _get_column(table: Any, column: str) -> Any:
+    """The lists of an Arrow table's column."""
+    return table.column(column).combine_chunks()
 
 
-def _get_lists(table: Any, column: str) -> list[np.ndarray]:
-    values = table.column(column).combine_chunks().flatten().to_numpy()
-    return np.split(values, np.cumsum(_get_list_lengths(table, column))[:-1])
+def _get_text_ids(table: Any) -> Any:
+    return _get_column(table, LINKED_TEXTS).flatten().field("input_ids")
+
+
+def _count_values(lists: Any) -> np.ndarray:
+    # A row may have no list.
+    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return np.asarray(lengths, dtype=np.int64)
+
+
+def _split(lists: Any) -> list[np.ndarray]:
+    return np.split(lists.flatten().to_numpy(), np.cumsum(_count_values(lists))[:-1])
 
 
 def _count_trained(table: Any) -> np.ndarray:
-    return np.array([np.count_nonzero(row != _IGNORED) for row in _get_lists(table, "labels")])
+    labels = _split(_get_column(table, "labels"))
+    return np.array([np.count_nonzero(row != _IGNORED) for row in labels])

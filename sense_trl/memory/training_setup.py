@@ -38,8 +38,10 @@ class TrainingSetup:
         prefix_sharing: whether tokens that sequences have in common are computed once.
         shared_tokens: tokens that the prompts of a batch begin with alike: the schema, with
             `group_by_columns`.
-        examples: those of the training where they are known; what a batch has in common is then
-            read from them, and `shared_tokens` is 0.
+        linked_tokens: of the text that a linker which is trained along reads of each example, which
+            begin with as many tokens alike; 0 without one.
+        examples: those of the training where they are known; what a batch has in common, and what a
+            linker reads, is then read from them, and `shared_tokens` is 0.
         optimizer: transformers' name.
         double_quantization: whether the scales of 4-bit weights are quantised too.
         reference: what the reference of preference training takes: `"nothing"`, `"weights"` (a copy
@@ -59,6 +61,7 @@ class TrainingSetup:
     completions_per_prompt: int = 1
     prefix_sharing: bool = True
     shared_tokens: int = 0
+    linked_tokens: int = 0
     examples: TrainingExamples | None = None
     optimizer: str = "adamw_torch_fused"
     double_quantization: bool = False
@@ -156,6 +159,8 @@ def get_training_setup(
         completions_per_prompt=num_completions,
         prefix_sharing=_shares_prefixes(training, model, config, settings.lora),
         shared_tokens=shared_tokens,
+        # Its texts show the whole schema, of which prompts may show a part.
+        linked_tokens=prompt_tokens if getattr(training, "link_weight", 0) else 0,
         examples=examples,
         optimizer=str(getattr(training.optim, "value", training.optim)),
         double_quantization=model.use_bnb_nested_quant,

@@ -13,6 +13,7 @@ from sense_trl.chat_template import (
 )
 from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.checkpoints.starting_model import check_model_arguments, load_stage_tokenizer
+from sense_trl.collators import LINKED_TEXTS
 from sense_trl.memory.estimate import MemoryEstimate, estimate_memory
 from sense_trl.memory.micro_batches import Example, TrainingExamples
 from sense_trl.memory.training_setup import get_training_setup
@@ -62,10 +63,12 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
         f"optimizer steps in one process: {count_steps(config, len(kept))}",
     ]
     if kept:
-        order = _get_order(rows.select(kept), config)
+        rows = rows.select(kept)
+        order = _get_order(rows, config)
         known = TrainingExamples.from_examples([examples[index] for index in kept], order)
-        without = " without the linker's texts" if getattr(config, "link_weight", 0) else ""
-        lines += [f"memory, estimated{without}:", str(_estimate(stage, known, model, config))]
+        if LINKED_TEXTS in rows.column_names:
+            known = known.with_texts(rows)
+        lines += ["memory, estimated:", str(_estimate(stage, known, model, config))]
     return "\n".join(lines)
 
 

@@ -18,6 +18,8 @@ from sense_trl.cli.main import main
 from sense_trl.cli.stage import resolve_accelerate_config
 from sense_trl.database.location import PASSWORDS_VARIABLE
 from sense_trl.evaluation import EvaluationReport
+from sense_trl.memory.estimate import build_batch
+from sense_trl.memory.training_setup import TrainingSetup
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
@@ -91,8 +93,23 @@ def test_a_dry_run_of_distillation_counts_the_teacher(
         printed.append(capsys.readouterr().out)
     assert re.search("^teacher", printed[0], re.MULTILINE)
     assert not re.search("^teacher .*[1-9]", printed[1], re.MULTILINE)
-    assert main(["sft", "--config", "sft.yaml", *flags, "--dry-run", "--link_weight", "1"]) == 0
-    assert "memory, estimated without the linker's texts:" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_what_a_linker_reads(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe)
+    setups: list[TrainingSetup] = []
+    estimate = "sense_trl.steps.dry_run.estimate_memory"
+    monkeypatch.setattr(estimate, lambda setup, *_, **__: setups.append(setup))
+    flags = ["--model_name_or_path", str(recipe / "model" / "llama"), "--load_in_4bit", "no"]
+    for weight in ("0", "1"):
+        command = ["sft", "--config", "sft.yaml", *flags, "--dry-run", "--link_weight", weight]
+        assert main(command) == 0
+    assert setups[0].examples is not None and setups[1].examples is not None
+    assert not setups[0].examples.text_lengths.any()
+    assert setups[1].examples.text_lengths.shape == (6, 1)
+    assert build_batch(setups[1]).num_nodes > build_batch(setups[0]).num_nodes
 
 
 def test_a_dry_run_counts_pairs_of_text(

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linked_rows import ROWS
 from peft import LoraConfig
 from tiny_models import PAIRS, QUESTIONS
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
@@ -353,6 +354,21 @@ def test_what_cannot_be_estimated_is_refused(tmp_path) -> None:
         estimate_memory(replace(SETUP, model=wrong), CONFIG)
 
 
+def test_a_linker_that_is_trained_along_reads_a_text_of_each_example(tmp_path) -> None:
+    training = SenseSFTConfig(str(tmp_path), use_cpu=True, bf16=False, link_weight=0.1)
+    found = get_training_setup(
+        "sft", training, ModelConfig(), CONFIG, prompt_tokens=20, completion_tokens=10
+    )
+    assert found.linked_tokens == 20
+    setup = replace(SETUP, linked_tokens=20, shared_tokens=15)
+    # Two prompts and two texts, each after 15 tokens in common, with two answers.
+    assert build_batch(setup).num_nodes == 2 * (15 + 2 * 5) + 2 * 10
+    assert len(build_batch(setup).target_ids) == 2 * 10
+    assert build_batch(replace(setup, prefix_sharing=False)).input_ids.shape == (4, 30)
+    ((options, shorter),) = memory_check._shorten(replace(setup, prompt_tokens=30))
+    assert (options, shorter.linked_tokens) == ("max_length: 20", 10)
+
+
 # ---------------------------------------------------------------------------- in a training
 
 
@@ -397,6 +413,42 @@ def test_a_trainer_gives_the_lengths_of_its_longest_example(trainers) -> None:
     longest = max(len(row["input_ids"]) for row in trainers["sft"].train_dataset)
     assert setup.prompt_tokens + setup.completion_tokens == longest
     assert setup.model.lora is None and setup.model.activation_checkpointing
+
+
+@pytest.mark.parametrize("shares", ["auto", "false"])
+def test_what_a_linker_keeps_for_the_backward_pass_is_estimated(tmp_path, shares) -> None:
+    trainer = SenseSFTTrainer(
+        model=tiny_models.save_tiny_model(tmp_path, "llama"),
+        args=SenseSFTConfig(
+            str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            prefix_sharing=shares,
+            link_weight=0.1,
+        ),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=tiny_models.build_tiny_tokenizer(),
+    )
+    setup, config, _ = get_trainer_setup(trainer)
+    estimate = estimate_memory(setup, config)
+    weights = {parameter.data_ptr() for parameter in trainer.model.parameters()}
+    weights |= {parameter.data_ptr() for parameter in trainer.linking.head.parameters()}
+    largest = 0
+    for batch in trainer.get_train_dataloader():
+        kept: dict[int, torch.Tensor] = {}
+
+        def save(tensor: torch.Tensor, kept=kept) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in weights:
+                kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            trainer.compute_loss(trainer.model, batch)
+        largest = max(largest, sum(t.untyped_storage().nbytes() for t in kept.values()))
+    # A tree's is some 17 % more, as it is without a linker.
+    assert 0.95 * largest < estimate.profile.kept_bytes < 1.2 * largest
 
 
 def test_a_training_that_fits_is_not_warned_of(trainers, caplog) -> None:

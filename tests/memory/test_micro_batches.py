@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from linked_rows import ROWS
 from tiny_models import PAIRS, QUESTIONS
 
 from sense_trl.memory import check as memory_check
@@ -85,6 +86,21 @@ def test_a_rewritten_answer_shares_the_prompt_alone() -> None:
     assert tree.num_nodes == 2 + 3 + 3
 
 
+def test_texts_of_a_linker_are_rows_without_an_answer() -> None:
+    texts = [[[8, 9], [8, 8, 8]], None, [[1, 2, 3, 4, 5, 6, 7]], []]
+    column = [own and [{"input_ids": ids, "words": [[0]]} for ids in own] for own in texts]
+    examples = make(*FOUR).with_texts(Dataset.from_dict({"linked_texts": column}))
+    assert examples.text_lengths.tolist() == [[2, 3], [0, 0], [7, 0], [0, 0]]
+    # 0 and 1 are seven nodes, and four in their texts; 2 and 3 nine, and the text begins as 3 does.
+    tree = examples.build_largest_batch(2, share=True)
+    assert tree.num_nodes == 9 + 6
+    assert tree.sequence_nodes.shape == (3, 7)
+    assert sorted(tree.target_ids.tolist()) == [5, 5, 5, 5]
+    # Apart, four rows of six are more than three of seven.
+    assert examples.build_largest_batch(2, share=False).input_ids.shape == (4, 6)
+    assert examples.build_largest_batch(2, share=False, max_length=5).input_ids.shape == (3, 7)
+
+
 # -------------------------------------------------------------------------------- properties
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
@@ -152,20 +168,31 @@ def build_trainer(kind: str, model: str, folder: Path, rows: Any, **options: Any
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows", "column"), [("sft", QUESTIONS, "db_id"), ("dpo", PAIRS, "question_id")]
+    ("kind", "rows", "options"),
+    [
+        ("sft", QUESTIONS, {"group_by_columns": ["db_id"]}),
+        ("sft", ROWS, {"group_by_columns": ["db_id"], "link_weight": 0.1}),
+        ("sft", ROWS, {"prefix_sharing": "false", "link_weight": 0.1}),
+        ("dpo", PAIRS, {"group_by_columns": ["question_id"]}),
+    ],
+    ids=["sft", "with a linker", "with a linker, apart", "dpo"],
 )
 def test_it_is_the_largest_batch_of_the_training(
-    kind: str, rows: Any, column: str, model: str, tmp_path: Path
+    kind: str, rows: Any, options: dict[str, Any], model: str, tmp_path: Path
 ) -> None:
-    options = {"per_device_train_batch_size": 4, "group_by_columns": [column]}
+    options = {"per_device_train_batch_size": 4, **options}
     trainer = build_trainer(kind, model, tmp_path, rows, **options)
     setup, *_ = get_trainer_setup(trainer)
     found = build_batch(setup)
-    trees = [batch["prefix_tree"] for batch in trainer.get_train_dataloader()]
-    assert len(trees) == len(rows) // 4
-    largest = max(trees, key=lambda tree: tree.input_ids.numel())
-    assert found.input_ids.shape == largest.input_ids.shape
-    assert len(found.target_ids) == len(largest.target_ids)
+    batches = [batch.get("prefix_tree") or batch for batch in trainer.get_train_dataloader()]
+    inputs = [
+        batch["input_ids"] if isinstance(batch, dict) else batch.input_ids for batch in batches
+    ]
+    assert len(batches) == len(rows) // 4
+    number = max(range(len(batches)), key=lambda number: inputs[number].numel())
+    assert found.input_ids.shape == inputs[number].shape
+    if setup.prefix_sharing:
+        assert len(found.target_ids) == len(batches[number].target_ids)
 
 
 def test_a_schema_that_a_batch_shares_is_estimated_once(model: str, tmp_path: Path) -> None:

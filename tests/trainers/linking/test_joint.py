@@ -7,30 +7,16 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from linked_rows import ASKED, ROWS, SCHEMAS, TEXTS
 from tiny_models import QUESTIONS, assert_same_weights, get_history
 
-from sense_trl.collators import LINKED_TEXTS, PREFIX_TREE
-from sense_trl.database.engine import ColumnInfo, TableInfo
+from sense_trl.collators import PREFIX_TREE
 from sense_trl.errors import InputError
-from sense_trl.questions import Question
-from sense_trl.schema import DatabaseSchema
 from sense_trl.steps.linking import TrainedLinker, write_linked_texts
 from sense_trl.trainers import KIDConfig, SenseSFTConfig
 from sense_trl.trainers.linking import StateReader, joint
 from sense_trl.trainers.linking.joint import _make_example
 from sense_trl.trainers.linking.training import LinkerTrainingConfig, get_terms
-
-COLUMNS = tuple(ColumnInfo(name, "", False, 0) for name in ("id", "name", "age"))
-SCHEMAS = {
-    name: DatabaseSchema(name, "sqlite", (TableInfo(name, COLUMNS, (), False),))
-    for name in dict.fromkeys(row["db_id"] for row in QUESTIONS)
-}
-ASKED = [
-    Question(row["question_id"], row["db_id"], row["prompt"].splitlines()[1], row["completion"])
-    for row in QUESTIONS
-]
-TEXTS = write_linked_texts(ASKED, SCHEMAS, tiny_models.build_tiny_tokenizer(), max_length=512)
-ROWS = [{**row, LINKED_TEXTS: texts} for row, texts in zip(QUESTIONS, TEXTS, strict=True)]
 
 # Of sums in another order.
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
