@@ -154,9 +154,17 @@ def _get_mode(engine: SQLEngine, group: int) -> int:
     """Rights to a group's file of what a database holds: those to read it, or the user's own."""
     readers = 0
     if isinstance(engine.path, Path):
-        stat = engine.path.stat()
+        path = engine.path.resolve()
         # Another group's rights are not those of this one.
+        stat = path.stat()
         readers = stat.st_mode & (0o044 if stat.st_gid == group else 0o004)
+        for folder in path.parents:
+            # Whom a folder does not let through reads nothing in it; bits of x below those of r.
+            stat = folder.stat()
+            through = (stat.st_mode & 0o011) << 2
+            if stat.st_gid != group:
+                through = through & 0o004 | (through & 0o004) << 3
+            readers &= through
     return 0o600 | readers
 
 

@@ -1,7 +1,9 @@
 """Values that the words of a question name."""
 
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -275,11 +277,19 @@ def test_an_index_that_is_damaged_behind_its_start_says_so(
         found(index, "what is word7 and more, or word1999 and more?")
 
 
+@pytest.fixture
+def passable_folder() -> Iterator[Path]:
+    """A folder that everybody may go through, up to the root; those of pytest are private."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root gives away files")
 def test_a_group_that_may_not_read_the_database_may_not_read_its_index(
-    make_database: Callable[..., Path],
+    make_database: Callable[..., Path], passable_folder: Path
 ) -> None:
-    path = make_database(CITIES)
+    path = Path(shutil.move(make_database(CITIES), passable_folder))
     path.chmod(0o640)
     os.chown(path, -1, os.getegid() + 1)
     build(path)
@@ -289,9 +299,40 @@ def test_a_group_that_may_not_read_the_database_may_not_read_its_index(
 @pytest.mark.skipif(os.name != "posix", reason="rights are those of POSIX")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
 def test_an_index_is_read_by_whom_the_database_is(
-    make_database: Callable[..., Path], mode: int
+    make_database: Callable[..., Path], passable_folder: Path, mode: int
 ) -> None:
-    path = make_database(CITIES)
+    path = Path(shutil.move(make_database(CITIES), passable_folder))
     path.chmod(mode)
     build(path).close()
     assert path.with_suffix(".index").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are those of POSIX")
+@pytest.mark.parametrize(("folder", "expected"), [(0o700, 0o600), (0o750, 0o640), (0o711, 0o644)])
+def test_whom_a_folder_keeps_from_the_database_it_keeps_from_its_index(
+    make_database: Callable[..., Path], passable_folder: Path, folder: int, expected: int
+) -> None:
+    private = passable_folder / "private"
+    private.mkdir()
+    path = Path(shutil.move(make_database(CITIES), private))
+    path.chmod(0o644)
+    private.chmod(folder)
+    with open_engine(path) as engine:
+        build_value_index(engine, passable_folder / "values.index")
+    assert (passable_folder / "values.index").stat().st_mode & 0o777 == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root gives away files")
+def test_a_folder_of_another_group_lets_the_own_one_through_as_others(
+    make_database: Callable[..., Path], passable_folder: Path
+) -> None:
+    folder = passable_folder / "theirs"
+    folder.mkdir()
+    os.chown(folder, -1, os.getegid() + 1)
+    path = Path(shutil.move(make_database(CITIES), folder))
+    path.chmod(0o640)
+    for mode, expected in ((0o750, 0o600), (0o701, 0o640)):
+        folder.chmod(mode)
+        with open_engine(path) as engine:
+            build_value_index(engine, passable_folder / "values.index")
+        assert (passable_folder / "values.index").stat().st_mode & 0o777 == expected
