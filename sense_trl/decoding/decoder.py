@@ -243,9 +243,12 @@ class PrefixDecoder:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        ids = torch.tensor([prefix], device=self.model.device)
+        # Before a prompt of one token there is nothing; a model has to be run on something.
+        ids = torch.tensor([prefix or self._end_ids[:1]], device=self.model.device)
         options = {get_cache_argument(self.model): cache, "use_cache": True, "logits_to_keep": 1}
         self.model(input_ids=ids, **options)
+        if not prefix:
+            cache.crop(-1)
         return cache
 
     def _decode(

@@ -316,9 +316,16 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
         suspects = [
             (row, prompt)
             for row, prompt in enumerate(dataset["prompt"])
-            if len(str(prompt).encode()) + _MAX_TEMPLATE_TOKENS + room > limit
+            if not prompt or len(str(prompt).encode()) + _MAX_TEMPLATE_TOKENS + room > limit
         ]
         lengths = {row: len(self._tokenize_prompts([prompt])[0][0]) for row, prompt in suspects}
+        empty = [row for row, length in lengths.items() if not length]
+        if empty:
+            raise InputError(
+                f"`prompt` of `train_dataset` is empty in {len(empty)} of {len(dataset)} rows, the "
+                f"first of which is row {empty[0]}: nothing is there to be completed. Fill them "
+                "in, or leave such rows out."
+            )
         long = [row for row, length in lengths.items() if length + room > limit]
         if long:
             raise InputError(

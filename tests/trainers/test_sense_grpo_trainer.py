@@ -330,6 +330,21 @@ def test_a_prompt_that_leaves_no_room_is_named(make):
         trainer._generate_single_turn([[5] * 20], None, {}, 1)
 
 
+def test_prompts_of_one_token_are_completed_and_empty_ones_are_named(make):
+    trainer = make(rows=[{"prompt": "a"}, *PROMPTS[:3]], max_steps=1)
+    tokens = build_tiny_tokenizer()("a")["input_ids"]
+    assert len(tokens) == 1
+    trainer.temperature = 1e-6
+    written, _ = trainer._generate_single_turn([tokens], None, {}, 1)
+    with torch.no_grad():
+        for position, token in enumerate(written[0]):
+            ids = torch.tensor([[*tokens, *written[0][:position]]])
+            assert trainer.model(input_ids=ids).logits[0, -1].argmax() == token
+    trainer.train()
+    with pytest.raises(InputError, match=r"`prompt` of `train_dataset` is empty in 1 of 3.*row 2"):
+        make(rows=[*PROMPTS[:2], {"prompt": "", "db_id": "x"}])
+
+
 def test_control_tokens_in_a_prompt_are_text(make):
     pytest.importorskip("transformers", minversion="5.23")  # older ones cannot
     trainer = make(rows=CHATS)
