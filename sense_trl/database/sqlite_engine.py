@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -100,6 +101,10 @@ _FILE_ERRORS: Final = frozenset(
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_PROTOCOL,
+        # Another program holds it, or has left a journal that has to be played back first.
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
     }
 )
 _SYNTAX_MESSAGE: Final = re.compile(
@@ -271,15 +276,14 @@ class SQLiteEngine(FileEngine):
         try:
             return _read_tables(connection)
         except sqlite3.Error as error:
-            raise DatabaseError(f"cannot read the schema of {self._path}: {error}") from error
+            raise _as_database_error(self._path, error) from error
         finally:
             connection.close()
 
     # ------------------------------------------------------------------ connections
 
     def _open_file(self) -> sqlite3.Connection:
-        beside = (Path(f"{self._path}-wal"), Path(f"{self._path}-journal"))
-        immutable = not any(_size(file) for file in beside)
+        immutable = _find_log(self._path) is None
         uri = self._path.as_uri() + ("?mode=ro&immutable=1" if immutable else "?mode=ro")
         try:
             # `_check_usable` watches over threads, with a better message; SQLite's own check
@@ -310,7 +314,7 @@ class SQLiteEngine(FileEngine):
             ).fetchone()[0]
         except sqlite3.Error as error:
             connection.close()
-            raise DatabaseError(f"cannot read {self._path}: {error}") from error
+            raise _as_database_error(self._path, error) from error
         connection.text_factory = decode_text if self._has_bad_text else str
         connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, max(_MAX_COLUMNS, widest))
         for category, cap in _PARSER_CAPS.items():
@@ -511,7 +515,7 @@ class SQLiteEngine(FileEngine):
             self._exceeded = LimitKind.CELL_BYTES
             return self._stopped(limits)
         if primary in _FILE_ERRORS:
-            raise DatabaseError(f"{self._path} cannot be read: {message}") from error
+            raise _as_database_error(self._path, error) from error
         if "one statement at a time" in message:
             return QueryStatus.DENIED, "more than one statement"
         if isinstance(error, UnicodeEncodeError) or "null character" in message:
@@ -556,11 +560,25 @@ def _refuse_statement(sql: str) -> tuple[QueryStatus, str] | None:
     return QueryStatus.SYNTAX_ERROR, f'near "{head}": expected SELECT, WITH or VALUES'
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
+def _find_log(path: Path) -> Path | None:
+    """The file beside a database with changes that are not in it, or to be taken back, if any."""
+    for file in (Path(f"{path}-wal"), Path(f"{path}-journal")):
+        with contextlib.suppress(OSError):
+            if file.stat().st_size:
+                return file
+    return None
+
+
+def _as_database_error(path: Path, error: Exception) -> DatabaseError:
+    log = _find_log(path)
+    advice = (
+        ""
+        if log is None
+        else f". {log.name} beside it is of a program that writes to it or was stopped while it "
+        "did: let it end; or copy both to a folder that you may write to, open the copy once with "
+        "the sqlite3 shell, run `SELECT count(*) FROM sqlite_master;`, and give the copy"
+    )
+    return DatabaseError(f"{path} cannot be read: {error}{advice}")
 
 
 def _check_file(path: Path) -> None:

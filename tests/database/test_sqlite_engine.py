@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -278,6 +281,40 @@ def test_a_damaged_database_raises_and_gives_no_verdict(fresh_db) -> None:
     path.write_bytes(data)
     with SQLiteEngine(path) as engine, pytest.raises(DatabaseError, match="cannot be read"):
         engine.execute("SELECT count(a) FROM t")
+
+
+def test_a_lock_of_another_program_is_no_error_of_the_query(
+    fresh_db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fresh_db("CREATE TABLE t (a INT); INSERT INTO t VALUES (1);")
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, timeout=0))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode = PERSIST")
+        writer.execute("INSERT INTO t VALUES (2)")
+        with SQLiteEngine(path) as engine:
+            assert engine.execute("SELECT a FROM t").rows == ((1,), (2,))
+            writer.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(DatabaseError, match="locked.*-journal beside it is of a program"):
+                engine.execute("SELECT a FROM t")
+
+
+def test_a_journal_that_was_left_behind_is_named(fresh_db, tmp_path: Path) -> None:
+    path = fresh_db("CREATE TABLE t (a TEXT); INSERT INTO t VALUES (hex(zeroblob(9000)));")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_size = 1")
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO t SELECT a || a || a || a FROM t")
+        writer.execute("UPDATE t SET a = 'x' || a")
+        for suffix in ("", "-journal"):
+            shutil.copy(f"{path}{suffix}", tmp_path / f"left.sqlite{suffix}")
+    with pytest.raises(DatabaseError, match="left.sqlite-journal beside it") as caught:
+        SQLiteEngine(tmp_path / "left.sqlite").get_tables()
+    # What the message says to do helps.
+    assert "run `SELECT count(*) FROM sqlite_master;`" in str(caught.value)
+    with contextlib.closing(sqlite3.connect(tmp_path / "left.sqlite")) as shell:
+        shell.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    with SQLiteEngine(tmp_path / "left.sqlite") as engine:
+        assert engine.execute("SELECT count(*) FROM t").rows == ((1,),)
 
 
 def test_a_path_with_uri_characters_is_opened(tmp_path: Path) -> None:
