@@ -294,7 +294,7 @@ def test_a_lock_of_another_program_is_no_error_of_the_query(
         with SQLiteEngine(path) as engine:
             assert engine.execute("SELECT a FROM t").rows == ((1,), (2,))
             writer.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(DatabaseError, match="locked.*-journal beside it is of a program"):
+            with pytest.raises(DatabaseError, match=r"locked.*-journal beside it is of a program"):
                 engine.execute("SELECT a FROM t")
 
 
@@ -307,7 +307,7 @@ def test_a_journal_that_was_left_behind_is_named(fresh_db, tmp_path: Path) -> No
         writer.execute("UPDATE t SET a = 'x' || a")
         for suffix in ("", "-journal"):
             shutil.copy(f"{path}{suffix}", tmp_path / f"left.sqlite{suffix}")
-    with pytest.raises(DatabaseError, match="left.sqlite-journal beside it") as caught:
+    with pytest.raises(DatabaseError, match=r"left\.sqlite-journal beside it") as caught:
         SQLiteEngine(tmp_path / "left.sqlite").get_tables()
     # What the message says to do helps.
     assert "run `SELECT count(*) FROM sqlite_master;`" in str(caught.value)
