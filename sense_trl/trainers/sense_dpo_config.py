@@ -185,7 +185,9 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         for loss_type in self.loss_type:
             if loss_type not in known:
                 raise InputError(
-                    f"`loss_type` has {loss_type!r}; expected one of {', '.join(map(repr, known))}."
+                    f"`loss_type` has {loss_type!r}; expected one of "
+                    f"{', '.join(map(repr, known))}. One of your own is named in `own_loss_types` "
+                    f"of a subclass of {SenseDPOConfig.__name__}."
                 )
         sense = [loss_type for loss_type in self.loss_type if loss_type in ours]
         if not sense:

@@ -207,6 +207,7 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
                 "`teacher_model` is given, but `kd_weight` is 0: nothing would be learned from it. "
                 "Set `kd_weight` above 0, or leave the teacher out."
             )
+        self._refuse_unasked_losses(args)
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -429,7 +430,23 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
             inputs["ref_rejected_logps"],
             0.0 if pair_margins is None else pair_margins,
         )
+        if losses.shape != chosen_logps.shape:
+            # The mean of a batch would take no weights.
+            raise InputError(
+                f"`compute_pair_losses` gives the shape {list(losses.shape)} for the loss "
+                f"{loss_type!r}; expected one value per pair, {list(chosen_logps.shape)}."
+            )
         return losses.mean() if pair_weights is None else (losses * pair_weights).mean()
+
+    def _refuse_unasked_losses(self, args: SenseDPOConfig) -> None:
+        """Refuse a `compute_pair_losses` of a subclass that TRL's losses would never ask."""
+        is_own = type(self).compute_pair_losses is not SenseDPOTrainer.compute_pair_losses
+        if is_own and not {*SENSE_LOSS_TYPES, *args.own_loss_types} & {*args.loss_type}:
+            raise InputError(
+                f"`{type(self).__name__}.compute_pair_losses` is asked for no loss of `loss_type` "
+                f"{args.loss_type!r}: TRL computes them. Name those that are yours in "
+                f"`own_loss_types` of a subclass of {type(args).__name__}."
+            )
 
     def compute_pair_losses(
         self,

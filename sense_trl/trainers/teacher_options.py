@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sense_trl.errors import InputError
-from sense_trl.losses.divergence import Divergence, get_divergence
+from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
 from sense_trl.options import option
 from sense_trl.trainers.teachers.choice import TEACHER_SOURCES
 
@@ -60,9 +60,18 @@ class TeacherOptions:
     def get_kd_divergence(self) -> Divergence:
         """The divergence that `kd_loss_type` and `kd_loss_kwargs` name, at temperature 1.
 
+        A subclass of the config that overrides it trains with a divergence of its own: a function
+        of the logits of student and teacher, `[C, V]` each, to `[C]`.
+
         Raises:
             InputError: there is no such divergence, or it has no such hyper-parameter.
         """
+        if self.kd_loss_type not in DIVERGENCES:
+            raise InputError(
+                f"`kd_loss_type` is {self.kd_loss_type!r}; expected one of "
+                f"{', '.join(DIVERGENCES)}. For one of your own override `get_kd_divergence` in a "
+                "subclass of the config."
+            )
         kwargs = self.kd_loss_kwargs or {}
         if not isinstance(kwargs, dict) or "temperature" in kwargs:
             raise InputError(

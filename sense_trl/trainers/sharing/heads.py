@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sense_trl.errors import InputError
 from sense_trl.losses.chunked import LogitTransform, compute_in_chunks
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.compat.trl import FusedCausalLMOutput, maybe_gather_lm_head_ctx
@@ -232,6 +233,9 @@ def transfer_term(
             train the same tokens.
         target: the tree that the new term is over; nodes that none of those sequences trains get 0.
         sequences: of `target`.
+
+    Raises:
+        InputError: the term gives other than one value per row, when it is asked.
     """
     # Which rows a term is asked about is known where the trees were made: no device is waited for.
     own, whole = source.on_host, target.on_host
@@ -246,9 +250,16 @@ def transfer_term(
         asked, places = (
             index.to(logits.device, non_blocking=True) for index in (asked[places], places)
         )
-        if len(places) == len(logits):
-            return term(logits, asked)
-        values = term(logits[places], asked)
+        is_whole = len(places) == len(logits)
+        values = term(logits if is_whole else logits[places], asked)
+        if values.shape != places.shape:
+            raise InputError(
+                f"The divergence from the teacher has the shape {list(values.shape)} for the "
+                f"logits of {len(places)} tokens; expected one value per token, "
+                f"{[len(places)]}: reduce the last dimension, that of the vocabulary, alone."
+            )
+        if is_whole:
+            return values
         zeros = torch.zeros(len(logits), dtype=values.dtype, device=logits.device)
         return zeros.index_copy(0, places, values)
 
