@@ -228,6 +228,12 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
             )
 
     def _resolve_label_smoothing(self) -> None:
+        if self.label_smoothing_factor:
+            raise InputError(
+                f"`label_smoothing_factor` is {self.label_smoothing_factor!r}, which is of losses "
+                "on tokens: no loss on pairs reads it. The probability that a pair's label is "
+                "wrong is `label_smoothing`."
+            )
         if self.label_smoothing is None:
             has_cdpo = "cdpo" in self.loss_type
             self.label_smoothing = _DEFAULT_CDPO_LABEL_SMOOTHING if has_cdpo else 0.0

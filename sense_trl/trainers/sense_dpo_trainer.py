@@ -202,6 +202,11 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
     ) -> None:
         args = get_checked_args(args, model, SenseDPOConfig, "SenseDPO")
         check_datasets(train_dataset, eval_dataset, _LAYOUTS, remedy=_REMEDY)
+        if isinstance(ref_model, str):
+            raise InputError(
+                f"`ref_model` is {ref_model!r}; expected a model, e.g. `AutoModelForCausalLM."
+                "from_pretrained(...)`. Left out, it is the model as it is before training."
+            )
         if teacher_model is not None and args.kd_weight == 0.0:
             raise InputError(
                 "`teacher_model` is given, but `kd_weight` is 0: nothing would be learned from it. "

@@ -51,6 +51,11 @@ class SenseGRPOConfig(SharingOptions, GRPOConfig):  # type: ignore[misc]
         self._check_options()
         use_current_checkpointing_names(self)
         super().__post_init__()
+        if self.group_by_columns and not self.shuffle_dataset:
+            raise InputError(
+                f"`shuffle_dataset` is {self.shuffle_dataset!r}, but `group_by_columns` draws "
+                "groups in a random order. Leave one of them out."
+            )
         size, num_prompts = self.group_size, self.prompts_per_generation
         if size is not None and (size < 1 or (num_prompts % size and size % num_prompts)):
             raise InputError(

@@ -110,6 +110,7 @@ def test_label_smoothing_that_one_of_two_losses_uses_is_said(build, caplog):
         {"max_length": 0},
         {"max_dropped_fraction": 1.0},
         {"max_dropped_fraction": -0.1},
+        {"label_smoothing_factor": 0.1},
         {"ld_alpha": 0.5},
         {"use_weighting": True},
         {"f_divergence_type": "js_divergence"},

@@ -294,6 +294,11 @@ def test_a_trl_config_is_refused(model_paths, tmp_path):
         )
 
 
+def test_the_name_of_a_reference_is_told_to_be_a_model(train, model_paths):
+    with pytest.raises(InputError, match=r"`ref_model` is '.*llama'; expected a model"):
+        train(["cdpo"], ref_model=model_paths["llama"])
+
+
 def test_the_loss_of_the_documentation_trains(train):
     page = Path(__file__).resolve().parents[2] / "docs" / "subclass.md"
     text = page.read_text(encoding="utf-8")

@@ -471,6 +471,7 @@ def test_prompts_on_one_database_are_drawn_together(make):
         {"group_size": 2},
         {"group_size": 3, "group_by_columns": ["db_id"]},
         {"adapter_dtype": "float16"},
+        {"shuffle_dataset": False, "group_by_columns": ["db_id"]},
     ],
     ids=str,
 )

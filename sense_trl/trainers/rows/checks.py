@@ -165,6 +165,11 @@ def _describe_equal(found: str, dataset_name: str) -> str:
 def _check_dataset(
     argument: str, dataset: Any, layouts: Sequence[tuple[str, ...]], remedy: str
 ) -> None:
+    if isinstance(dataset, dict):
+        raise InputError(
+            f"`{argument}` is a {type(dataset).__name__} of {sorted(map(str, dataset))}; expected "
+            "one of its parts, e.g. `dataset['train']`."
+        )
     if not isinstance(dataset, Dataset | IterableDataset):
         raise InputError(
             f"`{argument}` is a {type(dataset).__name__}; expected a datasets.Dataset. "

@@ -161,7 +161,8 @@ def build_grouped_sampler(
         batch_size: rows of the dataset per device and micro-batch, if not as `args` says.
 
     Raises:
-        InputError: the dataset has no such column, or is streamed.
+        InputError: the dataset has no such column, or is streamed; or `train_sampling_strategy`
+            asks for another order.
     """
     columns = list(args.group_by_columns or [])
     # A stream is read in its own order.
@@ -175,6 +176,12 @@ def build_grouped_sampler(
     columns += [EXAMPLE_INDEX] if EXAMPLE_INDEX in available else []
     if not columns:
         return None
+    if args.train_sampling_strategy != "random":
+        raise InputError(
+            f"`train_sampling_strategy` is {args.train_sampling_strategy!r}, but "
+            "`group_by_columns`, or several rejected answers, say which rows are drawn together. "
+            "Leave one of them out."
+        )
     values = [dataset.select_columns(column)[:][column] for column in columns]
     seed = args.seed if args.data_seed is None else args.data_seed
     keys = list(zip(*values, strict=True))

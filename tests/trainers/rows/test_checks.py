@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tiny_models
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from tiny_models import PAIRS, QUESTIONS
 
 from sense_trl.errors import InputError
@@ -53,6 +53,13 @@ def test_other_columns_are_refused_with_those_that_are_expected() -> None:
 def test_rows_as_a_list_are_told_how_to_become_a_dataset() -> None:
     with pytest.raises(InputError, match=r"`train_dataset` is a list; .*from_list"):
         check_datasets(QUESTIONS, None, TEXT)
+
+
+def test_several_splits_are_told_to_be_one() -> None:
+    splits = DatasetDict(train=Dataset.from_list(QUESTIONS), test=Dataset.from_list(QUESTIONS))
+    with pytest.raises(InputError, match=r"a DatasetDict of \['test', 'train'\]; .*\['train'\]"):
+        check_datasets(splits, None, TEXT)
+    check_datasets(splits["train"], splits, TEXT)
 
 
 @pytest.mark.parametrize("column", ["prompt", "completion"])

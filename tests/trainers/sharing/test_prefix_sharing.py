@@ -578,6 +578,8 @@ def test_unusable_columns_to_group_by_are_refused(train_sft):
     stream = IterableDataset.from_generator(lambda: iter(QUESTIONS))
     with pytest.raises(InputError, match="IterableDataset"):
         train_sft(rows=stream, group_by_columns=["db_id"])
+    with pytest.raises(InputError, match="`train_sampling_strategy` is 'group_by_length'"):
+        train_sft(group_by_columns=["db_id"], train_sampling_strategy="group_by_length")
 
 
 def test_weights_are_trained(train_sft):
