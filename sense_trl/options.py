@@ -89,7 +89,7 @@ class DataOptions(DatabaseOptions):
     """The questions and the databases they are asked of."""
 
     questions: str = option(
-        "Questions with gold SQL, as .jsonl or .json: `question` and `gold_sql` (or Spider's "
+        "Questions with gold SQL, as .jsonl, .json or .csv: `question` and `gold_sql` (or Spider's "
         "`query`, BIRD's `SQL`), with `db_id` where there are several databases."
     )
 

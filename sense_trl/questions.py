@@ -1,14 +1,16 @@
 """Questions with their gold SQL: one dataclass, one loader, one leak-free split.
 
-The loader reads JSON Lines (one object per line) and JSON arrays, with the field names of Spider
-(`question`, `query`), BIRD (`question`, `SQL`, `evidence`) and this project (`question`,
+The loader reads JSON Lines (one object per line), JSON arrays and CSV, with the field names of
+Spider (`question`, `query`), BIRD (`question`, `SQL`, `evidence`) and this project (`question`,
 `gold_sql`). Where the wording is not needed, it also reads the gold files of both benchmarks'
 scripts: one query per line, a tab and the `db_id`.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -94,18 +96,19 @@ def describe_unusable(
 def load_questions(
     path: str | Path, *, default_db_id: str | None = None, needs_text: bool = True
 ) -> list[Question]:
-    """Read questions from a `.jsonl` or `.json` file.
+    """Read questions from a `.jsonl`, `.json` or `.csv` file.
 
     Args:
-        path: JSON Lines (one object per line, blank lines skipped) or a JSON array of objects.
+        path: JSON Lines (one object per line, blank lines skipped) or a JSON array of objects; in a
+            `.csv` file the first line names the fields, with commas, semicolons or tabs between.
         default_db_id: database of the records that name none; without it such a record is an error.
         needs_text: the wording is needed; otherwise lines of gold SQL, a tab and the `db_id`, as
             the scripts of Spider and BIRD read them, are read as well.
 
     Raises:
-        InputError: the file is missing or empty, a line is not valid JSON, a field is missing or
-            not a string, or an id stands for different questions. The message names file, line and
-            field.
+        InputError: the file is missing or empty, a line is not valid JSON or has other columns
+            than the first, a field is missing or not a string, or an id stands for different
+            questions. The message names file, line and field.
     """
     path = Path(path)
     if not path.is_file():
@@ -175,6 +178,9 @@ def _records(path: Path, needs_text: bool) -> Iterator[tuple[str, Any]]:
         raise InputError(
             f"`questions` {str(path)!r} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
         ) from error
+    if path.suffix.lower() == ".csv":
+        yield from _table_records(path, text)
+        return
     if text.lstrip().startswith("["):
         try:
             records = json.loads(text)
@@ -210,6 +216,28 @@ def _records(path: Path, needs_text: bool) -> Iterator[tuple[str, Any]]:
                 f"{line.strip()[:80]!r}. Write one JSON object per line."
             ) from error
         yield f"{path}, line {number}", record
+
+
+def _table_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The records of a table as spreadsheets save it; an empty cell is none."""
+    head = text.partition("\n")[0]
+    # A field may hold lines; those that end the rows are left to the reader.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+    names: list[str] = []
+    try:
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if not names:
+                names = [name.strip() for name in row]
+            elif len(row) > len(names) and any(row[len(names) :]):
+                raise InputError(
+                    f"{place}: {len(row)} cells under {len(names)} names, {names}. Put double "
+                    "quotes around a cell that holds the character between cells."
+                )
+            elif any(cell.strip() for cell in row):
+                yield place, {name: cell for name, cell in zip(names, row, strict=False) if cell}
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: no CSV ({error}).") from error
 
 
 class _GoldLine(dict[str, str]):

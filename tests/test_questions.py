@@ -1,5 +1,6 @@
 """Reading questions, and splitting them without leaks."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,36 @@ def test_an_array_reads_like_lines_and_optional_fields_are_kept(tmp_path: Path) 
     array = load_questions(_write(tmp_path, json.dumps([record]), "q.json"))
     assert lines == array
     assert lines == [Question("7", "d", "q", "SELECT 1", "test", "simple", "x means y")]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_reads_like_lines(tmp_path: Path, mark: str, end: str) -> None:
+    path = tmp_path / "q.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, delimiter=mark, lineterminator=end)
+        table.writerow(["question", "SQL", "level", "split"])
+        table.writerow(["How many; all, in?", "SELECT 'a,b;c',\n 1", "", "train"])
+        table.writerow(["", "", "", ""])
+        table.writerow(["Größe?", 'SELECT "x" FROM t', "easy"])
+    first, second = load_questions(path, default_db_id="pets")
+    assert first.question == "How many; all, in?" and first.gold_sql == "SELECT 'a,b;c',\n 1"
+    assert (first.level, first.split, first.db_id) == (None, "train", "pets")
+    assert (second.question, second.gold_sql) == ("Größe?", 'SELECT "x" FROM t')
+    assert (second.level, second.split) == ("easy", None)
+
+
+def test_a_broken_table_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    for text, words in (
+        ("question,gold_sql\nq,SELECT a, b FROM t\n", "line 2: 3 cells under 2 names"),
+        ("question,gold_sql\nq,\n", r"line 2: the field `gold_sql` .* is missing"),
+        ("question,gold_sql\n", "holds no question"),
+        ("question,gold_sql\nq," + "x" * 140_000, "line 2: no CSV"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=words):
+            load_questions(path, default_db_id="pets")
 
 
 def test_a_record_that_a_file_holds_twice_is_two_questions(tmp_path: Path) -> None:
