@@ -79,7 +79,7 @@ _OTHER_HEADS: Final = frozenset(
     """.split()  # noqa: SIM905
 )
 _HEAD: Final = re.compile(
-    r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?P<head>[A-Za-z_]+|.)?", re.DOTALL
+    r"(?:[\s;\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?P<head>[A-Za-z_]+|.)?", re.DOTALL
 )
 # One statement, and what may stand behind the `;` that ends it. Possessive: nothing is read twice.
 _STATEMENT: Final = re.compile(

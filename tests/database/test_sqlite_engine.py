@@ -95,7 +95,10 @@ def test_rows_and_columns_are_read_in_order(engine: Engine) -> None:
         ("SELECT LOAD_EXTENSION('x')", QueryStatus.DENIED),
         ("SELECT fts3_tokenizer('simple')", QueryStatus.DENIED),
         ("SELECT " + "1" * 200_000, QueryStatus.DENIED),
+        ("\ufeffDROP TABLE singer", QueryStatus.DENIED),
         ("SELECT 1;", QueryStatus.OK),
+        # To SQLite, a mark of byte order is a space.
+        ("\ufeff; \ufeffSELECT 1", QueryStatus.OK),
         ("-- note\n/* more */ select 1 -- end", QueryStatus.OK),
         ("VALUES (1), (2)", QueryStatus.OK),
         ("WITH x AS (SELECT 1 AS a) SELECT count(*) FROM x", QueryStatus.OK),
