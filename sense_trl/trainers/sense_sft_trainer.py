@@ -143,5 +143,5 @@ class SenseSFTTrainer(BaseSFTTrainer):
         self._add_metric("losses/link", own)
         # A mean over the micro-batch, which `Trainer` divides only where no tokens are counted.
         steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-        loss = loss + self.args.link_weight * own / steps
+        loss = loss + self.args.link_weight * own.to(loss.device) / steps
         return (loss, *outputs) if return_outputs else loss

@@ -173,7 +173,7 @@ class LinkerHead(nn.Module):  # type: ignore[misc]
         """The same of items and words that are projected."""
         maps = items @ words.transpose(-1, -2) / math.sqrt(self.rank)
         if mask is None:
-            mask = torch.ones(maps.shape[:-2] + maps.shape[-1:], dtype=torch.bool)
+            mask = maps.new_ones(maps.shape[:-2] + maps.shape[-1:], dtype=torch.bool)
         count = mask.sum(-1, keepdim=True).clamp(min=1)
         known = kinds.clamp(min=0)
         if relations is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +50,8 @@ class JointLinking:
     """The head of a trainer whose rows have linked texts, with all that is done with it.
 
     Attributes:
-        head: in float32 on the CPU, with options of `LinkerTrainingConfig`.
+        head: in float32, with options of `LinkerTrainingConfig`; where the states that it reads
+            are, once it has started.
 
     Args:
         trainer: of one process, with `args.link_weight`; its model, its tokenizer and the column
@@ -58,7 +60,8 @@ class JointLinking:
 
     Raises:
         InputError: rows are laid out in another way, the column is missing, there are several
-            processes, or the best checkpoint is to be loaded, which has no head to go back to.
+            processes, weights are sharded, or the best checkpoint is to be loaded, which has no
+            head to go back to.
         ModelError: see `StateReader`.
     """
 
@@ -74,6 +77,9 @@ class JointLinking:
             ),
             "there are several processes or GPUs": (
                 trainer.accelerator.num_processes > 1 or args.n_gpu > 1
+            ),
+            "DeepSpeed and FSDP step and save the parameters of the model alone": (
+                trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
             ),
             "`load_best_model_at_end` knows nothing of a linker": args.load_best_model_at_end,
         }
@@ -112,30 +118,44 @@ class JointLinking:
         trainer.add_callback(_ZeroGradients(self.head))
 
     def start(self, optimizer: Any) -> None:
-        """Give the head to an optimizer, once; and start it, unless it was loaded."""
+        """Start the head, unless it was loaded, and give it to an optimizer, once."""
+        if not self._has_started:
+            self._initialize()
+        # Optimizers of GPUs, such as those that hold moments in 8 bits, may take nothing else.
+        self.head.to(next(self._reader.last_layer.parameters()).device)
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for group in get_optimizer_groups(self.head, self._config):
             if not known.intersection(map(id, group["params"])):
                 optimizer.add_param_group(group)
-        if self._has_started:
-            return
+
+    def _initialize(self) -> None:
         step = -(-len(self._sample) // _NUM_READ)
         items, words = [], []
         with evaluating(self._trainer.model):
             for text in self._sample[::step]:
                 states = self._reader.read_row(text["input_ids"])
-                items.append(average(states, text["items"]))
-                words.append(average(states, text["words"]))
+                items.append(average(states, text["items"]).cpu())
+                words.append(average(states, text["words"]).cpu())
         self.head.initialize(torch.cat(items), torch.cat(words))
         self._has_started = True
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[list[Tensor]]:
-        """Within the block, states of the layer that is read are appended as the model runs."""
+        """Within the block, states of the layer that is read are appended as the model runs.
+
+        Raises:
+            InputError: they carry no gradient.
+        """
         states: list[Tensor] = []
 
         def keep(module: Any, inputs: Any, output: Any) -> None:
             states.append(output if isinstance(output, Tensor) else output[0])
+            if not states[-1].requires_grad:
+                raise InputError(
+                    "`link_weight` is set, but the states of the model carry no gradient. Set "
+                    "`gradient_checkpointing_kwargs` to {'use_reentrant': false}, and train "
+                    f"weights of its first {self._reader.layer} layers."
+                )
 
         handle = self._reader.last_layer.register_forward_hook(keep)
         try:
@@ -152,28 +172,18 @@ class JointLinking:
             states: of the padded batch or the tree, `[rows, tokens, hidden]`.
             texts: those of the batch, which are its last rows.
             tree: of the batch.
-
-        Raises:
-            InputError: the states carry no gradient.
         """
-        if not states.requires_grad:
-            raise InputError(
-                "`link_weight` is set, but the states of the model carry no gradient. Set "
-                "`gradient_checkpointing_kwargs` to {'use_reentrant': false}, and train weights "
-                f"of its first {self._reader.layer} layers."
-            )
         if tree is not None:
-            nodes = tree.sequence_nodes
+            nodes = tree.sequence_nodes.to(states.device)
             states = states.flatten(0, 1)[nodes[len(nodes) - len(texts) :].clamp(min=0)]
         examples = [
             _make_example(text, own)
             for text, own in zip(texts, states[len(states) - len(texts) :], strict=True)
         ]
         self.head.train()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(states.device.type, enabled=False):
             terms = get_terms(self.head, examples, self._config, self._weights, None, None)
-            loss = torch.stack([value for _, value in terms]).sum()
-        return loss.to(states.device)
+            return torch.stack([value for _, value in terms]).sum()
 
     def save(self, folder: str | Path) -> None:
         """Write the head beside the model that it goes with, as `linker` takes the folder."""
@@ -212,17 +222,18 @@ class _ZeroGradients(TrainerCallback):  # type: ignore[misc]
 
 def _make_example(text: dict[str, Any], states: Tensor) -> LinkerExample:
     """The example of a text, from the states of its tokens."""
+    make = partial(torch.tensor, device=states.device)
     relations = ItemRelations(
-        torch.tensor(text["parents"]),
-        torch.tensor(text["linked"]),
-        torch.tensor(text["places"], dtype=torch.int32).view(-1, 2),
-        torch.tensor(text["likeness"]).view(-1, text["sizes"][1]),
+        make(text["parents"]),
+        make(text["linked"]),
+        make(text["places"], dtype=torch.int32).view(-1, 2),
+        make(text["likeness"]).view(-1, text["sizes"][1]),
     )
     return LinkerExample(
         "",
         average(states, text["items"]),
         average(states, text["words"]),
-        torch.tensor(text["kinds"]),
-        torch.tensor(text["labels"]),
+        make(text["kinds"]),
+        make(text["labels"]),
         relations,
     )

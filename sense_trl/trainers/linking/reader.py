@@ -8,9 +8,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -128,7 +130,7 @@ class StateReader:
             **{get_cache_argument(self._decoder): cache},
         )
         states = average(output.last_hidden_state[0], pieces)
-        return Prefix(states, cache, len(ids))
+        return Prefix(states.cpu(), cache, len(ids))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def read_behind(
@@ -196,7 +198,7 @@ class StateReader:
                 if (added := layer.get_seq_length() - before) > 0:
                     layer.crop(-added)
         states = output.last_hidden_state[0].split(lengths)
-        return [average(own, pieces) for own, (_, pieces) in zip(states, rows, strict=True)]
+        return [average(own, pieces).cpu() for own, (_, pieces) in zip(states, rows, strict=True)]
 
     def _check_length(self, before: int, count: int) -> None:
         if before + count > self.context:
@@ -236,4 +238,7 @@ def tokenize(
 
 def average(states: Tensor, pieces: Sequence[Sequence[int]]) -> Tensor:
     """Means of states, `[tokens, hidden]` -> `[spans, hidden]`, in float32."""
-    return torch.stack([states[list(tokens)].float().mean(0) for tokens in pieces]).cpu()
+    places = torch.tensor([*chain.from_iterable(pieces)], device=states.device)
+    starts = torch.tensor([0, *accumulate(map(len, pieces[:-1]))], device=states.device)
+    # Once over all spans, and back: a step for each would make as many gradients of all states.
+    return F.embedding_bag(places, states.float(), starts, mode="mean")

@@ -277,7 +277,7 @@ def get_terms(
     features = project(head.project_words, [example.words for example in batch])
     kinds = pad([example.kinds for example in batch], -1)
     labels = pad([example.labels for example in batch], False)
-    mask = pad([torch.ones(len(e.words), dtype=torch.bool) for e in batch], False)
+    mask = pad([e.words.new_ones(len(e.words), dtype=torch.bool) for e in batch], False)
     relations = _join([example.relations for example in batch])
     logits, maps = head.combine(items, features, kinds, relations, mask)
     for name, chosen, weight in (
@@ -321,10 +321,7 @@ def _join(relations: Sequence[ItemRelations | None]) -> ItemRelations | None:
     there = [own for own in relations if own is not None]
     if not there:
         return None
-    numbered = [
-        torch.cat([torch.full((len(own.places), 1), row), own.places.long()], 1)
-        for row, own in enumerate(there)
-    ]
+    numbered = [F.pad(own.places.long(), (1, 0), value=row) for row, own in enumerate(there)]
     width = max(own.linked.shape[-1] for own in there)
     linked = [F.pad(own.linked, (0, width - own.linked.shape[-1]), value=-1) for own in there]
     return ItemRelations(

@@ -1,5 +1,6 @@
 """A linker that is trained along with the model whose states it reads."""
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ import pytest
 import tiny_models
 import torch
 from linked_rows import ASKED, ROWS, SCHEMAS, TEXTS
-from tiny_models import QUESTIONS, assert_same_weights, get_history
+from tiny_models import HIDDEN_SIZE, QUESTIONS, assert_same_weights, get_history
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from sense_trl.collators import PREFIX_TREE
+from sense_trl.collators import LINKED_TEXTS, PREFIX_TREE
 from sense_trl.errors import InputError
 from sense_trl.steps.linking import TrainedLinker, write_linked_texts
 from sense_trl.trainers import KIDConfig, SenseSFTConfig
 from sense_trl.trainers.linking import StateReader, joint
-from sense_trl.trainers.linking.joint import _make_example
+from sense_trl.trainers.linking.joint import JointLinking, _make_example
 from sense_trl.trainers.linking.training import LinkerTrainingConfig, get_terms
 
 # Of sums in another order.
@@ -94,6 +97,52 @@ def test_a_linker_learns_along_goes_on_where_it_stopped_and_is_found_beside_the_
     assert list(scores.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-4)
 
 
+class OneDevice(TorchDispatchMode):
+    """Fails where an operation is given tensors of several devices, as a GPU does."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if "copy" not in func.name():
+            devices = {tensor.device.type for tensor in tensors if tensor.dim()}
+            assert len(devices) < 2, f"{func.name()} sees {devices}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_head_computes_where_the_states_are(
+    train_sft: Any, shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of this device there is none.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    trainer = train_sft(rows=ROWS, link_weight=1.0, start=False)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    tree = batch[PREFIX_TREE] if shares else None
+    shape = (batch if tree is None else vars(tree))["input_ids"].shape
+    states = torch.empty(*shape, HIDDEN_SIZE, device="meta", requires_grad=True)
+    trainer.linking.head.to("meta")
+    with OneDevice():
+        loss = trainer.linking.get_loss(states, batch[LINKED_TEXTS].texts, tree)
+        loss.backward()
+    assert (loss.device.type, loss.shape) == ("meta", ())
+    assert states.grad is not None and states.grad.is_meta
+
+
+def test_optimizers_with_moments_in_8_bits_take_the_head(train_sft: Any) -> None:
+    pytest.importorskip("bitsandbytes", minversion="0.50", reason="those of a CPU are newer")
+    trainer = train_sft(rows=ROWS, link_weight=1.0, optim="adamw_8bit")
+    head = trainer.linking.head
+    for parameter in head.parameters():
+        moment = trainer.optimizer.state[parameter]["state1"]
+        assert moment.dtype == (torch.uint8 if parameter.numel() >= 4096 else torch.float32)
+    start = train_sft(rows=ROWS, link_weight=1.0, start=False)
+    start.create_optimizer()
+    before = start.linking.head.state_dict()
+    changed = {name for name, own in head.named_parameters() if not own.equal(before[name])}
+    assert {"item_projection.weight", "word_projection.weight", "bias"} <= changed
+
+
 def test_rows_that_are_only_evaluated_need_no_linked_texts(train_sft: Any) -> None:
     plain = train_sft(rows=ROWS, eval_rows=QUESTIONS[:4], start=False).evaluate()
     linked = train_sft(rows=ROWS, eval_rows=ROWS[:4], link_weight=1.0, start=False)
@@ -113,6 +162,14 @@ def test_what_trains_no_linker_says_so(train_sft: Any, tmp_path: Path) -> None:
         train_sft(link_weight=1.0, start=False)
     with pytest.raises(InputError, match="`packing` and `padding_free` lay out rows"):
         train_sft(rows=ROWS, link_weight=1.0, start=False, packing=True)
+    trainer = train_sft(rows=ROWS, link_weight=1.0, start=False)
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(InputError, match="DeepSpeed and FSDP step and save the parameters"):
+        JointLinking(trainer)
+    trainer = train_sft(rows=ROWS, link_weight=1.0, start=False)
+    trainer.model.requires_grad_(False)
+    with pytest.raises(InputError, match=r"carry no gradient.*train weights of its first 1 layers"):
+        get_loss(trainer)
     with pytest.raises(InputError, match="`link_weight` is -1"):
         SenseSFTConfig(str(tmp_path), link_weight=-1.0)
     with pytest.raises(InputError, match="`KIDTrainer` trains no linker"):
