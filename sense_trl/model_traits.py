@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sense_trl.errors import ModelError
 
-_ADAPTER_CONFIG: Final = "adapter_config.json"
+
+def holds_adapter(path: str | Path) -> bool:
+    """True for the folder of an adapter of PEFT."""
+    return (Path(path) / "adapter_config.json").is_file()
 
 
 def load_model_config(path: str) -> tuple[Any, Any | None]:
@@ -25,9 +28,7 @@ def load_model_config(path: str) -> tuple[Any, Any | None]:
     from transformers import AutoConfig
 
     try:
-        adapter = (
-            PeftConfig.from_pretrained(path) if (Path(path) / _ADAPTER_CONFIG).is_file() else None
-        )
+        adapter = PeftConfig.from_pretrained(path) if holds_adapter(path) else None
         base = path if adapter is None else adapter.base_model_name_or_path
         return AutoConfig.from_pretrained(base), adapter
     # What a missing or broken file raises is up to the library that reads it.

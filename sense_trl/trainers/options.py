@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sense_trl.errors import InputError
+from sense_trl.model_traits import holds_adapter
 from sense_trl.options import ChatTemplateOptions, option
 from sense_trl.template_date import check_template_date
 
@@ -22,8 +23,14 @@ def get_checked_args(args: Any, model: Any, config_class: type[Any], name: str) 
         name: ends the default output folder.
 
     Raises:
-        InputError: `args` is something else.
+        InputError: `args` is something else, or `model` the folder of an adapter.
     """
+    if isinstance(model, str) and holds_adapter(model):
+        raise InputError(
+            f"`model` is {model!r}, the folder of an adapter; expected one of a model. "
+            f"`peft.AutoPeftModelForCausalLM.from_pretrained({model!r}, is_trainable=True)` is a "
+            "model whose adapter is trained on; `sense-trl merge` makes a model of both."
+        )
     if args is None:
         path = model if isinstance(model, str) else model.config.name_or_path
         return config_class(output_dir=f"{path.rstrip('/').split('/')[-1] or 'model'}-{name}")

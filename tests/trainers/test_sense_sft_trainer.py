@@ -108,6 +108,13 @@ def test_an_example_that_does_not_fit_is_named_and_never_cut(train_sft, caplog):
     assert len(train_sft(rows=rows, max_length=None, start=False).train_dataset) == 17
 
 
+def test_a_long_example_without_a_name_is_told_by_its_number(train_sft):
+    columns = ("prompt", "completion")
+    rows = [{column: row[column] for column in columns} for row in [*QUESTIONS, LONG]]
+    with pytest.raises(InputError, match=r"1 of 17 examples .*: row 16: \d+ tokens"):
+        train_sft(rows=rows, max_length=200)
+
+
 def test_a_long_example_of_a_stream_fails_when_it_comes(train_sft):
     stream = IterableDataset.from_generator(lambda: iter([LONG] * 8))
     with pytest.raises(InputError, match="too-long"):
@@ -142,6 +149,12 @@ def test_a_trl_config_is_refused(model_paths, tmp_path):
     config = SFTConfig(str(tmp_path), use_cpu=True, bf16=False)
     with pytest.raises(InputError, match="`args` is a SFTConfig"):
         SenseSFTTrainer(model_paths["llama"], args=config)
+
+
+def test_the_folder_of_an_adapter_is_told_to_be_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"the folder of an adapter.*is_trainable=True"):
+        SenseSFTTrainer(str(tmp_path))
 
 
 def test_the_example_of_the_docstring_runs(model_paths, tmp_path, monkeypatch):

@@ -58,11 +58,8 @@ def leave_out_long_examples(
     too_long = np.flatnonzero(lengths > args.max_length)
     if not len(too_long):
         return dataset
-    identifiers = dataset.select_columns(
-        [column for column in _IDENTIFIER_COLUMNS if column in dataset.column_names]
-    )
     named = "; ".join(
-        f"{name_row(identifiers[int(index)], int(index), noun)}: {lengths[index]} tokens"
+        f"{name_row(dataset[int(index)], int(index), noun)}: {lengths[index]} tokens"
         for index in too_long[:_NUM_NAMED]
     )
     if len(too_long) > _NUM_NAMED:

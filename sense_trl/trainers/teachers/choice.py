@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from sense_trl.errors import InputError, ModelError
+from sense_trl.model_traits import holds_adapter
 from sense_trl.trainers.compat.trl import create_model_from_path
 from sense_trl.trainers.rows.token_rows import get_token_row, get_tokenizer
 from sense_trl.trainers.sharing.heads import get_vocab_size
@@ -114,7 +115,7 @@ def _check_answers(trainer: Any, cache: TeacherCache) -> None:
 
 
 def _load_model(path: str, init_kwargs: Any, accelerator: Any) -> Any:
-    if os.path.isfile(os.path.join(path, "adapter_config.json")):
+    if holds_adapter(path):
         raise InputError(
             f"The teacher {path!r} is the folder of an adapter; expected one of a model. Make it "
             f"one with `sense-trl merge {path} --output FOLDER` and name that; or leave what it "
