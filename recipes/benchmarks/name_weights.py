@@ -20,10 +20,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
-from pooled_schema import POOL, Pool, join_schemas
+from pooled_schema import rewrite
 
 from sense_trl.linking import get_linking_labels
 from sense_trl.linking.names import KINDS, NameWeights, get_names
+from sense_trl.linking.pooling import Pool, join_schemas
 from sense_trl.linking.reading import split_question
 from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.questions import Question, load_questions
@@ -47,8 +48,8 @@ def read(pool: Pool, questions: Sequence[Question], key: str) -> Iterator[Linker
     items = [get_key(*name) for name in get_names(pool.schema)]
     tensors = ItemTensors(pool.schema, items)
     nothing = torch.zeros(len(items), 1)
-    for question in map(pool.rewrite, questions):
-        wanted = get_linking_labels(question.gold_sql, pool.schema).items
+    for question in questions:
+        wanted = get_linking_labels(rewrite(pool, question).gold_sql, pool.schema).items
         yield LinkerExample(
             f"{question.question_id}/{key}",
             nothing,
@@ -83,7 +84,8 @@ def main() -> None:
     dev = load_questions(options.dev)
     print("dev:", measure_linking(score_questions(NameLinker, dev, schemas)), flush=True)
     pool = join_schemas({name: schemas[name] for name in sorted({q.db_id for q in dev})})
-    scored = score_questions(NameLinker, list(map(pool.rewrite, dev)), {POOL: pool.schema})
+    asked = [rewrite(pool, question) for question in dev]
+    scored = score_questions(NameLinker, asked, {pool.schema.db_id: pool.schema})
     print("dev in one schema:", measure_linking(scored, max_tables=10), flush=True)
 
     by_database: dict[str, list[Question]] = defaultdict(list)

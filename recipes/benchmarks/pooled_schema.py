@@ -22,9 +22,9 @@ import argparse
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import sqlglot
@@ -35,6 +35,7 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.evaluation.evaluate import EvaluationReport, evaluate_sql
 from sense_trl.linking import get_linking_labels
 from sense_trl.linking.names import get_names
+from sense_trl.linking.pooling import Pool, join_schemas
 from sense_trl.options import GeneratorOptions
 from sense_trl.prompts import PromptStyle, extract_sql
 from sense_trl.prompts.name_linker import NameLinker
@@ -43,7 +44,7 @@ from sense_trl.prompts.style import NAME_LINKER
 from sense_trl.prompts.writer import PromptWriter
 from sense_trl.questions import Question, load_questions
 from sense_trl.schema.naming import get_key
-from sense_trl.schema.schema import DatabaseSchema, load_spider_schemas
+from sense_trl.schema.schema import load_spider_schemas
 from sense_trl.steps.generator import load_generator
 from sense_trl.steps.prompting import get_linker
 from sense_trl.verification.verifier import SQLVerifier
@@ -53,55 +54,15 @@ POOL = "pool"
 _CHUNK = 20
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Databases as one: its schema, and the new name of each table by database and old name."""
-
-    schema: DatabaseSchema
-    names: Mapping[tuple[str, str], str]
-
-    def rewrite(self, question: Question) -> Question:
-        """The same question on the pool."""
-        tree = sqlglot.parse_one(question.gold_sql, read="sqlite")
-        for table in tree.find_all(exp.Table):
-            new = self.names.get((question.db_id, table.name.lower()))
-            if new is not None and new.lower() != table.name.lower():
-                alias = table.alias or table.name
-                table.replace(exp.alias_(exp.to_table(new), alias, table=True))
-        return replace(question, db_id=POOL, gold_sql=tree.sql("sqlite"))
-
-
-def join_schemas(schemas: Mapping[str, DatabaseSchema]) -> Pool:
-    """Databases as one; a table whose name is taken gets that of its database behind it.
-
-    SQLite's own tables, which tables.json lists too, are left out.
-    """
-    schemas = {
-        db_id: replace(
-            schema,
-            tables=tuple(t for t in schema.tables if not t.name.lower().startswith("sqlite_")),
-        )
-        for db_id, schema in schemas.items()
-    }
-    count = Counter(t.name.lower() for schema in schemas.values() for t in schema.tables)
-    names = {
-        (db_id, t.name.lower()): t.name if count[t.name.lower()] == 1 else f"{t.name}_{db_id}"
-        for db_id, schema in schemas.items()
-        for t in schema.tables
-    }
-    tables = tuple(
-        replace(
-            table,
-            name=names[db_id, table.name.lower()],
-            foreign_keys=tuple(
-                replace(key, referenced_table=names[db_id, key.referenced_table.lower()])
-                for key in table.foreign_keys
-            ),
-        )
-        for db_id, schema in schemas.items()
-        for table in schema.tables
-    )
-    return Pool(DatabaseSchema(POOL, "sqlite", tables), names)
+def rewrite(pool: Pool, question: Question) -> Question:
+    """The same question on a pool."""
+    tree = sqlglot.parse_one(question.gold_sql, read="sqlite")
+    for table in tree.find_all(exp.Table):
+        new = pool.names.get((question.db_id, table.name.lower()))
+        if new is not None and new.lower() != table.name.lower():
+            alias = table.alias or table.name
+            table.replace(exp.alias_(exp.to_table(new), alias, table=True))
+    return replace(question, db_id=pool.schema.db_id, gold_sql=tree.sql("sqlite"))
 
 
 def copy_rows(pool: Pool, catalog: DatabaseCatalog, db_ids: Collection[str], path: Path) -> None:
@@ -131,7 +92,7 @@ def find_same(
     with closing(sqlite3.connect(path)) as wide:
         wide.text_factory = bytes
         for question in questions:
-            rewritten = pool.rewrite(question)
+            rewritten = rewrite(pool, question)
             with closing(sqlite3.connect(str(catalog.path(question.db_id)))) as own:
                 own.text_factory = bytes
                 before = Counter(own.execute(question.gold_sql).fetchall())
@@ -173,7 +134,7 @@ def main() -> None:
     own = load_questions(options.questions)
     schemas = load_spider_schemas(options.tables_json)
     db_ids = sorted({question.db_id for question in own})
-    pool = join_schemas({db_id: schemas[db_id] for db_id in db_ids})
+    pool = join_schemas({db_id: schemas[db_id] for db_id in db_ids}, POOL)
     reports: dict[str, EvaluationReport] = {}
     with DatabaseCatalog.from_path(options.database) as catalog:
         copy_rows(pool, catalog, db_ids, folder / "pool.sqlite")

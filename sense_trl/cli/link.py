@@ -58,6 +58,12 @@ class TrainOptions(LinkDataOptions):
         default="once",
         choices=("once", "repeated"),
     )
+    pooled_databases: int = option(
+        "Ask each question once more on a schema into which so many of the databases were joined "
+        "(drawn with `subset_seed`), to learn what a wide schema is like; 0 for none. Reading "
+        "takes twice as long.",
+        default=0,
+    )
     teacher: str | None = option(
         "Folder of a larger model's linker that was trained on the same questions with "
         "`save_teachings`, for `distillation`.",
@@ -94,7 +100,8 @@ def train(options: TrainOptions, config: Any, console: Any) -> None:
     teachings = None if options.teacher is None else load_teachings(options.teacher)
     reader = open_reader(options.model_name_or_path, layer=options.layer)
     cache = StateCache(reader, options.state_cache or Path(options.output_dir) / "states")
-    with stage_bar(console, "Reading questions", len(questions)) as bar:
+    num_readings = len(questions) * (2 if options.pooled_databases else 1)
+    with stage_bar(console, "Reading questions", num_readings) as bar:
         linker, examples = train_linker(
             reader,
             options.model_name_or_path,
@@ -104,6 +111,8 @@ def train(options: TrainOptions, config: Any, console: Any) -> None:
             teachings=teachings,
             cache=cache,
             readout=options.readout,
+            pooled_databases=options.pooled_databases,
+            pool_seed=options.subset_seed,
             on_progress=bar.advance,
         )
     linker.save(options.output_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from sense_trl.errors import InputError, ModelError
 from sense_trl.linking.labels import ItemKey, LinkingLabels, get_linking_labels
 from sense_trl.linking.measures import average_precision, recall_at
 from sense_trl.linking.names import FEATURES, KINDS, NameMatcher, get_names, get_structure
+from sense_trl.linking.pooling import Pool, draw_pools
 from sense_trl.linking.reading import SchemaBlock, repeat_items, split_question, write_blocks
 from sense_trl.prompts.linking import SchemaLinker
 from sense_trl.prompts.pruning import prune_schema
@@ -428,6 +429,8 @@ def read_examples(
     cache: StateCache | None = None,
     max_block_chars: int | None = None,
     readout: str = "once",
+    pooled_databases: int = 0,
+    pool_seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[LinkerExample]:
     """Read questions behind their schemas, as examples to train a head on.
@@ -439,17 +442,29 @@ def read_examples(
         cache: of states, of the same reader; in memory if not given.
         max_block_chars: see `TrainedLinker`; a schema of several blocks gives several examples.
         readout: likewise.
-        on_progress: called with the number of questions finished since the last call.
+        pooled_databases: read each question once more behind a schema into which so many of the
+            databases were joined, 0 for none: see `draw_pools`.
+        pool_seed: of what is joined.
+        on_progress: called with the number of questions finished since the last call; one that is
+            read twice counts twice.
 
     Raises:
-        InputError: as `label_questions`, or the disk has no room for the states.
+        InputError: as `label_questions` and `draw_pools`, or the disk has no room for the states.
         SQLParseError: as `label_questions`; both before anything is read.
     """
     labels = label_questions(questions, schemas)
     cache = StateCache(reader) if cache is None else cache
-    groups = _group(questions)
+    by_database = _group(questions)
+    groups: list[tuple[DatabaseSchema, Pool | None, list[Question]]] = [
+        (schemas[db_id], None, asked) for db_id, asked in by_database.items()
+    ]
+    if pooled_databases:
+        there = {db_id: schemas[db_id] for db_id in by_database}
+        groups += [
+            (pool.schema, pool, [*chain.from_iterable(by_database[db_id] for db_id in own)])
+            for pool, own in draw_pools(there, pooled_databases, seed=pool_seed)
+        ]
     max_chars = max_block_chars or get_block_chars(reader, readout)
-    blocks = {db_id: write_blocks(schemas[db_id], max_chars=max_chars) for db_id in groups}
 
     def write(asked: Sequence[Question], block: SchemaBlock) -> list[list[Marked]]:
         return [
@@ -460,17 +475,18 @@ def read_examples(
     cache.check_space(
         sum(
             len(spans)
-            for db_id, asked in groups.items()
-            for block in blocks[db_id]
+            for schema, _, asked in groups
+            for block in write_blocks(schema, max_chars=max_chars)
             for _, spans in cache.get_missing(
                 (block.text, block.spans), chain.from_iterable(write(asked, block))
             )
         )
     )
     examples = []
-    for db_id, asked in groups.items():
-        for number, block in enumerate(blocks[db_id]):
-            is_last = number == len(blocks[db_id]) - 1
+    for schema, pool, asked in groups:
+        blocks = write_blocks(schema, max_chars=max_chars)
+        for number, block in enumerate(blocks):
+            is_last = number == len(blocks) - 1
             texts = write(asked, block)
             # Where items are many, a question is read several times.
             counts_questions = is_last and len(texts[0]) == 1
@@ -481,13 +497,15 @@ def read_examples(
             )
             if is_last and not counts_questions and on_progress is not None:
                 on_progress(len(asked))
-            items, of_texts = ItemTensors(schemas[db_id], block.items), iter(read)
+            items, of_texts = ItemTensors(schema, block.items), iter(read)
             for question, own in zip(asked, texts, strict=True):
-                wanted = labels[question.question_id].items
-                text = _get_text(question)
+                text, key = _get_text(question), f"{question.question_id}/{number}"
+                wanted: Collection[ItemKey] = labels[question.question_id].items
+                if pool is not None:
+                    key, wanted = f"pool/{key}", pool.rename(question.db_id, wanted)
                 examples.append(
                     LinkerExample(
-                        f"{question.question_id}/{number}",
+                        key,
                         *_split_states(states, [*islice(of_texts, len(own))], text),
                         items.kinds,
                         torch.tensor([item in wanted for item in block.items]),
@@ -565,6 +583,8 @@ def train_linker(
     teachings: Mapping[str, LinkerTeaching] | None = None,
     cache: StateCache | None = None,
     readout: str = "once",
+    pooled_databases: int = 0,
+    pool_seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[TrainedLinker, list[LinkerExample]]:
     """Train a linker on a frozen model, and return the examples that it learned from.
@@ -578,13 +598,22 @@ def train_linker(
         teachings: of a larger model's linker, where `distillation` asks for them.
         cache: see `read_examples`.
         readout: likewise.
+        pooled_databases: likewise.
+        pool_seed: likewise.
         on_progress: likewise.
 
     Raises:
-        InputError: there are no questions, or no teachings for them.
+        InputError: there are no questions, or no teachings for them; or as `read_examples`.
     """
     examples = read_examples(
-        reader, questions, schemas, cache=cache, readout=readout, on_progress=on_progress
+        reader,
+        questions,
+        schemas,
+        cache=cache,
+        readout=readout,
+        pooled_databases=pooled_databases,
+        pool_seed=pool_seed,
+        on_progress=on_progress,
     )
     head = train_linker_head(examples, config, num_kinds=len(KINDS), teachings=teachings)
     return TrainedLinker(reader, head, base, readout=readout), examples

@@ -80,6 +80,13 @@ def test_each_arm_is_measured_and_a_second_run_reads_nothing(
     files = set((tmp_path / "states").iterdir())
     run("schema_linking", options, monkeypatch)
     assert set((tmp_path / "states").iterdir()) == files
+    del options["teacher"]
+    capsys.readouterr()
+    run("schema_linking", {**options, "pooled-databases": 2}, monkeypatch)
+    printed = capsys.readouterr().out
+    for arm in ("gold alone", "gold, focal", "gold, wide schemas, too"):
+        assert f"\n{arm}, seed 0: 6 questions: column PR-AUC" in printed
+        assert f"\n{arm}, seed 0, dev in one schema: 6 questions: column PR-AUC" in printed
 
 
 @pytest.fixture

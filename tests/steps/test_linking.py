@@ -3,6 +3,7 @@
 import gc
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.errors import InputError, ModelError
 from sense_trl.linking import get_linking_labels
 from sense_trl.linking.names import FEATURES, KINDS
+from sense_trl.linking.pooling import draw_pools
 from sense_trl.linking.reading import repeat_items, split_question, write_blocks
 from sense_trl.options import GeneratorOptions, PromptOptions
 from sense_trl.prompts import PromptStyle
@@ -165,6 +167,48 @@ def test_a_smaller_linker_learns_from_a_larger_one(folder: Path, linker: Path) -
     assert TrainedLinker.load(folder / "student").reader.layer == 1
     # One of the two says nothing without the other.
     assert link(folder, "train", *where, "--distillation", "cam") == 2
+
+
+def test_questions_are_asked_once_more_on_wide_schemas(
+    folder: Path, linker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town = get_town(folder)
+    schemas = {name: replace(town, db_id=name) for name in ("town", "village")}
+    questions = [
+        Question(f"{name} {number}", name, f"Which {column}?", f"SELECT {column} FROM pet")
+        for number, column in enumerate(TABLES["pet"])
+        for name in schemas
+    ]
+    reader = linking.open_reader(str(folder / "llama"))
+    done: list[int] = []
+    examples = read_examples(
+        reader, questions, schemas, pooled_databases=2, max_block_chars=300, on_progress=done.append
+    )
+    assert sum(done) == 2 * len(questions)
+    by_key = {example.key: example for example in examples}
+    assert len(by_key) == len(examples)
+    assert int(by_key["village 2/0"].labels.sum()) == 2
+    ((pool, _),) = draw_pools(schemas, 2)
+    blocks = write_blocks(pool.schema, max_chars=300)
+    assert len(blocks) > 1
+    wide = [by_key[f"pool/village 2/{number}"] for number in range(len(blocks))]
+    wanted = [
+        item
+        for block, example in zip(blocks, wide, strict=True)
+        for item, is_wanted in zip(block.items, example.labels.tolist(), strict=True)
+        if is_wanted
+    ]
+    assert wanted == [("pet_village", ""), ("pet_village", "colour")]
+    # From the command line: one database alone has none to be joined with.
+    command = [
+        "train",
+        "--model-name-or-path",
+        str(folder / "llama"),
+        "--output-dir",
+        str(tmp_path),
+    ]
+    assert link(folder, *command, "--pooled-databases", "2") == 2
+    assert "'town' is the only database for sqlite" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
