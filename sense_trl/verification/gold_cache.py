@@ -23,7 +23,7 @@ from sense_trl.verification.judging import GoldExamination, examine_gold, get_st
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when an entry or the examination of gold changes its meaning.
-_FORMAT: Final = 5
+_FORMAT: Final = 6
 # Gold that runs faster than this is run again: that costs less than reading a file.
 _MIN_STORED_S: Final = 0.002
 _MAX_STORED_BYTES: Final = 16 * 2**20

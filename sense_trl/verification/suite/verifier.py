@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 # Changed whenever other instances are drawn or chosen: it is part of the key of what is kept.
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _MAX_KEPT_CHOICES: Final = 20_000
 # What the original cannot tell because of its rows, not because of the query's cost: another
 # database may tell.
