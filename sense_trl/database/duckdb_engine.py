@@ -18,17 +18,18 @@ from sense_trl.database.duckdb_values import (
     select_with,
 )
 from sense_trl.database.engine import (
-    MAX_SQL_CHARS,
     ColumnInfo,
     ExecutionLimits,
     ForeignKeyInfo,
     LimitKind,
     QueryResult,
     QueryStatus,
+    ResultRows,
     TableInfo,
-    count_bytes,
-    describe_exceeded,
+    failed,
     get_key_position,
+    refuse_text,
+    stopped,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
 from sense_trl.database.watch import Interrupter
@@ -193,20 +194,8 @@ class DuckDBEngine(FileEngine):
     # ------------------------------------------------------------------ one query
 
     def _run(self, sql: str, limits: ExecutionLimits, started: float) -> QueryResult:
-        def ended(
-            status: QueryStatus, message: str | None, exceeded: LimitKind | None = None
-        ) -> QueryResult:
-            elapsed_s = time.perf_counter() - started
-            return QueryResult(status, (), (), message, elapsed_s, None, exceeded)
-
-        if len(sql) > MAX_SQL_CHARS:
-            return ended(QueryStatus.DENIED, f"longer than {MAX_SQL_CHARS} characters")
-        if "\x00" in sql:
-            return ended(QueryStatus.SYNTAX_ERROR, "the text contains a null character")
-        try:
-            sql.encode()
-        except UnicodeEncodeError as error:
-            return ended(QueryStatus.SYNTAX_ERROR, str(error))
+        if refused := refuse_text(sql):
+            return failed(*refused, started)
         connection = self._get_connection()
         deadline = started + limits.timeout_s
         late = _WATCHDOG.watch(connection, deadline)
@@ -214,7 +203,7 @@ class DuckDBEngine(FileEngine):
             statements = connection.extract_statements(sql)
             refused = _refuse_statements(statements) or self._statement_check.refuse(sql)
             if refused is not None:
-                return ended(*refused)
+                return failed(*refused, started)
             cursor = connection.execute(statements[0])
             description = cursor.description or []
             types = [column[1] for column in description]
@@ -228,13 +217,12 @@ class DuckDBEngine(FileEngine):
                 rows, exceeded = _fetch(cursor, limits, deadline)
             rows = _convert(rows, readers)
         except (duckdb.Error, MemoryError, ValueError, OverflowError) as error:
-            return self._classify(error, limits, late.is_set(), ended)
+            return self._classify(error, limits, late.is_set(), started)
         finally:
             _WATCHDOG.unwatch(connection)
         if exceeded is not None:
             self._abandon(connection)
-            status, message = describe_exceeded(exceeded, limits)
-            return ended(status, message, exceeded)
+            return stopped(exceeded, limits, started)
         columns = tuple(column[0] for column in description)
         elapsed_s = time.perf_counter() - started
         return QueryResult(QueryStatus.OK, columns, tuple(rows), None, elapsed_s, None)
@@ -247,20 +235,18 @@ class DuckDBEngine(FileEngine):
             self._disconnect()
 
     def _classify(
-        self, error: Exception, limits: ExecutionLimits, was_late: bool, ended: Any
+        self, error: Exception, limits: ExecutionLimits, was_late: bool, started: float
     ) -> QueryResult:
         message = str(error)
         if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
             # Either makes the instance unusable.
             self._disconnect()
         if was_late or isinstance(error, duckdb.InterruptException):
-            status, message = describe_exceeded(LimitKind.WALL_CLOCK, limits)
-            return ended(status, message, LimitKind.WALL_CLOCK)  # type: ignore[no-any-return]
+            return stopped(LimitKind.WALL_CLOCK, limits, started)
         if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or (
             "bad_alloc" in message or "failed to allocate" in message.lower()
         ):
-            status, message = describe_exceeded(LimitKind.MEMORY, limits)
-            return ended(status, message, LimitKind.MEMORY)  # type: ignore[no-any-return]
+            return stopped(LimitKind.MEMORY, limits, started)
         if isinstance(error, duckdb.PermissionException) or _LOCKED.search(message):
             status = QueryStatus.DENIED
         elif isinstance(error, (duckdb.ParserException, duckdb.SyntaxException)):
@@ -269,7 +255,7 @@ class DuckDBEngine(FileEngine):
             raise DatabaseError(f"{self._path} cannot be read: {message}") from error
         else:
             status = QueryStatus.EXECUTION_ERROR
-        return ended(status, message)  # type: ignore[no-any-return]
+        return failed(status, message, started)
 
 
 _ALIAS: Final = "main_database"
@@ -320,23 +306,13 @@ def _convert(
 def _fetch(
     cursor: Any, limits: ExecutionLimits, deadline: float
 ) -> tuple[list[tuple[object, ...]], LimitKind | None]:
-    rows: list[tuple[object, ...]] = []
-    total_bytes = 0
+    read = ResultRows(limits)
     while True:
-        chunk = cursor.fetchmany(min(_CHUNK_ROWS, limits.max_rows + 1 - len(rows)))
-        for row in chunk:
-            for value in row:
-                size = count_bytes(value)
-                if size > limits.max_cell_bytes and size > 8:
-                    return [], LimitKind.CELL_BYTES
-                total_bytes += size
-        rows += chunk
-        if len(rows) > limits.max_rows:
-            return [], LimitKind.ROWS
-        if total_bytes > limits.max_result_bytes:
-            return [], LimitKind.RESULT_BYTES
+        chunk = cursor.fetchmany(min(_CHUNK_ROWS, limits.max_rows + 1 - len(read.rows)))
+        if exceeded := read.add(chunk):
+            return [], exceeded
         if not chunk:
-            return rows, None
+            return read.rows, None
         if time.perf_counter() > deadline:
             return [], LimitKind.WALL_CLOCK
 

@@ -16,9 +16,8 @@ from sense_trl.database.sqlite_source import (
     SourceTable,
     SQLiteSource,
     get_primary_key,
-    quote_name,
 )
-from sense_trl.database.text import has_bad_bytes, show_text
+from sense_trl.database.text import has_bad_bytes, quote_name, show_text
 from sense_trl.errors import InputError
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import duckdb
 
 from sense_trl.database.engine import MapValue, TypedText
+from sense_trl.database.text import quote_name
 
 # Python's own digits of a second, further ones, and an offset.
 _TIMESTAMP: Final = re.compile(
@@ -185,7 +186,8 @@ def _get_struct_reader(type_: Any, *, named: bool) -> ValueReader:
     def select(value: str) -> str:
         if named:
             fields = ", ".join(
-                f"{_quote(name)} := {_apply(reader, f'struct_extract({value}, {_literal(name)})')}"
+                f"{quote_name(name)} := "
+                f"{_apply(reader, f'struct_extract({value}, {_literal(name)})')}"
                 for name, reader in zip(names, readers, strict=True)
             )
             made = f"struct_pack({fields})"
@@ -257,10 +259,6 @@ def _freeze(value: object) -> object:
     if isinstance(value, dict):
         return tuple((name, _freeze(item)) for name, item in value.items())
     return value
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:

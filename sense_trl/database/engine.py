@@ -9,6 +9,7 @@ matching `QueryStatus`. Only a database that cannot be read raises (`DatabaseErr
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -129,6 +130,19 @@ def describe_exceeded(exceeded: LimitKind, limits: ExecutionLimits) -> tuple[Que
     return QueryStatus.TOO_LARGE, message
 
 
+def refuse_text(sql: str) -> tuple[QueryStatus, str] | None:
+    """Status and message of a text that no engine runs, whatever it says; `None` for others."""
+    if len(sql) > MAX_SQL_CHARS:
+        return QueryStatus.DENIED, f"longer than {MAX_SQL_CHARS} characters"
+    if "\x00" in sql:
+        return QueryStatus.SYNTAX_ERROR, "the text contains a null character"
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        return QueryStatus.SYNTAX_ERROR, str(error)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class TypedText:
     """A value for which Python has no type: the database's name of the type, and its text there.
@@ -207,6 +221,53 @@ class QueryResult:
     def ok(self) -> bool:
         """Whether all rows were read."""
         return self.status is QueryStatus.OK
+
+
+def failed(
+    status: QueryStatus, message: str, started: float, exceeded: LimitKind | None = None
+) -> QueryResult:
+    """The result of a query that gave no rows.
+
+    Args:
+        started: `time.perf_counter()` at its beginning.
+    """
+    elapsed_s = time.perf_counter() - started
+    return QueryResult(status, (), (), message, elapsed_s, None, exceeded)
+
+
+def stopped(exceeded: LimitKind, limits: ExecutionLimits, started: float) -> QueryResult:
+    """The result of a query that a limit stopped; see `failed`."""
+    return failed(*describe_exceeded(exceeded, limits), started, exceeded)
+
+
+class ResultRows:
+    """The rows of a result while they are read.
+
+    Args:
+        limits: what they may be, in number and size.
+
+    Attributes:
+        rows: those read so far.
+    """
+
+    def __init__(self, limits: ExecutionLimits) -> None:
+        self.rows: list[tuple[object, ...]] = []
+        self._limits = limits
+        self._num_bytes = 0
+
+    def add(self, rows: Sequence[tuple[object, ...]]) -> LimitKind | None:
+        """Take further rows; the limit that they exceed, if any."""
+        limits = self._limits
+        for row in rows:
+            for value in row:
+                size = count_bytes(value)
+                if size > limits.max_cell_bytes and size > 8:
+                    return LimitKind.CELL_BYTES
+                self._num_bytes += size
+        self.rows += rows
+        if len(self.rows) > limits.max_rows:
+            return LimitKind.ROWS
+        return LimitKind.RESULT_BYTES if self._num_bytes > limits.max_result_bytes else None
 
 
 @dataclass(frozen=True, slots=True)

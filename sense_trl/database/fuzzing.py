@@ -29,9 +29,8 @@ from sense_trl.database.profile import (
     TableProfile,
     comparable,
     comparable_values,
-    quote_name,
 )
-from sense_trl.database.text import encode_text, has_bad_bytes
+from sense_trl.database.text import encode_text, has_bad_bytes, quote_name
 from sense_trl.errors import InputError
 
 ColumnName: TypeAlias = tuple[str, str]

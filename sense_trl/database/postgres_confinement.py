@@ -16,6 +16,7 @@ from sense_trl.database.postgres_session import (
     connect,
     describe_error,
 )
+from sense_trl.database.text import quote_name
 from sense_trl.errors import DatabaseError
 
 _MAX_NAMED: Final = 5
@@ -106,7 +107,7 @@ def find_gaps(location: ServerDatabase) -> Iterator[Gap]:
         # Who runs the statements may have another search_path: names are written with schemas.
         ask("SET search_path = ''")
         role, database = (
-            _quote(name)
+            quote_name(name)
             for name in ask("SELECT current_user::text, current_database()::text").fetchone()
         )
         yield _check_powers(ask, role)
@@ -265,7 +266,3 @@ def _try(connection: Any, gap: Gap, sql: str) -> Gap:
 def _name(names: list[str]) -> str:
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     return ", ".join(names[:_MAX_NAMED]) + more
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -13,14 +13,15 @@ from psycopg import pq
 from psycopg.adapt import Transformer
 
 from sense_trl.database.engine import (
-    MAX_SQL_CHARS,
     ExecutionLimits,
     LimitKind,
     QueryResult,
     QueryStatus,
+    ResultRows,
     TableInfo,
-    count_bytes,
-    describe_exceeded,
+    failed,
+    refuse_text,
+    stopped,
 )
 from sense_trl.database.file_engine import OpenedEngine
 from sense_trl.database.location import ServerDatabase, locate
@@ -152,14 +153,14 @@ class PostgresEngine(OpenedEngine):
         self._check_usable()
         limits = self._limits if limits is None else limits
         started = time.perf_counter()
-        refused = _refuse(sql)
+        refused = refuse_text(sql)
         if refused is not None:
-            return _ended(*refused, started)
+            return failed(*refused, started)
         for run in range(_MAX_RUNS):
             session = self._get_session()
             if name := session.find_denied(sql):
                 message = f"{name} is not allowed: it can change more than its result"
-                return _ended(QueryStatus.DENIED, message, started)
+                return failed(QueryStatus.DENIED, message, started)
             try:
                 return self._run(session, sql, limits, started)
             except _LostError as lost:
@@ -178,7 +179,7 @@ class PostgresEngine(OpenedEngine):
                 )
                 if not is_innocent or (run + 1 == _MAX_RUNS and lost.in_query):
                     message = f"the session ended while the query ran: {lost}"
-                    return _ended(QueryStatus.TOO_LARGE, message, started, LimitKind.MEMORY)
+                    return failed(QueryStatus.TOO_LARGE, message, started, LimitKind.MEMORY)
                 problem = str(lost)
                 if left_s <= 0:
                     break
@@ -247,7 +248,7 @@ class PostgresEngine(OpenedEngine):
         except _LostError:
             if late.is_set():
                 self._disconnect()
-                return _exceeded(LimitKind.WALL_CLOCK, limits, started)
+                return stopped(LimitKind.WALL_CLOCK, limits, started)
             raise
         finally:
             _INTERRUPTER.unwatch(session)
@@ -255,7 +256,7 @@ class PostgresEngine(OpenedEngine):
             # What was not read to its end is still on its way.
             self._disconnect()
         if exceeded is not None:
-            return _exceeded(exceeded, limits, started)
+            return stopped(exceeded, limits, started)
         if error is not None:
             return _classify(error, sql, limits, started)
         elapsed_s = time.perf_counter() - started
@@ -293,8 +294,7 @@ def _fetch(
     """Columns, rows, the result that says what went wrong, and the limit that was reached."""
     pgconn = session.pgconn
     columns: tuple[str, ...] = ()
-    rows: list[tuple[object, ...]] = []
-    total_bytes = 0
+    read = ResultRows(limits)
     transformer = Transformer(session.connection)
     is_first = True
     try:
@@ -318,22 +318,13 @@ def _fetch(
                 transformer.set_pgresult(result, set_loaders=is_first, format=pq.Format.TEXT)
                 is_first = False
                 chunk = transformer.load_rows(0, result.ntuples, tuple)
-                for row in chunk:
-                    for value in row:
-                        size = count_bytes(value)
-                        if size > limits.max_cell_bytes and size > 8:
-                            return (), [], None, LimitKind.CELL_BYTES
-                        total_bytes += size
-                rows += chunk
-            if len(rows) > limits.max_rows:
-                return (), [], None, LimitKind.ROWS
-            if total_bytes > limits.max_result_bytes:
-                return (), [], None, LimitKind.RESULT_BYTES
+                if exceeded := read.add(chunk):
+                    return (), [], None, exceeded
     except MemoryError:
         return (), [], None, LimitKind.MEMORY
     except psycopg.Error as error:
         raise _LostError(None, " ".join(str(error).split()), in_query=True) from None
-    return columns, rows, None, None
+    return columns, read.rows, None, None
 
 
 def _wait_for_result(pgconn: Any) -> Any:
@@ -348,29 +339,6 @@ def _wait_for_result(pgconn: Any) -> Any:
             # The last words of the server may have come before.
             break
     return pgconn.get_result()
-
-
-def _refuse(sql: str) -> tuple[QueryStatus, str] | None:
-    if len(sql) > MAX_SQL_CHARS:
-        return QueryStatus.DENIED, f"longer than {MAX_SQL_CHARS} characters"
-    if "\x00" in sql:
-        return QueryStatus.SYNTAX_ERROR, "the text contains a null character"
-    try:
-        sql.encode()
-    except UnicodeEncodeError as error:
-        return QueryStatus.SYNTAX_ERROR, str(error)
-    return None
-
-
-def _ended(
-    status: QueryStatus, message: str, started: float, exceeded: LimitKind | None = None
-) -> QueryResult:
-    elapsed_s = time.perf_counter() - started
-    return QueryResult(status, (), (), message, elapsed_s, None, exceeded)
-
-
-def _exceeded(kind: LimitKind, limits: ExecutionLimits, started: float) -> QueryResult:
-    return _ended(*describe_exceeded(kind, limits), started, kind)
 
 
 def _state_of(result: Any) -> str | None:
@@ -391,13 +359,13 @@ def _classify(result: Any, sql: str, limits: ExecutionLimits, started: float) ->
     """The outcome of a query that the server did not run, or not to its end."""
     state, message = _state_of(result) or "", _message_of(result)
     if state == _QUERY_CANCELED:
-        return _exceeded(LimitKind.WALL_CLOCK, limits, started)
+        return stopped(LimitKind.WALL_CLOCK, limits, started)
     if state in _OUT_OF_MEMORY:
-        return _exceeded(LimitKind.MEMORY, limits, started)
+        return stopped(LimitKind.MEMORY, limits, started)
     if state in _CONFLICTS:
         raise _LostError(state, message, in_query=True)
     if _TOO_LONG.search(message):
-        return _exceeded(LimitKind.CELL_BYTES, limits, started)
+        return stopped(LimitKind.CELL_BYTES, limits, started)
     status = QueryStatus.EXECUTION_ERROR
     if state in _DENIED:
         status = QueryStatus.DENIED
@@ -410,4 +378,4 @@ def _classify(result: Any, sql: str, limits: ExecutionLimits, started: float) ->
         status = QueryStatus.DENIED if is_denied else QueryStatus.SYNTAX_ERROR
     elif state == "0A000" and "DECLARE" in message:
         status, message = QueryStatus.DENIED, "only queries are allowed, nothing that writes"
-    return _ended(status, message, started)
+    return failed(status, message, started)

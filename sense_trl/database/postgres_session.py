@@ -15,6 +15,7 @@ from psycopg import pq
 
 from sense_trl.database.location import ServerDatabase
 from sense_trl.database.postgres_values import register_loaders
+from sense_trl.database.text import quote_name
 from sense_trl.errors import DatabaseError
 
 _CONNECT_TIMEOUT_S: Final = 10
@@ -151,7 +152,7 @@ class PostgresSession:
                 f"{', '.join(shown) or 'none'}. Mend `schemas` in the URL, or GRANT USAGE ON "
                 f"SCHEMA {missing[0]}."
             )
-        path = ", ".join('"' + name.replace('"', '""') + '"' for name in location.schemas)
+        path = ", ".join(map(quote_name, location.schemas))
         ask(f"SET search_path = {path}")
         return location.schemas
 

@@ -19,7 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from sense_trl.database.engine import MapValue, SQLEngine, TableInfo
-from sense_trl.database.text import get_nameable_tables, has_bad_bytes, name_bad_bytes
+from sense_trl.database.text import (
+    get_nameable_tables,
+    has_bad_bytes,
+    name_bad_bytes,
+    quote_name,
+)
 from sense_trl.errors import DatabaseError
 
 ForeignKeyColumns: TypeAlias = tuple[str, str, str, str]
@@ -228,11 +233,6 @@ def comparable(value: object) -> object:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     return value
-
-
-def quote_name(name: str) -> str:
-    """A name as SQL writes it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 # ---------------------------------------------------------------------- what is declared

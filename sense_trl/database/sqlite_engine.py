@@ -23,7 +23,7 @@ from sense_trl.database.engine import (
     describe_exceeded,
 )
 from sense_trl.database.file_engine import FileEngine, read_header
-from sense_trl.database.text import decode_text, has_bad_bytes, show_text
+from sense_trl.database.text import decode_text, has_bad_bytes, quote_name, show_text
 from sense_trl.errors import DatabaseError, InputError
 
 # The wall clock and the step budget are looked at once per so many instructions of the virtual
@@ -599,7 +599,7 @@ def _connect_virtual_tables(connection: sqlite3.Connection) -> None:
     virtual = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'create virtual table%'"
     ).fetchall()
-    quoted = ['"' + name.replace('"', '""') + '"' for (name,) in virtual if not has_bad_bytes(name)]
+    quoted = [quote_name(name) for (name,) in virtual if not has_bad_bytes(name)]
     for table in ("json_each('[]')", "json_tree('[]')", *quoted):
         try:
             connection.execute(f"SELECT * FROM {table} LIMIT 0").fetchall()

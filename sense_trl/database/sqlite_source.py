@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from sense_trl.database.engine import TableInfo
 from sense_trl.database.sqlite_engine import SQLiteEngine
-from sense_trl.database.text import decode_text, encode_text, has_bad_bytes, show_text
+from sense_trl.database.text import decode_text, encode_text, has_bad_bytes, quote_name, show_text
 from sense_trl.errors import DatabaseError
 
 _BATCH_ROWS: Final = 50_000
@@ -204,11 +204,6 @@ class SQLiteSource:
             f"(WITH renamed({renamed}) AS (SELECT * FROM {name}) SELECT * FROM renamed)",
             {column.name: expressions[column.name] for column in table.columns},
         )
-
-
-def quote_name(name: str) -> str:
-    """A name between double quotes."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def get_primary_key(table: TableInfo) -> Sequence[str]:

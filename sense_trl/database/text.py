@@ -77,6 +77,11 @@ def name_bad_bytes(text: str) -> str:
     return _BAD_BYTE.sub(lambda match: chr(ord(match.group()) - 0xDC00), text)
 
 
+def quote_name(name: str) -> str:
+    """A name between double quotes, as every dialect takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def get_nameable_tables(tables: Sequence[TableInfo]) -> tuple[TableInfo, ...]:
     """Tables and columns that SQL text can name: what is not UTF-8, Python cannot write.
 

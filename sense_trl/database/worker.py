@@ -23,6 +23,7 @@ from sense_trl.database.engine import (
     ReorderingEngine,
     SQLEngine,
     TableInfo,
+    failed,
 )
 from sense_trl.database.location import DatabasePath, ServerDatabase, locate
 from sense_trl.database.messages import Message, pack_rows
@@ -150,12 +151,12 @@ class EngineWorker(Closing):
                     if first is not None:
                         return first, None
                     message = f"stopped after {limits.timeout_s:g} s"
-                    ended = _ended(QueryStatus.TIMEOUT, message, started, LimitKind.WALL_CLOCK)
+                    ended = failed(QueryStatus.TIMEOUT, message, started, LimitKind.WALL_CLOCK)
                     return ended, None
                 except WorkerGoneError:
                     was_killed = self._process.was_killed
                     self._kill()
-                    died = _ended(
+                    died = failed(
                         QueryStatus.TOO_LARGE,
                         "ended the worker process",
                         started,
@@ -253,10 +254,6 @@ class EngineWorker(Closing):
 
 def _left_s(limits: ExecutionLimits, started: float) -> float:
     return limits.timeout_s - (time.perf_counter() - started)
-
-
-def _ended(status: QueryStatus, message: str, started: float, exceeded: LimitKind) -> QueryResult:
-    return QueryResult(status, (), (), message, time.perf_counter() - started, None, exceeded)
 
 
 class IsolatedEngine(Closing):

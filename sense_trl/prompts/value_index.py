@@ -25,8 +25,7 @@ from typing import Final
 from sense_trl._closing import Closing
 from sense_trl._files import replacing
 from sense_trl.database.engine import LimitKind, SQLEngine, TableInfo
-from sense_trl.database.profile import quote_name
-from sense_trl.database.text import get_nameable_tables
+from sense_trl.database.text import get_nameable_tables, quote_name
 from sense_trl.errors import DatabaseError, OutputError
 from sense_trl.prompts.harmless import is_harmless
 from sense_trl.schema.naming import normalise, plural, singular
@@ -48,7 +47,6 @@ _PAGE_CELLS: Final = 100_000
 _PAGE_TIMEOUT_S: Final = 120.0
 # Values of a column that are remembered to be there, so that a column of few is written once.
 _MAX_REMEMBERED: Final = 50_000
-_INSERTED_AT_ONCE: Final = 10_000
 # Words that more values have are common.
 _MAX_OF_WORD: Final = 300
 # Columns of these types hold no text, in DuckDB for certain and in SQLite by its affinity.

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sense_trl.database.engine import SQLEngine, TableInfo
-from sense_trl.database.profile import ForeignKeyColumns, quote_name
-from sense_trl.database.text import get_nameable_tables
+from sense_trl.database.profile import ForeignKeyColumns
+from sense_trl.database.text import get_nameable_tables, quote_name
 from sense_trl.errors import InputError
 from sense_trl.schema.naming import get_words, singular
 from sense_trl.schema.schema import DatabaseSchema

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Final
 
 from sense_trl.database.engine import TableInfo
+from sense_trl.database.text import quote_name
 from sense_trl.sql.parsing import without_end
 
 MAX_ORDERS: Final = 16
@@ -95,24 +96,20 @@ def _copy(
     # A collation would let different texts tie.
     binary = " COLLATE BINARY" if dialect == "sqlite" else ""
     keys = [
-        f"{_quoted(name)}{'::text' if (table, name) in as_text else binary} {direction}"
+        f"{quote_name(name)}{'::text' if (table, name) in as_text else binary} {direction}"
         for names, direction in zip((first, rest), directions, strict=True)
         for name in names
     ]
     # SQLite would give the number of a row the name of the column that is its alias.
     selected = [
-        f"{_quoted(name)} AS {_quoted(name)}" if name in _NAMES_OF_NUMBERS else _quoted(name)
-        for name in columns
+        f"{quoted} AS {quoted}" if name in _NAMES_OF_NUMBERS else quoted
+        for name, quoted in zip(columns, map(quote_name, columns), strict=True)
     ]
     # SQLite keeps the order of a subquery that has a LIMIT.
     # A copy does not see itself in PostgreSQL, whose tables are found by the search path.
     schema = "" if dialect == "postgres" else "main."
     kept, limit = ("", " LIMIT -1") if dialect == "sqlite" else (" MATERIALIZED", "")
     return (
-        f"{_quoted(table)} AS{kept} (SELECT {', '.join(selected)} "
-        f"FROM {schema}{_quoted(table)} ORDER BY {', '.join(keys)}{limit})"
+        f"{quote_name(table)} AS{kept} (SELECT {', '.join(selected)} "
+        f"FROM {schema}{quote_name(table)} ORDER BY {', '.join(keys)}{limit})"
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -15,10 +15,9 @@ from sense_trl.database.profile import (
     ForeignKeyColumns,
     TableProfile,
     profile_database,
-    quote_name,
     shape_of,
 )
-from sense_trl.database.text import get_nameable_tables
+from sense_trl.database.text import get_nameable_tables, quote_name
 from sense_trl.schema.graph import ColumnName, SchemaGraph
 from sense_trl.schema.naming import get_words
 from sense_trl.schema.schema import DatabaseSchema, get_schema

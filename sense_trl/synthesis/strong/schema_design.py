@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sqlglot import exp
 
-from sense_trl.database.profile import quote_name
+from sense_trl.database.text import quote_name
 from sense_trl.errors import SenseTRLError
 from sense_trl.sql.parsing import SQLParseError, parse_statements
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sense_trl._files import replacing
-from sense_trl.database.profile import quote_name
+from sense_trl.database.text import quote_name
 from sense_trl.errors import InputError
 from sense_trl.synthesis.strong.column_values import Value, is_label, make_value
 from sense_trl.synthesis.strong.schema_design import (
