@@ -7,6 +7,8 @@ with code 2.
 
 from __future__ import annotations
 
+import math
+
 
 class SenseTRLError(Exception):
     """Base class of every error that sense_trl raises on purpose."""
@@ -30,3 +32,29 @@ class ModelError(SenseTRLError):
 
 class ExecutionBackendError(SenseTRLError):
     """Our own executor failed (a worker that could not be replaced); says nothing about the SQL."""
+
+
+def check_at_least(least: float, **values: float | None) -> None:
+    """Refuse options and arguments, by name, that are below a number or not finite.
+
+    Args:
+        least: the smallest number that is taken.
+        values: None is passed over.
+
+    Raises:
+        InputError: names the first.
+
+    Example:
+        >>> check_at_least(1, batch_size=1, max_pairs=None)
+    """
+    for name, value in values.items():
+        if value is not None and not least <= value < math.inf:
+            kind = "a finite number of " if isinstance(value, float) else ""
+            raise InputError(f"`{name}` is {value!r}; expected {kind}at least {least:g}.")
+
+
+def check_positive(**values: float | None) -> None:
+    """Refuse options and arguments, by name, that are not above 0 or not finite, as above."""
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"`{name}` is {value!r}; expected a finite number above 0.")

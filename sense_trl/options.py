@@ -355,15 +355,6 @@ class RevisionOptions:
         default=0,
     )
 
-    def check_revise(self) -> None:
-        """Refuse a number of rounds that there cannot be.
-
-        Raises:
-            InputError: it is negative.
-        """
-        if self.revise < 0:
-            raise InputError(f"`revise` is {self.revise}; expected 0 (none) or more.")
-
 
 @dataclass
 class GeneratorOptions:

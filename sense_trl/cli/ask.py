@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sense_trl.cli.parser import Command
 from sense_trl.cli.terminal import format_result, make_visible, quieten_libraries
-from sense_trl.errors import InputError, SenseTRLError
+from sense_trl.errors import InputError, SenseTRLError, check_at_least
 from sense_trl.options import (
     DatabaseOptions,
     ExecutionOptions,
@@ -60,9 +60,7 @@ def run_ask(options: AskOptions, console: Any) -> int:
     from sense_trl.jobs.own_data_config import OwnDataConfig
     from sense_trl.prompts import Attempt, choose_answer, extract_sql
 
-    if options.max_rows < 0:
-        raise InputError(f"`max_rows` is {options.max_rows}; expected 0 or more.")
-    options.check_revise()
+    check_at_least(0, max_rows=options.max_rows, revise=options.revise)
     sampling = SamplingConfig(max_new_tokens=options.max_new_tokens)
     limits = ExecutionLimits(timeout_s=options.timeout_s)
     path = options.database

@@ -18,7 +18,7 @@ from sense_trl.decoding.shared_prefix import (
     shared_prefix_attention,
     supports_shared_prefix,
 )
-from sense_trl.errors import InputError, ModelError
+from sense_trl.errors import ModelError, check_at_least
 from sense_trl.model_traits import get_cache_argument, has_full_attention
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class PrefixDecoder:
     def __init__(
         self, model: Any, end_ids: Sequence[int], *, batch_size: int = 32, name: str = "model"
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"`batch_size` is {batch_size}; expected at least 1.")
+        check_at_least(1, batch_size=batch_size)
         self.model = model
         self.batch_size = batch_size
         self._end_ids = [*end_ids]

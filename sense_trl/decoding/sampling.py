@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,7 @@ class SamplingConfig:
     stop_at_fence: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_generations < 1:
-            raise InputError(f"`num_generations` is {self.num_generations}; expected at least 1.")
+        check_at_least(1, num_generations=self.num_generations, max_new_tokens=self.max_new_tokens)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(
                 f"`temperature` is {self.temperature}; expected 0 (greedy) or a finite number "
@@ -42,8 +41,6 @@ class SamplingConfig:
             )
         if not 0 < self.top_p <= 1:
             raise InputError(f"`top_p` is {self.top_p}; expected a share in (0, 1].")
-        if self.max_new_tokens < 1:
-            raise InputError(f"`max_new_tokens` is {self.max_new_tokens}; expected at least 1.")
         if self.temperature == 0 and self.num_generations > 1:
             raise InputError(
                 f"`num_generations` is {self.num_generations} with `temperature` 0: greedy "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sense_trl.chat_template import fold_messages
 from sense_trl.chat_tokens import looks_like_control
-from sense_trl.errors import InputError, ModelError
+from sense_trl.errors import InputError, ModelError, check_at_least, check_positive
 from sense_trl.generation.chat_endpoint import (
     ChatEndpoint,
     ChatResponse,
@@ -155,14 +155,9 @@ class OpenAIGenerator:
     ) -> None:
         if not model:
             raise InputError("`model` is empty; expected the name the server gives the model.")
-        if concurrency < 1:
-            raise InputError(f"`concurrency` is {concurrency}; expected at least 1.")
-        if not (math.isfinite(timeout_s) and timeout_s > 0):
-            raise InputError(f"`timeout_s` is {timeout_s}; expected seconds above 0.")
-        if max_retries < 0:
-            raise InputError(f"`max_retries` is {max_retries}; expected 0 or more.")
-        if not (math.isfinite(max_wait_s) and max_wait_s >= 0):
-            raise InputError(f"`max_wait_s` is {max_wait_s}; expected seconds, 0 or more.")
+        check_at_least(1, concurrency=concurrency)
+        check_positive(timeout_s=timeout_s)
+        check_at_least(0, max_retries=max_retries, max_wait_s=max_wait_s)
         if max_tokens_field not in ("max_tokens", "max_completion_tokens"):
             raise InputError(
                 f"`max_tokens_field` is {max_tokens_field!r}; expected 'max_tokens' or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sense_trl.errors import InputError
+from sense_trl.errors import check_at_least, check_positive
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.jobs.recursion_config import RecursionConfig
 from sense_trl.options import DataArguments, ExecutionOptions, GeneratorOptions, option, option_of
@@ -54,9 +54,6 @@ class OnlineConfig(ExecutionOptions, DataArguments):
         lowest |= {"questions_per_round": 1, "batch_size": 1, "train_batch_size": 1, "lora_r": 1}
         lowest |= {"max_new_tokens": 1, "max_length": 2}
         for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"`{name}` is {value}; expected at least {least}.")
+            check_at_least(least, **{name: getattr(self, name)})
         for name in ("temperature", "num_epochs", "learning_rate", "beta"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` is {getattr(self, name)}; expected more than 0.")
+            check_positive(**{name: getattr(self, name)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.options import DataArguments, PromptOptions, option, option_of
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -42,12 +42,8 @@ class OwnDataConfig(PromptOptions):
                 f"`{given}` is given without `{missing}`. Give both, or neither for the embedded "
                 "example."
             )
-        if self.batch_size < 1:
-            raise InputError(f"`batch_size` is {self.batch_size}; expected at least 1.")
-        if self.max_length < 1:
-            raise InputError(f"`max_length` is {self.max_length}; expected at least 1.")
-        if self.seed < 0:
-            raise InputError(f"`seed` is {self.seed}; expected 0 or more.")
+        check_at_least(1, batch_size=self.batch_size, max_length=self.max_length)
+        check_at_least(0, seed=self.seed)
 
     def get_data_paths(self) -> tuple[str, str]:
         """The database and the questions; those of the embedded example if none are given."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least, check_positive
 from sense_trl.jobs.own_data_config import OwnDataConfig
 from sense_trl.options import option
 
@@ -64,27 +64,28 @@ class QuickstartConfig(OwnDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("sft_epochs", "dpo_epochs", "sft_learning_rate", "dpo_learning_rate", "beta"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise InputError(f"`{name}` is {getattr(self, name)}; expected more than 0.")
-        for name in (
-            "sft_batch_size",
-            "dpo_batch_size",
-            "max_new_tokens",
-            "num_generations",
-            "pairs_per_question",
-            "lora_r",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        check_positive(
+            sft_epochs=self.sft_epochs,
+            dpo_epochs=self.dpo_epochs,
+            sft_learning_rate=self.sft_learning_rate,
+            dpo_learning_rate=self.dpo_learning_rate,
+            beta=self.beta,
+        )
+        check_at_least(
+            1,
+            sft_batch_size=self.sft_batch_size,
+            dpo_batch_size=self.dpo_batch_size,
+            max_new_tokens=self.max_new_tokens,
+            num_generations=self.num_generations,
+            pairs_per_question=self.pairs_per_question,
+            max_pairs=self.max_pairs,
+            lora_r=self.lora_r,
+        )
+        check_at_least(0, sft_weight=self.sft_weight)
         if not 0 <= self.label_smoothing < 0.5:
             raise InputError(
                 f"`label_smoothing` is {self.label_smoothing}; expected a share in [0, 0.5)."
             )
-        if self.sft_weight < 0:
-            raise InputError(f"`sft_weight` is {self.sft_weight}; expected 0 or more.")
-        if self.max_pairs is not None and self.max_pairs < 1:
-            raise InputError(f"`max_pairs` is {self.max_pairs}; expected at least 1.")
         if not self.temperature > 0:
             raise InputError(
                 f"`temperature` is {self.temperature}; the candidates must differ, so it has to be "

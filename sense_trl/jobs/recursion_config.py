@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least, check_positive
 from sense_trl.jobs.own_data_config import OwnDataConfig
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.options import option, option_of
@@ -45,11 +45,7 @@ class RecursionConfig(RecursionSettings, OwnDataConfig):
         OwnDataConfig.__post_init__(self)
         if self.dev_questions is not None and self.questions is None:
             raise InputError("`dev_questions` is given without `questions`. Give both, or neither.")
-        for name in ("num_epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` is {getattr(self, name)}; expected more than 0.")
-        for name in ("train_batch_size", "suite_size", "lora_r"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"`{name}` is {value}; expected at least 1.")
+        check_positive(num_epochs=self.num_epochs, learning_rate=self.learning_rate)
+        sizes = {"train_batch_size": self.train_batch_size, "suite_size": self.suite_size}
+        check_at_least(1, **sizes, lora_r=self.lora_r)
         RecursionSettings.__post_init__(self)

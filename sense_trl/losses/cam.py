@@ -6,13 +6,11 @@ words of a question. All functions return one value per class.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least, check_positive
 
 
 def cam_loss(
@@ -118,12 +116,8 @@ def multi_label_loss(
         tensor([0.1300, 0.0433])
     """
     _check_shape("labels", labels, logits)
-    if not (math.isfinite(positive_weight) and positive_weight > 0):
-        raise InputError(
-            f"`positive_weight` is {positive_weight!r}; expected a finite number above 0."
-        )
-    if not (math.isfinite(focal_gamma) and focal_gamma >= 0):
-        raise InputError(f"`focal_gamma` is {focal_gamma!r}; expected a finite number from 0 on.")
+    check_positive(positive_weight=positive_weight)
+    check_at_least(0, focal_gamma=focal_gamma)
     if focal_alpha is not None and not 0 < focal_alpha < 1:
         raise InputError(f"`focal_alpha` is {focal_alpha!r}; expected a share in (0, 1).")
     wanted = labels.to(logits.dtype)

@@ -10,12 +10,10 @@ have, and the plain DPO loss that the others are built on and compared with, liv
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least, check_positive
 
 
 def dpo_loss(
@@ -147,10 +145,7 @@ def dpop_loss(
         >>> dpop_loss(torch.tensor([1.0, -1.0]), zero, zero, zero, beta=0.1, dpop_lambda=5.0)
         tensor([0.6444, 1.0375])
     """
-    if not (math.isfinite(dpop_lambda) and dpop_lambda >= 0.0):
-        raise InputError(
-            f"`dpop_lambda` is {dpop_lambda!r}; expected a finite number of at least 0."
-        )
+    check_at_least(0, dpop_lambda=dpop_lambda)
     logratio_margin = _get_logratio_margin(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, target_margin
     )
@@ -167,8 +162,7 @@ def _get_logratio_margin(
     target_margin: Tensor | float,
 ) -> Tensor:
     """Check the arguments and return x / beta, `[...]`."""
-    if not (math.isfinite(beta) and beta > 0.0):
-        raise InputError(f"`beta` is {beta!r}; expected a finite number above 0.")
+    check_positive(beta=beta)
     named = {
         "rejected_logps": rejected_logps,
         "ref_chosen_logps": ref_chosen_logps,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Final
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.memory.micro_batches import TrainingExamples, read_examples
 from sense_trl.memory.simulation import ModelSettings
 from sense_trl.model_traits import get_config_dtype, load_model_config
@@ -73,8 +73,7 @@ class TrainingSetup:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "prompt_tokens", "completion_tokens", "accumulation_steps"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"`{name}` is {value}; expected at least 1.")
+            check_at_least(1, **{name: getattr(self, name)})
         if not 0 <= self.shared_tokens <= self.prompt_tokens:
             raise InputError(
                 f"`shared_tokens` is {self.shared_tokens}; expected 0 to the length of a prompt, "

@@ -21,7 +21,7 @@ from sense_trl.checkpoints.starting_model import (
 )
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.end_tokens import get_end_token_ids
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
@@ -244,7 +244,7 @@ def evaluate(
         raise InputError(
             f"`run_name` is {evaluation.run_name}; expected one label for the one model."
         )
-    evaluation.check_revise()
+    check_at_least(0, revise=evaluation.revise)
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     folder = Path(generation.output_dir)
     task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)

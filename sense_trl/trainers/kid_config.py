@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.options import option
 from sense_trl.trainers.kid.imperfect import FILLS, MASK_STRATEGIES
 from sense_trl.trainers.sense_sft_config import SenseSFTConfig
@@ -142,10 +141,10 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
                 )
 
     def _check_numbers(self) -> None:
-        for name in ("mle_weight", "on_policy_temperature"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0.0):
-                raise InputError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
+        check_at_least(
+            0, mle_weight=self.mle_weight, on_policy_temperature=self.on_policy_temperature
+        )
+        check_at_least(1, on_policy_max_new_tokens=self.on_policy_max_new_tokens)
         if self.kd_weight == 0.0:
             raise InputError(
                 "`kd_weight` is 0; expected a number above: no teacher would be learned from. Use "
@@ -161,11 +160,6 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
         if not 0.0 <= self.on_policy_fraction <= 1.0:
             raise InputError(
                 f"`on_policy_fraction` is {self.on_policy_fraction!r}; expected a share in [0, 1]."
-            )
-        if self.on_policy_max_new_tokens < 1:
-            raise InputError(
-                f"`on_policy_max_new_tokens` is {self.on_policy_max_new_tokens!r}; expected at "
-                "least 1."
             )
         if (self.mask_ratio_schedule == "linear") != (self.final_mask_ratio is not None):
             raise InputError(

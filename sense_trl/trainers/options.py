@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.model_traits import holds_adapter
 from sense_trl.options import ChatTemplateOptions, option
 from sense_trl.template_date import check_template_date
@@ -95,8 +95,7 @@ class SharingOptions(ChatTemplateOptions):
                 "['db_id'], or null for none."
             )
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"`{name}` is {value!r}; expected at least 1.")
+            check_at_least(1, **{name: getattr(self, name)})
         self._check_group_size()
         if self.adapter_dtype not in ("float32", "auto"):
             raise InputError(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from trl import DPOConfig
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.options import option, option_of
 from sense_trl.trainers.compat.trl import (
     LABEL_SMOOTHING_READERS,
@@ -132,10 +131,7 @@ class SenseDPOConfig(TeacherOptions, SenseOptions, DPOConfig):  # type: ignore[m
         self.loss_type = [loss_type] if isinstance(loss_type, str) else loss_type
         self._check_loss_type()
         self._resolve_label_smoothing()
-        if not (math.isfinite(self.dpop_lambda) and self.dpop_lambda >= 0.0):
-            raise InputError(
-                f"`dpop_lambda` is {self.dpop_lambda!r}; expected a finite number of at least 0."
-            )
+        check_at_least(0, dpop_lambda=self.dpop_lambda)
         self._check_options()
         self._check_teacher_options()
         self._check_differences()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from trl import SFTConfig
 
-from sense_trl.errors import InputError
+from sense_trl.errors import check_at_least
 from sense_trl.options import option
 from sense_trl.trainers.compat.trl import use_current_checkpointing_names
 from sense_trl.trainers.options import SenseOptions
@@ -39,10 +38,7 @@ class SenseSFTConfig(SenseOptions, SFTConfig):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.link_weight) and self.link_weight >= 0):
-            raise InputError(
-                f"`link_weight` is {self.link_weight!r}; expected a finite number of at least 0."
-            )
+        check_at_least(0, link_weight=self.link_weight)
         self._check_options()
         use_current_checkpointing_names(self)
         super().__post_init__()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least, check_positive
 from sense_trl.losses.divergence import DIVERGENCES, Divergence, get_divergence
 from sense_trl.options import option
 from sense_trl.trainers.teachers.choice import TEACHER_SOURCES
@@ -88,14 +87,8 @@ class TeacherOptions:
         for name in ("teacher_model_init_kwargs", "kd_loss_kwargs"):
             setattr(self, name, _parse_keywords(name, getattr(self, name)))
         self.get_kd_divergence()
-        if not (math.isfinite(self.kd_weight) and self.kd_weight >= 0.0):
-            raise InputError(
-                f"`kd_weight` is {self.kd_weight!r}; expected a finite number of at least 0."
-            )
-        if not (math.isfinite(self.kd_temperature) and self.kd_temperature > 0.0):
-            raise InputError(
-                f"`kd_temperature` is {self.kd_temperature!r}; expected a finite number above 0."
-            )
+        check_at_least(0, kd_weight=self.kd_weight)
+        check_positive(kd_temperature=self.kd_temperature)
         named = self.get_named_teachers()
         if len(named) > 1:
             raise InputError(

@@ -10,7 +10,7 @@ from datasets import IterableDataset
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.trainers.rows.several_rejected import EXAMPLE_INDEX
 
 
@@ -43,8 +43,7 @@ class GroupedSampler(Sampler[int]):  # type: ignore[misc]
     def __init__(
         self, keys: Sequence[tuple[Hashable, ...]], group_size: int, seed: int = 0
     ) -> None:
-        if group_size < 1:
-            raise InputError(f"`group_size` is {group_size}; expected at least 1.")
+        check_at_least(1, group_size=group_size)
         self._keys = keys
         self._group_size = group_size
         self._seed = seed

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sense_trl._files import is_cut_short, replacing, write_text_atomically
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.losses.logprobs import check_temperature, get_log_probs
 from sense_trl.losses.sparse_teacher import reduce_to_top_k
 from sense_trl.prefix_tree import PrefixTree
@@ -113,9 +113,7 @@ def build_teacher_cache(
         raise InputError(
             f"`top_k` is {top_k}; expected 1 to {settings.num_tokens}, the number of tokens."
         )
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"`{name}` is {value}; expected at least 1.")
+    check_at_least(1, num_samples=num_samples, batch_size=batch_size)
     check_temperature(temperature)
     _claim(path, settings)
     cache = TeacherCache(path)
