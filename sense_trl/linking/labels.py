@@ -18,6 +18,9 @@ ItemKey = tuple[str, str]
 # A star of a star of a star, and so on.
 _MAX_DEPTH: Final = 20
 
+# A query by identity, and the name that is looked for in it.
+_Place = tuple[int, str]
+
 
 @dataclass(frozen=True, slots=True)
 class LinkingLabels:
@@ -125,15 +128,20 @@ class _Labeller:
         if not found and self._names.is_unknown(column):
             self._unresolved[column.sql()] = None
 
-    def _trace(self, source: Source, name: str, depth: int = 0) -> Iterator[ItemKey]:
+    def _trace(
+        self, source: Source, name: str, depth: int = 0, seen: set[_Place] | None = None
+    ) -> Iterator[ItemKey]:
         """The column of a table that a name of a source means, through the stars of queries."""
         if source.table:
             if name in self._schema.tables.get(source.table, {}):
                 yield source.table, name
             return
-        if depth >= _MAX_DEPTH:
-            return
         query = self._get_query(source)
+        # Each query is looked into once, however many ways lead to it.
+        seen = set() if seen is None else seen
+        if depth >= _MAX_DEPTH or (id(query), name) in seen:
+            return
+        seen.add((id(query), name))
         while isinstance(query, exp.Subquery | exp.Paren | exp.SetOperation):
             query = query.this
         # What stands in a query by name is found there.
@@ -146,7 +154,7 @@ class _Labeller:
                 qualifier = projection.table.lower() if isinstance(projection, exp.Column) else ""
                 for inner in self._names.sources(query):
                     if not qualifier or inner.name == qualifier:
-                        yield from self._trace(inner, name, depth + 1)
+                        yield from self._trace(inner, name, depth + 1, seen)
 
     def _get_query(self, source: Source) -> exp.Expression | None:
         if isinstance(source.node, exp.Table):

@@ -104,14 +104,15 @@ class NameMatcher:
         self._of_relative: dict[str, dict[int, None]] = defaultdict(dict)
         self._known: dict[str, Mapping[int, tuple[float, ...]]] = {}
         self._num_known = 0
-        tables = {table: place for place, (table, column) in enumerate(items) if not column}
+        # By lower case, as items are told apart: PostgreSQL may have two tables of one.
+        tables = {t.lower(): place for place, (t, column) in enumerate(items) if not column}
         for place, (table, column) in enumerate(items):
             for word in self._words[place]:
                 self._of_word[word][place] = None
                 if column:
-                    self._of_relative[word][tables[table]] = None
+                    self._of_relative[word][tables[table.lower()]] = None
             if column:
-                for word in self._words[tables[table]]:
+                for word in self._words[tables[table.lower()]]:
                     self._of_relative[word][place] = None
 
     def match(self, words: Sequence[str]) -> list[tuple[int, int, tuple[float, ...]]]:

@@ -43,10 +43,15 @@ class DatabaseSchema:
 
     @property
     def foreign_key_columns(self) -> list[ForeignKeyColumns]:
-        """The same, one column at a time: table, column, referenced table, referenced column."""
+        """The same, one column at a time: table, column, referenced table, referenced column.
+
+        Keys that do not say which columns they refer to are left out: SQLite takes one to a table
+        that is not there, or whose primary key is of another number of columns.
+        """
         return [
             (table, column, key.referenced_table, referenced)
             for table, key in self.foreign_keys
+            if len(key.columns) == len(key.referenced_columns)
             for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
         ]
 

@@ -102,6 +102,14 @@ def test_a_recursive_expression_ends() -> None:
     assert ("customer", "city") in get_linking_labels(sql, SCHEMA).columns
 
 
+def test_stars_of_the_same_query_are_looked_into_once() -> None:
+    # Each of 18 levels reads the one before it three times: 3^18 ways to the table.
+    levels = ["q0 AS (SELECT * FROM customer)"]
+    levels += [f"q{n} AS (SELECT * FROM q{n - 1} a, q{n - 1} b, q{n - 1} c)" for n in range(1, 18)]
+    found = get_linking_labels(f"WITH {', '.join(levels)} SELECT city FROM q17", SCHEMA)
+    assert ("customer", "city") in found.columns
+
+
 def test_names_that_the_schema_does_not_have_are_told() -> None:
     labels = get_linking_labels("SELECT name, colour FROM customer, nowhere", SCHEMA)
     assert labels.tables == {"customer"}

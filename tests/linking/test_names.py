@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schema_cases import make_table
 
-from sense_trl.linking.names import FEATURES, NameMatcher, get_structure
+from sense_trl.linking.names import FEATURES, NameMatcher, get_names, get_structure
 from sense_trl.linking.reading import write_blocks
 from sense_trl.schema import DatabaseSchema
+from sense_trl.schema.naming import get_key
 
 SCHEMA = DatabaseSchema(
     "shop",
@@ -38,6 +39,18 @@ def test_kinds_tables_and_keys() -> None:
     first = get_structure(SCHEMA, ITEMS[:4])
     assert first.kinds == (0, 2, 1, 1)
     assert not any(first.linked)
+
+
+def test_tables_that_differ_in_case_alone_are_one() -> None:
+    # PostgreSQL has "Pet" and pet, with other columns each.
+    schema = DatabaseSchema("d", "postgres", (make_table("Pet", "age"), make_table("pet", "name")))
+    (block,) = write_blocks(schema)
+    spelling = {get_key(*name): name for name in get_names(schema)}
+    matcher = NameMatcher([spelling[item] for item in block.items])
+    assert {block.items[found[0]] for found in matcher.match(["age", "name"])} >= {
+        ("pet", "age"),
+        ("pet", "name"),
+    }
 
 
 def test_a_wide_table_in_several_lines_has_one_place() -> None:

@@ -8,6 +8,7 @@ import pytest
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.errors import InputError
+from sense_trl.prompts.name_linker import NameLinker
 from sense_trl.schema import get_schema, load_spider_schemas
 from sense_trl.schema.foreign_keys import InferredForeignKey, infer_foreign_keys
 
@@ -26,6 +27,21 @@ def _infer(path: Path, **options: float) -> dict[tuple[str, str], InferredForeig
     with SQLiteEngine(path) as engine:
         found = infer_foreign_keys(engine, get_schema(engine), **options)
     return {(key.table, key.column): key for key in found}
+
+
+def test_declared_keys_that_lead_nowhere_have_no_columns(fresh_db) -> None:
+    path = fresh_db(
+        "CREATE TABLE city (id INTEGER, part INTEGER, PRIMARY KEY (id, part));"
+        # To no table, to a table without a primary key, and to one of two columns.
+        "CREATE TABLE pet (a REFERENCES gone, b REFERENCES pet, c REFERENCES city);"
+        "CREATE TABLE tree (d REFERENCES city (id))"
+    )
+    with SQLiteEngine(path) as engine:
+        schema = get_schema(engine)
+    assert len(schema.foreign_keys) == 4
+    assert schema.foreign_key_columns == [("tree", "d", "city", "id")]
+    # What goes by keys takes such a schema.
+    assert NameLinker(schema, {}).score("Which d is in part 3?", ())
 
 
 def test_names_types_and_values_tell(fresh_db) -> None:
