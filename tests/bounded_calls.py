@@ -25,7 +25,7 @@ from sense_trl.evaluation.hardness import get_hardness
 from sense_trl.evaluation.spider_sql import get_table_columns, read_gold_sql, read_spider_sql
 from sense_trl.evaluation.sql_diff import mark_differences
 from sense_trl.pairs.databases import identify_query
-from sense_trl.pairs.distance import token_distance, tree_distance
+from sense_trl.pairs.distance import token_distance
 from sense_trl.prompts import extract_sql
 from sense_trl.questions import Question
 from sense_trl.schema.graph import SchemaGraph, get_used_columns
@@ -145,8 +145,6 @@ CALLS: Final[dict[str, Callable[[str], Any]]] = {
     "sqlite_to_postgres": lambda text: sqlite_to_postgres(text, COLUMNS),
     "token_distance": lambda text: token_distance(text, GOLD, _LITE),
     "token_distance, as both": lambda text: token_distance(text, text + " x", _LITE),
-    "tree_distance": lambda text: tree_distance(text, GOLD, _LITE),
-    "tree_distance, as both": lambda text: tree_distance(text, text.replace("a", "b"), _LITE),
     "identity of a candidate": lambda text: identify_query(text, _LITE),
     "mark_differences": lambda text: mark_differences(GOLD, text),
     "read_spider_sql": lambda text: read_spider_sql(text, get_table_columns(SCHEMA)),

@@ -31,8 +31,7 @@ from sense_trl.pairs.candidates import Candidate
 from sense_trl.pairs.config import PreferencePairConfig
 from sense_trl.pairs.databases import Databases
 from sense_trl.pairs.dataset import HASH_FIELD, make_dataset, make_rows, make_table
-from sense_trl.pairs.distance import token_distance, tree_distance
-from sense_trl.pairs.policies import CLASS_WEIGHTS, get_policy, group_by_chosen, question_rng
+from sense_trl.pairs.policies import get_policy, group_by_chosen, question_rng
 from sense_trl.pairs.shards import ShardFolder
 from sense_trl.prompts import Attempt, Messages, extract_sql
 from sense_trl.prompts.messages import add_attempts
@@ -57,7 +56,6 @@ __all__ = ["DropReason", "PairBuildResult", "PreferencePairConfig", "build_prefe
 T = TypeVar("T")
 
 _QUESTIONS_PER_SHARD: Final = 64
-_DISTANCES: Final = {"tokens": token_distance, "tree": tree_distance}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -481,18 +479,11 @@ class _Builder:
         config, question = self.config, side.question
         classes = _OnDemand(lambda candidate: self._error_classes(question, candidate))
         results = _OnDemand(lambda candidate: self._result_class(question, candidate))
-        distance = _DISTANCES[config.distance]
         dialect = self.databases.dialect(question.db_id)
-        policy = get_policy(
-            config.policy,
-            distance=lambda left, right: distance(left, right, dialect),
-            classes=classes,
-            weights={**CLASS_WEIGHTS, **config.class_weights},
-        )
-        correct = self._novel(side) if config.prefer_novel else side.correct
-        total = len(correct) * len(side.erroneous)
+        policy = get_policy(config.policy, dialect=dialect, classes=classes)
+        total = len(side.correct) * len(side.erroneous)
         pairs = policy(
-            correct,
+            side.correct,
             side.erroneous,
             config.limit if config.num_rejected == 1 else total,
             question_rng(config.seed, question.question_id),
@@ -523,17 +514,6 @@ class _Builder:
         if not self.config.classify_results:
             return ""
         return self.databases.result_class(question.db_id, candidate.sql, question.gold_sql)
-
-    def _novel(self, side: _Sides) -> list[Candidate]:
-        """Those that say something else than gold does, or all if none does."""
-        gold = self.databases.normal_form(side.question.db_id, side.question.gold_sql)
-        novel = [
-            candidate
-            for candidate in side.correct
-            if candidate.source != "gold"
-            and self.databases.normal_form(side.question.db_id, candidate.sql) != gold
-        ]
-        return novel or side.correct
 
 
 class _OnDemand(dict[Candidate, T]):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args, get_type_hints
 
 from sense_trl.errors import InputError
 from sense_trl.options import option
 from sense_trl.pairs.policies import POLICY_NAMES
-from sense_trl.sql.taxonomy import ErrorClass
 
 SOURCES: Final = ("gold", "strong", "weak")
 ANY_SOURCE: Final = "any"
+# Settings of earlier versions with their values, so that what these began is continued.
+_NO_LONGER_OPTIONS: Final = {"class_weights": {}, "distance": "tokens", "prefer_novel": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +54,10 @@ class PreferencePairConfig:
         "chosen query has one row whose rejected columns are lists.",
         default=True,
     )
-    distance: Literal["tokens", "tree"] = option(
-        "What the policies nearest and farthest measure; see `sense_trl.pairs.distance`.",
-        default="tokens",
-    )
-    class_weights: Mapping[str, float] = option(
-        "Weight by error class, for hard_first; the others keep theirs (`policies.CLASS_WEIGHTS`).",
-        default_factory=dict,
-        metavar="CLASS=WEIGHT",
-    )
     deduplicate_by: Literal["text", "normal_form", "result"] = option(
         "When two queries of one side count as one: by canonical text, also by normal form, or "
         "also, for erroneous ones that ran, by what they return.",
         default="text",
-    )
-    prefer_novel: bool = option(
-        "Choose queries whose normal form differs from gold's, where there are any.", default=False
     )
     completion: Literal["sql", "text"] = option(
         "Train on the query alone, or on all that the model wrote, its chain of thought included.",
@@ -120,12 +108,6 @@ class PreferencePairConfig:
             )
         self._expand_sources("chosen_sources", SOURCES)
         self._expand_sources("rejected_sources", SOURCES[1:])
-        unknown = sorted(set(self.class_weights) - set(ErrorClass))
-        if unknown:
-            raise InputError(
-                f"`class_weights` names {unknown[0]!r}; expected names of `ErrorClass`: "
-                f"{', '.join(ErrorClass)}."
-            )
         if self.completion == "text" and ("gold" in self.chosen_sources or self.num_mutants):
             raise InputError(
                 "`completion` is 'text', but gold and mutants are bare SQL: next to whole answers "
@@ -138,7 +120,7 @@ class PreferencePairConfig:
         # The default of a field that is younger than other builds is left out.
         names = [f.name for f in fields(self) if f.name != "repair" or self.repair]
         values = {name: getattr(self, name) for name in names}
-        return {**values, "class_weights": dict(sorted(self.class_weights.items()))}
+        return {**_NO_LONGER_OPTIONS, **values}
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():

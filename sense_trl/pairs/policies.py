@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from sense_trl.pairs.candidates import Candidate
+from sense_trl.pairs.distance import token_distance
 from sense_trl.sql.taxonomy import ErrorClass
 
 Pair: TypeAlias = tuple[Candidate, Candidate]
@@ -101,7 +102,7 @@ def by_distance(
     limit: int,
     rng: random.Random,
     *,
-    distance: Callable[[str, str], int],
+    dialect: str,
     farthest: bool = False,
 ) -> list[Pair]:
     """The pairs whose queries are nearest to (or farthest from) each other.
@@ -111,7 +112,7 @@ def by_distance(
     """
     sign = -1 if farthest else 1
     pairs = _shuffled_pairs(correct, erroneous, rng)
-    pairs.sort(key=lambda pair: sign * distance(pair[0].sql, pair[1].sql))
+    pairs.sort(key=lambda pair: sign * token_distance(pair[0].sql, pair[1].sql, dialect))
     return _in_rounds(pairs)[:limit]
 
 
@@ -122,7 +123,6 @@ def hard_first(
     rng: random.Random,
     *,
     classes: CandidateClasses,
-    weights: Mapping[str, float] = CLASS_WEIGHTS,
 ) -> list[Pair]:
     """The erroneous queries that are hardest to tell from right ones first.
 
@@ -132,7 +132,7 @@ def hard_first(
 
     def ease(pair: Pair) -> tuple[float, int]:
         own = classes[pair[1]]
-        return -min((weights[name] for name in own), default=1.0), len(own)
+        return -min((CLASS_WEIGHTS[name] for name in own), default=1.0), len(own)
 
     return _in_rounds(sorted(_shuffled_pairs(correct, erroneous, rng), key=ease))[:limit]
 
@@ -165,23 +165,21 @@ def one_per_error_class(
 def get_policy(
     name: str,
     *,
-    distance: Callable[[str, str], int],
+    dialect: str,
     classes: CandidateClasses,
-    weights: Mapping[str, float],
 ) -> PairPolicy:
     """The policy called `name`, one of `POLICY_NAMES`, given what it needs to know.
 
     Args:
-        distance: edits between two queries.
+        dialect: of the queries.
         classes: error classes of each erroneous candidate.
-        weights: hardness by error class.
     """
     policies: dict[str, PairPolicy] = {
         "grouped_any": grouped_any,
         "random": any_pair,
-        "nearest": partial(by_distance, distance=distance),
-        "farthest": partial(by_distance, distance=distance, farthest=True),
-        "hard_first": partial(hard_first, classes=classes, weights=weights),
+        "nearest": partial(by_distance, dialect=dialect),
+        "farthest": partial(by_distance, dialect=dialect, farthest=True),
+        "hard_first": partial(hard_first, classes=classes),
         "one_per_error_class": partial(one_per_error_class, classes=classes),
     }
     return policies[name]

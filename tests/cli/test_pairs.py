@@ -63,10 +63,9 @@ def test_the_parser_knows_every_policy_source_and_setting() -> None:
     for policy in POLICY_NAMES:
         assert parse("--policy", policy).policy == policy
     flags = [f"--{field.name}" for field in fields(PreferencePairConfig) if field.type == "bool"]
-    switched = parse(*flags, "--class_weights", "wrong_column=2")
-    assert switched.prefer_novel and switched.classify_results and switched.repair
+    switched = parse(*flags)
+    assert switched.classify_results and switched.repair
     assert not parse("--spread_rejected", "false").spread_rejected
-    assert switched.class_weights == {"wrong_column": 2.0}
 
 
 def test_pairs_come_from_prediction_and_candidate_files(folder: Path, capsys) -> None:
@@ -217,8 +216,6 @@ def test_inspect_and_stats_read_lists_of_rejected_queries(folder: Path, capsys) 
     [
         (["--weak", "no-such-file"], "no-such-file"),
         (["--candidates", "no-such-file"], "`candidates` is 'no-such-file'"),
-        (["--class-weights", "wrong_column"], "wrong_column=1"),
-        (["--class-weights", "wrong=1"], "names 'wrong'"),
         (["--schema-style", "json"], "`schema_style` is 'json'"),
         (["--limit", "0"], "`limit` is 0"),
     ],

@@ -181,11 +181,9 @@ def test_two_questions_with_one_id_are_refused(
         ({"rejected_sources": ("mutation",)}, "rejected_sources"),
         ({"num_rejected": 0}, "num_rejected"),
         ({"num_mutants": -1}, "num_mutants"),
-        ({"distance": "letters"}, "distance"),
         ({"deduplicate_by": "sql"}, "deduplicate_by"),
         ({"prompt_format": "chat"}, "prompt_format"),
         ({"weighting": "hardness"}, "weighting"),
-        ({"class_weights": {"wrong_colum": 1.0}}, "wrong_colum"),
         ({"completion": "text"}, "whole answers"),
         ({"completion": "text", "chosen_sources": ("weak",), "num_mutants": 2}, "mutants"),
     ],
@@ -329,17 +327,6 @@ def test_duplicates_go_by_text_then_by_form_then_by_result(catalog: DatabaseCata
         DropReason.CANDIDATE_SAME_FORM: 2,
         DropReason.CANDIDATE_SAME_RESULT: 2,
     }
-
-
-def test_novel_solutions_are_chosen_where_there_are_any(catalog: DatabaseCatalog) -> None:
-    wrong = _candidate("q1", "SELECT 5", 9)
-    respelled = _candidate("q1", "SELECT COUNT(*) FROM pet AS p", 0)
-    novel = _candidate("q1", "SELECT COUNT(*) + 0 FROM pet", 1)
-    settings = {"chosen_sources": ("any",), "prefer_novel": True, "limit": 9}
-    (row,) = _build(catalog, [respelled, novel, wrong], **settings).dataset.to_list()
-    assert row["chosen_sql"] == novel.sql
-    rows = _build(catalog, [respelled, wrong], **settings).dataset.to_list()
-    assert {row["chosen_source"] for row in rows} == {"gold", "weak"}
 
 
 def test_mutants_stand_in_where_no_candidate_is_erroneous(catalog: DatabaseCatalog) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sense_trl.pairs.candidates import Candidate
 from sense_trl.pairs.distance import token_distance
 from sense_trl.pairs.policies import (
-    CLASS_WEIGHTS,
     POLICY_NAMES,
     PairPolicy,
     get_policy,
@@ -67,17 +66,13 @@ ERRORS = {
 ERRONEOUS = [Candidate("q", i, sql, sql, "weak", "m") for i, sql in enumerate(ERRORS)]
 
 
-def _policy(name: str, **weights: float) -> PairPolicy:
-    return get_policy(
-        name,
-        distance=lambda left, right: token_distance(left, right, "sqlite"),
-        classes={candidate: ERRORS[candidate.sql] for candidate in ERRONEOUS},
-        weights={**CLASS_WEIGHTS, **weights},
-    )
+def _policy(name: str) -> PairPolicy:
+    classes = {candidate: ERRORS[candidate.sql] for candidate in ERRONEOUS}
+    return get_policy(name, dialect="sqlite", classes=classes)
 
 
-def _rejected(name: str, seed: int = 0, correct=tuple(CORRECT[:1]), **weights: float) -> list[str]:
-    pairs = _policy(name, **weights)(correct, ERRONEOUS, 99, random.Random(seed))
+def _rejected(name: str, seed: int = 0, correct=tuple(CORRECT[:1])) -> list[str]:
+    pairs = _policy(name)(correct, ERRONEOUS, 99, random.Random(seed))
     return [rejected.sql for _, rejected in pairs]
 
 
@@ -101,8 +96,6 @@ def test_the_hardest_come_first_and_what_cannot_run_last() -> None:
         "SELECT a, b, c FROM t",
         "SELECT a FORM t",
     ]
-    own_weights = _rejected("hard_first", extra_select_column=2.0)
-    assert own_weights[0] == "SELECT a, b, c FROM t"
 
 
 def test_one_for_each_error_class_and_no_class_is_shown_twice_alone() -> None:
