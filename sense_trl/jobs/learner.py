@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from sense_trl.checkpoints.starting_model import load_unquantized_model
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import TransformersGenerator
@@ -19,7 +17,7 @@ from sense_trl.questions import Question
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.progress import stage_bar
-from sense_trl.steps.training import get_unattended_options, train_model
+from sense_trl.steps.training import get_unattended_options, train_unattended
 from sense_trl.synthesis.recursive.recursion import DevScore
 from sense_trl.synthesis.recursive.training_rows import TrainingRow
 from sense_trl.task import TextToSQLTask
@@ -90,15 +88,15 @@ class TransformersLearner:
             ),
         )
 
-        def run(callback: Any) -> dict[str, Any]:
-            start = load_unquantized_model(
-                self.base_model, use_cpu=arguments.use_cpu, lora_r=config.lora_r
-            )
-            style = self.dev_task.writer.style
-            return train_model(start, dataset, arguments, style=style, callbacks=[callback])
-
-        title = f"Train {folder.parent.name}"
-        work.train(folder, run, arguments.max_steps, self.console, title, keeps_checkpoints=False)
+        train_unattended(
+            self.base_model,
+            dataset,
+            arguments,
+            self.dev_task.writer.style,
+            self.console,
+            f"Train {folder.parent.name}",
+            lora_r=config.lora_r,
+        )
 
     def evaluate(self, model: Path, folder: Path) -> DevScore:
         """Answer the dev questions greedily and execute the answers."""

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
 from sense_trl._files import write_text_atomically
-from sense_trl._version import __version__
 from sense_trl.chat_template import check_chat_template
-from sense_trl.checkpoints.starting_model import load_unquantized_model
 from sense_trl.generation.generator import SamplingConfig
 from sense_trl.generation.transformers_generator import TransformersGenerator, load_tokenizer
 from sense_trl.jobs.online_config import OnlineConfig
+from sense_trl.jobs.output import claim_output
 from sense_trl.pairs.builder import PreferencePairConfig
 from sense_trl.questions import Question
-from sense_trl.run_folder import (
-    RunFolder,
-    fingerprint_databases,
-    fingerprint_file,
-    fingerprint_model,
-)
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
-from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
-from sense_trl.steps.training import get_unattended_options, train_model
+from sense_trl.steps.prompting import load_styled_task
+from sense_trl.steps.training import get_unattended_options, train_unattended
 from sense_trl.steps.verification import get_limits
 from sense_trl.task import TextToSQLTask, draw_questions
 from sense_trl.verification.verifier import SQLVerifier
@@ -65,7 +57,8 @@ def run_online(config: OnlineConfig, console: Console) -> Path:
     )
     # Refused before anything is sampled.
     _get_training(config, Path(config.output_dir), num_pairs=1)
-    _claim_output(config, task)
+    not_decisive = ("num_workers", "cache_dir", "batch_size")
+    claim_output("online", config, config.model, [task], not_decisive=not_decisive)
     output, model = Path(config.output_dir), Path(config.model)
     rounds: list[dict[str, Any]] = []
     verifier = SQLVerifier(
@@ -159,17 +152,11 @@ def _train(
 
     arguments = _get_training(config, folder, num_pairs)
 
-    def run(callback: Any) -> dict[str, Any]:
-        start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
-        pairs = datasets.Dataset.from_parquet(
-            str(folder / "pairs" / "pairs.parquet"), cache_dir=str(folder / "cache")
-        )
-        style = task.writer.style
-        return train_model(start, pairs, arguments, style=style, callbacks=[callback])
-
-    title = f"Train {folder.name}"
-    steps = arguments.max_steps
-    work.train(folder / "model", run, steps, console, title, keeps_checkpoints=False)
+    pairs = datasets.Dataset.from_parquet(
+        str(folder / "pairs" / "pairs.parquet"), cache_dir=str(folder / "cache")
+    )
+    title, style = f"Train {folder.name}", task.writer.style
+    train_unattended(model, pairs, arguments, style, console, title, lora_r=config.lora_r)
 
 
 def _get_training(config: OnlineConfig, folder: Path, num_pairs: int) -> Any:
@@ -194,26 +181,6 @@ def _get_training(config: OnlineConfig, folder: Path, num_pairs: int) -> Any:
         max_length=config.max_length,
         **options,
     )
-
-
-def _claim_output(config: OnlineConfig, task: TextToSQLTask) -> None:
-    """Make the output folder this run's, or refuse one that holds something else."""
-    settings = replace_prompt_options(asdict(config), task.writer.style)
-    for name in ("output_dir", "overwrite", "num_workers", "cache_dir", "batch_size"):
-        del settings[name]
-    paths = sorted(task.catalog.path(db_id) for db_id in task.schemas)
-    settings |= {
-        "version": __version__,
-        "model": fingerprint_model(config.model),
-        "database": fingerprint_databases(paths),
-    }
-    given = [name for name in ("questions", "tables_json") if settings[name]]
-    inputs = [Path(config.model), *paths, *(settings[name] for name in given)]
-    settings |= {name: fingerprint_file(settings[name]) for name in given}
-    folder = RunFolder(config.output_dir, "online", settings)
-    if config.overwrite:
-        folder.clear(inputs)
-    folder.claim()
 
 
 def _describe(finished: dict[str, Any]) -> str:

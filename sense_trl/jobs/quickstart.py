@@ -12,9 +12,8 @@ import itertools
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from rich.table import Table
 from sense_trl._files import read_json, write_text_atomically
 from sense_trl._version import __version__
 from sense_trl.chat_template import check_chat_template
-from sense_trl.checkpoints.starting_model import load_unquantized_model
 from sense_trl.database.location import hide_password
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
@@ -36,6 +34,7 @@ from sense_trl.evaluation.report import (
 )
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.generation.transformers_generator import load_tokenizer
+from sense_trl.jobs.output import claim_output
 from sense_trl.jobs.pretrained import get_smollm2
 from sense_trl.jobs.quickstart_config import QuickstartConfig
 from sense_trl.options import DataArguments, PromptOptions, get_values
@@ -44,17 +43,11 @@ from sense_trl.pairs.candidates import CandidateFile
 from sense_trl.pairs.dataset import read_account, read_pairs
 from sense_trl.prompts import PromptStyle
 from sense_trl.questions import Question, split_questions
-from sense_trl.run_folder import (
-    RunFolder,
-    fingerprint_databases,
-    fingerprint_file,
-    fingerprint_model,
-)
 from sense_trl.steps import work
 from sense_trl.steps.cpu import fastest_sampling_dtype
 from sense_trl.steps.progress import peak_memory_bytes
-from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
-from sense_trl.steps.training import get_unattended_options, train_model
+from sense_trl.steps.prompting import load_styled_task
+from sense_trl.steps.training import get_unattended_options, train_unattended
 from sense_trl.task import (
     TextToSQLTask,
     draw_questions,
@@ -214,7 +207,6 @@ class _Quickstart:
 
         from sense_trl.trainers import SenseSFTConfig
 
-        folder = self.output / "sft"
         config = self.config
         rows = datasets.Dataset.from_list(task.prompt_completion_rows(train))
         num_epochs = config.get_sft_epochs(len(rows))
@@ -224,14 +216,8 @@ class _Quickstart:
             **self._get_options("sft", len(rows), num_epochs, config.sft_batch_size),
         )
         lora_r = config.lora_r if _num_parameters(model) > _FULL_FINE_TUNING_LIMIT else None
-
-        def run(callback: Any) -> dict[str, Any]:
-            start = load_unquantized_model(model, use_cpu=arguments.use_cpu, lora_r=lora_r)
-            style = task.writer.style
-            return train_model(start, rows, arguments, style=style, callbacks=[callback])
-
-        self._train("sft", "Supervised fine-tuning", arguments.max_steps, run)
-        return folder
+        title, style = "Supervised fine-tuning", task.writer.style
+        return self._train("sft", title, model, rows, arguments, style, lora_r)
 
     def _sample(self, model: Path, task: TextToSQLTask, train: Sequence[Question]) -> CandidateFile:
         config = self.config
@@ -273,7 +259,6 @@ class _Quickstart:
     def _preference(self, weak: Path, pairs: datasets.Dataset) -> Path:
         from sense_trl.trainers import SenseDPOConfig
 
-        folder = self.output / "dpo"
         config = self.config
         if config.max_pairs is not None and config.max_pairs < len(pairs):
             pairs = pairs.shuffle(seed=config.seed).select(range(config.max_pairs))
@@ -289,13 +274,8 @@ class _Quickstart:
             **self._get_options("dpo", len(pairs), config.dpo_epochs, config.dpo_batch_size),
         )
 
-        def run(callback: Any) -> dict[str, Any]:
-            start = load_unquantized_model(weak, use_cpu=arguments.use_cpu, lora_r=config.lora_r)
-            style = PromptStyle.find(weak)
-            return train_model(start, pairs, arguments, style=style, callbacks=[callback])
-
-        self._train("dpo", "Preference training", arguments.max_steps, run)
-        return folder
+        title, style = "Preference training", PromptStyle.find(weak)
+        return self._train("dpo", title, weak, pairs, arguments, style, config.lora_r)
 
     # Shared by the stages
 
@@ -339,11 +319,19 @@ class _Quickstart:
         )
 
     def _train(
-        self, key: str, title: str, steps: int, run: Callable[[Any], dict[str, Any]]
-    ) -> None:
+        self,
+        key: str,
+        title: str,
+        model: Path,
+        rows: datasets.Dataset,
+        arguments: Any,
+        style: PromptStyle | None,
+        lora_r: int | None,
+    ) -> Path:
         folder = self.output / key
         with nullcontext() if work.is_trained(folder) else self._stage(key):
-            work.train(folder, run, steps, self.console, title, keeps_checkpoints=False)
+            train_unattended(model, rows, arguments, style, self.console, title, lora_r=lora_r)
+        return folder
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -360,26 +348,7 @@ class _Quickstart:
                 write_text_atomically(path, json.dumps(self.costs, indent=1))
 
     def _claim_output(self, model: Path, task: TextToSQLTask) -> None:
-        """Make the output folder this run's, or refuse one that holds something else."""
-        settings = replace_prompt_options(asdict(self.config), task.writer.style)
-        for name in ("output_dir", "overwrite"):
-            del settings[name]
-        questions = settings["questions"]
-        settings |= {
-            "version": __version__,
-            "model": fingerprint_model(model),
-            "database": fingerprint_databases(map(task.catalog.path, task.schemas)),
-            "questions": fingerprint_file(questions) if questions else "embedded",
-        }
-        if settings["tables_json"] is not None:
-            settings["tables_json"] = fingerprint_file(settings["tables_json"])
-        folder = RunFolder(self.output, "quickstart", settings)
-        if self.config.overwrite:
-            databases = map(task.catalog.path, task.schemas)
-            files = [path for path in databases if isinstance(path, Path)]
-            folder.clear([model, *files, questions or model])
-        folder.claim()
-        self.settings = folder.settings
+        self.settings = claim_output("quickstart", self.config, model, [task])
         # From here on a stage may write what it cost; an earlier run's costs count too.
         costs = self.output / "costs.json"
         if costs.exists():

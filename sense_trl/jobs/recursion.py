@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sense_trl._version import __version__
 from sense_trl.chat_template import check_chat_template
 from sense_trl.errors import InputError
 from sense_trl.generation.transformers_generator import load_tokenizer
 from sense_trl.jobs.learner import TransformersLearner
+from sense_trl.jobs.output import claim_output
 from sense_trl.jobs.pretrained import get_smollm2
 from sense_trl.jobs.recursion_config import RecursionConfig
 from sense_trl.options import DataArguments, PromptOptions, get_values
 from sense_trl.questions import Question, split_questions
-from sense_trl.run_folder import (
-    RunFolder,
-    fingerprint_databases,
-    fingerprint_file,
-    fingerprint_model,
-)
 from sense_trl.sql.dialects import Dialects
-from sense_trl.steps.prompting import load_styled_task, replace_prompt_options
+from sense_trl.steps.prompting import load_styled_task
 from sense_trl.synthesis.filters.contamination import find_evaluated
 from sense_trl.synthesis.recursive.recursion import (
     BASE,
@@ -64,7 +57,7 @@ def run_recursion(config: RecursionConfig, console: Console) -> Path:
         model = Path(config.model)
         check_chat_template(load_tokenizer(model), model.name)
     output = Path(config.output_dir)
-    _claim_output(config, model, [task, dev_task])
+    claim_output("recurse", config, model, [task, dev_task])
     console.print(
         f"{len(gold)} training questions on {len({q.db_id for q in gold})} database(s), {len(dev)} "
         f"dev questions; model {model.name}; output {output}",
@@ -149,26 +142,6 @@ def _check_apart(gold: Sequence[Question], dev: Sequence[Question], dialect: Dia
             "question or the same SQL about the same database. What a model was trained on does "
             "not measure it: leave it out of one of the two files."
         )
-
-
-def _claim_output(config: RecursionConfig, model: Path, tasks: Sequence[TextToSQLTask]) -> None:
-    """Make the output folder this run's, or refuse one that holds something else."""
-    settings = replace_prompt_options(asdict(config), tasks[0].writer.style)
-    for name in ("output_dir", "overwrite"):
-        del settings[name]
-    paths = sorted({task.catalog.path(db_id) for task in tasks for db_id in task.schemas})
-    settings |= {
-        "version": __version__,
-        "model": fingerprint_model(model),
-        "database": fingerprint_databases(paths),
-    }
-    given = [name for name in ("questions", "dev_questions", "tables_json") if settings[name]]
-    inputs = [model, *paths, *(settings[name] for name in given)]
-    settings |= {name: fingerprint_file(settings[name]) for name in given}
-    folder = RunFolder(config.output_dir, "recurse", settings)
-    if config.overwrite:
-        folder.clear(inputs)
-    folder.claim()
 
 
 # ---------------------------------------------------------------------- output

@@ -14,16 +14,18 @@ from sense_trl._files import write_text_atomically
 from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.checkpoints.merge import MergeCheck, merge_in_place
 from sense_trl.checkpoints.model_card import format_model_card
+from sense_trl.checkpoints.starting_model import StartingModel, load_unquantized_model
 from sense_trl.errors import InputError, ModelError
 from sense_trl.memory.check import warn_of_memory
 from sense_trl.prompts import PromptStyle
+from sense_trl.steps import work
 from sense_trl.steps.cpu import multiplies_bfloat16
 from sense_trl.steps.prompting import get_save_callback
 
 if TYPE_CHECKING:
     import datasets
+    from rich.console import Console
 
-    from sense_trl.checkpoints.starting_model import StartingModel
     from sense_trl.trainers import KIDConfig, SenseDPOConfig, SenseGRPOConfig, SenseSFTConfig
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,34 @@ def get_unattended_options(
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def train_unattended(
+    path: str | Path,
+    rows: datasets.Dataset,
+    config: Any,
+    style: PromptStyle | None,
+    console: Console,
+    title: str,
+    *,
+    lora_r: int | None,
+) -> None:
+    """Train a model in 32 bits or by an adapter into `config.output_dir`, unless that has ended.
+
+    Args:
+        path: of the model, a folder or hub id.
+        rows, config, style: as `train_model` takes them; see `get_unattended_options`.
+        console: where a bar called `title` is shown.
+        title: name of the bar.
+        lora_r: see `load_unquantized_model`.
+    """
+
+    def run(callback: Any) -> dict[str, Any]:
+        start = load_unquantized_model(path, use_cpu=config.use_cpu, lora_r=lora_r)
+        return train_model(start, rows, config, style=style, callbacks=[callback])
+
+    folder = Path(config.output_dir)
+    work.train(folder, run, config.max_steps, console, title, keeps_checkpoints=False)
 
 
 def train_model(
