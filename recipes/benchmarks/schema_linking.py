@@ -34,6 +34,7 @@ from sense_trl.questions import Question, load_questions
 from sense_trl.schema import load_spider_schemas
 from sense_trl.steps.linking import (
     READOUTS,
+    get_block_chars,
     measure_linking,
     open_reader,
     read_examples,
@@ -99,7 +100,8 @@ def main() -> None:
         )
         print(f"names{name}: {told}", flush=True)
 
-    def read(model: str, readout: str = "once") -> list[list[LinkerExample]]:
+    def read(model: str, readout: str = "once") -> tuple[int, list[list[LinkerExample]]]:
+        """Characters of the blocks that it read, and the examples: of train, and of each part."""
         reader = open_reader(model)
         cache = StateCache(reader, options.states)
         start = time.process_time()
@@ -114,22 +116,22 @@ def main() -> None:
             for asked, of in parts.values()
         ]
         print(f"{model}, {readout}: read in {time.process_time() - start:.0f} CPU s", flush=True)
-        return found
+        return get_block_chars(reader, readout), found
 
     config = LinkerTrainingConfig(num_epochs=options.num_epochs)
     arms: dict[str, dict[str, Any]] = {"gold alone": {}, "gold, focal": {"focal": True}}
     teachings = None
     if options.teacher is not None:
-        asked, examples, *_ = read(options.teacher, options.teacher_readout)
+        chars, (asked, examples, *_) = read(options.teacher, options.teacher_readout)
         for seed in reversed(range(options.seeds)):
             teacher = train_linker_head(asked, replace(config, seed=seed), num_kinds=len(KINDS))
-            found = measure_linking(score_examples(teacher, examples, dev, schemas))
-            print(f"teacher, seed {seed}: {found}", flush=True)
+            scored = score_examples(teacher, examples, dev, schemas, max_block_chars=chars)
+            print(f"teacher, seed {seed}: {measure_linking(scored)}", flush=True)
         teachings = {example.key: teach(teacher, example) for example in asked}
         size = sum(t.maps.numel() * t.maps.element_size() for t in teachings.values())
         print(f"{size / len(train):.0f} bytes of maps a question")
         arms |= {name: {"distillation": name} for name in DISTILLATIONS}
-    asked, *examples = read(options.student)
+    chars, (asked, *examples) = read(options.student)
     single = [example for example in asked if not example.key.startswith("pool/")]
     if options.pooled_databases:
         arms["gold, wide schemas, too"] = {}
@@ -140,7 +142,7 @@ def main() -> None:
             head = train_linker_head(own, changed, num_kinds=len(KINDS), teachings=teachings)
             for (name, (questions, of)), read_of in zip(parts.items(), examples, strict=True):
                 start = time.perf_counter()
-                scored = list(score_examples(head, read_of, questions, of))
+                scored = list(score_examples(head, read_of, questions, of, max_block_chars=chars))
                 cost = 1000 * (time.perf_counter() - start) / len(dev)
                 told = measure_linking(scored, max_tables=options.linked_tables)
                 print(

@@ -139,16 +139,18 @@ def evaluate(options: MeasureOptions, console: Any) -> None:
     quieten_libraries()
     from sense_trl.prompts.name_linker import NameLinker
     from sense_trl.prompts.style import NAME_LINKER
-    from sense_trl.steps.linking import measure_linking, open_linker, score_questions
+    from sense_trl.steps.linking import TrainedLinker, measure_linking, score_questions
 
     for name in ("linked_tables", "linked_columns"):
         if (value := getattr(options, name)) < 1:
             raise InputError(f"`{name}` is {value}; expected at least 1.")
     questions, schemas = _load(options)
-    make = NameLinker if options.linker == NAME_LINKER else open_linker(options.linker)
+    is_named = options.linker == NAME_LINKER
+    make = NameLinker if is_named else TrainedLinker.load(options.linker).of
     with console.status("Reading questions"):
+        scoring = score_questions(make, questions, schemas)
         start = time.perf_counter()
-        scored = list(score_questions(make, questions, schemas))
+        scored = list(scoring)
         seconds = time.perf_counter() - start
     report = measure_linking(
         scored, max_tables=options.linked_tables, max_columns=options.linked_columns
@@ -174,6 +176,8 @@ def show(options: ShowOptions, console: Any) -> None:
     from sense_trl.schema.schema import check_tables
     from sense_trl.steps.linking import TrainedLinker
 
+    if options.num_items < 1:
+        raise InputError(f"`num_items` is {options.num_items}; expected at least 1.")
     schemas = _load_schemas(options.database, options.tables_json, options.db_id)
     if len(schemas) > 1:
         raise InputError(f"`db_id` is missing; expected one of {', '.join(sorted(schemas)[:10])}.")
@@ -198,7 +202,9 @@ def _load(options: LinkDataOptions) -> tuple[list[Question], Mapping[str, Databa
     from sense_trl.schema.schema import check_tables
     from sense_trl.task import draw_questions
 
-    questions = load_questions(options.questions)
+    schemas = _load_schemas(options.database, options.tables_json, None)
+    only = next(iter(schemas)) if len(schemas) == 1 else None
+    questions = load_questions(options.questions, default_db_id=only)
     if options.split is not None:
         questions = [q for q in questions if q.split == options.split]
     if not questions:
@@ -206,7 +212,6 @@ def _load(options: LinkDataOptions) -> tuple[list[Question], Mapping[str, Databa
     questions = draw_questions(
         questions, options.max_questions, options.subset_seed, argument="max_questions"
     )
-    schemas = _load_schemas(options.database, options.tables_json, None)
     if missing := sorted({q.db_id for q in questions} - schemas.keys()):
         raise InputError(
             f"`questions` asks about {missing[0]!r}, which neither `tables_json` nor `database` "

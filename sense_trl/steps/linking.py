@@ -62,8 +62,8 @@ more behind each."""
 
 # Of items that are read again at a time.
 _MAX_REPEATED_CHARS: Final = 2_000
-# Databases whose keys and values are held, 16 kB a token for a model of 0.5B.
-_MAX_HELD: Final = 32
+# Of schemas whose keys and values are held: 1 GB for a model of 0.5B.
+_MAX_HELD_TOKENS: Final = 65_536
 
 
 class TrainedLinker:
@@ -106,9 +106,10 @@ class TrainedLinker:
                 _write_behind, readout=self.readout, max_block_chars=self.max_block_chars
             )
             self._held[schema] = _ReadSchema(self.reader, schema, blocks, write)
-            if len(self._held) > _MAX_HELD:
-                self._held.popitem(last=False)
         self._held.move_to_end(schema)
+        held = sum(read.num_tokens for read in self._held.values())
+        while held > _MAX_HELD_TOKENS and len(self._held) > 1:
+            held -= self._held.popitem(last=False)[1].num_tokens
         return self._held[schema]
 
     def save(self, folder: str | Path) -> None:
@@ -288,6 +289,11 @@ class _ReadSchema:
         self._blocks = blocks
         self._write_behind = write_behind
         self._read: dict[int, tuple[Prefix, ItemTensors]] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Those whose keys and values are held."""
+        return sum(prefix.num_tokens for prefix, _ in self._read.values())
 
     def read_behind(
         self, question: str
@@ -543,11 +549,11 @@ def write_linked_texts(
     found: dict[str, list[dict[str, Any]]] = {}
     for db_id, asked in _group(questions).items():
         found |= {question.question_id: [] for question in asked}
+        texts = [tokenize(tokenizer, *split_question(_get_text(question))) for question in asked]
         for block in write_blocks(schemas[db_id], max_chars=max_chars):
             prefix, items_at = tokenize(tokenizer, block.text, block.spans)
             items = ItemTensors(schemas[db_id], block.items)
-            for question in asked:
-                ids, words_at = tokenize(tokenizer, *split_question(_get_text(question)))
+            for question, (ids, words_at) in zip(asked, texts, strict=True):
                 if max_length is not None and len(prefix) + len(ids) > max_length:
                     raise InputError(
                         f"`max_length` is {max_length}, but the linker's text of the question "
@@ -709,7 +715,8 @@ def measure_linking(
     num_right = num_kept = num_columns = 0
     for schema, sql, found in scored:
         gold = get_linking_labels(sql, schema)
-        columns = {(t.name.lower(), c.name.lower()) for t in schema.tables for c in t.columns}
+        # In their order: of equal scores the first count.
+        columns = [get_key(*name) for name in get_names(schema) if name[1]]
         own = {key: found.get(key, 0.0) for key in columns}
         scores += own.values()
         labels += [key in gold.columns for key in own]
@@ -752,10 +759,14 @@ def score_questions(
         SQLParseError: as `label_questions`, before anything is scored.
     """
     label_questions(questions, schemas)
-    for db_id, asked in _group(questions).items():
-        scorer = make_linker(schemas[db_id], {})
-        for question in asked:
-            yield schemas[db_id], question.gold_sql, scorer.score(_get_text(question), ())
+
+    def score() -> Iterator[tuple[DatabaseSchema, str, Mapping[ItemKey, float]]]:
+        for db_id, asked in _group(questions).items():
+            scorer = make_linker(schemas[db_id], {})
+            for question in asked:
+                yield schemas[db_id], question.gold_sql, scorer.score(_get_text(question), ())
+
+    return score()
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

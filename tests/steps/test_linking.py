@@ -138,7 +138,11 @@ def test_a_linker_scores_what_it_learned_and_its_prompts_show_it(
     capsys.readouterr()
     assert link(folder, "evaluate", str(linker), "--linked-tables", "1") == 0
     assert "strict recall 1.000" in capsys.readouterr().out
+    # Questions that name no database are about the only one.
+    (folder / "named.jsonl").rename(folder / "kept.jsonl")
+    (folder / "named.jsonl").write_text((folder / "questions.jsonl").read_text())
     assert link(folder, "evaluate", NAME_LINKER) == 0
+    (folder / "kept.jsonl").replace(folder / "named.jsonl")
     assert "12 questions: column PR-AUC" in capsys.readouterr().out
     show = ["link", "show", str(linker), questions[0].question]
     assert main([*show, "--database", str(folder / "town.sqlite")]) == 0
@@ -262,6 +266,31 @@ def test_blocks_of_a_schema_are_scored_one_by_one(folder: Path, linker: Path) ->
     assert all(0 <= score <= 1 for score in scores.values())
 
 
+def test_schemas_are_held_by_their_tokens(
+    folder: Path, linker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, town = TrainedLinker.load(linker), get_town(folder)
+    schemas = [replace(town, db_id=name) for name in "abc"]
+    loaded.of(schemas[0]).score("Which name?")
+    # Room for two.
+    monkeypatch.setattr(linking, "_MAX_HELD_TOKENS", 2 * loaded.read(schemas[0]).num_tokens)
+    for schema in schemas:
+        loaded.of(schema).score("Which name?")
+    assert [*loaded._held] == schemas
+    loaded.of(schemas[0]).score("Which name?")
+    assert [*loaded._held] == [schemas[2], schemas[0]]
+    monkeypatch.setattr(linking, "_MAX_HELD_TOKENS", 1)
+    assert loaded.of(schemas[1]).score("Which name?")
+    assert [*loaded._held] == [schemas[1]]
+
+
+def test_of_columns_with_equal_scores_the_first_of_the_schema_count(folder: Path) -> None:
+    town = get_town(folder)
+    names = [column.name for column in town.tables[0].columns]
+    found = [measure_linking([(town, f"SELECT {name} FROM pet", {})]).recall_at_5 for name in names]
+    assert found == [1.0] * 5 + [0.0] * (len(names) - 5)
+
+
 def test_blocks_fit_into_a_short_context(folder: Path, linker: Path) -> None:
     loaded = TrainedLinker.load(linker)
     # The tiny model has 512 positions, where Qwen reads 12,000 characters at once.
@@ -350,7 +379,7 @@ def test_gold_that_cannot_be_read_is_told_before_anything_is_read(folder: Path) 
         raise AssertionError("read before gold was looked at")
 
     with pytest.raises(SQLParseError, match="gold of 'q1' cannot be read"):
-        list(score_questions(make, questions, schemas))
+        score_questions(make, questions, schemas)
 
 
 def test_a_linker_is_found_by_models_of_other_types_and_from_other_folders(
@@ -418,6 +447,9 @@ def test_limits_and_linkers_are_named_as_the_user_gave_them(
 ) -> None:
     assert link(folder, "evaluate", NAME_LINKER, "--linked-tables", "0") == 2
     assert "`linked_tables` is 0" in capsys.readouterr().err
+    data_of_show = ["--database", str(folder / "town.sqlite"), "--num-items", "0"]
+    assert main(["link", "show", str(linker), "who?", *data_of_show]) == 2
+    assert "`num_items` is 0; expected at least 1" in capsys.readouterr().err
     show = ["link", "show", NAME_LINKER, "who?", "--database", str(folder / "town.sqlite")]
     assert main(show) == 2
     assert "`linker` is 'names', which holds no" in capsys.readouterr().err

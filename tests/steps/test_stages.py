@@ -1,5 +1,6 @@
 """The stages that recipes call, on a tiny model: they finish, continue, and never mix runs."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from sense_trl.pairs import PreferencePairConfig
 from sense_trl.run_folder import RunFolder, fingerprint_model
 from sense_trl.steps.arguments import EvaluationArguments, GenerationArguments
 from sense_trl.steps.stages import (
+    _identify,
     build_pairs,
     dpo,
     evaluate,
@@ -52,6 +54,18 @@ def data(fresh_db: Any, tmp_path: Path) -> DataArguments:
         )
     )
     return DataArguments(str(fresh_db(SCRIPT, name="pets")), str(path))
+
+
+def test_rows_are_identified_by_the_json_of_their_list() -> None:
+    texts = [{"input_ids": [1, 2], "likeness": [[0.5, 0.1]], "places": []}]
+    rows = [
+        {"prompt": [{"role": "user", "content": "é?"}], "linked_texts": texts},
+        {"prompt": [], "linked_texts": None},
+    ]
+    for own in (rows, rows[:1]):
+        dataset = datasets.Dataset.from_list(own)
+        whole = json.dumps(dataset.to_list()).encode()
+        assert _identify(dataset) == {"rows": hashlib.sha256(whole).hexdigest()}
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ class JointLinking:
         rows = trainer.train_dataset
         step = -(-len(rows) // _NUM_LABELLED)
         self._sample = [
-            t for row in rows.select(range(0, len(rows), step))[LINKED_TEXTS] for t in row
+            t for row in rows.select(range(0, len(rows), step))[LINKED_TEXTS] for t in row or ()
         ]
         if not self._sample:
             raise InputError(f"`link_weight` is {args.link_weight}, but no row has linked texts.")

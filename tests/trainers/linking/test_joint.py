@@ -149,6 +149,13 @@ def test_rows_that_are_only_evaluated_need_no_linked_texts(train_sft: Any) -> No
     assert linked.evaluate()["eval_loss"] == pytest.approx(plain["eval_loss"])
 
 
+def test_rows_may_have_no_linked_texts(train_sft: Any) -> None:
+    rows = [{**ROWS[0], LINKED_TEXTS: None}, *ROWS[1:]]
+    trainer = train_sft(rows=rows, link_weight=1.0, start=False)
+    trainer.create_optimizer()
+    assert get_loss(trainer).isfinite()
+
+
 def test_a_checkpoint_without_a_linker_is_refused(train_sft: Any, tmp_path: Path) -> None:
     options = {"rows": ROWS, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     train_sft(**options)
