@@ -1,8 +1,10 @@
-"""`sense-trl quickstart`, `recurse` and `doctor`: the jobs of `sense_trl.jobs`."""
+"""`sense-trl quickstart`, `recurse`, `online` and `doctor`: the jobs of `sense_trl.jobs`."""
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -14,42 +16,22 @@ from sense_trl.jobs.recursion_config import RecursionConfig
 from sense_trl.options import option
 
 
-def run_quickstart(config: QuickstartConfig, console: Any) -> None:
-    """Run `sense-trl quickstart`."""
-    from sense_trl.jobs import quickstart
+def _make_run(job: str) -> Callable[[Any, Any], None]:
+    """What runs a job of `sense_trl.jobs`, `MODULE:FUNCTION`, which takes long to import."""
 
-    quieten_libraries()
-    print(quickstart.run_quickstart(config, console))  # noqa: T201 - the result of the command
+    def run(config: Any, console: Any) -> None:
+        module, _, name = job.partition(":")
+        function = getattr(importlib.import_module(f"sense_trl.jobs.{module}"), name)
+        quieten_libraries()
+        print(function(config, console))  # noqa: T201 - the result of the command
 
-
-def run_recursion(config: RecursionConfig, console: Any) -> None:
-    """Run `sense-trl recurse`."""
-    from sense_trl.jobs import recursion
-
-    quieten_libraries()
-    print(recursion.run_recursion(config, console))  # noqa: T201 - the result of the command
-
-
-def run_online(config: OnlineConfig, console: Any) -> int:
-    """Run `sense-trl online`.
-
-    Returns:
-        0 when the rounds are done.
-
-    Raises:
-        SenseTRLError: unusable input (exit code 2).
-    """
-    from sense_trl.jobs import online
-
-    quieten_libraries()
-    print(online.run_online(config, console))  # noqa: T201 - the result of the command
-    return 0
+    return run
 
 
 ONLINE: Final = Command(
     "online",
     "let a model learn from its own right and wrong answers, round by round",
-    run_online,
+    _make_run("online:run_online"),
     (OnlineConfig,),
     description="In each round a model answers training questions, execution says which answers "
     "are right, right ones are paired with wrong ones, and it is trained on the pairs (cDPO) with "
@@ -59,7 +41,7 @@ ONLINE: Final = Command(
 QUICKSTART: Final = Command(
     "quickstart",
     "train a small model on a database and report before and after",
-    run_quickstart,
+    _make_run("quickstart:run_quickstart"),
     (QuickstartConfig,),
     description="Evaluate a model, fine-tune it, sample wrong SQL from it, build preference pairs "
     "by execution, train on them, evaluate again and write report.html. Runs on two CPU cores. "
@@ -68,7 +50,7 @@ QUICKSTART: Final = Command(
 RECURSE: Final = Command(
     "recurse",
     "let a model write training data, keep what holds, train, and again",
-    run_recursion,
+    _make_run("recursion:run_recursion"),
     (RecursionConfig,),
     description="In each round a model invents questions with SQL about a batch of databases and "
     "answers training questions. Gold judges its answers, on the database and on generated "

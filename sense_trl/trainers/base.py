@@ -8,6 +8,7 @@ import functools
 from typing import Any, ClassVar
 
 from sense_trl.trainers.compat.deferred_metrics import DeferredMetrics
+from sense_trl.trainers.compat.dropout import disable_functional_dropout
 from sense_trl.trainers.compat.quantization import (
     disable_cpu_weight_repacking,
     get_float32_parameters,
@@ -57,6 +58,10 @@ class SenseTrainer(DeferredMetrics):
                 is_required=args.require_end_token,
             )
         self._guard_quantized_models()
+        if getattr(args, "disable_dropout", False):
+            for each in (self.model, self.ref_model):
+                if each is not None:
+                    disable_functional_dropout(each)
         store_adapter_in_float32(self.model, args, float32_parameters)
         # Documented by TRL: the collator may be replaced once the trainer is built.
         self.data_collator = self._wrap_collator(self.data_collator)

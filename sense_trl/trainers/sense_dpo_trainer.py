@@ -24,7 +24,7 @@ from sense_trl.collators import (
 from sense_trl.errors import InputError
 from sense_trl.losses import cdpo_loss, dpo_loss, dpop_loss, masked_mean
 from sense_trl.trainers.base import SenseTrainer, unify_conversations, without_limit
-from sense_trl.trainers.compat.dropout import disable_functional_dropout, evaluating
+from sense_trl.trainers.compat.dropout import evaluating
 from sense_trl.trainers.compat.trl import RecordedForward
 from sense_trl.trainers.options import get_checked_args
 from sense_trl.trainers.rows.answer_ends import find_answer_ends
@@ -227,10 +227,6 @@ class SenseDPOTrainer(SenseTrainer, DPOTrainer):  # type: ignore[misc]
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if args.disable_dropout:
-            for each in (self.model, self.ref_model):
-                if each is not None:
-                    disable_functional_dropout(each)
         if args.kd_weight > 0.0:
             self._teacher = get_teacher(self, teacher_model)
             self._kd_divergence = args.get_kd_divergence()

@@ -20,7 +20,7 @@ from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree
 from sense_trl.trainers.base import SenseTrainer
-from sense_trl.trainers.compat.dropout import disable_functional_dropout, evaluating
+from sense_trl.trainers.compat.dropout import evaluating
 from sense_trl.trainers.compat.trl import split_tensor_dict, unwrap_model_for_generation
 from sense_trl.trainers.held_date import hold_template_date
 from sense_trl.trainers.options import get_checked_args
@@ -164,10 +164,6 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
         tokenizer = get_tokenizer(self.processing_class)
         if prepare_chat_template(self.train_dataset, tokenizer, fold=args.fold_system_message):
             hold_template_date(args, tokenizer)
-        if args.disable_dropout:
-            for each in (self.model, self.ref_model):
-                if each is not None:
-                    disable_functional_dropout(each)
         self._shares_generation = self._decide_generation()
         self._check_prompts()
 
