@@ -60,30 +60,21 @@ def run(given: EstimateOptions, console: Any) -> int:
     from sense_trl.checkpoints.starting_model import check_model_arguments
     from sense_trl.memory.check import find_changes
     from sense_trl.memory.estimate import estimate_memory
-    from sense_trl.memory.training_setup import get_training_setup
-    from sense_trl.model_traits import load_model_config
+    from sense_trl.memory.training_setup import get_stage_setup
 
     card, available = _get_device(given)
     stage = _get_stage(given)
     options = _read_options(stage, given)
     model = _get_model_arguments(options)
     check_model_arguments(model, use_cpu=options.use_cpu)
-    config, adapter = load_model_config(options.model_name_or_path)
-    teacher_config = None
-    teacher = getattr(options, "teacher_model_name_or_path", None)
-    if teacher is not None:
-        teacher_config, _ = load_model_config(teacher)
-    setup = get_training_setup(
+    setup, config, teacher_config = get_stage_setup(
         stage,
         options,
         model,
-        config,
-        adapter=adapter,
         on_gpu=card is not None or not options.use_cpu,
         prompt_tokens=given.prompt_tokens,
         completion_tokens=given.completion_tokens,
         shared_tokens=given.shared_tokens,
-        teacher_config=teacher_config,
     )
     estimate = estimate_memory(setup, config, teacher_config=teacher_config)
     fits = available is None or estimate.total_bytes <= available

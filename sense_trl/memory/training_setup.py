@@ -253,6 +253,27 @@ def _shares_prefixes(training: Any, model: Any, config: Any, adapter: Any) -> bo
     return not (find_adapter_obstacle(adapters) or find_config_obstacle(config, attention))
 
 
+def get_stage_setup(
+    stage: str, training: Any, model: Any, **options: Any
+) -> tuple[TrainingSetup, Any, Any]:
+    """The setup of a stage, its model's config and that of its teacher, or None.
+
+    Args:
+        stage, training, model: as `get_training_setup` takes them; the model is one by name.
+        options: further ones of `get_training_setup`.
+
+    Raises:
+        InputError: see `get_training_setup`.
+        ModelError: there is no such config.
+    """
+    config, adapter = load_model_config(str(model.model_name_or_path))
+    teacher = getattr(training, "teacher_model_name_or_path", None)
+    teacher_config = None if teacher is None else load_model_config(teacher)[0]
+    options |= {"adapter": adapter, "teacher_config": teacher_config}
+    setup = get_training_setup(stage, training, model, config, **options)
+    return setup, config, teacher_config
+
+
 def get_trainer_setup(trainer: Any) -> tuple[TrainingSetup, Any, Any]:
     """The setup of a trainer that is built, its model's config and that of its teacher, or None.
 

@@ -14,10 +14,9 @@ from sense_trl.chat_template import (
 from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.checkpoints.starting_model import check_model_arguments, load_stage_tokenizer
 from sense_trl.collators import LINKED_TEXTS
-from sense_trl.memory.estimate import MemoryEstimate, estimate_memory
+from sense_trl.memory.estimate import estimate_memory
 from sense_trl.memory.micro_batches import Example, TrainingExamples
-from sense_trl.memory.training_setup import get_training_setup
-from sense_trl.model_traits import load_model_config
+from sense_trl.memory.training_setup import get_stage_setup
 from sense_trl.options import DataArguments
 from sense_trl.steps.arguments import GenerationArguments
 from sense_trl.steps.prompting import load_styled_task
@@ -68,7 +67,7 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
         known = TrainingExamples.from_examples([examples[index] for index in kept], order)
         if LINKED_TEXTS in rows.column_names:
             known = known.with_texts(rows)
-        lines += ["memory, estimated:", str(_estimate(stage, known, model, config))]
+        lines += _estimate(stage, model, config, examples=known)
     return "\n".join(lines)
 
 
@@ -95,16 +94,6 @@ def describe_online_training(data: DataArguments, model: ModelConfig, config: An
         config.steps_per_generation * config.num_iterations
     )
     completions = num_steps * per_generation * config.generation_batch_size
-    model_config, adapter = load_model_config(name)
-    setup = get_training_setup(
-        "grpo",
-        config,
-        model,
-        model_config,
-        adapter=adapter,
-        on_gpu=not config.use_cpu,
-        prompt_tokens=max(lengths),
-    )
     return "\n".join(
         [
             f"prompts: {len(rows)}, {config.prompts_per_generation} at a time",
@@ -113,8 +102,7 @@ def describe_online_training(data: DataArguments, model: ModelConfig, config: An
             f"tokens per prompt: {sum(lengths) / len(lengths):.0f} on average, {max(lengths)} at "
             "most",
             f"optimizer steps in one process: {num_steps}, on {completions:.0f} completions",
-            "memory, estimated:",
-            str(estimate_memory(setup, model_config)),
+            *_estimate("grpo", model, config, prompt_tokens=max(lengths)),
         ]
     )
 
@@ -127,24 +115,11 @@ def _get_order(rows: datasets.Dataset, config: Any) -> np.ndarray:
     return np.fromiter(sampler, dtype=np.int64)
 
 
-def _estimate(
-    stage: str, examples: TrainingExamples, model: ModelConfig, config: Any
-) -> MemoryEstimate:
-    model_config, adapter = load_model_config(str(model.model_name_or_path))
-    teacher_config = None
-    if (teacher := getattr(config, "teacher_model_name_or_path", None)) is not None:
-        teacher_config, _ = load_model_config(teacher)
-    setup = get_training_setup(
-        stage,
-        config,
-        model,
-        model_config,
-        adapter=adapter,
-        on_gpu=not config.use_cpu,
-        examples=examples,
-        teacher_config=teacher_config,
-    )
-    return estimate_memory(setup, model_config, teacher_config=teacher_config)
+def _estimate(stage: str, model: ModelConfig, config: Any, **known: Any) -> list[str]:
+    on_gpu = not config.use_cpu
+    setup, model_config, teacher = get_stage_setup(stage, config, model, on_gpu=on_gpu, **known)
+    estimate = estimate_memory(setup, model_config, teacher_config=teacher)
+    return ["memory, estimated:", str(estimate)]
 
 
 def describe_generation(data: DataArguments, generation: GenerationArguments) -> str:
