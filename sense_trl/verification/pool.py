@@ -6,6 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -70,16 +71,14 @@ class Job:
                 self.cancelled = True
 
 
+@dataclass(slots=True, eq=False)
 class _Chunk:
     """Pairs of one database, grouped by gold."""
 
-    def __init__(
-        self, job: Job, path: str, groups: list[tuple[str, list[Item]]], *, deaths: int = 0
-    ) -> None:
-        self.job = job
-        self.path = path
-        self.groups = groups
-        self.deaths = deaths
+    job: Job
+    path: str
+    groups: list[tuple[str, list[Item]]]
+    deaths: int = 0
 
     @property
     def num_items(self) -> int:

@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -202,29 +202,19 @@ _Part = tuple[dict[str, Any], int]
 """The record of a finished database, and its number of examples."""
 
 
+@dataclass(eq=False)
 class _Explorer:
     """Explores databases one by one: the work of a backend."""
 
-    def __init__(
-        self,
-        verifier: SQLVerifier,
-        config: ExplorationConfig,
-        schemas: Mapping[str, DatabaseSchema],
-        seeds: Sequence[Question],
-        excluded: Sequence[Question],
-        model: ModelOptions | None,
-        keep_dictionary: Callable[[str, DataDictionary], None] | None,
-    ) -> None:
-        self._verifier = verifier
-        self._catalog = verifier.catalog
-        self._config = config
-        self._schemas = schemas
-        self._seeds = seeds
-        self._excluded = excluded
-        self._model = model
-        self._keep_dictionary = keep_dictionary
-        self._templates: list[SQLTemplate] | None = None
-        self._indices: dict[str, EvaluationIndex] = {}
+    _verifier: SQLVerifier
+    _config: ExplorationConfig
+    _schemas: Mapping[str, DatabaseSchema]
+    _seeds: Sequence[Question]
+    _excluded: Sequence[Question]
+    _model: ModelOptions | None
+    _keep_dictionary: Callable[[str, DataDictionary], None] | None
+    _templates: list[SQLTemplate] | None = None
+    _indices: dict[str, EvaluationIndex] = field(default_factory=dict)
 
     def __call__(self, shard: Sequence[_Asked], _: object) -> _Made:
         """Explore the one database; nothing comes of one without a table, which is no slip."""
@@ -280,11 +270,11 @@ class _Explorer:
         )
 
     def _get_schema(self, db_id: str) -> DatabaseSchema:
-        return self._schemas.get(db_id) or get_schema(self._catalog.engine(db_id), db_id)
+        return self._schemas.get(db_id) or get_schema(self._verifier.catalog.engine(db_id), db_id)
 
     def _get_facts(self, db_id: str) -> tuple[DatabaseFacts, list[dict[str, Any]]]:
         """The facts of a database, and the references that were inferred."""
-        engine = self._catalog.engine(db_id)
+        engine = self._verifier.catalog.engine(db_id)
         declared = get_schema(engine, db_id)
         schema = self._schemas.get(db_id, declared)
         inferred: tuple[InferredForeignKey, ...] = ()
@@ -323,27 +313,18 @@ class _Explorer:
         return self._indices.get(dialect)
 
 
+@dataclass(eq=False)
 class _Folder:
     """The folder of one exploration."""
 
-    def __init__(
-        self,
-        path: Path,
-        catalog: DatabaseCatalog,
-        config: ExplorationConfig,
-        schemas: Mapping[str, DatabaseSchema],
-        seeds: SortedSeeds,
-        excluded: Sequence[Question],
-        model: ModelOptions | None,
-    ) -> None:
-        self._path = path
-        self._catalog = catalog
-        self._config = config
-        self._schemas = schemas
-        self._seeds = seeds
-        self._excluded = excluded
-        self._model = model
-        self._replaced: list[str] = []
+    _path: Path
+    _catalog: DatabaseCatalog
+    _config: ExplorationConfig
+    _schemas: Mapping[str, DatabaseSchema]
+    _seeds: SortedSeeds
+    _excluded: Sequence[Question]
+    _model: ModelOptions | None
+    _replaced: list[str] = field(default_factory=list)
 
     def load(self, db_id: str) -> _Part | None:
         """A part that is there and was made from the same."""
