@@ -333,7 +333,7 @@ class _RowLayout:
         path = previous = np.empty(0, dtype=np.int64)
         for index in bundle:
             sequence = sequences[index]
-            shared = _get_common_length(previous, sequence)
+            shared = get_common_length(previous, sequence)
             self.closed.append((path[shared:], self.size))
             parent = path[shared - 1] if shared else -1
             new = np.arange(self.size, self.size + len(sequence) - shared)
@@ -359,7 +359,7 @@ def _assign_rows(sequences: list[np.ndarray], max_row_tokens: int | None) -> lis
     keys = [sequence.astype(">i8").tobytes() for sequence in sequences]
     for index in sorted(range(len(sequences)), key=keys.__getitem__):
         sequence = sequences[index]
-        num_new = len(sequence) - _get_common_length(previous, sequence)
+        num_new = len(sequence) - get_common_length(previous, sequence)
         if bundles and _is_worth_sharing(sizes[-1], num_new, len(sequence), max_row_tokens):
             bundles[-1].append(index)
             sizes[-1] += num_new
@@ -413,7 +413,9 @@ def _pack(
     return rows, max(fills)
 
 
-def _get_common_length(first: np.ndarray, second: np.ndarray) -> int:
+def get_common_length(first: Any, second: Any) -> int:
+    """How many tokens two sequences of token ids, arrays or lists, begin with alike."""
+    first, second = np.asarray(first), np.asarray(second)
     length = min(len(first), len(second))
     differs = first[:length] != second[:length]
     return int(differs.argmax()) if differs.any() else length

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from sense_trl.collators import LINKED_TEXTS
-
-if TYPE_CHECKING:
-    from sense_trl.prefix_tree import PrefixTree
+from sense_trl.prefix_tree import PrefixTree, get_common_length
 
 _IGNORED: Final = -100  # torch's label of a token that is not trained
 # About 10,000 examples of Spider with their schemas, which take a second.
@@ -155,8 +153,6 @@ class TrainingExamples:
         return [batch[fits[batch]] for batch in batches], sizes
 
     def _build_tree(self, batch: np.ndarray, *, share: bool) -> PrefixTree:
-        from sense_trl.prefix_tree import PrefixTree
-
         examples = self.get_examples(batch)
         texts = self.get_texts(batch)
         masks = [
@@ -180,14 +176,8 @@ def _count_distinct(sequences: list[np.ndarray]) -> int:
     """
     ordered = sorted(sequence.astype(np.int32).tobytes() for sequence in sequences)
     arrays = [np.frombuffer(text, dtype=np.int32) for text in ordered]
-    shared = sum(map(_count_common, arrays, arrays[1:]))
+    shared = sum(map(get_common_length, arrays, arrays[1:]))
     return sum(map(len, arrays)) - shared
-
-
-def _count_common(first: np.ndarray, second: np.ndarray) -> int:
-    length = min(len(first), len(second))
-    differs = first[:length] != second[:length]
-    return int(differs.argmax()) if differs.any() else length
 
 
 # ----------------------------------------------------------------------------- of a trainer

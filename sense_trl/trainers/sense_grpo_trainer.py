@@ -18,7 +18,7 @@ from sense_trl.decoding.sampling import SamplingConfig
 from sense_trl.decoding.shared_prefix import supports_shared_prefix
 from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError
-from sense_trl.prefix_tree import PrefixTree
+from sense_trl.prefix_tree import PrefixTree, get_common_length
 from sense_trl.trainers.base import SenseTrainer
 from sense_trl.trainers.compat.dropout import evaluating
 from sense_trl.trainers.compat.trl import split_tensor_dict, unwrap_model_for_generation
@@ -473,10 +473,8 @@ def _get_chunks(sequences: list[Any], num_positions: int | None) -> list[slice]:
     """Runs of sequences whose trees have at most so many positions; all of them for None."""
     starts, size = [0], len(sequences[0])
     for index in range(1, len(sequences)):
-        before, own = sequences[index - 1], sequences[index]
-        length = min(len(before), len(own))
-        differs = before[:length] != own[:length]
-        size += len(own) - (int(differs.argmax()) if differs.any() else length)
+        own = sequences[index]
+        size += len(own) - get_common_length(sequences[index - 1], own)
         if num_positions is not None and size > num_positions:
             starts.append(index)
             size = len(own)

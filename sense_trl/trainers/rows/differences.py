@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from sense_trl.prefix_tree import get_common_length
 
 
 def count_shared_tokens(chosen: Any, rejected: Any) -> int:
@@ -28,9 +28,7 @@ def count_shared_tokens(chosen: Any, rejected: Any) -> int:
         >>> count_shared_tokens([5, 6], [5, 6, 7])
         1
     """
-    width = min(len(chosen), len(rejected)) - 1
-    (differing,) = np.nonzero(np.asarray(chosen[:width]) != np.asarray(rejected[:width]))
-    return int(differing[0]) if len(differing) else width
+    return min(get_common_length(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
 
 
 def keep_differences(

@@ -141,7 +141,7 @@ def unify_row(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     columns = [column for column in _ANSWERS if row.get(column) is not None]
     prompt = row.get("prompt")
-    answers = [answer for column in columns for answer in _get_answers(row[column])]
+    answers = [answer for column in columns for answer in get_answers(row[column])]
     if not answers:
         return dict(row)
     for messages in (prompt, *answers):
@@ -171,7 +171,7 @@ def unify_row(row: Mapping[str, Any], name: str) -> dict[str, Any]:
         new["prompt"] = _as_messages(prompt, "user")
     cut = iter([messages[begin:] for messages in conversations])
     for column in columns:
-        several = _get_answers(row[column]) is row[column]
+        several = get_answers(row[column]) is row[column]
         new[column] = [next(cut) for _ in row[column]] if several else next(cut)
     return new
 
@@ -291,8 +291,8 @@ def _warn_of_unread(row: Mapping[str, Any]) -> None:
         )
 
 
-def _get_answers(value: Any) -> Any:
-    """The answers of a column, which holds one or a list of them."""
+def get_answers(value: Any) -> Any:
+    """The answers of a column, which holds one, a text or messages, or a list of them."""
     is_list = isinstance(value, list) and (not value or isinstance(value[0], str | list))
     return value if is_list else [value]
 

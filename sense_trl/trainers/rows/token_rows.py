@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from sense_trl.chat_tokens import apply_chat_template
 from sense_trl.errors import InputError
-from sense_trl.trainers.rows.formats import unify_row
+from sense_trl.prefix_tree import get_common_length
+from sense_trl.trainers.rows.formats import get_answers, unify_row
 from sense_trl.trainers.rows.long_examples import name_row
 
 TokenRow: TypeAlias = tuple[Sequence[int], Sequence[int]]
@@ -68,25 +69,18 @@ def answers_differ(row: Mapping[str, Any], tokenizer: Any) -> bool:
         answers = answers if answers and isinstance(answers[0], list) else [answers]
         return row["chosen_ids"] not in answers
     row = unify_row(row, name_row(dict(row), None, "pairs"))
-    rejected = row["rejected"]
-    # One rejected answer is a text or a list of messages, several are a list of these.
-    if isinstance(rejected, str) or isinstance(rejected[0], Mapping):
-        rejected = [rejected]
 
     def get_tokens(answer: Any) -> list[int]:
         prompt_ids, answer_ids = get_token_row({**row, "rejected": [], "chosen": answer}, tokenizer)
         return [*prompt_ids, *answer_ids]
 
     chosen = get_tokens(row["chosen"])
-    return all(get_tokens(answer) != chosen for answer in rejected)
+    return all(get_tokens(answer) != chosen for answer in get_answers(row["rejected"]))
 
 
 def _tokenize(row: Mapping[str, Any], answer: Any, tokenizer: Any) -> TokenRow:
     prompt = row["prompt"]
-    rejected = row.get("rejected", [])
-    # One rejected answer is a text or a list of messages, several are a list of these.
-    if isinstance(rejected, str) or (rejected and isinstance(rejected[0], Mapping)):
-        rejected = [rejected]
+    rejected = get_answers(row.get("rejected", []))
     if isinstance(prompt, str):
         end = tokenizer.eos_token
         prompt_ids, *answers = (
@@ -112,7 +106,7 @@ def _tokenize(row: Mapping[str, Any], answer: Any, tokenizer: Any) -> TokenRow:
             for a in (answer, *rejected)
         ]
     # A pair has one prompt, which ends where the first of the two answers parts from it.
-    start = min(_get_common_length(prompt_ids, ids) for ids in answers)
+    start = min(get_common_length(prompt_ids, ids) for ids in answers)
     return answers[0][:start], answers[0][start:]
 
 
@@ -135,12 +129,3 @@ def _split(row: Mapping[str, Any]) -> TokenRow:
             "expected an answer at the end."
         )
     return ids[:start], ids[start:]
-
-
-def _get_common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
