@@ -142,17 +142,15 @@ class _Labeller:
         if depth >= _MAX_DEPTH or (id(query), name) in seen:
             return
         seen.add((id(query), name))
-        while isinstance(query, exp.Subquery | exp.Paren | exp.SetOperation):
-            query = query.this
-        # What stands in a query by name is found there.
-        if not isinstance(query, exp.Select) or name in {
-            p.alias_or_name.lower() for p in query.expressions if not p.is_star
-        }:
-            return
-        for projection in query.expressions:
-            if projection.is_star and not isinstance(projection, exp.AggFunc):
+        for select in _get_selects(query):
+            # What stands in a query by name is found there.
+            if name in {p.alias_or_name.lower() for p in select.expressions if not p.is_star}:
+                continue
+            for projection in select.expressions:
+                if not projection.is_star or isinstance(projection, exp.AggFunc):
+                    continue
                 qualifier = projection.table.lower() if isinstance(projection, exp.Column) else ""
-                for inner in self._names.sources(query):
+                for inner in self._names.sources(select):
                     if not qualifier or inner.name == qualifier:
                         yield from self._trace(inner, name, depth + 1, seen)
 
@@ -161,3 +159,17 @@ class _Labeller:
             cte = self._names.get_cte(source.node)
             return None if cte is None else cte.this
         return source.node.this if isinstance(source.node, exp.Subquery) else None
+
+
+def _get_selects(query: exp.Expression | None) -> list[exp.Select]:
+    """A query without its parentheses; of a UNION and the like, both sides."""
+    found, pending = [], [query]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, exp.SetOperation):
+            pending += [part.expression, part.this]
+        elif isinstance(part, exp.Subquery | exp.Paren):
+            pending.append(part.this)
+        elif isinstance(part, exp.Select):
+            found.append(part)
+    return found

@@ -85,6 +85,11 @@ def label(sql: str) -> tuple[set[str], set[str]]:
         # Read out of a star.
         ("SELECT s.city FROM (SELECT * FROM customer) AS s", "customer", "customer.city"),
         (
+            "SELECT id FROM (SELECT * FROM customer UNION SELECT * FROM recent EXCEPT SELECT * FROM item)",
+            "customer recent item",
+            "customer.id recent.id",
+        ),
+        (
             "WITH a AS (SELECT * FROM item), b AS (SELECT a.* FROM a JOIN purchase p) SELECT price FROM b",
             "item purchase",
             "item.price",
