@@ -171,7 +171,9 @@ def _weigh(engine: SQLEngine, child: _Column, parent: _Column) -> InferredForeig
     if engine.dialect != "sqlite" and len(types) > 1 and "other" not in types:
         return None
     name, reason = _weigh_names(child, parent)
-    is_text = types == {"text"} and child.num_distinct >= _MIN_UNNAMED_VALUES
+    # More values than the other column has cannot all be found in it, which needs no counting.
+    may_hold_all = _MIN_UNNAMED_VALUES <= child.num_distinct <= parent.num_distinct
+    is_text = types == {"text"} and may_hold_all
     if not name and not is_text:
         return None
     evidence = [reason] if reason else []

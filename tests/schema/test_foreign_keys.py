@@ -80,6 +80,26 @@ def test_texts_that_are_all_found_need_no_name(fresh_db) -> None:
     assert _infer(fresh_db(fewer, name="fewer")) == {}
 
 
+def test_columns_that_cannot_hold_all_values_are_not_searched(
+    fresh_db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = [
+        f"CREATE TABLE t{n} (c{n} TEXT);"
+        f"INSERT INTO t{n} VALUES {', '.join(f'({value!r})' for value in 'abcdefghij'[: n + 5])};"
+        for n in range(5)
+    ]
+    asked: list[str] = []
+    execute = SQLiteEngine.execute
+    monkeypatch.setattr(
+        SQLiteEngine,
+        "execute",
+        lambda engine, sql, **options: asked.append(sql) or execute(engine, sql, **options),
+    )
+    found = _infer(fresh_db("".join(tables)))
+    assert set(found) == {(f"t{n}", f"c{n}") for n in range(4)}
+    assert sum(" IN (SELECT" in sql for sql in asked) == 4 + 3 + 2 + 1
+
+
 def test_the_key_of_its_own_table_is_referred_to(fresh_db) -> None:
     script = (
         "CREATE TABLE person (person_id INT PRIMARY KEY); CREATE TABLE visit (person_id INT PRIMARY KEY, at TEXT);"
