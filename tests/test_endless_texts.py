@@ -55,7 +55,7 @@ def test_an_evaluation_scores_them(verifier: SQLVerifier) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"policy": "nearest", "distance": "tree", "limit": 40, "deduplicate_by": "result"},
+        {"policy": "nearest", "limit": 40, "deduplicate_by": "result"},
         {"policy": "farthest", "deduplicate_by": "normal_form"},
         {"policy": "one_per_error_class", "limit": 40, "classify_results": True},
     ],

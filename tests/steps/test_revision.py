@@ -226,7 +226,10 @@ def test_limits_are_those_that_were_given(answer_one: Reviser) -> None:
 def test_bad_input_is_refused(
     data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serve(_answer) as server, pytest.raises(InputError, match="`revise` is -1; expected 0"):
+    with (
+        serve(_answer) as server,
+        pytest.raises(InputError, match="`revise` is -1; expected at least 0"),
+    ):
         _run(data, server, tmp_path / "out", revise=-1)
     assert not (tmp_path / "out").exists()
     predictions = tmp_path / "predictions.sql"
