@@ -192,6 +192,8 @@ class Chain:
         source: the databases and questions.
         output: where everything is written.
         models: hub ids or folders, by the name of their table.
+        bf16: whether trainings and sampling compute in bfloat16, whatever the recipe's files say;
+            evaluations stay as they are, as their figures are compared with those of other runs.
     """
 
     def __init__(
@@ -202,12 +204,14 @@ class Chain:
         source: Source,
         output: Path,
         models: Mapping[str, str],
+        bf16: bool = False,
     ) -> None:
         self.plan = plan
         self.recipe = recipe
         self.source = source
         self.output = output
         self.models = models
+        self.bf16 = bf16
         self._decided: dict[str, bool] = {}
 
     def get_steps(
@@ -327,7 +331,11 @@ class Chain:
         return flags
 
     def _get_stage(self, stage: str) -> list[str]:
-        return [stage, "--config", str(self.recipe / f"{stage}.yaml")]
+        command = [stage, "--config", str(self.recipe / f"{stage}.yaml")]
+        if self.bf16 and stage != "evaluate":
+            is_training = stage != "pairs"
+            command += ["--bf16", "true"] if is_training else ["--generation_dtype", "bfloat16"]
+        return command
 
     def _get_seed_flag(self, name: str, seed: int, flag: str) -> tuple[str, ...]:
         return () if self._has_no_seed(name) else (flag, str(seed))

@@ -233,6 +233,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--define", nargs="+", action="append", default=[], metavar="NAME LIKE KEY=VALUE"
     )
     parser.add_argument("--threads", type=int, help="of each command; as it likes, if left out")
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="train and sample in bfloat16: on a GPU, and on a CPU with AMX or AVX512-BF16",
+    )
     parser.add_argument("--list", action="store_true", help="print what arms.toml names, and end")
     return parser
 
@@ -259,7 +264,14 @@ def make_chain(arguments: argparse.Namespace, plan: Plan) -> Chain:
         models[name if is_named else known[0]] = path if is_named else text
     output = arguments.output or Path("runs") / arguments.recipe.resolve().name
     source = get_source(arguments)
-    return Chain(plan, recipe=arguments.recipe, source=source, output=output, models=models)
+    return Chain(
+        plan,
+        recipe=arguments.recipe,
+        source=source,
+        output=output,
+        models=models,
+        bf16=arguments.bf16,
+    )
 
 
 def get_source(arguments: argparse.Namespace) -> Source:

@@ -214,6 +214,24 @@ def test_every_command_of_the_search_parses(make_qwen: Callable[..., Any]) -> No
     assert Path(rft[rft.index("--questions") + 1]).name == "own-3.jsonl"
 
 
+def test_training_and_sampling_are_in_bfloat16_and_evaluations_stay_comparable(
+    make_qwen: Callable[..., Any],
+) -> None:
+    _, plain = make_qwen("--parts", "trial", "--seeds", "3")
+    _, steps = make_qwen("--parts", "trial", "--seeds", "3", "--bf16")
+    added = {}
+    for before, step in zip(plain, steps, strict=True):
+        _check(step)
+        rest = [word for word in step.command if word not in before.command]
+        assert len(step.command) == len(before.command) + len(rest)
+        added[step.name] = rest
+    assert {name: rest for name, rest in added.items() if rest} == {
+        "sft-3": ["--bf16", "true"],
+        "train_samples-3": ["--generation_dtype", "bfloat16"],
+        "rft-3": ["--bf16", "true"],
+    }
+
+
 SIZES = (
     *("--set", "warm_questions", "databases=2", "per_database=3"),
     *("--set", "pair_questions", "databases=2", "per_database=3"),
