@@ -125,9 +125,12 @@ def _forward_tree(
 
     def get_metrics(logits: Tensor, rows: slice) -> list[Tensor]:
         log_probs = logits - logits.logsumexp(-1, keepdim=True)
+        probs = log_probs.exp()
         compute = {
-            "entropy": lambda: -(log_probs.exp() * log_probs).sum(-1),
-            "log_sum_sq_probs": lambda: (2 * log_probs).logsumexp(-1),
+            # The logits have been read often enough: no second `logsumexp`. A sum of squares of
+            # probabilities is 1 / V or more, so it has a logarithm.
+            "entropy": lambda: -torch.linalg.vecdot(probs, log_probs),
+            "log_sum_sq_probs": lambda: torch.linalg.vecdot(probs, probs).log(),
             "mean_logits": lambda: logits.mean(-1),
             "is_top1": lambda: (logits.argmax(-1) == targets[rows]).float(),
         }
