@@ -103,7 +103,7 @@ class OptionParser(OneSpellingParser):
         default = None if option.default is MISSING else option.default
         if option.default_factory is not MISSING:
             default = option.default_factory()
-        if isinstance(default, list | tuple | dict):
+        if isinstance(default, list | tuple):
             default = " ".join(map(str, default))
         if default not in (None, False, ""):
             text += f" (default: {default})"
@@ -120,7 +120,7 @@ class OptionParser(OneSpellingParser):
         if (origin := typing.get_origin(kind)) is typing.Literal:
             kind, choices = str, typing.get_args(kind)
         elif origin is not None:
-            kind = str if issubclass(origin, Mapping) else typing.get_args(kind)[0]
+            kind = typing.get_args(kind)[0]
             keywords["nargs"] = "+" if is_required or not _is_positional(option) else "*"
             # A flag that is given twice means both.
             keywords["action"] = "extend"
@@ -248,18 +248,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         return value
     if origin is None:
         return check_number(name, value, plain)
-    if not issubclass(origin, Mapping):
-        return origin([value] if isinstance(value, str) else value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    kind = typing.get_args(plain)[1]
-    try:
-        return {key: kind(text) for key, text in (item.split("=", 1) for item in value)}
-    except ValueError:
-        raise InputError(
-            f"`{name}` is {' '.join(value)!r}; expected names with a number each, such as "
-            f"{value[0].split('=')[0]}=1."
-        ) from None
+    return origin([value] if isinstance(value, str) else value)
 
 
 def read_config(config: str) -> dict[str, Any]:

@@ -145,6 +145,7 @@ def evaluate_sql(
                 bird=bird[i].verdict,
                 suite=None if (suite := suites[i]) is None else suite.verdict,
                 refuted_by=None if suite is None else suite.refuted_by,
+                num_confirming=None if suite is None else suite.num_equal,
                 hardness=clauses[i].hardness,
                 exact_match=clauses[i].exact_match,
                 soft_f1=None if (soft := soft_scores[i]) is None else soft.bird,

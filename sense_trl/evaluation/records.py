@@ -42,6 +42,7 @@ class EvaluationRecord:
         bird: verdict as BIRD's official script gives it.
         suite: verdict over the original database and further instances of it.
         refuted_by: the instance that refutes what the original database accepts.
+        num_confirming: of these instances, those on which it answered as gold.
         hardness: Spider's easy, medium, hard or extra.
         exact_match: Spider's exact-set match.
         soft_f1: BIRD's Soft-F1 in [0, 1], rows aligned by position.
@@ -66,6 +67,7 @@ class EvaluationRecord:
     bird: Verdict | None = None
     suite: Verdict | None = None
     refuted_by: str | None = None
+    num_confirming: int | None = None
     hardness: str | None = None
     exact_match: bool | None = None
     soft_f1: float | None = None
@@ -271,6 +273,12 @@ class EvaluationReport:
                 if refuted
                 else "None refuted by another instance of the database."
             )
+            correct = [record for record in self.records if record.suite is Verdict.CORRECT]
+            if unconfirmed := sum(record.num_confirming == 0 for record in correct):
+                sentences.append(
+                    f"{unconfirmed} of the {len(correct)} correct ones met no other instance that "
+                    "can tell right from wrong."
+                )
         if name in self.notes:
             sentences.append(self.notes[name])
         return " ".join(sentences)

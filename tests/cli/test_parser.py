@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,6 @@ class Options:
     share: float | None = option("Share.", default=None)
     style: Literal["a", "b"] | None = option("Style.", default=None)
     names: tuple[str, ...] = option("Names.", default=("x",))
-    weights: Mapping[str, float] = option("Weights.", default_factory=dict)
     fast_mode: bool = option("Fast.", default=False)
     spread_out: bool = option("Spread.", default=True)
 
@@ -42,12 +40,11 @@ def _parse(*arguments: str) -> Options:
 def test_every_kind_of_field_is_read() -> None:
     found = _parse(
         *("f.txt", "--num_rows", "3", "--share", "0.5", "--style", "b", "--names", "a", "b"),
-        *("--names", "c", "--weights", "x=1", "y=0.25", "--fast_mode"),
+        *("--names", "c", "--fast_mode"),
     )
     expected = Options(
-        file="f.txt", num_rows=3, share=0.5, style="b", names=("a", "b", "c"), fast_mode=True,
-        weights={"x": 1.0, "y": 0.25},
-    )  # fmt: skip
+        file="f.txt", num_rows=3, share=0.5, style="b", names=("a", "b", "c"), fast_mode=True
+    )
     assert found == expected
     assert _parse("f", "--rows", "3") == Options(file="f", num_rows=3)
 
@@ -76,8 +73,6 @@ def test_the_spelling_and_the_order_do_not_matter(
         ({"num_rows": True}, "`num_rows` is True"),
         ({"share": "many"}, "`share` is 'many' .*expected a number"),
         ({"share": [0.1]}, r"`share` is \[0.1\]"),
-        ({"weights": ["x"]}, "`weights` is 'x'; expected .*x=1"),
-        ({"weights": ["x=y"]}, "`weights` is 'x=y'"),
     ],
 )
 def test_values_of_another_type_are_refused(values: dict[str, Any], message: str) -> None:
@@ -86,9 +81,9 @@ def test_values_of_another_type_are_refused(values: dict[str, Any], message: str
 
 
 def test_what_a_file_says_is_taken() -> None:
-    values = {"share": "1e-2", "names": "one", "weights": {"x": 2.0}, "num_rows": 2}
+    values = {"share": "1e-2", "names": "one", "num_rows": 2}
     found = build_options(Options, {"file": "f", **values})
-    assert (found.share, found.names, found.weights) == (0.01, ("one",), {"x": 2.0})
+    assert (found.share, found.names) == (0.01, ("one",))
 
 
 def test_the_help_shows_one_spelling_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,6 +161,12 @@ def test_scores_by_hand() -> None:
     suite = EvaluationReport("full", none_refuted, FULL.notes).get_score("suite")
     assert suite is not None
     assert suite.note.startswith("None refuted by another instance of the database.")
+    met = (
+        replace(FULL.records[0], suite=CORRECT, num_confirming=number) for number in (0, 8, None)
+    )
+    suite = EvaluationReport("met", tuple(met)).get_score("suite")
+    assert suite is not None
+    assert "1 of the 3 correct ones met no other instance that can tell" in suite.note
     assert scores["exact_match"].note.startswith("1 left out: Spider's parser")
     assert FULL.get_score("bird") == scores["bird"]
 
@@ -365,6 +371,7 @@ def test_a_suite_refutes_what_was_right_by_luck(pets: DatabaseCatalog) -> None:
     assert records["lucky"].suite is WRONG
     assert records["lucky"].refuted_by is not None
     assert (records["half"].suite, records["half"].refuted_by) == (WRONG, None)
+    assert records["not_spiders"].num_confirming == 8
 
 
 def test_times_of_what_bird_calls_correct(pets: DatabaseCatalog) -> None:
