@@ -12,7 +12,7 @@ from sense_trl.database.text import quote_name
 from sense_trl.sql.parsing import without_end
 
 MAX_ORDERS: Final = 16
-"""So many queries there are at most."""
+"""So many queries there are at most, and of one that skips rows the shuffled ones."""
 
 # Where these stand, columns matter that the text does not name.
 _UNNAMED_COLUMNS: Final = re.compile(r"\*|\bnatural\b")
@@ -24,6 +24,12 @@ _UNORDERED: Final = re.compile(
     r"(?:json|xml|point|line|lseg|box|path|polygon|circle|aclitem|xid|cid)\b", re.IGNORECASE
 )
 _UP, _DOWN = "ASC NULLS FIRST", "DESC NULLS LAST"
+# What takes a row in the middle of those that tie: sorted either way, it can be the same one.
+_SKIPPING: Final = re.compile(r"\boffset\b|\blimit\b[^(),]{0,40},|\bnth_value\b|\bntile\b")
+# The place of a row, times one of these, modulo a prime, is a shuffled place. Counted from both
+# ends, they bring every row of up to four to every place.
+_SHUFFLES: Final = (1430271108, 2011970467, 904644004, 650970480)
+_PRIME: Final = 2**31 - 1
 
 
 def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -> Iterator[str]:
@@ -37,7 +43,8 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
 
     The first two orders are one and its reverse. Then every column that the query may use leads
     once in both directions, so that of several rows the one with its smallest and the one with its
-    largest value come first; at last with the others in the opposite direction.
+    largest value come first; at last with the others in the opposite direction. A query that
+    skips rows (OFFSET, `nth_value`) reads them shuffled, too.
 
     Args:
         sql: the query.
@@ -45,8 +52,9 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
         dialect: its dialect.
 
     Returns:
-        At most `MAX_ORDERS` texts; none where the query names no table. The rows come in no order.
-        A query that uses what a copy lacks (full-text search, `rowid` beside a star) fails.
+        At most `MAX_ORDERS` texts and those shuffled; none where the query names no table. The rows
+        come in no order. A query that uses what a copy lacks (full-text search, `rowid` beside a
+        star) fails.
     """
     lower = sql.lower()
     read = [table for table in tables if table.name.lower() in lower]
@@ -74,9 +82,14 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
         itertools.product(leading, opposite),
     )
     query = without_end(sql, dialect)
-    for lead, directions in itertools.islice(orders, MAX_ORDERS):
+    chosen: list[tuple[str | None, tuple[str, str], int | None]] = [
+        (*order, None) for order in itertools.islice(orders, MAX_ORDERS)
+    ]
+    if _SKIPPING.search(lower):
+        chosen += [(None, both, factor) for factor in _SHUFFLES for both in same]
+    for lead, directions, factor in chosen:
         copies = [
-            _copy(table, names, lead, directions, dialect, as_text)
+            _copy(table, names, lead, directions, factor, dialect, as_text)
             for table, names in columns.items()
         ]
         alias = " AS reread" if dialect == "postgres" else ""
@@ -88,6 +101,7 @@ def _copy(
     columns: Sequence[str],
     lead: str | None,
     directions: tuple[str, str],
+    factor: int | None,
     dialect: str,
     as_text: Set[tuple[str, str]],
 ) -> str:
@@ -100,6 +114,9 @@ def _copy(
         for names, direction in zip((first, rest), directions, strict=True)
         for name in names
     ]
+    order = ", ".join(keys)
+    if factor is not None:
+        order = f"(row_number() OVER (ORDER BY {order}) * {factor}) % {_PRIME}"
     # SQLite would give the number of a row the name of the column that is its alias.
     selected = [
         f"{quoted} AS {quoted}" if name in _NAMES_OF_NUMBERS else quoted
@@ -111,5 +128,5 @@ def _copy(
     kept, limit = ("", " LIMIT -1") if dialect == "sqlite" else (" MATERIALIZED", "")
     return (
         f"{quote_name(table)} AS{kept} (SELECT {', '.join(selected)} "
-        f"FROM {schema}{quote_name(table)} ORDER BY {', '.join(keys)}{limit})"
+        f"FROM {schema}{quote_name(table)} ORDER BY {order}{limit})"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -38,6 +39,18 @@ def test_the_same_rows_come_in_other_orders(connection: sqlite3.Connection) -> N
         assert len(set(orders)) >= 4
         # Every column has its smallest and its largest value first once.
         assert {order[0][0] for order in orders} >= {None, "x"}
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_where_rows_are_skipped_every_row_comes_to_every_place(number: int) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute('CREATE TABLE t (a TEXT, "b c" INT)')
+        connection.executemany("INSERT INTO t VALUES ('x', ?)", [(n,) for n in range(number)])
+        for cut in ("LIMIT 9 OFFSET 0", "LIMIT 0, 9"):
+            queries = get_reordered_queries(f'SELECT "b c" FROM t {cut}', TABLES, "sqlite")
+            orders = [connection.execute(query).fetchall() for query in queries]
+            for rows in zip(*orders, strict=True):
+                assert {row[0] for row in rows} == {*range(number)}
 
 
 def test_a_collation_lets_no_rows_keep_their_order(connection: sqlite3.Connection) -> None:
