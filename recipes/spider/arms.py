@@ -70,6 +70,13 @@ NEEDED = ("start", "model", "student", "teacher", "cache", "questions", "sampled
 # Where `sense-trl online` says what each round left.
 ROUNDS = "rounds.json"
 
+# What makes a stage compute in bfloat16. Evaluations have nothing here: their figures are compared
+# with those of other runs.
+BF16_FLAGS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("sft", "kd", "dpo", "grpo"), ("--bf16", "true")),
+    "pairs": ("--generation_dtype", "bfloat16"),
+}
+
 MODELS = ("model", "pruned", "sft", "kd", "dpo", "grpo", "online")
 EVALUATIONS = ("evaluation", "suite")
 
@@ -192,8 +199,7 @@ class Chain:
         source: the databases and questions.
         output: where everything is written.
         models: hub ids or folders, by the name of their table.
-        bf16: whether trainings and sampling compute in bfloat16, whatever the recipe's files say;
-            evaluations stay as they are, as their figures are compared with those of other runs.
+        bf16: whether trainings and sampling compute in bfloat16, whatever the recipe's files say.
     """
 
     def __init__(
@@ -331,11 +337,8 @@ class Chain:
         return flags
 
     def _get_stage(self, stage: str) -> list[str]:
-        command = [stage, "--config", str(self.recipe / f"{stage}.yaml")]
-        if self.bf16 and stage != "evaluate":
-            is_training = stage != "pairs"
-            command += ["--bf16", "true"] if is_training else ["--generation_dtype", "bfloat16"]
-        return command
+        in_bf16 = BF16_FLAGS.get(stage, ()) if self.bf16 else ()
+        return [stage, "--config", str(self.recipe / f"{stage}.yaml"), *in_bf16]
 
     def _get_seed_flag(self, name: str, seed: int, flag: str) -> tuple[str, ...]:
         return () if self._has_no_seed(name) else (flag, str(seed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence, Set
-from typing import Final
+from typing import Final, NamedTuple
 
 from sense_trl.database.engine import TableInfo
 from sense_trl.database.text import quote_name
@@ -30,6 +30,14 @@ _SKIPPING: Final = re.compile(r"\boffset\b|\blimit\b[^(),]{0,40},|\bnth_value\b|
 # ends, they bring every row of up to four to every place.
 _SHUFFLES: Final = (1430271108, 2011970467, 904644004, 650970480)
 _PRIME: Final = 2**31 - 1
+
+
+class _Order(NamedTuple):
+    """The column to sort by first, the directions of it and of the others, and how to shuffle."""
+
+    lead: str | None
+    directions: tuple[str, str]
+    factor: int | None = None
 
 
 def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -> Iterator[str]:
@@ -82,16 +90,11 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
         itertools.product(leading, opposite),
     )
     query = without_end(sql, dialect)
-    chosen: list[tuple[str | None, tuple[str, str], int | None]] = [
-        (*order, None) for order in itertools.islice(orders, MAX_ORDERS)
-    ]
+    chosen = [_Order(*order) for order in itertools.islice(orders, MAX_ORDERS)]
     if _SKIPPING.search(lower):
-        chosen += [(None, both, factor) for factor in _SHUFFLES for both in same]
-    for lead, directions, factor in chosen:
-        copies = [
-            _copy(table, names, lead, directions, factor, dialect, as_text)
-            for table, names in columns.items()
-        ]
+        chosen += [_Order(None, both, factor) for factor in _SHUFFLES for both in same]
+    for order in chosen:
+        copies = [_copy(table, names, order, dialect, as_text) for table, names in columns.items()]
         alias = " AS reread" if dialect == "postgres" else ""
         yield f"WITH {', '.join(copies)}\nSELECT * FROM (\n{query}\n){alias}"
 
@@ -99,24 +102,22 @@ def get_reordered_queries(sql: str, tables: Sequence[TableInfo], dialect: str) -
 def _copy(
     table: str,
     columns: Sequence[str],
-    lead: str | None,
-    directions: tuple[str, str],
-    factor: int | None,
+    order: _Order,
     dialect: str,
     as_text: Set[tuple[str, str]],
 ) -> str:
-    first = [name for name in columns if name.lower() == lead]
-    rest = [name for name in columns if name.lower() != lead]
+    first = [name for name in columns if name.lower() == order.lead]
+    rest = [name for name in columns if name.lower() != order.lead]
     # A collation would let different texts tie.
     binary = " COLLATE BINARY" if dialect == "sqlite" else ""
     keys = [
         f"{quote_name(name)}{'::text' if (table, name) in as_text else binary} {direction}"
-        for names, direction in zip((first, rest), directions, strict=True)
+        for names, direction in zip((first, rest), order.directions, strict=True)
         for name in names
     ]
-    order = ", ".join(keys)
-    if factor is not None:
-        order = f"(row_number() OVER (ORDER BY {order}) * {factor}) % {_PRIME}"
+    sorting = ", ".join(keys)
+    if order.factor is not None:
+        sorting = f"(row_number() OVER (ORDER BY {sorting}) * {order.factor}) % {_PRIME}"
     # SQLite would give the number of a row the name of the column that is its alias.
     selected = [
         f"{quoted} AS {quoted}" if name in _NAMES_OF_NUMBERS else quoted
@@ -128,5 +129,5 @@ def _copy(
     kept, limit = ("", " LIMIT -1") if dialect == "sqlite" else (" MATERIALIZED", "")
     return (
         f"{quote_name(table)} AS{kept} (SELECT {', '.join(selected)} "
-        f"FROM {schema}{quote_name(table)} ORDER BY {order}{limit})"
+        f"FROM {schema}{quote_name(table)} ORDER BY {sorting}{limit})"
     )
