@@ -51,6 +51,8 @@ class Result:
         first_verdicts: the same of answers before a second turn; empty where there was none.
         samples: how many sampled answers to each question are correct, where several were sampled.
         num_samples: of each question; 0 if there is its prediction alone.
+        votes: of these samples, how many have the result of the prediction, which they chose;
+            empty in files of an earlier form, where the first sample is the prediction.
         hardness: a letter for each question; empty in files of an earlier form.
         error_classes: by class, the places of the questions whose prediction has it; None in files
             of an earlier form.
@@ -70,6 +72,7 @@ class Result:
     verdicts: str
     samples: tuple[str, ...]
     num_samples: int
+    votes: tuple[str, ...]
     hardness: str
     error_classes: dict[str, frozenset[int]] | None
     first_verdicts: str = ""
@@ -151,6 +154,7 @@ def read_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[
             verdicts=data["verdicts"],
             samples=tuple(data.get("samples", "").split()),
             num_samples=data.get("num_samples", 0),
+            votes=tuple(data.get("votes", "").split()),
             hardness=data.get("hardness", ""),
             error_classes={
                 name: frozenset(map(int, places.split()))
@@ -324,6 +328,38 @@ def describe_revisions(groups: dict[str, list[Result]]) -> str:
     return format_table(header, rows) if rows else ""
 
 
+def describe_votes(groups: dict[str, list[Result]]) -> str:
+    """A row per method that was sampled: the mean, and the answer that most samples agree on."""
+    rows = []
+    for runs in groups.values():
+        if not all(run.votes for run in runs):
+            continue
+        voted = [dataclasses.replace(run, num_samples=0) for run in runs]
+        common = find_common(runs)
+        shares = [get_shares(group, common) for group in (runs, voted)]
+        differences = [after - before for before, after in zip(*shares, strict=True)]
+        united = [
+            value
+            for run in voted
+            for value, votes in zip(run.values, run.votes, strict=True)
+            if value is not None and votes == str(runs[0].num_samples)
+        ]
+        rows.append(
+            [
+                runs[0].label,
+                *map(format_mean, shares),
+                f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
+                f"{100 * len(united) / (len(runs) * len(common)):.0f}",
+                f"{100 * sum(united) / len(united):.1f}" if united else "",
+            ]
+        )
+    header = (
+        *("model", "mean of the samples, EX % (95 %)", "their vote"),
+        *("difference (95 % over questions)", "all agree, % of questions", "EX of these, %"),
+    )
+    return format_table(header, rows) if rows else ""
+
+
 def get_difference(after: Result, before: Result) -> float:
     """Of two runs, over the questions that both were asked, in [-1, 1]."""
     common = find_common([after], [before])
@@ -492,6 +528,8 @@ def write_results(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None
         parts += ["### Differences", describe_differences(groups)]
         if text := describe_revisions(groups):
             parts += ["### Asked again about answers that fail or find no rows", text]
+        if text := describe_votes(groups):
+            parts += ["### The answer whose result most samples have", text]
         # One picture, of the first evaluation.
         if is_first and (plot(groups, picture) or picture.exists()):
             parts.append("![EX against the cost of training](results.svg)")

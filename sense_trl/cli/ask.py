@@ -22,6 +22,7 @@ from sense_trl.options import (
     option,
     option_of,
 )
+from sense_trl.steps.arguments import GenerationArguments, check_answering
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
@@ -46,6 +47,12 @@ class AskOptions(RevisionOptions, PromptOptions, GeneratorOptions):
     )
     db_id: str | None = option("Which database of the folder.", default=None)
     evidence: str | None = option("What the schema does not say.", default=None)
+    num_generations: int = option(
+        "Answers to write; of several, with a `temperature`, the one whose result most of them "
+        "have.",
+        default=1,
+    )
+    temperature: float = option_of(GenerationArguments, "temperature")
     max_rows: int = option("Rows to show of each result.", default=20)
     timeout_s: float = option_of(ExecutionOptions, "timeout_s")
 
@@ -56,12 +63,19 @@ def run_ask(options: AskOptions, console: Any) -> int:
 
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import ExecutionLimits
+    from sense_trl.evaluation.samples import vote_by_execution
     from sense_trl.generation.generator import SamplingConfig
     from sense_trl.jobs.own_data_config import OwnDataConfig
     from sense_trl.prompts import Attempt, choose_answer, extract_sql
 
-    check_at_least(0, max_rows=options.max_rows, revise=options.revise)
-    sampling = SamplingConfig(max_new_tokens=options.max_new_tokens)
+    check_at_least(0, max_rows=options.max_rows)
+    number = options.num_generations
+    check_answering(number, options.temperature, options.revise)
+    sampling = SamplingConfig(
+        num_generations=number,
+        temperature=options.temperature,
+        max_new_tokens=options.max_new_tokens,
+    )
     limits = ExecutionLimits(timeout_s=options.timeout_s)
     path = options.database
     if path is None:
@@ -79,7 +93,7 @@ def run_ask(options: AskOptions, console: Any) -> int:
         with console.status("Reading the database"):
             writer.prepare(db_id)
         with console.status("Loading the model"):
-            generator = load_generator(options, batch_size=1)
+            generator = load_generator(options, batch_size=number)
         # What goes to a file or another program is not folded.
         output = Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)
         max_width = output.width if sys.stdout.isatty() else None
@@ -96,8 +110,10 @@ def run_ask(options: AskOptions, console: Any) -> int:
                     db_id, question, evidence=options.evidence, attempts=filter(None, attempts)
                 )
                 with console.status("Writing SQL"):
-                    [[completion]] = generator.generate([messages], sampling)
-                sql = extract_sql(completion.text)
+                    [completions] = generator.generate([messages], sampling)
+                samples = [extract_sql(completion.text) for completion in completions]
+                vote = vote_by_execution(samples, engine) if number > 1 else None
+                sql = vote.sql if vote else samples[0]
                 result = engine.execute(sql)
                 answers.append((sql, result))
                 attempts.append(Attempt.of(sql, result))
@@ -109,6 +125,8 @@ def run_ask(options: AskOptions, console: Any) -> int:
             output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
             rows = format_result(result, options.max_rows, max_width=max_width)
             output.print(rows, "", highlight=False)
+            if vote:
+                tell(f"{vote.num_votes} of {number} answers have this result.")
             if len(attempts) > 1:
                 which = f"Revised: this is answer {stands + 1} of {len(attempts)}."
                 tell(which if stands else "Asked again in vain: this is the first answer.")

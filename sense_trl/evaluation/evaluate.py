@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import QueryStatus
 from sense_trl.errors import InputError
 from sense_trl.evaluation.efficiency import PairTiming, measure_efficiency
@@ -17,6 +18,7 @@ from sense_trl.evaluation.measures import (
     measure_soft_f1,
 )
 from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
+from sense_trl.evaluation.samples import ExecutionVote, vote_by_execution
 from sense_trl.questions import Question
 from sense_trl.schema import DatabaseSchema
 from sense_trl.verification.suite.verifier import SuiteVerification, SuiteVerifier
@@ -33,7 +35,7 @@ __all__ = ["EvaluationRecord", "EvaluationReport", "evaluate_sql"]
 
 def evaluate_sql(
     questions: Sequence[Question],
-    predictions: Mapping[str, str],
+    predictions: Mapping[str, str] | None,
     verifier: SQLVerifier,
     *,
     name: str = "predictions",
@@ -54,7 +56,8 @@ def evaluate_sql(
     Args:
         questions: the questions to score.
         predictions: question id to SQL; every question needs one (the empty string is an answer,
-            and a wrong one).
+            and a wrong one). None takes of each question's `samples` the one whose result most of
+            them have, as `vote_by_execution` says.
         verifier: executes and compares. The report has all semantics, whatever its own.
         name: label of the run.
         on_progress: called with the number of predictions finished since the last call, over all
@@ -72,8 +75,8 @@ def evaluate_sql(
 
     Raises:
         InputError: no questions, a question without a prediction, one that is no string,
-            `schemas` without a database, `efficiency_repetitions` below 2, or `samples` that lack
-            some.
+            `schemas` without a database, `efficiency_repetitions` below 2, `samples` that lack
+            some, or neither predictions nor samples.
         DatabaseError: a database cannot be read.
 
     Example:
@@ -97,19 +100,23 @@ def evaluate_sql(
             f"`efficiency_repetitions` is {efficiency_repetitions}; expected at least 2, e.g. 100."
         )
     catalog = verifier.catalog
+    num_parts = 3 + (suite_verifier is not None) + soft_f1 + (efficiency_repetitions is not None)
+    advance = _count_whole(num_parts + (predictions is None), on_progress)
+    sampled = _verify_samples(verifier, questions, samples or {})
+    votes: Mapping[str, ExecutionVote] = {}
+    if predictions is None:
+        votes = _vote(questions, samples or {}, sampled, catalog, advance)
+        predictions = {question_id: vote.sql for question_id, vote in votes.items()}
     requests, spider_requests = (
         [VerificationRequest(q.db_id, texts[q.question_id], q.gold_sql) for q in questions]
         for texts in (predictions, {**predictions, **(spider_predictions or {})})
     )
     # First, because it may find `schemas` unfit.
     clauses = get_spider_measures(spider_requests, catalog, schemas)
-    num_parts = 3 + (suite_verifier is not None) + soft_f1 + (efficiency_repetitions is not None)
-    advance = _count_whole(num_parts, on_progress)
     strict, spider, bird = _verify_under_all(verifier, requests, spider_requests, advance)
     executes = [_executes(verification) for verification in bird]
     classes = get_error_classes(requests, _are_correct(strict), catalog)
     count = len(requests)
-    sampled = _verify_samples(verifier, questions, samples or {})
     notes = {} if schemas is not None else {"exact_match": _KEYS_NOTE}
     suites: Sequence[SuiteVerification | None] = [None] * count
     if suite_verifier is not None:
@@ -152,7 +159,8 @@ def evaluate_sql(
                 soft_f1_unordered=None if soft is None else soft.unordered,
                 time_ratio=None if (timing := timings[i]) is None else timing.ratio,
                 error_classes=classes[i],
-                sample_verdicts=sampled[i],
+                sample_verdicts=tuple(verification.verdict for verification in sampled[i]),
+                num_votes=votes[question.question_id].num_votes if votes else None,
             )
             for i, question in enumerate(questions)
         ),
@@ -193,16 +201,39 @@ def _verify_under_all(
 
 def _verify_samples(
     verifier: SQLVerifier, questions: Sequence[Question], samples: Mapping[str, Sequence[str]]
-) -> list[tuple[Verdict, ...]]:
-    """The verdicts of the samples of each question."""
+) -> list[list[Verification]]:
+    """The verifications of the samples of each question."""
     groups = [samples.get(question.question_id, ()) for question in questions]
     requests = [
         VerificationRequest(question.db_id, sql, question.gold_sql, "strict")
         for question, group in zip(questions, groups, strict=True)
         for sql in group
     ]
-    verdicts = (verification.verdict for verification in verifier.verify(requests))
-    return [tuple(itertools.islice(verdicts, len(group))) for group in groups]
+    found = iter(verifier.verify(requests))
+    return [list(itertools.islice(found, len(group))) for group in groups]
+
+
+def _vote(
+    questions: Sequence[Question],
+    samples: Mapping[str, Sequence[str]],
+    verifications: Sequence[Sequence[Verification]],
+    catalog: DatabaseCatalog,
+    on_progress: Callable[[int], None] | None,
+) -> dict[str, ExecutionVote]:
+    """The vote of each question's samples, by its id; those that were seen to fail do not run."""
+    votes = {}
+    for question, seen in zip(questions, verifications, strict=True):
+        group = samples[question.question_id]
+        failing = {
+            sql
+            for sql, verification in zip(group, seen, strict=True)
+            if verification.predicted_status not in (None, QueryStatus.OK)
+        }
+        engine = catalog.engine(question.db_id)
+        votes[question.question_id] = vote_by_execution(group, engine, failing=failing)
+        if on_progress is not None:
+            on_progress(1)
+    return votes
 
 
 def _are_correct(verifications: Iterable[Verification]) -> list[bool]:
@@ -245,7 +276,7 @@ def _check_samples(questions: Sequence[Question], samples: Mapping[str, Sequence
 
 def check_answers(
     questions: Sequence[Question],
-    predictions: Mapping[str, str],
+    predictions: Mapping[str, str] | None,
     samples: Mapping[str, Sequence[str]] | None,
 ) -> None:
     """Refuse what `evaluate_sql` refuses of these arguments.
@@ -255,6 +286,14 @@ def check_answers(
     """
     if not questions:
         raise InputError("`questions` is empty; there is nothing to evaluate.")
+    if samples is not None:
+        _check_samples(questions, samples)
+    if predictions is None:
+        if samples is None:
+            raise InputError(
+                "`predictions` is None without `samples`; give one of them for every question."
+            )
+        return
     missing = [q.question_id for q in questions if q.question_id not in predictions]
     if missing:
         raise InputError(
@@ -269,5 +308,3 @@ def check_answers(
                 f"`predictions[{question.question_id!r}]` is {prediction!r}; expected SQL as a "
                 "string. Write an empty string where the model has no answer."
             )
-    if samples is not None:
-        _check_samples(questions, samples)

@@ -18,13 +18,13 @@ from sense_trl.questions import Question
 from sense_trl.verification.verifier import SQLVerifier
 
 # Changed whenever the same input gives other records.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _QUESTIONS_PER_SHARD: Final = 64
 
 
 def evaluate_in_parts(
     questions: Sequence[Question],
-    predictions: Mapping[str, str],
+    predictions: Mapping[str, str] | None,
     verifier: SQLVerifier,
     *,
     backend: Backend,
@@ -61,9 +61,8 @@ def evaluate_in_parts(
             f"`efficiency_repetitions` is {repetitions}, but times that are taken in parts, beside "
             "other work, say nothing. Measure efficiency with `evaluate_sql`."
         )
-    read = {**predictions, **(spider_predictions or {})}
     asked = [
-        _Asked(q, predictions[q.question_id], read[q.question_id], _find(samples, q))
+        _Asked(q, *(_find(texts, q) for texts in (predictions, spider_predictions, samples)))
         for q in questions
     ]
     # Questions of one database together: what is known of it is asked for again.
@@ -106,29 +105,31 @@ class _Asked(NamedTuple):
     """A question and what was answered, once as Spider's script would read it."""
 
     question: Question
-    prediction: str
-    spider_prediction: str
-    samples: tuple[str, ...] | None
+    prediction: str | None
+    spider_prediction: str | None
+    samples: Sequence[str] | None
 
 
 def _evaluate(
     shard: Sequence[_Asked], on_progress: Callable[[int], None] | None, **options: Any
 ) -> EvaluationReport:
-    keyed = [(asked.question.question_id, asked) for asked in shard]
+    ids = [asked.question.question_id for asked in shard]
+    predictions, spider_predictions, samples = (
+        {key: given for key, given in zip(ids, answers, strict=True) if given is not None} or None
+        for answers in list(zip(*shard, strict=True))[1:]
+    )
     return evaluate_sql(
         [asked.question for asked in shard],
-        {key: asked.prediction for key, asked in keyed},
-        spider_predictions={key: asked.spider_prediction for key, asked in keyed},
-        samples={key: a.samples for key, a in keyed if a.samples is not None} or None,
+        predictions,
+        spider_predictions=spider_predictions,
+        samples=samples,
         on_progress=on_progress,
         **options,
     )
 
 
-def _find(
-    samples: Mapping[str, Sequence[str]] | None, question: Question
-) -> tuple[str, ...] | None:
-    return None if samples is None else tuple(samples[question.question_id])
+def _find(answers: Mapping[str, Any] | None, question: Question) -> Any:
+    return None if answers is None else answers.get(question.question_id)
 
 
 def _get_key(name: str, shard: Sequence[_Asked], options: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ class EvaluationRecord:
         error_classes: how the query differs from gold, from `sense_trl.sql.taxonomy`; only for
             predictions that are not correct.
         sample_verdicts: verdicts of several sampled answers, under `strict`.
+        num_votes: where these chose the prediction, how many have its result.
     """
 
     question_id: str
@@ -75,6 +76,7 @@ class EvaluationRecord:
     time_ratio: float | None = None
     error_classes: tuple[str, ...] = ()
     sample_verdicts: tuple[Verdict, ...] = ()
+    num_votes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ gold choose among k, and a vote costs n times the generation. Report them under 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
@@ -86,7 +86,11 @@ class ExecutionVote:
 
 
 def vote_by_execution(
-    samples: Sequence[str], engine: SQLEngine, *, limits: ExecutionLimits | None = None
+    samples: Sequence[str],
+    engine: SQLEngine,
+    *,
+    limits: ExecutionLimits | None = None,
+    failing: Container[str] = (),
 ) -> ExecutionVote:
     """Choose the sample whose result most samples agree on (self-consistency).
 
@@ -106,6 +110,7 @@ def vote_by_execution(
         samples: SQL, in the order of sampling.
         engine: executes them; `IsolatedEngine` where a query may have to be killed.
         limits: limits of each query instead of the engine's.
+        failing: texts that are known to fail, which are not run again.
 
     Raises:
         InputError: no samples.
@@ -133,13 +138,11 @@ def vote_by_execution(
     chosen_by: dict[str, int | None] = {}
     for index, sql in enumerate(samples):
         if sql not in chosen_by:
-            result = (
-                None if is_volatile(sql, engine.dialect) else engine.execute(sql, limits=limits)
-            )
-            if result is None or not result.ok:
-                chosen_by[sql] = None
-            else:
-                chosen_by[sql] = _find(result, results, engine.dialect)
+            chosen_by[sql] = None
+            if sql not in failing and not is_volatile(sql, engine.dialect):
+                result = engine.execute(sql, limits=limits)
+                if result.ok:
+                    chosen_by[sql] = _find(result, results, engine.dialect)
         group = chosen_by[sql]
         if group is not None:
             voters.setdefault(group, []).append(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 from sense_trl.generation.generator import SamplingConfig, SQLGenerator
 from sense_trl.options import (
     BackendOptions,
@@ -62,6 +62,28 @@ class GenerationArguments(GeneratorOptions):
             max_new_tokens=self.max_new_tokens,
             seed=self.generation_seed,
             stop_at_fence=self.stop_at_fence,
+        )
+
+
+def check_answering(num_generations: int, temperature: float, revise: int) -> None:
+    """Refuse ways to answer a question that do not go together.
+
+    Raises:
+        InputError: several answers without a temperature, or with second turns.
+    """
+    check_at_least(0, revise=revise)
+    check_at_least(1, num_generations=num_generations)
+    if num_generations == 1:
+        return
+    if temperature == 0:
+        raise InputError(
+            f"`num_generations` is {num_generations}, but at `temperature` 0 a model writes the "
+            "same answer each time. Leave it at 1, or set a temperature, e.g. 0.7."
+        )
+    if revise:
+        raise InputError(
+            f"`revise` is {revise}, but `num_generations` is {num_generations}; a second turn is "
+            "about one answer. Leave one of them out."
         )
 
 

@@ -21,7 +21,7 @@ from sense_trl.checkpoints.starting_model import (
 )
 from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.end_tokens import get_end_token_ids
-from sense_trl.errors import InputError, check_at_least
+from sense_trl.errors import InputError
 from sense_trl.evaluation.curves import TrainingLog
 from sense_trl.evaluation.evaluate import EvaluationReport
 from sense_trl.evaluation.report import describe_change, preview_results, write_html_report
@@ -42,6 +42,7 @@ from sense_trl.steps.arguments import (
     GenerationArguments,
     PairArguments,
     RewardArguments,
+    check_answering,
 )
 from sense_trl.steps.cpu import keep_freed_memory
 from sense_trl.steps.processes import get_processes
@@ -224,27 +225,17 @@ def evaluate(
     """Predict, execute, compare; writes `evaluation.json` and `report.html`.
 
     The report shows the curves of the training whose log is beside the model. With several
-    generations at a temperature, it has the mean of their verdicts and pass@k; the first one of
-    each question is its prediction.
+    generations at a temperature, it has the mean of their verdicts and pass@k; the prediction of
+    a question is the one whose result most of them have.
 
     Of several processes all predict, and the first one does the rest; the others get None.
     """
     number = generation.num_generations
-    if number != 1 and generation.temperature == 0:
-        raise InputError(
-            f"`num_generations` is {number}, but at `temperature` 0 an evaluation predicts once "
-            "per question. Leave it at 1, or set a temperature, e.g. 0.7."
-        )
-    if number != 1 and evaluation.revise:
-        raise InputError(
-            f"`revise` is {evaluation.revise}, but `num_generations` is {number}; a second turn is "
-            "about one answer. Leave one of them out."
-        )
+    check_answering(number, generation.temperature, evaluation.revise)
     if evaluation.run_name is not None and len(evaluation.run_name) != 1:
         raise InputError(
             f"`run_name` is {evaluation.run_name}; expected one label for the one model."
         )
-    check_at_least(0, revise=evaluation.revise)
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     folder = Path(generation.output_dir)
     task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
@@ -259,7 +250,7 @@ def evaluate(
     notes = get_suite_notes(evaluation)
     if number > 1:
         sampled = f"at temperature {generation.temperature:g}"
-        notes["strict"] = f"Of the first of {number} samples {sampled}."
+        notes["strict"] = f"Of the answer whose result most of {number} samples {sampled} have."
         notes["sample_mean"] = f"Sampled {sampled}."
     predictions, revision = _predict_and_revise(task, data, generation, evaluation, console)
     if not get_processes().is_main:

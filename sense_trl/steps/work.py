@@ -172,7 +172,8 @@ def evaluate(
 
     Args:
         questions: what was asked.
-        predictions: one of each question; or several samples, the first of which is the prediction.
+        predictions: one of each question; or several samples, of which the prediction is the one
+            whose result most of them have.
         verifier: over their databases.
         path: of the report.
         console: where a bar is shown.
@@ -185,6 +186,7 @@ def evaluate(
     samples: dict[str, list[str]] = {}
     for candidate in predictions:
         samples.setdefault(candidate.question_id, []).append(candidate.sql)
+    are_several = max(map(len, samples.values()), default=0) > 1
     answers = {question_id: group[0] for question_id, group in samples.items()}
     kept = {}
     if known is not None:
@@ -197,11 +199,11 @@ def evaluate(
         with stage_bar(console, f"Execute {name}", len(asked)) as bar:
             report = score(
                 asked,
-                answers,
+                None if are_several else answers,
                 verifier,
                 name=name,
                 on_progress=bar.advance,
-                samples=samples if max(map(len, samples.values()), default=0) > 1 else None,
+                samples=samples if are_several else None,
                 **options,
             )
     if known is not None:

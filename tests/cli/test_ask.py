@@ -97,6 +97,49 @@ def test_what_does_not_run_says_why_and_changes_nothing(
     assert database.read_bytes() == before
 
 
+def test_of_several_answers_that_with_most_votes_is_shown(
+    monkeypatch: pytest.MonkeyPatch, fresh_db: FreshDB, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [
+        "SELECT nme FROM pet",
+        "SELECT age FROM pet",
+        "SELECT MAX(age) FROM pet",
+        "SELECT age FROM pet WHERE name IS NULL",
+    ]
+    seen: list[Any] = []
+
+    class Fake:
+        def generate(self, prompts: Sequence[Any], sampling: Any) -> list[list[Completion]]:
+            seen.append(sampling)
+            return [[Completion(text, 9, True) for text in texts[-sampling.num_generations :]]]
+
+    def load(options: Any, *, batch_size: int) -> Fake:
+        seen.append(batch_size)
+        return Fake()
+
+    monkeypatch.setattr("sense_trl.steps.generator.load_generator", load)
+    database = str(fresh_db(SCRIPT, name="pets"))
+    command = ["ask", "Oldest?", "--model", "m", "--database", database]
+    sampled = [*command, "--temperature", "0.5", "--num_generations"]
+    assert main([*sampled, "4"]) == 0
+    assert (seen[0], seen[1].num_generations, seen[1].temperature) == (4, 4, 0.5)
+    captured = capsys.readouterr()
+    assert captured.out.split("\n")[0] == "SELECT MAX(age) FROM pet"
+    assert "2 of 4 answers have this result." in captured.err
+    texts[:] = ["SELECT nme FROM pet", "DROP TABLE pet"]
+    assert main([*sampled, "2"]) == 1
+    captured = capsys.readouterr()
+    assert "no such column: nme" in captured.out
+    assert "0 of 2 answers have this result." in captured.err
+    for flags, words in (
+        (["--num_generations", "4"], "at `temperature` 0"),
+        (["--num_generations", "0"], "`num_generations` is 0"),
+        (["--num_generations", "4", "--temperature", "1", "--revise", "1"], "about one answer"),
+    ):
+        assert main([*command, *flags]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
 def test_questions_come_from_the_standard_input(
     answer: Answer,
     fresh_db: FreshDB,

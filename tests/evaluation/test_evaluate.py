@@ -240,6 +240,26 @@ def test_the_mean_of_samples_and_whether_one_is_right(
     assert EvaluationReport.load(tmp_path / "evaluation.json") == report
 
 
+def test_samples_may_choose_the_prediction(catalog: DatabaseCatalog) -> None:
+    samples = {
+        # Two right ones in different words, beside one that fails as often.
+        "q1": ["SELECT x FROM t", "SELECT 3", "SELECT COUNT(*) FROM t", "SELECT x FROM t"],
+        # Nobody agrees: the first that runs.
+        "q2": ["SELECT c FROM t", "SELECT a FROM t", "SELECT b FROM t", "DROP TABLE t"],
+        "q3": ["", "", "", ""],
+    }
+    with SQLVerifier(catalog) as verifier:
+        report = evaluate_sql(QUESTIONS, None, verifier, samples=samples)
+        chosen = {record.question_id: record.predicted_sql for record in report.records}
+        assert chosen == {"q1": "SELECT 3", "q2": "SELECT a FROM t", "q3": ""}
+        assert [record.num_votes for record in report.records] == [2, 1, 0]
+        # Everything else is as if it had been the prediction from the start.
+        given = evaluate_sql(QUESTIONS, chosen, verifier, samples=samples)
+        with pytest.raises(InputError, match="`predictions` is None without `samples`"):
+            evaluate_sql(QUESTIONS, None, verifier)
+    assert tuple(replace(record, num_votes=None) for record in report.records) == given.records
+
+
 # ---------------------------------------------------------------------- evaluate_sql
 
 PETS = """

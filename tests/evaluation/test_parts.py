@@ -71,6 +71,20 @@ def test_parts_give_the_report_of_the_whole_and_are_not_made_twice(
     assert found.records[4] == whole.records[4]
 
 
+def test_parts_vote_like_the_whole(
+    catalog: DatabaseCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sense_trl.evaluation.parts._QUESTIONS_PER_SHARD", 2)
+    samples = {key: ("SELECT 7", sql, f"{sql} AND 1") for key, sql in ANSWERS.items()}
+    with SQLVerifier(catalog, num_workers=0) as verifier:
+        whole = evaluate_sql(QUESTIONS, None, verifier, samples=samples)
+        found = evaluate_in_parts(
+            QUESTIONS, None, verifier, backend=LocalBackend(0), samples=samples
+        )
+    assert found == whole
+    assert {record.num_votes for record in found.records} == {2}
+
+
 def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
     catalog: DatabaseCatalog,
 ) -> None:

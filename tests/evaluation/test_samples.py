@@ -108,6 +108,11 @@ def test_what_fails_runs_away_or_draws_lots_has_no_vote(engine: SQLiteEngine) ->
         vote_by_execution([], engine)
 
 
+def test_what_is_known_to_fail_has_no_vote(engine: SQLiteEngine) -> None:
+    vote = vote_by_execution(["SELECT 2", "SELECT 1", "SELECT 2"], engine, failing={"SELECT 2"})
+    assert (vote.sql, vote.num_votes) == ("SELECT 1", 1)
+
+
 def test_a_text_is_executed_once(engine: SQLiteEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     executed = []
     execute = SQLiteEngine.execute

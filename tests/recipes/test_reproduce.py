@@ -501,6 +501,23 @@ def test_second_turns_are_shown_beside_the_first_answers(
     assert results.describe_revisions(groups) == ""
 
 
+def test_the_vote_of_samples_is_shown_beside_their_mean(
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    _write(tmp_path, "evaluate-sense-0", "ccw-", 60)
+    path = tmp_path / "evaluate-sense-0.json"
+    sampled = {"samples": "4 2 1 -", "num_samples": 4, "votes": "4 2 3 -"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **sampled}))
+    _write(tmp_path, "evaluate-sft", "cwww", 60)
+    groups = results.group_by_method(results.read_results(tmp_path, tables), tables, "dev")
+    (row,) = results.describe_votes(groups).splitlines()[2:]
+    cells = row.strip("| ").split(" | ")
+    # (1 + 1/2 + 1/4) of three, two of three; one question without dissent, which is right.
+    assert [cell.split(" ")[0] for cell in cells[1:]] == ["58.3", "66.7", "+8.3", "33", "100.0"]
+    del groups["sense"]
+    assert results.describe_votes(groups) == ""
+
+
 def test_runs_are_paired_by_seed_or_with_the_only_one(
     results: ModuleType, tables: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -722,8 +739,9 @@ def test_every_kind_of_arm_runs_to_its_tables(
             assert next(iter(result["costs"])) == result["evaluated"]
         assert result["num_samples"] == 2
         assert len(result["samples"].split()) == len(rows)
-        assert result["samples"].count("-") == len(rows) - 3
+        assert result["samples"].count("-") == result["votes"].count("-") == len(rows) - 3
     assert "mean of four answers sampled" in text
+    assert "whose result most samples have" in text
     assert "errors of a class" in text
     _check_repair(reproduce, [*command, "--set", "sense-repair", *short], output)
     # Nothing is made twice.

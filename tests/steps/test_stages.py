@@ -191,7 +191,7 @@ def test_rows_for_distillation_mark_schema_items(data: DataArguments) -> None:
 def test_unusable_arguments_are_refused(data: DataArguments, model: str, tmp_path: Path) -> None:
     from sense_trl.trainers import SenseDPOConfig
 
-    with pytest.raises(InputError, match="predicts once per question"):
+    with pytest.raises(InputError, match="writes the same answer each time"):
         generation = GenerationArguments(model, str(tmp_path / "e"), num_generations=2)
         evaluate(data, generation, EvaluationArguments(), QUIET)
     with pytest.raises(InputError, match="which is not a file"):
@@ -209,9 +209,9 @@ def test_an_evaluation_may_sample_several_answers(
     report = evaluate(data, generation, EvaluationArguments(), QUIET)
     assert report is not None
     assert {len(record.sample_verdicts) for record in report.records} == {3}
-    assert [record.verdict for record in report.records] == [
-        record.sample_verdicts[0] for record in report.records
-    ]
+    # What the prediction's own result is worth, whichever sample it was.
+    assert all(record.verdict in record.sample_verdicts for record in report.records)
+    assert {record.num_votes for record in report.records} <= {0, 1, 2, 3}
     score = report.get_score("sample_mean")
     assert score is not None
     assert (score.label, score.note) == (
@@ -220,7 +220,7 @@ def test_an_evaluation_may_sample_several_answers(
     )
     strict = report.get_score("strict")
     assert strict is not None
-    assert strict.note == "Of the first of 3 samples at temperature 0.7."
+    assert strict.note == "Of the answer whose result most of 3 samples at temperature 0.7 have."
     assert "pass@3 (strict)" in (tmp_path / "e" / "report.html").read_text()
 
 
