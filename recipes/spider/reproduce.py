@@ -56,14 +56,17 @@ def run_step(step: Step, output: Path, environment: dict[str, str] | None = None
     print(f"\n{step.name}: {cost['command']}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "sense_trl", *step.command], env=environment)
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # A terminal sends its signal to the command as well; `kill` does not.
-        if isinstance(stop, SystemExit):
-            process.send_signal(signal.SIGINT)
-        # It may be writing a checkpoint.
-        _, status, usage = os.wait4(process.pid, 0)
+    is_stopping, ended = False, None
+    # Also behind a signal: the command may be writing a checkpoint, and must not be left behind.
+    while ended is None:
+        try:
+            ended = os.wait4(process.pid, 0)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # A terminal sends its first signal to the command as well; `kill` does not.
+            if is_stopping or isinstance(stop, SystemExit):
+                process.send_signal(signal.SIGINT)
+            is_stopping = True
+    _, status, usage = ended
     # `process` does not know that it was waited for.
     process.returncode = os.waitstatus_to_exitcode(status)
     # Not every command writes its result last.

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -751,7 +752,10 @@ def test_every_kind_of_arm_runs_to_its_tables(
     assert (output / "RESULTS.md").read_text() == before
 
 
-def test_kill_stops_the_command_of_a_chain_that_runs_in_the_background(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+def test_kill_stops_the_command_of_a_chain_that_runs_in_the_background(
+    tmp_path: Path, signals: list[signal.Signals]
+) -> None:
     # As a shell starts it behind `&`: control-C is ignored, also by what it starts.
     chain = f"""
 import signal, sys
@@ -779,7 +783,8 @@ reproduce.run_step(Step("slow", ("sft",), Path("slow/metrics.json")), Path("chai
         # Printed right before the command starts.
         if line.startswith("slow: "):
             break
-    time.sleep(0.5)
-    process.terminate()
+    for number in signals:
+        time.sleep(0.5)
+        process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert "slow ended with exit code -2" in error
