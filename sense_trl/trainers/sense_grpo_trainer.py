@@ -413,7 +413,13 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
 
     def _calculate_rewards(self, *args: Any) -> Any:
         """TRL's rewards, `[N, F]` of all processes; what has no advantage of them is counted."""
-        rewards: Tensor = super()._calculate_rewards(*args)
+        # TRL warns of every completion that is undetermined, with its whole row. They are counted.
+        warnings = logging.getLogger(GRPOTrainer.__module__)
+        warnings.addFilter(_is_no_open_completion)
+        try:
+            rewards: Tensor = super()._calculate_rewards(*args)
+        finally:
+            warnings.removeFilter(_is_no_open_completion)
         self._check_rewards(rewards)
         is_training = self.model.training
         size = self.num_generations if is_training else self.num_generations_eval
@@ -456,6 +462,11 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
 
     def _get_rollouts(self, folder: str) -> Path:
         return Path(folder) / f"{_ROLLOUTS}_{self.args.process_index}.pt"
+
+
+def _is_no_open_completion(record: logging.LogRecord) -> bool:
+    # Behind the rank of the process.
+    return "All reward functions returned None" not in record.getMessage()
 
 
 def _get_sequences(
