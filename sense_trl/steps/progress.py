@@ -81,23 +81,27 @@ def peak_memory_bytes() -> int:
 
 
 def progress_callback(bar: StageBar) -> Any:
-    """A `transformers` callback that moves `bar` with the optimizer steps and shows the loss."""
+    """A `transformers` callback that moves `bar` with the optimizer steps and shows the loss.
+
+    Or the reward of online training, whose loss is near 0 whatever is learned.
+    """
     from transformers import TrainerCallback
 
     class _BarCallback(TrainerCallback):  # type: ignore[misc]
         """Reports to the stage's bar."""
 
         def __init__(self) -> None:
-            self.loss = ""
+            self.note = ""
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
-            if logs and "loss" in logs:
-                self.loss = f"loss {float(logs['loss']):.3f}"
-                bar.set(state.global_step, self.loss)
+            name = "reward" if logs and "reward" in logs else "loss"
+            if logs and name in logs:
+                self.note = f"{name} {float(logs[name]):.3f}"
+                bar.set(state.global_step, self.note)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            bar.set(state.global_step, self.loss)
+            bar.set(state.global_step, self.note)
 
     return _BarCallback()
