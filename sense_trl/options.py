@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
 from typing import Any, Final, Literal
 
-from sense_trl.errors import InputError
+from sense_trl.errors import InputError, check_at_least
 
 OTHER_LIMITS: Final = (
     "max_steps",
@@ -313,6 +313,7 @@ class SuiteOptions:
     )
 
     def __post_init__(self) -> None:
+        check_at_least(1, suite=self.suite)
         if self.suite is not None and self.suite_dir is not None:
             raise InputError(
                 f"`suite` is {self.suite} and `suite_dir` {self.suite_dir!r}; expected one of them."

@@ -129,6 +129,7 @@ class EvaluationArguments(BackendOptions, VerificationOptions, ExtractOptions, R
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(2, efficiency=self.efficiency)
         if self.efficiency is not None and self.backend != "local":
             raise InputError(
                 f"`efficiency` is {self.efficiency}, and `backend` {self.backend!r}: times that "

@@ -257,6 +257,8 @@ def test_samples_may_choose_the_prediction(catalog: DatabaseCatalog) -> None:
         given = evaluate_sql(QUESTIONS, chosen, verifier, samples=samples)
         with pytest.raises(InputError, match="`predictions` is None without `samples`"):
             evaluate_sql(QUESTIONS, None, verifier)
+        with pytest.raises(InputError, match="`efficiency_repetitions` is 1"):
+            evaluate_sql(QUESTIONS, chosen, verifier, efficiency_repetitions=1)
     assert tuple(replace(record, num_votes=None) for record in report.records) == given.records
 
 
