@@ -12,7 +12,6 @@ from sense_trl.trainers.sense_sft_config import SenseSFTConfig
 from sense_trl.trainers.teacher_options import TeacherOptions
 
 _MASK_UNITS = ("token", "schema_item")
-_SCHEDULES = ("constant", "linear")
 
 
 @dataclass
@@ -48,15 +47,6 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
         "Share of an answer's tokens that are masked, alpha. Published: 0.2 is best, 0.1 to 0.3 "
         "fine, 0.5 harmful. At least one token is masked.",
         default=0.2,
-    )
-    mask_ratio_schedule: str = option(
-        "'constant', or 'linear': from `mask_ratio` to `final_mask_ratio` over the steps of the "
-        "training. The schedule is ours, constant is published.",
-        default="constant",
-        choices=list(_SCHEDULES),
-    )
-    final_mask_ratio: float | None = option(
-        "Masked share at the end of training, with the schedule 'linear'.", default=None
     )
     mask_strategy: str = option(
         "Which tokens are masked: 'random' (published as the best), 'uniform' (evenly spaced, from "
@@ -129,7 +119,6 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
 
     def _check_choices(self) -> None:
         choices = {
-            "mask_ratio_schedule": _SCHEDULES,
             "mask_strategy": MASK_STRATEGIES,
             "mask_unit": _MASK_UNITS,
             "fill": FILLS,
@@ -150,20 +139,12 @@ class KIDConfig(TeacherOptions, SenseSFTConfig):
                 "`kd_weight` is 0; expected a number above: no teacher would be learned from. Use "
                 "SenseSFTTrainer, e.g. on answers that a teacher wrote (SeqKD)."
             )
-        for name in ("mask_ratio", "final_mask_ratio"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value <= 1.0:
-                raise InputError(
-                    f"`{name}` is {value!r}; expected a share in (0, 1]. To train on the gold "
-                    "answers alone, set `imperfect_data` to false."
-                )
+        if not 0.0 < self.mask_ratio <= 1.0:
+            raise InputError(
+                f"`mask_ratio` is {self.mask_ratio!r}; expected a share in (0, 1]. To train on the "
+                "gold answers alone, set `imperfect_data` to false."
+            )
         if not 0.0 <= self.on_policy_fraction <= 1.0:
             raise InputError(
                 f"`on_policy_fraction` is {self.on_policy_fraction!r}; expected a share in [0, 1]."
-            )
-        if (self.mask_ratio_schedule == "linear") != (self.final_mask_ratio is not None):
-            raise InputError(
-                f"`mask_ratio_schedule` is {self.mask_ratio_schedule!r} and `final_mask_ratio` "
-                f"{self.final_mask_ratio!r}; expected 'linear' with a share, or 'constant' with "
-                "none."
             )

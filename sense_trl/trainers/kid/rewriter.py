@@ -71,7 +71,6 @@ class AnswerRewriter:
             log_probs = run_student(model, self._lay_out(gold)).log_probs
             # Aligned with the tokens: nothing predicts the first.
             confidences = [[0.0, *row] for row in log_probs.tolist()]
-        ratio = self._get_mask_ratio(state)
         masked = []
         for row, (sequence, is_trained) in enumerate(
             zip(gold.sequences, gold.is_trained, strict=True)
@@ -82,19 +81,13 @@ class AnswerRewriter:
             masked.append(
                 choose_masked(
                     get_units(maskable, None if groups is None else groups[row].tolist()),
-                    max(1, round(ratio * len(maskable))),
+                    max(1, round(self._args.mask_ratio * len(maskable))),
                     self._args.mask_strategy,
                     get_random("mask", self._args.seed, state.global_step, sequence),
                     confidences[row],
                 )
             )
         return masked
-
-    def _get_mask_ratio(self, state: Any) -> float:
-        start, end = self._args.mask_ratio, self._args.final_mask_ratio
-        if end is None:
-            return start
-        return start + (end - start) * state.global_step / max(1, state.max_steps - 1)
 
     def _predict(
         self, model: Any, sequences: list[list[int]], masked: Sequence[list[int]], state: Any
