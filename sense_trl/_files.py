@@ -72,8 +72,11 @@ def replacing(
 
 
 def write_text_atomically(path: str | Path, text: str, *, is_shared: bool = False) -> None:
-    """Write `text` as UTF-8; see `replacing`."""
-    data = text.encode("utf-8")
+    """Write `text` as UTF-8, what cannot be written so (lone surrogates) as escapes.
+
+    See `replacing`.
+    """
+    data = text.encode("utf-8", "backslashreplace")
     with replacing(path, is_shared=is_shared) as temporary:
         temporary.write_bytes(data)
 

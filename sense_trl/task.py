@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import InputError
 from sense_trl.options import DataArguments
 from sense_trl.prompts import Attempt, Messages, PromptStyle
@@ -127,6 +128,7 @@ def load_task(
     *,
     count_tokens: Callable[[str], int] | None = None,
     make_linker: MakeLinker | None = None,
+    limits: ExecutionLimits | None = None,
 ) -> TextToSQLTask:
     """Open the databases, read the questions and check every gold query once.
 
@@ -135,6 +137,7 @@ def load_task(
         style: of the prompts; `get_style(arguments)` if not given.
         count_tokens: see `PromptWriter`.
         make_linker: likewise.
+        limits: of each query, those of gold among them; the catalog's own if not given.
 
     Raises:
         InputError: unusable arguments or files; more unusable questions than
@@ -142,7 +145,7 @@ def load_task(
         DatabaseError: a database cannot be read.
     """
     style = get_style(arguments) if style is None else style
-    catalog = DatabaseCatalog.from_path(arguments.database)
+    catalog = DatabaseCatalog.from_path(arguments.database, limits=limits)
     only = catalog.db_ids[0] if len(catalog.db_ids) == 1 else None
     questions = load_questions(arguments.questions, default_db_id=only)
     if arguments.split is not None:

@@ -8,6 +8,7 @@ import pytest
 from conftest import FreshDB
 
 from sense_trl.database.duckdb_import import convert_sqlite
+from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import DatabaseError, InputError
 from sense_trl.options import DataArguments
 from sense_trl.task import load_task
@@ -37,6 +38,17 @@ def test_prompts_hold_schema_and_question(fresh_db: FreshDB, tmp_path: Path) -> 
     assert row["prompt"][1]["content"] == "How many?"
     assert row["completion"] == [{"role": "assistant", "content": "SELECT COUNT(*) FROM pet"}]
     assert task.questions[0].db_id == "pets"
+
+
+def test_gold_is_looked_at_within_the_limits_of_the_run(fresh_db: FreshDB, tmp_path: Path) -> None:
+    records: list[dict[str, object]] = [{"question": "?", "gold_sql": "SELECT id FROM pet"}]
+    arguments = DataArguments(
+        str(fresh_db(SCRIPT, name="pets")), _write(tmp_path, records), max_unusable_fraction=0.0
+    )
+    task = load_task(arguments, limits=ExecutionLimits(max_rows=2))
+    assert task.catalog.limits.max_rows == 2
+    with pytest.raises(InputError, match="more than 1 rows"):
+        load_task(arguments, limits=ExecutionLimits(max_rows=1))
 
 
 def test_unusable_gold_is_named_and_stops_above_the_threshold(

@@ -179,7 +179,7 @@ def describe_records(report: EvaluationReport, question_ids: Sequence[str]) -> d
         `hardness`: a letter each: easy, medium, hard, extra, or a dash.
         `error_classes`: by class, the places of the questions in the file.
         `samples`: where several answers were sampled, how many of each question's are correct,
-        `num_samples`, and `votes`, how many have the result of the prediction.
+        `num_samples`, and, where they chose the prediction, `votes`: how many have its result.
     """
     records = {record.question_id: record for record in report.records}
     found = [records.get(question_id) for question_id in question_ids]
@@ -195,8 +195,11 @@ def describe_records(report: EvaluationReport, question_ids: Sequence[str]) -> d
     }
     if number := len(report.records[0].sample_verdicts):
         counts = (str(r.sample_verdicts.count(Verdict.CORRECT)) if r else "-" for r in found)
-        votes = (str(r.num_votes) if r else "-" for r in found)
-        content |= {"samples": " ".join(counts), "num_samples": number, "votes": " ".join(votes)}
+        content |= {"samples": " ".join(counts), "num_samples": number}
+        # Elsewhere the prediction is the first sample.
+        if all(record.num_votes is not None for record in report.records):
+            votes = (str(r.num_votes) if r else "-" for r in found)
+            content["votes"] = " ".join(votes)
     return content
 
 

@@ -339,10 +339,10 @@ def describe_votes(groups: dict[str, list[Result]]) -> str:
         shares = [get_shares(group, common) for group in (runs, voted)]
         differences = [after - before for before, after in zip(*shares, strict=True)]
         united = [
-            value
-            for run in voted
-            for value, votes in zip(run.values, run.votes, strict=True)
-            if value is not None and votes == str(runs[0].num_samples)
+            after.values[place] or 0.0
+            for run, after in zip(runs, voted, strict=True)
+            for place in common
+            if run.votes[place] == str(run.num_samples)
         ]
         rows.append(
             [

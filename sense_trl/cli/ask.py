@@ -112,9 +112,19 @@ def run_ask(options: AskOptions, console: Any) -> int:
                 with console.status("Writing SQL"):
                     [completions] = generator.generate([messages], sampling)
                 samples = [extract_sql(completion.text) for completion in completions]
-                vote = vote_by_execution(samples, engine) if number > 1 else None
-                sql = vote.sql if vote else samples[0]
-                result = engine.execute(sql)
+                sql, result, note = samples[0], None, ""
+                if number > 1:
+                    with console.status(f"Running {number} answers"):
+                        vote = vote_by_execution(samples, engine)
+                    sql, result = vote.sql, vote.result
+                    note = f"{vote.num_votes} of {number} answers have this result."
+                    if not vote.num_votes:
+                        note = (
+                            f"None of {number} answers runs and gives the same result each time; "
+                            "this is the first."
+                        )
+                if result is None:
+                    result = engine.execute(sql)
                 answers.append((sql, result))
                 attempts.append(Attempt.of(sql, result))
                 if attempts[-1] is None or len(attempts) > options.revise:
@@ -125,8 +135,8 @@ def run_ask(options: AskOptions, console: Any) -> int:
             output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
             rows = format_result(result, options.max_rows, max_width=max_width)
             output.print(rows, "", highlight=False)
-            if vote:
-                tell(f"{vote.num_votes} of {number} answers have this result.")
+            if note:
+                tell(note)
             if len(attempts) > 1:
                 which = f"Revised: this is answer {stands + 1} of {len(attempts)}."
                 tell(which if stands else "Asked again in vain: this is the first answer.")

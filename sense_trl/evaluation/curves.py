@@ -162,4 +162,9 @@ def _thin_out(points: Sequence[tuple[float, float]]) -> Iterable[tuple[float, fl
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

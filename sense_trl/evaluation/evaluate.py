@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from sense_trl.database.catalog import DatabaseCatalog
 from sense_trl.database.engine import QueryStatus
 from sense_trl.errors import InputError
 from sense_trl.evaluation.efficiency import PairTiming, measure_efficiency
@@ -21,6 +20,7 @@ from sense_trl.evaluation.records import EvaluationRecord, EvaluationReport
 from sense_trl.evaluation.samples import ExecutionVote, vote_by_execution
 from sense_trl.questions import Question
 from sense_trl.schema import DatabaseSchema
+from sense_trl.verification.judging import get_step_budget
 from sense_trl.verification.suite.verifier import SuiteVerification, SuiteVerifier
 from sense_trl.verification.verifier import (
     Reason,
@@ -105,7 +105,7 @@ def evaluate_sql(
     sampled = _verify_samples(verifier, questions, samples or {})
     votes: Mapping[str, ExecutionVote] = {}
     if predictions is None:
-        votes = _vote(questions, samples or {}, sampled, catalog, advance)
+        votes = _vote(questions, samples or {}, sampled, verifier, advance)
         predictions = {question_id: vote.sql for question_id, vote in votes.items()}
     requests, spider_requests = (
         [VerificationRequest(q.db_id, texts[q.question_id], q.gold_sql) for q in questions]
@@ -123,7 +123,9 @@ def evaluate_sql(
         suites = suite_verifier.verify(requests, on_progress=advance)
     soft_scores: Sequence[SoftScores | None] = [None] * count
     if soft_f1:
-        soft_scores = measure_soft_f1(requests, executes, catalog, on_progress=advance)
+        soft_scores = measure_soft_f1(
+            requests, executes, catalog, limits=verifier.limits, on_progress=advance
+        )
     timings: Sequence[PairTiming | None] = [None] * count
     if efficiency_repetitions is not None:
         efficiency = measure_efficiency(
@@ -131,6 +133,7 @@ def evaluate_sql(
             _are_correct(bird),
             catalog,
             repetitions=efficiency_repetitions,
+            limits=verifier.limits,
             on_progress=advance,
         )
         timings, notes["ves"] = efficiency.timings, efficiency.describe()
@@ -179,6 +182,8 @@ _DOES_NOT_EXECUTE: Final = frozenset(
     }
 )
 
+_HAS_NO_VOTE: Final = _DOES_NOT_EXECUTE | {Reason.PREDICTION_TIMEOUT}
+
 
 def _verify_under_all(
     verifier: SQLVerifier,
@@ -217,20 +222,27 @@ def _vote(
     questions: Sequence[Question],
     samples: Mapping[str, Sequence[str]],
     verifications: Sequence[Sequence[Verification]],
-    catalog: DatabaseCatalog,
+    verifier: SQLVerifier,
     on_progress: Callable[[int], None] | None,
 ) -> dict[str, ExecutionVote]:
-    """The vote of each question's samples, by its id; those that were seen to fail do not run."""
+    """The vote of each question's samples, by its id, without the results.
+
+    Those that were seen to fail do not run again, as far as gold had no part in it: what ran much
+    longer than gold was stopped, and may have a vote.
+    """
+    # The budget of gold queries, so that slower machines count the same votes.
+    limits = replace(verifier.limits, max_steps=get_step_budget(verifier.limits))
     votes = {}
     for question, seen in zip(questions, verifications, strict=True):
         group = samples[question.question_id]
         failing = {
             sql
             for sql, verification in zip(group, seen, strict=True)
-            if verification.predicted_status not in (None, QueryStatus.OK)
+            if verification.reason in _HAS_NO_VOTE
         }
-        engine = catalog.engine(question.db_id)
-        votes[question.question_id] = vote_by_execution(group, engine, failing=failing)
+        engine = verifier.catalog.engine(question.db_id)
+        vote = vote_by_execution(group, engine, limits=limits, failing=failing)
+        votes[question.question_id] = replace(vote, result=None)
         if on_progress is not None:
             on_progress(1)
     return votes
@@ -266,6 +278,12 @@ def _count_whole(
 
 
 def _check_samples(questions: Sequence[Question], samples: Mapping[str, Sequence[str]]) -> None:
+    for question_id, group in samples.items():
+        if isinstance(group, str) or not all(isinstance(sql, str) for sql in group):
+            raise InputError(
+                f"`samples[{question_id!r}]` is {str(group)[:80]!r}; expected a list of SQL as "
+                "strings. Write an empty string where the model has no answer."
+            )
     numbers = {len(samples.get(question.question_id, ())) for question in questions}
     if numbers == {0} or len(numbers) > 1:
         raise InputError(

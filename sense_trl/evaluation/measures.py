@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sense_trl.database.catalog import DatabaseCatalog
+from sense_trl.database.engine import ExecutionLimits
 from sense_trl.errors import InputError
 from sense_trl.evaluation.exact_set_match import exact_set_match
 from sense_trl.evaluation.hardness import get_hardness
@@ -109,6 +110,7 @@ def measure_soft_f1(
     executes: Sequence[bool | None],
     catalog: DatabaseCatalog,
     *,
+    limits: ExecutionLimits | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[SoftScores | None]:
     """Soft-F1 of each request; `None` where gold does not run to its end.
@@ -118,14 +120,17 @@ def measure_soft_f1(
     Args:
         requests: predictions with their gold.
         executes: whether a prediction runs to its end; the others score 0 and are not run.
-        catalog: where the databases are, and the limits of each query.
+        catalog: where the databases are.
+        limits: of each query instead of the catalog's.
         on_progress: called with the number of requests done since the last call.
     """
     scores: list[SoftScores | None] = []
     for request, runs in zip(requests, executes, strict=True):
         engine = catalog.engine(request.db_id)
-        gold = engine.execute(request.gold_sql)
-        predicted = engine.execute(request.predicted_sql) if gold.ok and runs else None
+        gold = engine.execute(request.gold_sql, limits=limits)
+        predicted = None
+        if gold.ok and runs:
+            predicted = engine.execute(request.predicted_sql, limits=limits)
         if not gold.ok:
             scores.append(None)
         elif predicted is None or not predicted.ok:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -132,7 +132,7 @@ def _read_lines(
                 "there is no answer), or JSON Lines with question_id and sql"
             )
         numbered = filled
-    known = {question.db_id.casefold() for question in questions}
+    known = _get_names(questions)
     names_databases = _names_databases([line for _, line in numbered])
     answers = []
     for number, line in numbered:
@@ -205,10 +205,11 @@ def _read_json(path: Path, text: str, questions: Sequence[Question]) -> list[_An
             "questions; give one for each in their order (an empty string where there is no "
             "answer), or objects with question_id and sql"
         )
+    known = _get_names(questions)
     return [
-        _split_name(part, place, questions)
+        _split_name(part, place, known)
         if isinstance(part, str)
-        else _read_record(path, place, part, questions, needs_id=False)
+        else _read_record(path, place, part, known, needs_id=False)
         for place, part in records
     ]
 
@@ -251,18 +252,23 @@ def _problem(error: Exception) -> str:
     return str(error)
 
 
+def _get_names(questions: Sequence[Question]) -> frozenset[str]:
+    """Of the databases that are asked, without regard to case."""
+    return frozenset(question.db_id.casefold() for question in questions)
+
+
 def _split_name(
-    text: str, place: str, questions: Sequence[Question], question_id: str | None = None
+    text: str, place: str, known: Container[str], question_id: str | None = None
 ) -> _Answer:
     """An answer that may carry the name of its database, behind BIRD's mark or behind a tab.
 
-    Where the file names the question, a tab is white space, and what stands behind it is SQL.
+    Behind a tab only a name that is `known` is one. Where the file names the question, a tab is
+    white space, and what stands behind it is SQL.
     """
     sql, mark, name = text.partition(_BIRD_MARK)
     if not mark and question_id is None:
         sql, _, name = text.rpartition("\t")
-        known = name.strip().casefold()
-        if not any(question.db_id.casefold() == known for question in questions):
+        if name.strip().casefold() not in known:
             sql, name = text, ""
     return _Answer(sql.removesuffix(_BARE_BIRD_MARK), place, name.strip() or None, question_id)
 
@@ -294,14 +300,15 @@ def _match_by_key(
             f"`predictions` {path}: none of the {len(texts)} values is a string; expected "
             f"SQL, found {type(texts[0]).__name__}"
         )
+    known = _get_names(questions)
     return [
-        _split_name(text if isinstance(text, str) else "", f"key {key!r}", questions)
+        _split_name(text if isinstance(text, str) else "", f"key {key!r}", known)
         for key, text in zip(keys, texts, strict=True)
     ]
 
 
 def _read_record(
-    path: Path, place: str, record: Any, questions: Sequence[Question], *, needs_id: bool = True
+    path: Path, place: str, record: Any, known: Container[str], *, needs_id: bool = True
 ) -> _Answer:
     # As `sense-trl evaluate --config` writes them: a list of the candidates of each question.
     if isinstance(record, list) and all(isinstance(part, dict) for part in record):
@@ -323,7 +330,7 @@ def _read_record(
             f"{path}, {place}: no field {', '.join(f'`{name}`' for name in _SQL_FIELDS)} with a "
             f"string; the record has {sorted(record)}"
         )
-    answer = _split_name(sql, place, questions, None if question_id is None else str(question_id))
+    answer = _split_name(sql, place, known, None if question_id is None else str(question_id))
     db_id = record.get("db_id")
     if not isinstance(db_id, str) or answer.db_id is not None:
         return answer
@@ -336,10 +343,10 @@ def _match_by_id(
     # Questions that a file holds twice share the id that it gives them.
     file_ids = get_file_ids(questions)
     own_ids = {question.question_id for question in questions}
-    num_copies = Counter(file_ids)
+    num_copies, known = Counter(file_ids), _get_names(questions)
     found: dict[str, list[_Answer]] = {}
     for place, record in records:
-        answer = _read_record(path, place, record, questions)
+        answer = _read_record(path, place, record, known)
         question_id = answer.question_id
         if question_id is None or question_id not in own_ids:
             raise InputError(

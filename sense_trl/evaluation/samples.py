@@ -7,13 +7,25 @@ gold choose among k, and a vote costs n times the generation. Report them under 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
-from sense_trl.database.engine import ExecutionLimits, QueryResult, SQLEngine
+from sense_trl.database.engine import (
+    DigestingEngine,
+    ExecutionLimits,
+    LimitKind,
+    QueryResult,
+    SQLEngine,
+)
 from sense_trl.errors import InputError
 from sense_trl.sql.volatility import is_volatile
 from sense_trl.verification.comparison import Verdict, results_match
+from sense_trl.verification.judging import MAX_DIGESTED_ROWS
+from sense_trl.verification.values import canonical_value
+
+# What is held of the results of one question's samples.
+_MAX_HELD_VALUES: Final = 1_000_000
 
 
 def estimate_pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -72,12 +84,14 @@ class ExecutionVote:
         sql: its text.
         num_votes: samples with the same result, itself included; 0 if no sample had a vote.
         num_samples: all samples.
+        result: of the chosen sample; `None` where it was not run, or has no vote.
     """
 
     index: int
     sql: str
     num_votes: int
     num_samples: int
+    result: QueryResult | None = None
 
     @property
     def share(self) -> float:
@@ -96,11 +110,12 @@ def vote_by_execution(
 
     Every distinct text is executed once. Samples vote for their result: the same bag of rows for
     one order of the columns, values equal as `results_match` says under `strict`; whether rows
-    are ordered does not count, and all empty results are one. Samples that do not run to their
-    end within the limits, and those that call `random` or read the clock, have no vote. The
-    earliest sample with the result that has most votes is chosen; between results with equally
-    many, the one that was written first. Without any vote the first sample is chosen, with 0
-    votes. Gold plays no part.
+    are ordered does not count, and all empty results are one. Results that together have more than
+    a million values, and those of more rows than the limits allow (SQLite), are not held: they
+    are compared by fingerprints of their columns. Samples that do not run to their end within the
+    limits, and those that call `random` or read the clock, have no vote. The earliest sample with
+    the result that has most votes is chosen; between results with equally many, the one that was
+    written first. Without any vote the first sample is chosen, with 0 votes. Gold plays no part.
 
     The idea of voting is Wang et al. 2023, "Self-Consistency Improves Chain of Thought Reasoning
     in Language Models", with results in place of answers as in Shi et al. 2022, "Natural Language
@@ -132,38 +147,115 @@ def vote_by_execution(
     """
     if not samples:
         raise InputError("`samples` is empty; there is nothing to vote for.")
-    results: list[QueryResult] = []
+    limits = engine.limits if limits is None else limits
+    results = _Results(engine, limits)
     # Per result the samples that vote for it; dictionaries keep the order of first occurrence.
     voters: dict[int, list[int]] = {}
     chosen_by: dict[str, int | None] = {}
     for index, sql in enumerate(samples):
         if sql not in chosen_by:
-            chosen_by[sql] = None
-            if sql not in failing and not is_volatile(sql, engine.dialect):
-                result = engine.execute(sql, limits=limits)
-                if result.ok:
-                    chosen_by[sql] = _find(result, results, engine.dialect)
+            has_vote = sql not in failing and not is_volatile(sql, engine.dialect)
+            chosen_by[sql] = results.find(sql) if has_vote else None
         group = chosen_by[sql]
         if group is not None:
             voters.setdefault(group, []).append(index)
     if not voters:
         return ExecutionVote(0, samples[0], 0, len(samples))
-    winners = max(voters.values(), key=len)
-    return ExecutionVote(winners[0], samples[winners[0]], len(winners), len(samples))
+    group, winners = max(voters.items(), key=lambda item: len(item[1]))
+    first = winners[0]
+    return ExecutionVote(first, samples[first], len(winners), len(samples), results.get(group))
 
 
-def _find(result: QueryResult, known: list[QueryResult], dialect: str) -> int:
-    """Position of an equal result in `known`, where it is added if there is none."""
-    for number, other in enumerate(known):
-        if _agree(result, other, dialect):
-            return number
-    known.append(result)
-    return len(known) - 1
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """A result, as far as it is kept.
+
+    Attributes:
+        shape: numbers of rows and columns; (0, 0) without rows.
+        exact: the same for equal results and no others, but for chance; `None` where numbers may
+            be equal within a tolerance.
+        result: `None` if it is not held.
+    """
+
+    shape: tuple[int, int]
+    exact: Hashable
+    result: QueryResult | None
+
+    def agrees(self, other: _Outcome, dialect: str) -> bool:
+        """Whether the two are one result; those of which nothing certain is known are not."""
+        if self.shape != other.shape:
+            return False
+        is_exact = self.exact is not None and other.exact is not None
+        if is_exact and self.exact != other.exact:
+            return False
+        left, right = self.result, other.result
+        if left is None or right is None or not left.rows:
+            return is_exact
+        # No text of gold: there is none that could ask for an order.
+        comparison = results_match(left, right, semantics="strict", gold_sql="", dialect=dialect)
+        return comparison.verdict is Verdict.CORRECT
 
 
-def _agree(left: QueryResult, right: QueryResult, dialect: str) -> bool:
-    if not left.rows or not right.rows:
-        return not left.rows and not right.rows
-    # No text of gold: there is none that could ask for an order.
-    comparison = results_match(left, right, semantics="strict", gold_sql="", dialect=dialect)
-    return comparison.verdict is Verdict.CORRECT
+class _Results:
+    """The distinct results of one question's samples, by number."""
+
+    def __init__(self, engine: SQLEngine, limits: ExecutionLimits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._known: list[_Outcome] = []
+        self._num_values = 0
+
+    def find(self, sql: str) -> int | None:
+        """Run a text; the number of its result, `None` if it does not run to its end."""
+        outcome = self._run(sql)
+        if outcome is None:
+            return None
+        for number, other in enumerate(self._known):
+            if outcome.agrees(other, self._engine.dialect):
+                return number
+        num_values = outcome.shape[0] * outcome.shape[1]
+        if self._num_values + num_values > _MAX_HELD_VALUES:
+            outcome = replace(outcome, result=None)
+        else:
+            self._num_values += num_values
+        self._known.append(outcome)
+        return len(self._known) - 1
+
+    def get(self, number: int) -> QueryResult | None:
+        """A result, if it is held."""
+        return self._known[number].result
+
+    def _run(self, sql: str) -> _Outcome | None:
+        result = self._engine.execute(sql, limits=self._limits)
+        if result.ok:
+            shape = (len(result.rows), len(result.rows[0])) if result.rows else (0, 0)
+            return _Outcome(shape, _get_fingerprint(result.rows), result)
+        is_large = result.exceeded in (LimitKind.ROWS, LimitKind.RESULT_BYTES)
+        if not is_large or not isinstance(self._engine, DigestingEngine):
+            return None
+        unbounded = replace(self._limits, max_rows=MAX_DIGESTED_ROWS)
+        _, digest = self._engine.execute_digest(sql, limits=unbounded)
+        if digest is None:
+            return None
+        return _Outcome(
+            (digest.num_rows, digest.num_columns), tuple(sorted(digest.column_bags)), None
+        )
+
+
+def _get_fingerprint(rows: Sequence[tuple[object, ...]]) -> Hashable:
+    """Of each column which values it has, in any order; `None` where equality has a tolerance."""
+    sums = []
+    for column in zip(*rows, strict=True):
+        values = [canonical_value(value) for value in column]
+        if any(_is_inexact(value) for value in values):
+            return None
+        # The hash of a number is the number, and sums of these say little.
+        sums.append(sum(hash((value,)) for value in values))
+    return tuple(sorted(sums))
+
+
+def _is_inexact(value: object) -> bool:
+    """Whether it may equal another value within a tolerance: a fraction, or what may hold one."""
+    if isinstance(value, float):
+        return not value.is_integer() or abs(value) >= 2**53
+    return isinstance(value, tuple)

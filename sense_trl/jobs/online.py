@@ -47,7 +47,7 @@ def run_online(config: OnlineConfig, console: Console) -> Path:
     Raises:
         SenseTRLError: unusable input; what earlier rounds wrote stays.
     """
-    task = load_styled_task(config, config.model)
+    task = load_styled_task(config, config.model, limits=get_limits(config))
     check_chat_template(load_tokenizer(config.model), Path(config.model).name)
     pairing = PreferencePairConfig(
         policy=config.policy,

@@ -16,11 +16,15 @@ from sense_trl.task import TextToSQLTask, load_task, read_schemas
 
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
+    from sense_trl.database.engine import ExecutionLimits
     from sense_trl.options import DataArguments
 
 
 def load_styled_task(
-    data: DataArguments, *models: str | None, base_url: str | None = None
+    data: DataArguments,
+    *models: str | None,
+    base_url: str | None = None,
+    limits: ExecutionLimits | None = None,
 ) -> TextToSQLTask:
     """The questions of a stage, with prompts as its models were trained or `data` says.
 
@@ -29,6 +33,7 @@ def load_styled_task(
         models: folders or hub ids, the one that is asked or trained first; with `base_url` the name
             that a server has for it.
         base_url: of the server that is asked, if one is.
+        limits: see `load_task`.
 
     Raises:
         InputError: see `get_style` and `load_task`.
@@ -36,7 +41,9 @@ def load_styled_task(
     style = get_style(data, *models, base_url=base_url)
     name = None if base_url else next(filter(None, models), None)
     counter = get_token_counter(style, data, name)
-    return load_task(data, style, count_tokens=counter, make_linker=get_linker(style))
+    return load_task(
+        data, style, count_tokens=counter, make_linker=get_linker(style), limits=limits
+    )
 
 
 def open_writer(

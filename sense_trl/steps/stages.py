@@ -180,7 +180,12 @@ def build_pairs(
     # Refused before anything is sampled.
     options = PairArguments() if options is None else options
     generation.sampling()
-    task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
+    task = load_styled_task(
+        data,
+        generation.model_name_or_path,
+        base_url=generation.base_url,
+        limits=get_limits(options),
+    )
     check_verification(task.catalog, options)
     settings = {
         **_settings(task, data, generation),
@@ -238,7 +243,12 @@ def evaluate(
         )
     name = evaluation.run_name[0] if evaluation.run_name else "model"
     folder = Path(generation.output_dir)
-    task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
+    task = load_styled_task(
+        data,
+        generation.model_name_or_path,
+        base_url=generation.base_url,
+        limits=get_limits(evaluation),
+    )
     check_verification(task.catalog, evaluation)
     # Those of the prompts, which come from the file where it knows the database.
     schemas = task.schemas if data.tables_json else None
@@ -385,7 +395,7 @@ def grpo(
     )
 
     check_model_arguments(model, use_cpu=config.use_cpu)
-    task = load_styled_task(data, model.model_name_or_path)
+    task = load_styled_task(data, model.model_name_or_path, limits=get_limits(rewards))
     rows = get_prompt_rows(task)
     options = {name: value for name, value in asdict(rewards).items() if name in _REWARDED_BY}
     identity = {

@@ -64,9 +64,8 @@ def check_verification(catalog: DatabaseCatalog, options: VerificationOptions) -
     """Refuse before anything is sampled what `open_verifiers` would refuse behind it.
 
     Raises:
-        InputError: limits that are none, or a suite that is not there or not offered.
+        InputError: a suite that is not there or not offered.
     """
-    get_limits(options)
     if options.suite is not None or options.suite_dir is not None:
         check_suite_databases(catalog)
     if options.suite_dir is not None:

@@ -188,12 +188,18 @@ def bags_equal(left: Sequence[Row], right: Sequence[Row]) -> bool:
 
 def hashable_rows(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows, with lists and structs (which DuckDB has) as tuples that are equal if those are."""
-    for place in range(len(rows[0]) if rows else 0):
-        # The values of a column have one type where there are such values at all.
-        value = next((row[place] for row in rows if row[place] is not None), None)
-        if isinstance(value, (list, tuple, dict, bytearray)):
-            return [tuple(map(_hashable, row)) for row in rows]
-    return rows
+    firsts = (
+        next((row[place] for row in rows if row[place] is not None), None)
+        for place in range(len(rows[0]) if rows else 0)
+    )
+    try:
+        if not any(isinstance(value, (list, tuple, dict, bytearray)) for value in firsts):
+            # A column of DuckDB's type UNION may have such values further down.
+            hash(tuple(rows))
+            return rows
+    except TypeError:
+        pass
+    return [tuple(map(_hashable, row)) for row in rows]
 
 
 def _hashable(value: object) -> object:

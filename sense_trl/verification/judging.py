@@ -60,7 +60,7 @@ _GOLD_STEPS: Final = 200_000_000
 _DEFAULT_TIMEOUT_S: Final = ExecutionLimits().timeout_s
 # More than SQLite does on most machines (30 to 70 M on the one that this was measured on).
 _STEPS_PER_S: Final = 100_000_000
-_MAX_DIGESTED_ROWS: Final = 10**9
+MAX_DIGESTED_ROWS: Final = 10**9
 # A query that takes more is looked at before it is run to its end: its columns are counted and its
 # text is compared with those whose answer is known. That costs some 0.3 ms, which at this number of
 # instructions is about as long as the query has run.
@@ -304,7 +304,7 @@ def _examine_large_gold(
     # Whether a cut falls into a tie, or what a choice changes, would take the rows.
     if _may_choose(sql, engine, limits) or _reads_the_clock(sql, engine, limits):
         return too_large
-    unbounded = replace(limits, max_rows=_MAX_DIGESTED_ROWS)
+    unbounded = replace(limits, max_rows=MAX_DIGESTED_ROWS)
     read, digest = engine.execute_digest(sql, limits=unbounded)
     if read.exceeded is LimitKind.WALL_CLOCK:
         return GoldExamination(sql, read, Reason.GOLD_TIMEOUT)

@@ -130,7 +130,7 @@ def test_of_several_answers_that_with_most_votes_is_shown(
     assert main([*sampled, "2"]) == 1
     captured = capsys.readouterr()
     assert "no such column: nme" in captured.out
-    assert "0 of 2 answers have this result." in captured.err
+    assert "None of 2 answers runs and gives the same result each time" in captured.err
     for flags, words in (
         (["--num_generations", "4"], "at `temperature` 0"),
         (["--num_generations", "0"], "`num_generations` is 0"),

@@ -10,7 +10,7 @@ import pytest
 from conftest import FreshDB
 
 from sense_trl.database.catalog import DatabaseCatalog
-from sense_trl.database.engine import ForeignKeyInfo
+from sense_trl.database.engine import ExecutionLimits, ForeignKeyInfo
 from sense_trl.errors import InputError
 from sense_trl.evaluation import (
     EvaluationRecord,
@@ -255,11 +255,46 @@ def test_samples_may_choose_the_prediction(catalog: DatabaseCatalog) -> None:
         assert [record.num_votes for record in report.records] == [2, 1, 0]
         # Everything else is as if it had been the prediction from the start.
         given = evaluate_sql(QUESTIONS, chosen, verifier, samples=samples)
+        for bad in ("SELECT 1", ["SELECT 1", None, "", ""]):
+            with pytest.raises(
+                InputError, match=r"`samples\['q1'\]` is .*; expected a list of SQL"
+            ):
+                evaluate_sql(QUESTIONS, None, verifier, samples={**samples, "q1": bad})  # type: ignore[dict-item]
         with pytest.raises(InputError, match="`predictions` is None without `samples`"):
             evaluate_sql(QUESTIONS, None, verifier)
         with pytest.raises(InputError, match="`efficiency_repetitions` is 1"):
             evaluate_sql(QUESTIONS, chosen, verifier, efficiency_repetitions=1)
     assert tuple(replace(record, num_votes=None) for record in report.records) == given.records
+
+
+def test_gold_has_no_part_in_the_vote(
+    catalog: DatabaseCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right answer that runs much longer than gold is stopped as a prediction, and votes."""
+    monkeypatch.setattr("sense_trl.verification.judging._GOLD_STEPS", 40_000)
+    slow = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+        "SELECT COUNT(*) - 1997 FROM n"
+    )
+    samples = {"q1": ["SELECT 4", slow, slow]}
+    with SQLVerifier(catalog, num_workers=0) as verifier:
+        report = evaluate_sql(QUESTIONS[:1], None, verifier, samples=samples)
+    (record,) = report.records
+    assert record.sample_verdicts == (Verdict.WRONG, Verdict.UNDETERMINED, Verdict.UNDETERMINED)
+    assert (record.predicted_sql, record.num_votes) == (slow, 2)
+
+
+def test_votes_keep_the_limits_of_the_verifier(fresh_db: FreshDB) -> None:
+    samples = {"q2": ["SELECT a FROM t", "SELECT b FROM t", "SELECT b FROM t ORDER BY b"]}
+    path = fresh_db(SCRIPT, name="d")
+    narrow = ExecutionLimits(max_cell_bytes=2)
+    for own, wide, chosen in ((narrow, None, 1), (ExecutionLimits(), narrow, 0)):
+        with (
+            DatabaseCatalog.from_path(path, limits=own) as catalog,
+            SQLVerifier(catalog, limits=wide or ExecutionLimits()) as verifier,
+        ):
+            report = evaluate_sql(QUESTIONS[1:2], None, verifier, samples=samples)
+        assert report.records[0].predicted_sql == samples["q2"][chosen]
 
 
 # ---------------------------------------------------------------------- evaluate_sql

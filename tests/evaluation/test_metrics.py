@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from sense_trl.errors import InputError
 from sense_trl.evaluation.metrics import (
@@ -56,6 +57,13 @@ def test_mcnemar_by_hand() -> None:
     assert compare_paired([True], [True]).p_value == 1.0
     with pytest.raises(InputError, match="1 outcomes and `second` 2"):
         compare_paired([True], [True, False])
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(9_000, 8_800), (3, 2), (0, 0)])
+def test_mcnemar_is_the_exact_binomial_test(gained: int, lost: int) -> None:
+    found = compare_paired([False] * gained + [True] * lost, [True] * gained + [False] * lost)
+    exact = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert found.p_value == pytest.approx(exact, rel=1e-9)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))

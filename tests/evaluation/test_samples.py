@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FreshDB
@@ -14,7 +15,12 @@ from hypothesis import strategies as st
 from sense_trl.database.engine import ExecutionLimits
 from sense_trl.database.sqlite_engine import SQLiteEngine
 from sense_trl.errors import InputError
-from sense_trl.evaluation.samples import estimate_pass_at_k, pass_at_k, vote_by_execution
+from sense_trl.evaluation.samples import (
+    _get_fingerprint,
+    estimate_pass_at_k,
+    pass_at_k,
+    vote_by_execution,
+)
 from sense_trl.verification.verifier import Verdict, verify_sql
 
 C, W, U = Verdict.CORRECT, Verdict.WRONG, Verdict.UNDETERMINED
@@ -166,3 +172,49 @@ def test_a_vote_of_real_models_is_nearly_as_good_as_the_best_of_them(shared_data
                 correct[name] += verdicts[sql] is Verdict.CORRECT
     # The first of three answers that all differ is the weakest model's.
     assert correct == {"mixtral_8x7b": 12, "llama3_8b": 26, "gpt4": 40, "vote": 39}
+
+
+# ---------------------------------------------------------------------- large results
+
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
+
+
+def _count(number: int, columns: str = "i") -> str:
+    return f"{NUMBERS.format(number)}SELECT {columns} FROM n"
+
+
+def test_results_beyond_the_limits_are_told_apart_by_fingerprints(engine: SQLiteEngine) -> None:
+    limits = ExecutionLimits(max_rows=50)
+    large = [_count(60, "i, -i"), _count(60, "-i, i"), _count(60, "i, i"), _count(61, "i, i")]
+    vote = vote_by_execution([*large, "SELECT 1"], engine, limits=limits)
+    assert (vote.index, vote.num_votes, vote.result) == (0, 2, None)
+
+
+@pytest.mark.parametrize("held", [0, 10**6])
+def test_what_is_not_held_has_the_same_votes(
+    engine: SQLiteEngine, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr("sense_trl.evaluation.samples._MAX_HELD_VALUES", held)
+    samples = [_count(60, "i, -i"), _count(60, "i, i"), _count(60, "-i, i"), "SELECT age FROM pet"]
+    vote = vote_by_execution(samples, engine)
+    assert (vote.index, vote.num_votes) == (0, 2)
+    assert (vote.result is None) == (not held)
+
+
+def test_numbers_within_the_tolerance_are_one_result(engine: SQLiteEngine) -> None:
+    # The first is no integer, and equals one.
+    samples = ["SELECT 0.1 + 0.2, 3.0000000000000004", "SELECT 0.3, 3", "SELECT 0.3, 4"]
+    vote = vote_by_execution(samples, engine)
+    assert (vote.index, vote.num_votes) == (0, 2)
+    assert vote.result is not None
+    assert len(vote.result.rows) == 1
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["a", "b", None])), max_size=5),
+    other=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["a", "b", None])), max_size=5),
+)
+def test_fingerprints_of_equal_results_are_equal(rows: list[Any], other: list[Any]) -> None:
+    assert _get_fingerprint(rows) == _get_fingerprint([row[::-1] for row in reversed(rows)])
+    if sorted(map(str, rows)) != sorted(map(str, other)) and len(rows) == len(other) == 1:
+        assert _get_fingerprint(rows) != _get_fingerprint(other)

@@ -515,6 +515,14 @@ def test_the_vote_of_samples_is_shown_beside_their_mean(
     cells = row.strip("| ").split(" | ")
     # (1 + 1/2 + 1/4) of three, two of three; one question without dissent, which is right.
     assert [cell.split(" ")[0] for cell in cells[1:]] == ["58.3", "66.7", "+8.3", "33", "100.0"]
+    # Another run that was asked two of them leaves those alone.
+    _write(tmp_path, "evaluate-sense-1", "cc--", 60)
+    other = tmp_path / "evaluate-sense-1.json"
+    sampled = {"samples": "2 2 - -", "num_samples": 2, "votes": "2 2 - -"}
+    other.write_text(json.dumps({**json.loads(other.read_text()), **sampled}))
+    groups = results.group_by_method(results.read_results(tmp_path, tables), tables, "dev")
+    (row,) = results.describe_votes(groups).splitlines()[2:]
+    assert row.strip("| ").split(" | ")[4:] == ["75", "100.0"]
     del groups["sense"]
     assert results.describe_votes(groups) == ""
 

@@ -378,3 +378,11 @@ def test_lists_and_structs_are_compared_by_value(semantics) -> None:
     ):
         reason = compare(predicted, gold, semantics=semantics)
         assert (reason is Reason.RESULTS_EQUAL) == equal
+
+
+@pytest.mark.parametrize("semantics", ["strict", "spider", "bird"])
+def test_a_column_may_have_values_of_several_types(semantics) -> None:
+    # As DuckDB's type UNION has them.
+    union = [(1,), ([1, 2],)]
+    assert compare(union, union[::-1], semantics=semantics) is Reason.RESULTS_EQUAL
+    assert compare(union, [(1,), ([2, 1],)], semantics=semantics) is Reason.VALUES_DIFFER
