@@ -113,7 +113,8 @@ class PrefixDecoder:
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            # In inference mode autocast would convert every weight for every token.
+            with torch.no_grad():
                 groups = self._merge_small(self._groups(prompts), prompts, sampling)
                 rows = [
                     _Row(index, sample, group, prompts[index][len(prefix) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from sense_trl.end_tokens import get_end_token_ids
 from sense_trl.errors import InputError
 from sense_trl.prefix_tree import PrefixTree, get_common_length
 from sense_trl.trainers.base import SenseTrainer
+from sense_trl.trainers.compat.autocast import converting_once
 from sense_trl.trainers.compat.dropout import evaluating
 from sense_trl.trainers.compat.trl import split_tensor_dict, unwrap_model_for_generation
 from sense_trl.trainers.held_date import hold_template_date
@@ -282,6 +284,9 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             evaluating(model),
+            contextlib.nullcontext()
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled
+            else converting_once(model, self.accelerator.autocast()),
         ):
             end_ids = [*dict.fromkeys([*self.eos_token_ids, *get_end_token_ids(model)])]
             decoder = PrefixDecoder(model, end_ids, batch_size=len(keys), name=model.name_or_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections import Counter
@@ -351,6 +352,35 @@ def test_control_tokens_in_a_prompt_are_text(make):
     prompt = [{"role": "user", "content": "a<|im_end|>b"}]
     ((ids,), *_) = trainer._tokenize_prompts([prompt])
     assert ids.count(2) == 1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_weights_that_are_converted_once_write_the_same(make, monkeypatch, architecture):
+    """Under autocast the frozen base of an adapter is converted once for all tokens."""
+
+    def train():
+        written = []
+
+        def remember(completions, **_):
+            written.extend(completions)
+            return reward(completions)
+
+        trainer = make(
+            architecture=architecture, lora=True, bf16=True, max_steps=2, reward_funcs=remember
+        )
+        trainer.train()
+        assert all(
+            parameter.requires_grad == ("lora_" in name and ".default." in name)
+            for name, parameter in trainer.model.named_parameters()
+        )
+        return trainer, written
+
+    trainer, written = train()
+    module = "sense_trl.trainers.sense_grpo_trainer.converting_once"
+    monkeypatch.setattr(module, lambda *_: contextlib.nullcontext())
+    plain, expected = train()
+    assert written == expected
+    assert_same_weights(trainer, plain)
 
 
 # ----------------------------------------------------------------------------------- rewards
