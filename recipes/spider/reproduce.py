@@ -96,7 +96,7 @@ def take_predictions(source: Path, target: Path) -> None:
 def count_tokens(folder: Path) -> float:
     """Positions that a training, or each of several rounds, computed; 0 where there was none.
 
-    Those of a step, on average, times its steps.
+    Those of a micro-batch, on average, times the micro-batches of all steps.
     """
     total = 0.0
     for file in (folder / "metrics.json", *folder.glob("round-*/model/metrics.json")):
@@ -104,7 +104,12 @@ def count_tokens(folder: Path) -> float:
             history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
             key = "prefix_sharing/tokens_computed"
             counts = [log[key] for log in history if key in log]
-            total += sum(counts) / len(counts) * history[-1]["step"]
+            marker = file.with_name("settings.json")
+            settings = {}
+            if marker.exists():
+                settings = json.loads(marker.read_text(encoding="utf-8"))["settings"]
+            num_parts = settings.get("gradient_accumulation_steps", 1)
+            total += sum(counts) / len(counts) * history[-1]["step"] * num_parts
     return total
 
 

@@ -397,6 +397,23 @@ def test_bad_sets_of_ones_own_are_refused_by_name(
         [*reproduce.get_steps(arguments, _make_chain(reproduce, arguments))]
 
 
+def test_tokens_are_those_of_all_micro_batches_of_all_steps(
+    reproduce: ModuleType, tmp_path: Path
+) -> None:
+    log = [{"step": 2, "prefix_sharing/tokens_computed": n} for n in (100.0, 120.0)]
+    metrics = json.dumps({"log_history": [*log, {"step": 4, "train_runtime": 1.0}]})
+    (tmp_path / "metrics.json").write_text(metrics)
+    assert reproduce.count_tokens(tmp_path) == 110 * 4
+    settings = {"settings": {"gradient_accumulation_steps": 8}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    assert reproduce.count_tokens(tmp_path) == 110 * 4 * 8
+    # A round's training has no marker of its own.
+    (tmp_path / "round-1" / "model").mkdir(parents=True)
+    (tmp_path / "round-1" / "model" / "metrics.json").write_text(metrics)
+    assert reproduce.count_tokens(tmp_path) == 110 * 4 * 9
+    assert reproduce.count_tokens(tmp_path / "round-1") == 0
+
+
 # ---------------------------------------------------------------------- tables
 
 
