@@ -172,8 +172,9 @@ class _Outcome:
 
     Attributes:
         shape: numbers of rows and columns; (0, 0) without rows.
-        exact: the same for equal results and no others, but for chance; `None` where numbers may
-            be equal within a tolerance.
+        exact: fingerprints of the columns, the same for equal results; others differ unless their
+            columns hold the same values in other rows. `None` where numbers may be equal within a
+            tolerance.
         result: `None` if it is not held.
     """
 
