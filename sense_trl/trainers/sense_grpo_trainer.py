@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 _ROLLOUTS = "rollouts"
 # More than a chat template puts around messages.
 _MAX_TEMPLATE_TOKENS = 256
+# Of equal rewards a mean in float32 may leave so much.
+_NO_ADVANTAGE = 1e-6
 
 
 class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
@@ -62,7 +64,9 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
       one batch, by the weights and adapters that are trained, in evaluation mode.
     * Groups that teach nothing are counted: `groups/without_signal` is the share of those whose
       rewards are all equal, `groups/undetermined` that of completions which no reward function
-      could judge; they get no advantage.
+      could judge; they get no advantage. A micro-batch of such completions alone is not computed
+      where its gradient is zero (`beta` 0, no entropy bonus, one process); TRL's metrics of the
+      loss, `entropy` among them, are then those of the others.
     * A checkpoint holds the completions that are still to be learned from (`num_iterations`,
       `steps_per_generation`), and the order of prompts is a function of seed and epoch, so that a
       run that is resumed goes on as one that was not interrupted.
@@ -346,6 +350,30 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
             )
 
     # ----------------------------------------------------------------------------- the forward
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        """TRL's loss, without a forward pass where no completion has an advantage."""
+        if self._teaches_nothing(inputs):
+            # Zeros as gradients, as TRL gets them: a step decays weights and momenta all the same.
+            return sum(
+                0.0 * parameter.sum() for parameter in model.parameters() if parameter.requires_grad
+            )
+        return super()._compute_loss(model, inputs)
+
+    def _teaches_nothing(self, inputs: Any) -> bool:
+        """Whether the loss of a micro-batch and its gradient are zero, by its advantages alone."""
+        has_other_terms = self.beta != 0.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
+        # Several processes reduce their gradients behind a forward pass of each.
+        is_alone = self.accelerator.num_processes == 1
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return (
+            self.prefix_sharing.is_on
+            and self.model.training
+            and is_alone
+            and not is_sharded
+            and not has_other_terms
+            and bool(inputs["advantages"].abs().max() < _NO_ADVANTAGE)
+        )
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -425,6 +425,55 @@ def test_a_step_without_signal_is_counted_and_leaves_the_weights(make, rewards, 
     assert get_history(trainer, "grad_norm") == [0.0]
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_micro_batches_without_signal_are_not_computed_and_change_nothing(
+    make, monkeypatch, loss_type
+):
+    def one_of_two_groups(completions, **_):
+        # In float32 the mean of the second one is another number.
+        return [*reward(completions[:4]), *[0.1] * (len(completions) - 4)]
+
+    def train(**options):
+        num_computed = 0
+
+        def count(self, *args, **kwargs):
+            nonlocal num_computed
+            num_computed += 1
+            return compute(self, *args, **kwargs)
+
+        compute = SenseGRPOTrainer._get_per_token_logps_and_entropies
+        with monkeypatch.context() as patch:
+            patch.setattr(SenseGRPOTrainer, "_get_per_token_logps_and_entropies", count)
+            trainer = make(
+                lora=True,
+                reward_funcs=one_of_two_groups,
+                loss_type=loss_type,
+                epsilon_high=0.28,
+                per_device_train_batch_size=4,
+                gradient_accumulation_steps=2,
+                weight_decay=0.1,
+                max_steps=3,
+                **options,
+            )
+            trainer.train()
+        assert get_history(trainer, "groups/without_signal") == [0.5] * 3
+        return trainer, num_computed
+
+    trainer, num_computed = train(beta=0.0)
+    assert num_computed == 3
+    # With a term that does not ask for advantages, all is computed: policy and reference.
+    assert train(beta=0.1)[1] > 6
+    assert train(beta=0.0, entropy_coef=0.01)[1] == 6
+    monkeypatch.setattr(SenseGRPOTrainer, "_teaches_nothing", lambda *_: False)
+    whole, num_computed = train(beta=0.0)
+    assert num_computed == 6
+    assert_same_weights(trainer, whole, rtol=1e-5, atol=1e-8)
+    for name in ("loss", "grad_norm"):
+        torch.testing.assert_close(
+            get_history(trainer, name), get_history(whole, name), rtol=1e-4, atol=1e-7
+        )
+
+
 def test_an_infinite_reward_is_refused_with_its_function(make):
     def endless(completions, **_):
         return [float("inf"), *[0.0] * (len(completions) - 1)]
