@@ -19,7 +19,8 @@ OF_TRAINERS = {
     "_remove_unused_columns",
     *("_prepare_dataset", "_precompute_ref_logps", "_name", "_paper", "_tag_names"),
     # Of `GRPOTrainer` alone, which has no hook for sampling.
-    *("_buffered_inputs", "_calculate_rewards", "_entropy_bonus_enabled", "_prepare_inputs"),
+    *("_buffered_inputs", "_calculate_rewards", "_compute_loss", "_entropy_bonus_enabled"),
+    "_prepare_inputs",
     *("_generate_and_score_completions", "_generate_single_turn", "_is_vlm", "_tokenize_prompts"),
     *("_get_per_token_logps_and_entropies", "_step", "_save_rng_state", "_load_rng_state"),
 }
