@@ -32,9 +32,9 @@ release moves it:
 * `GRPOTrainer._get_per_token_logps_and_entropies` is the one place where policy, old policy and
   reference are run, `_generate_single_turn` where completions are written, `_tokenize_prompts` and
   `_calculate_rewards` the steps before and after; `_compute_loss(model, inputs)` is the loss of a
-  micro-batch, by `advantages` of `inputs` alone but for the terms of `beta`, of the entropy bonus and
-  of `aux_loss_enabled`; `_step` counts micro-batches, and
-  `_buffered_inputs` holds those of a generation; `temperature`, `eos_token_ids`, `reward_weights`,
+  micro-batch, by `advantages` of `inputs` alone but for the terms of `beta`, of the entropy bonus
+  and of `aux_loss_enabled`; `_step` counts micro-batches, and `_buffered_inputs` holds those of a
+  generation; `temperature`, `eos_token_ids`, `reward_weights`,
   `_entropy_bonus_enabled` and `chat_template` are read;
 * `RepeatSampler` draws the order of prompts from `generator`, and `split_tensor_dict` cuts batches;
 * the class attributes `_tag_names`, `_name` and `_paper` of the model card.
