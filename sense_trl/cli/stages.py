@@ -100,8 +100,9 @@ def _grpo(data: Any, rewards: Any, training: Any, model: Any, console: Console) 
 
 def _describe_grpo(data: Any, rewards: Any, training: Any, model: Any) -> str:
     from sense_trl.steps.dry_run import describe_online_training
+    from sense_trl.steps.verification import get_limits
 
-    return describe_online_training(data, model, training)
+    return describe_online_training(data, model, training, limits=get_limits(rewards))
 
 
 def _kd(data: Any, training: Any, model: Any, console: Console) -> None:
@@ -164,12 +165,14 @@ def _check_unused(data: Any, *names: str) -> None:
             )
 
 
-def _describe_generation(data: Any, generation: Any, *_: Any) -> str:
+def _describe_generation(data: Any, generation: Any, *others: Any) -> str:
     from sense_trl.steps.dry_run import describe_generation
+    from sense_trl.steps.verification import get_limits
 
     if generation is None:
         raise InputError("`dry_run` says what is sampled, but there is no `model_name_or_path`.")
-    return describe_generation(data, generation)
+    # How queries are executed comes last, of pairs and of evaluations.
+    return describe_generation(data, generation, limits=get_limits(others[-1]))
 
 
 _DATA: Final = "sense_trl.options:DataArguments"

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import datasets
     from trl import ModelConfig
 
+    from sense_trl.database.engine import ExecutionLimits
+
 _ANSWER_COLUMNS = ("completion", "chosen", "rejected")
 
 
@@ -71,13 +73,20 @@ def describe_training(stage: str, rows: datasets.Dataset, model: ModelConfig, co
     return "\n".join(lines)
 
 
-def describe_online_training(data: DataArguments, model: ModelConfig, config: Any) -> str:
+def describe_online_training(
+    data: DataArguments,
+    model: ModelConfig,
+    config: Any,
+    *,
+    limits: ExecutionLimits | None = None,
+) -> str:
     """The prompts of an online training, their tokens, its completions and steps, and the memory.
 
     Args:
         data: the questions.
         model: names the model, of which only the tokenizer and the config are read.
         config: the training arguments.
+        limits: see `load_task`.
 
     Raises:
         InputError: see `check_model_arguments` and `load_task`.
@@ -85,7 +94,7 @@ def describe_online_training(data: DataArguments, model: ModelConfig, config: An
     """
     check_model_arguments(model, use_cpu=config.use_cpu)
     name = str(model.model_name_or_path)
-    rows = get_prompt_rows(load_styled_task(data, name))
+    rows = get_prompt_rows(load_styled_task(data, name, limits=limits))
     tokenizer = load_stage_tokenizer(name)
     prepare_chat_template(rows, tokenizer, fold=config.fold_system_message)
     lengths = [len(prompt) for prompt, _ in tokenize(rows, tokenizer)]
@@ -122,14 +131,21 @@ def _estimate(stage: str, model: ModelConfig, config: Any, **known: Any) -> list
     return ["memory, estimated:", str(estimate)]
 
 
-def describe_generation(data: DataArguments, generation: GenerationArguments) -> str:
+def describe_generation(
+    data: DataArguments,
+    generation: GenerationArguments,
+    *,
+    limits: ExecutionLimits | None = None,
+) -> str:
     """The number of questions, databases and completions, and the tokens of the longest prompt.
 
     Raises:
         InputError: see `load_task`.
         ModelError: there is no such tokenizer, or its chat template cannot hold a prompt.
     """
-    task = load_styled_task(data, generation.model_name_or_path, base_url=generation.base_url)
+    task = load_styled_task(
+        data, generation.model_name_or_path, base_url=generation.base_url, limits=limits
+    )
     lines = [
         f"questions: {len(task.questions)} on {len(task.schemas)} databases, "
         f"{len(task.unusable)} left out as unusable",

@@ -175,6 +175,29 @@ def test_a_dry_run_of_generation_counts_questions(
     assert "completions: 24, each of at most 6 tokens" in printed
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["pairs", "--config", "pairs.yaml"],
+        ["evaluate", "--config", "evaluate.yaml"],
+        ["grpo", "--config", "sft.yaml", "--num_generations", "2"],
+    ],
+    ids=lambda options: options[0],
+)
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_gold_is_looked_at_within_the_limits_of_the_command(
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    dry_run: list[str],
+) -> None:
+    monkeypatch.chdir(recipe)
+    command = [*options, *dry_run, "--query_limit", "max_rows=0"]
+    assert main([*command, "--model_name_or_path", str(recipe / "model" / "llama")]) == 2
+    assert "more than 0 rows; raise `max_rows`" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_script_of_the_checkout_runs_its_stage(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
