@@ -105,10 +105,8 @@ def count_tokens(folder: Path) -> float:
             key = "prefix_sharing/tokens_computed"
             counts = [log[key] for log in history if key in log]
             marker = file.with_name("settings.json")
-            settings = {}
-            if marker.exists():
-                settings = json.loads(marker.read_text(encoding="utf-8"))["settings"]
-            num_parts = settings.get("gradient_accumulation_steps", 1)
+            known = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
+            num_parts = known.get("settings", {}).get("gradient_accumulation_steps", 1)
             total += sum(counts) / len(counts) * history[-1]["step"] * num_parts
     return total
 

@@ -209,6 +209,13 @@ def format_mean(values: Sequence[float], *, sign: str = "") -> str:
     return f"{mean:{sign}.1f} ({100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f})"
 
 
+def format_difference(own: Sequence[Result], base: Sequence[Result], places: Sequence[int]) -> str:
+    """The mean difference of two groups of runs over these questions, and how certain it is."""
+    shares = (get_shares(runs, places) for runs in (own, base))
+    differences = [after - before for after, before in zip(*shares, strict=True)]
+    return f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -259,15 +266,13 @@ def describe_differences(groups: dict[str, list[Result]]) -> str:
     rows = []
     for own, base, common in find_comparisons(groups):
         pairs = list(zip(own, base, strict=True))
-        columns = zip(get_shares(own, common), get_shares(base, common), strict=True)
-        differences = [after - before for after, before in columns]
         points = [100 * get_difference(*pair) for pair in pairs]
         rows.append(
             [
                 own[0].label,
                 base[0].label,
                 ", ".join(f"{point:+.1f}" for point in points),
-                f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
+                format_difference(own, base, common),
                 "; ".join(describe_test(*pair) for pair in pairs),
                 describe_spider_difference(own, base),
             ]
@@ -287,10 +292,7 @@ def describe_spider_difference(own: Sequence[Result], base: Sequence[Result]) ->
     ]
     if any(run.num_samples or not run.verdicts for runs in sides for run in runs):
         return ""
-    common = find_common(*sides)
-    shares = (get_shares(runs, common) for runs in sides)
-    differences = [after - before for after, before in zip(*shares, strict=True)]
-    return f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}"
+    return format_difference(*sides, find_common(*sides))
 
 
 def describe_test(after: Result, before: Result) -> str:
@@ -309,15 +311,13 @@ def describe_revisions(groups: dict[str, list[Result]]) -> str:
             continue
         firsts = [dataclasses.replace(run, verdicts=run.first_verdicts) for run in runs]
         common = find_common(firsts, runs)
-        columns = zip(get_shares(runs, common), get_shares(firsts, common), strict=True)
-        differences = [after - before for after, before in columns]
         tests = [compare(*pair) for pair in zip(firsts, runs, strict=True)]
         rows.append(
             [
                 runs[0].label,
                 format_mean(get_shares(firsts, common)),
                 format_mean(get_shares(runs, common)),
-                f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
+                format_difference(runs, firsts, common),
                 "; ".join(f"{test.gained}/{test.lost}" for test in tests),
             ]
         )
@@ -336,8 +336,6 @@ def describe_votes(groups: dict[str, list[Result]]) -> str:
             continue
         voted = [dataclasses.replace(run, num_samples=0) for run in runs]
         common = find_common(runs)
-        shares = [get_shares(group, common) for group in (runs, voted)]
-        differences = [after - before for before, after in zip(*shares, strict=True)]
         united = [
             after.values[place] or 0.0
             for run, after in zip(runs, voted, strict=True)
@@ -347,8 +345,9 @@ def describe_votes(groups: dict[str, list[Result]]) -> str:
         rows.append(
             [
                 runs[0].label,
-                *map(format_mean, shares),
-                f"{format_mean(differences, sign='+')}, p {get_p_value(differences):.2g}",
+                format_mean(get_shares(runs, common)),
+                format_mean(get_shares(voted, common)),
+                format_difference(voted, runs, common),
                 f"{100 * len(united) / (len(runs) * len(common)):.0f}",
                 f"{100 * sum(united) / len(united):.1f}" if united else "",
             ]

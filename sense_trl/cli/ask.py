@@ -27,6 +27,7 @@ from sense_trl.steps.arguments import GenerationArguments, check_answering
 if TYPE_CHECKING:
     from sense_trl.database.catalog import DatabaseCatalog
     from sense_trl.database.engine import QueryResult
+    from sense_trl.evaluation.samples import ExecutionVote
 
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130
@@ -112,19 +113,12 @@ def run_ask(options: AskOptions, console: Any) -> int:
                 with console.status("Writing SQL"):
                     [completions] = generator.generate([messages], sampling)
                 samples = [extract_sql(completion.text) for completion in completions]
-                sql, result, note = samples[0], None, ""
+                vote = None
                 if number > 1:
                     with console.status(f"Running {number} answers"):
                         vote = vote_by_execution(samples, engine)
-                    sql, result = vote.sql, vote.result
-                    note = f"{vote.num_votes} of {number} answers have this result."
-                    if not vote.num_votes:
-                        note = (
-                            f"None of {number} answers runs and gives the same result each time; "
-                            "this is the first."
-                        )
-                if result is None:
-                    result = engine.execute(sql)
+                sql = vote.sql if vote else samples[0]
+                result = (vote and vote.result) or engine.execute(sql)
                 answers.append((sql, result))
                 attempts.append(Attempt.of(sql, result))
                 if attempts[-1] is None or len(attempts) > options.revise:
@@ -135,8 +129,8 @@ def run_ask(options: AskOptions, console: Any) -> int:
             output.print(make_visible(sql), markup=False, highlight=False, soft_wrap=True)
             rows = format_result(result, options.max_rows, max_width=max_width)
             output.print(rows, "", highlight=False)
-            if note:
-                tell(note)
+            if vote:
+                tell(_describe_vote(vote))
             if len(attempts) > 1:
                 which = f"Revised: this is answer {stands + 1} of {len(attempts)}."
                 tell(which if stands else "Asked again in vain: this is the first answer.")
@@ -156,6 +150,15 @@ def run_ask(options: AskOptions, console: Any) -> int:
             console.print()
             return _EXIT_INTERRUPTED
     return 0
+
+
+def _describe_vote(vote: ExecutionVote) -> str:
+    if vote.num_votes:
+        return f"{vote.num_votes} of {vote.num_samples} answers have this result."
+    return (
+        f"None of {vote.num_samples} answers runs and gives the same result each time; this is the "
+        "first."
+    )
 
 
 def choose_database(catalog: DatabaseCatalog, db_id: str | None) -> str:

@@ -12,6 +12,7 @@ from sense_trl.errors import InputError
 from sense_trl.evaluation.efficiency import PairTiming, measure_efficiency
 from sense_trl.evaluation.measures import (
     SoftScores,
+    check_schemas,
     get_error_classes,
     get_spider_measures,
     measure_soft_f1,
@@ -95,6 +96,7 @@ def evaluate_sql(
         {'wrong_column': 1}
     """
     check_answers(questions, predictions, samples)
+    check_schemas((question.db_id for question in questions), schemas)
     if efficiency_repetitions is not None and efficiency_repetitions < 2:
         raise InputError(
             f"`efficiency_repetitions` is {efficiency_repetitions}; expected at least 2, e.g. 100."
@@ -111,7 +113,6 @@ def evaluate_sql(
         [VerificationRequest(q.db_id, texts[q.question_id], q.gold_sql) for q in questions]
         for texts in (predictions, {**predictions, **(spider_predictions or {})})
     )
-    # First, because it may find `schemas` unfit.
     clauses = get_spider_measures(spider_requests, catalog, schemas)
     strict, spider, bird = _verify_under_all(verifier, requests, spider_requests, advance)
     executes = [_executes(verification) for verification in bird]

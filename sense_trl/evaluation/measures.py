@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +32,22 @@ class SpiderMeasures:
     exact_match: bool | None = None
 
 
+def check_schemas(db_ids: Iterable[str], schemas: Mapping[str, DatabaseSchema] | None) -> None:
+    """Refuse schemas that are given, but not for every database.
+
+    Raises:
+        InputError: names the first that is missing.
+    """
+    missing = next(
+        (db_id for db_id in db_ids if schemas is not None and db_id not in schemas), None
+    )
+    if missing is not None:
+        raise InputError(
+            f"`schemas` has no {missing!r}; give the schema of every database that is asked, or no "
+            "`schemas` to have them read from the databases."
+        )
+
+
 def get_spider_measures(
     requests: Sequence[VerificationRequest],
     catalog: DatabaseCatalog,
@@ -43,9 +59,6 @@ def get_spider_measures(
         requests: predictions with their gold.
         catalog: where the databases are.
         schemas: schemas by `db_id`; without them they are read from the databases.
-
-    Raises:
-        InputError: `schemas` lacks a `db_id`.
     """
     if schemas is None:
         schemas = {
@@ -53,11 +66,6 @@ def get_spider_measures(
         }
     found = []
     for request in requests:
-        if request.db_id not in schemas:
-            raise InputError(
-                f"`schemas` has no {request.db_id!r}; give the schema of every database that is "
-                "asked, or no `schemas` to have them read from the databases."
-            )
         schema = schemas[request.db_id]
         try:
             hardness = str(get_hardness(request.gold_sql, schema))

@@ -22,7 +22,7 @@ from sense_trl.errors import InputError
 from sense_trl.sql.volatility import is_volatile
 from sense_trl.verification.comparison import Verdict, results_match
 from sense_trl.verification.judging import MAX_DIGESTED_ROWS
-from sense_trl.verification.values import canonical_value
+from sense_trl.verification.values import canonical_value, is_inexact
 
 # What is held of the results of one question's samples.
 _MAX_HELD_VALUES: Final = 1_000_000
@@ -248,15 +248,9 @@ def _get_fingerprint(rows: Sequence[tuple[object, ...]]) -> Hashable:
     sums = []
     for column in zip(*rows, strict=True):
         values = [canonical_value(value) for value in column]
-        if any(_is_inexact(value) for value in values):
+        # What is kept as a tuple may hold such numbers.
+        if any(type(v) is tuple or (isinstance(v, float) and is_inexact(v)) for v in values):
             return None
         # The hash of a number is the number, and sums of these say little.
         sums.append(sum(hash((value,)) for value in values))
     return tuple(sorted(sums))
-
-
-def _is_inexact(value: object) -> bool:
-    """Whether it may equal another value within a tolerance: a fraction, or what may hold one."""
-    if isinstance(value, float):
-        return not value.is_integer() or abs(value) >= 2**53
-    return isinstance(value, tuple)

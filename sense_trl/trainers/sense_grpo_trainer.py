@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -173,6 +172,10 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
         self._shares_generation = self._decide_generation()
         self._check_prompts()
 
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
     def _wrap_collator(self, collator: Any) -> Any:
         # Batches are made of completions, after collation; what is decided is whether trees are.
         _ = self.prefix_sharing
@@ -196,9 +199,7 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
             "`top_k` is set": bool(args.top_k),
             "`min_p` is set": bool(args.min_p),
             "`repetition_penalty` is not 1": args.repetition_penalty not in (None, 1.0),
-            "the weights are sharded over processes": (
-                self.is_fsdp_enabled or self.is_deepspeed_enabled
-            ),
+            "the weights are sharded over processes": self._is_sharded,
             "the model also reads images": self._is_vlm,
             f"models of type {model.config.model_type!r} cannot be decoded behind prefixes": (
                 not supports_shared_prefix(model)
@@ -288,9 +289,7 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             evaluating(model),
-            contextlib.nullcontext()
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled
-            else converting_once(model, self.accelerator.autocast()),
+            converting_once(model, self.accelerator.autocast()),
         ):
             end_ids = [*dict.fromkeys([*self.eos_token_ids, *get_end_token_ids(model)])]
             decoder = PrefixDecoder(model, end_ids, batch_size=len(keys), name=model.name_or_path)
@@ -365,12 +364,11 @@ class SenseGRPOTrainer(SenseTrainer, GRPOTrainer):  # type: ignore[misc]
         has_other_terms = self.beta != 0.0 or self._entropy_bonus_enabled or self.aux_loss_enabled
         # Several processes reduce their gradients behind a forward pass of each.
         is_alone = self.accelerator.num_processes == 1
-        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return (
             self.prefix_sharing.is_on
             and self.model.training
             and is_alone
-            and not is_sharded
+            and not self._is_sharded
             and not has_other_terms
             and bool(inputs["advantages"].abs().max() < _NO_ADVANTAGE)
         )

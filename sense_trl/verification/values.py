@@ -132,11 +132,11 @@ def _equal(left: object, right: object) -> bool:
 
 def _is_close(value: float, other: Any) -> bool:
     """Whether a float and another number that is not the same are equal."""
-    if not _is_inexact(value):
-        return isinstance(other, float) and _is_inexact(other) and _is_close(other, value)
+    if not is_inexact(value):
+        return isinstance(other, float) and is_inexact(other) and _is_close(other, value)
     if not isinstance(other, (int, float, Decimal)):
         return False
-    if not isinstance(other, float) or not _is_inexact(other):
+    if not isinstance(other, float) or not is_inexact(other):
         magnitude: Any = abs(other)
         if abs(value) >= _EXACT_BOUND or magnitude >= _EXACT_BOUND:
             return False
@@ -146,7 +146,8 @@ def _is_close(value: float, other: Any) -> bool:
     return _is_relatively_close(value, other) or _are_residues(value, other)
 
 
-def _is_inexact(value: float) -> bool:
+def is_inexact(value: float) -> bool:
+    """Whether a float may equal another number within a tolerance; see `values_equal`."""
     return math.isfinite(value) and (abs(value) >= _EXACT_BOUND or not value.is_integer())
 
 
@@ -244,7 +245,7 @@ class _Number:
 
 def _merge_close(floats: set[float], others: set[Any]) -> tuple[dict[object, object], bool]:
     """Map each number that is close to another to the one that stands for it; tell of chains."""
-    inexact = {value for value in floats if _is_inexact(value)}
+    inexact = {value for value in floats if is_inexact(value)}
     if not inexact:
         return {}, False
     small = [value for value in others if abs(value) < _EXACT_BOUND]
